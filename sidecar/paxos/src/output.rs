@@ -1,0 +1,53 @@
+//! All that there is to do, in the order in which it must be done.
+
+use crate::message::{Lane, Message, NotTaken, ReadId};
+use crate::record::Record;
+use crate::types::{CommandId, Entry, MemberId, Slot};
+
+/// Number of a write; [`crate::Paxos::handle_synced`] reports it. Grows by one with each `Persist`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Io(pub u64);
+
+/// Number of a [`Output::Load`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// One thing that the shell must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Write these records behind all earlier ones and sync them; then `handle_synced(io)`.
+    /// A record that only carries a commit need not be synced by itself, but is reported too.
+    Persist { io: Io, records: Vec<Record> },
+    /// Send, in order per `(to, lane)`; with `after`, not before that write is synced (rule P1).
+    Send {
+        to: MemberId,
+        lane: Lane,
+        message: Message,
+        after: Option<Io>,
+    },
+    /// Everything up to `through` is chosen and synced here: hand it to apply. `entries` are those
+    /// at hand, in order, ending at `through`; what is missing before them is read from the log.
+    Chosen { through: Slot, entries: Vec<Entry> },
+    /// A command of this member's was chosen at this slot: it is no longer sent again.
+    Resolved { id: CommandId, slot: Slot },
+    /// A command of this member's was refused before any copy of it left this member: it never
+    /// will be chosen. (A refusal by a remote leader is not definite; the command is sent again
+    /// until it is chosen, and its expiry makes it do nothing.)
+    Withdrawn { id: CommandId, reason: NotTaken },
+    /// A read may be served once `applied >= index`.
+    ReadReady { id: ReadId, index: Slot },
+    /// No index can be had now: the caller asks again under a new id (rule R1).
+    ReadFailed { id: ReadId },
+    /// Read entries from the log, from `from`, about `max_bytes` of them, at least one; then
+    /// `handle_loaded`.
+    Load {
+        ticket: Ticket,
+        from: Slot,
+        through: Slot,
+        max_bytes: u64,
+    },
+    /// Leadership as this member sees it has changed; for logs, metrics and status.
+    LeaderChanged { leader: Option<MemberId> },
+    /// This member must stop and can come back only as a new incarnation (rule M4).
+    Forgetful { reported_by: MemberId },
+}

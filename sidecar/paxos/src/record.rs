@@ -1,0 +1,89 @@
+//! What the agreement asks to be kept on disk, and what it finds there at a start.
+
+use bytes::Bytes;
+
+use crate::configuration::Configuration;
+use crate::types::{Ballot, Boot, Entry, GroupId, Header, Incarnation, Slot};
+
+/// The first record of every log (rule M5): the same bytes on each member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Genesis {
+    /// Hash over all the other fields.
+    pub group: GroupId,
+    /// The membership of epoch 1; its `first_leader` is none.
+    pub configuration: Configuration,
+    /// Policy number 1 (`synod.v1.Policy`), opaque here.
+    pub policy: Bytes,
+    /// The protocol version that the group starts with.
+    pub protocol: u32,
+    /// Digest of the state that every copy starts from; empty for an empty state.
+    pub initial_state: Bytes,
+}
+
+/// A durable step. Records are kept in the order given; one sync covers all that came before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// The group this log belongs to; only as the first record.
+    Genesis(Genesis),
+    /// `promised` is this ballot from here on.
+    Promise(Ballot),
+    /// The entry was accepted in `accepted`, which equals its ballot, behind the last entry.
+    Append(Entry),
+    /// Part of an adoption under way in `ballot`: changes nothing until its `Adopt`.
+    Stage {
+        /// The ballot of the leader that sends it.
+        ballot: Ballot,
+        /// The entry with the ballot that it was proposed in.
+        entry: Entry,
+    },
+    /// Rule L1a: cuts the log from `from` on, installs the staged entries `from..=last` of
+    /// `ballot` there, and sets `accepted = ballot`, all at once.
+    Adopt {
+        /// The ballot adopted in.
+        ballot: Ballot,
+        /// First slot that is cut and replaced; never at or below commit.
+        from: Slot,
+        /// Last slot of the log afterwards; `from - 1` when nothing was staged.
+        last: Slot,
+    },
+    /// All slots up to here are chosen. A hint: it may be lost.
+    Commit(Slot),
+    /// A good copy of an entry whose own record is damaged, same slot, ballot and hash.
+    Repair(Entry),
+}
+
+/// Who this log belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The member's stable name.
+    pub name: String,
+    /// The life of this log.
+    pub incarnation: Incarnation,
+}
+
+/// All that a start finds on the disk, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Whose log it is.
+    pub identity: Identity,
+    /// The number of this start, already synced.
+    pub boot: Boot,
+    /// `None` before genesis.
+    pub genesis: Option<Genesis>,
+    /// The highest promise.
+    pub promised: Ballot,
+    /// The ballot under which the log prefix was adopted.
+    pub accepted: Ballot,
+    /// First slot held; `Slot(1)` as long as nothing was compacted.
+    pub first: Slot,
+    /// Last slot held, faulty ones counted; `first - 1` when the log is empty.
+    pub last: Slot,
+    /// The ballots of the log as runs: `(first slot of the run, its ballot)`, in slot order.
+    pub runs: Vec<(Slot, Ballot)>,
+    /// The stored commit, at most `last`.
+    pub commit: Slot,
+    /// The entries after `commit` that are readable, in slot order.
+    pub tail: Vec<Entry>,
+    /// Entries that are there but cannot be read (rule W2): no vote goes past an uncommitted one.
+    pub faulty: Vec<Header>,
+}

@@ -1,0 +1,60 @@
+//! The answer of `GET /status`: what one member knows about itself and its group.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /status`, JSON. Absent values are `null`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Status {
+    /// Name of the service.
+    pub service: String,
+    /// This member's stable name.
+    pub member: String,
+    /// This member's number in the configuration; `None` before genesis.
+    pub id: Option<u32>,
+    /// The life of its log: 32 hex digits.
+    pub incarnation: String,
+    /// Number of this start.
+    pub boot: u64,
+    /// The group as clients see it; `None` before genesis.
+    pub group: Option<String>,
+    /// Number of the membership configuration.
+    pub epoch: u64,
+    /// `Voter`, `Observer` or `Witness`.
+    pub role: String,
+    /// Name of the leader this member follows.
+    pub leader: Option<String>,
+    /// The ballot it promised, as `epoch.round.node`.
+    pub ballot: String,
+    /// Last slot in its log.
+    pub last: u64,
+    /// Last slot it knows to be chosen.
+    pub commit: u64,
+    /// Last slot its app has executed.
+    pub applied: u64,
+    /// Version of the policy in force.
+    pub policy_version: u64,
+    /// `CaughtUp`, `CatchingUp`, `Rebuilding`, `Quarantined` or `Unreachable`.
+    pub state: String,
+    /// It accepts clients' requests and its log counts.
+    pub ready: bool,
+    /// Its own copy answers clients.
+    pub serving: bool,
+    /// What it waits for, if anything.
+    pub waiting_on: Option<Waiting>,
+    /// Starts of the app that were seen.
+    pub app_starts: u64,
+    /// Lowest and highest protocol version that it speaks.
+    pub protocol: [u32; 2],
+}
+
+/// Why nothing goes on.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Waiting {
+    /// `genesis`, `quorum`, `sync`, `fence`, `app`, `poison`, `snapshot`, `window`, `clock` or
+    /// `policy`.
+    pub on: String,
+    /// The slot concerned; 0 when none is.
+    pub slot: u64,
+    /// For how long, in milliseconds.
+    pub age_ms: u64,
+}

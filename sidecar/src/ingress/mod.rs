@@ -1,0 +1,1 @@
+//! Client HTTP in and out: accept, classify by route, capture, answer.

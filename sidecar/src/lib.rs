@@ -1,0 +1,12 @@
+//! The data plane: the reverse proxy next to every copy of a service.
+//!
+//! A request's way through it: [`ingress`] takes and classifies it, [`node`] has it agreed on,
+//! [`apply`] decides what each copy does with it and [`app`] does it; [`ingress`] answers.
+
+pub mod admin;
+pub mod app;
+pub mod apply;
+pub mod config;
+pub mod identity;
+pub mod ingress;
+pub mod node;

@@ -1,0 +1,5 @@
+//! The shell around the agreement: event loop, peers over gRPC, the log's thread.
+
+pub mod handle;
+
+pub use handle::{Decided, NodeHandle, NodeStatus, Proposed};

@@ -1,0 +1,1 @@
+//! Measurements next to known programs, in one run.

@@ -1,0 +1,1 @@
+//! Histories of clients and the checks on them.

@@ -1,0 +1,1 @@
+//! Whole groups in one thread, under virtual time.
