@@ -1,8 +1,7 @@
 //! What members say to each other. Every message travels in an [`Envelope`].
 
 use crate::types::{
-    Ballot, Boot, Command, CommandId, Entry, Epoch, GroupId, Header, Incarnation,
-    MemberId, Slot,
+    Ballot, Boot, Command, CommandId, Entry, Epoch, GroupId, Header, Incarnation, MemberId, Slot,
 };
 
 /// The outside of every message: refused by a member of another group or by another incarnation.

@@ -73,7 +73,10 @@ pub enum StoredBody {
     /// All of it.
     Memory(Bytes),
     /// A file of `len` bytes.
-    File { path: Arc<tempfile::TempPath>, len: u64 },
+    File {
+        path: Arc<tempfile::TempPath>,
+        len: u64,
+    },
 }
 
 /// How far this member's copy is.
