@@ -1,10 +1,20 @@
 //! The configuration of one sidecar: one validated struct, from a file and the environment. It
 //! holds local matters only; whatever members must agree on is in the replicated policy (rule P7).
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::identity::Names;
+
+pub mod genesis;
+pub mod limits;
+pub mod peers;
+
+/// Variables that stand above the file: what a pod knows of itself only when it runs.
+pub const OVERRIDES: [&str; 3] = ["SYNOD_MEMBER", "SYNOD_REGION", "SYNOD_DATA"];
 
 /// The file given by `--config`, YAML or JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -102,5 +112,279 @@ impl Default for Log {
             max_bytes: 8 << 30,
             segment_bytes: 64 << 20,
         }
+    }
+}
+
+/// What is wrong with a configuration: exit code 64.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration {path}: {error}; give its path with --config")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// It is not YAML or JSON of this shape.
+    #[error("{path}: {field}: {problem}")]
+    Shape {
+        /// Which file.
+        path: PathBuf,
+        /// Path of the field, such as `listen.http`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A value is not allowed.
+    #[error("{field}: {value:?} is not allowed: {allowed}")]
+    Value {
+        /// Path of the field.
+        field: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be.
+        allowed: String,
+    },
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads a file, puts the environment's [`OVERRIDES`] above it and checks everything.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let environment = OVERRIDES
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
+            .collect();
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+        Self::parse(path, &text, &environment)
+    }
+
+    /// As [`Config::load`], from a text (YAML, of which JSON is a part). `path` is for messages.
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, ConfigError> {
+        let mut config: Self = serde_path_to_error::deserialize(
+            serde_yaml::Deserializer::from_str(text),
+        )
+        .map_err(|error| ConfigError::Shape {
+            path: path.to_owned(),
+            field: error.path().to_string(),
+            problem: error.inner().to_string(),
+        })?;
+        if let Some(member) = environment.get("SYNOD_MEMBER") {
+            config.member.clone_from(member);
+        }
+        if let Some(region) = environment.get("SYNOD_REGION") {
+            config.region.clone_from(region);
+        }
+        if let Some(data) = environment.get("SYNOD_DATA") {
+            config.data = PathBuf::from(data);
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Everything that can be wrong with the values themselves.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        for (field, value) in [
+            ("service", &self.service),
+            ("member", &self.member),
+            ("namespace", &self.namespace),
+        ] {
+            check_label(field, value)?;
+        }
+        check_domain("trustDomain", &self.trust_domain)?;
+        if self.region.len() > 63 || self.region.chars().any(char::is_control) {
+            return Err(ConfigError::Value {
+                field: "region",
+                value: self.region.clone(),
+                allowed: "at most 63 printable characters".into(),
+            });
+        }
+        for (field, path) in [
+            ("data", &self.data),
+            ("genesis", &self.genesis),
+            ("peers", &self.peers),
+            ("tls.ca", &self.tls.ca),
+            ("tls.cert", &self.tls.cert),
+            ("tls.key", &self.tls.key),
+        ] {
+            if path.as_os_str().is_empty() {
+                return Err(ConfigError::Value {
+                    field,
+                    value: String::new(),
+                    allowed: "a path".into(),
+                });
+            }
+        }
+        self.check_ports()?;
+        limits::check_log(&self.log)
+    }
+
+    /// The names that certificates of this service carry.
+    pub fn names(&self) -> Names {
+        Names {
+            trust_domain: self.trust_domain.clone(),
+            namespace: self.namespace.clone(),
+            service: self.service.clone(),
+        }
+    }
+
+    fn check_ports(&self) -> Result<(), ConfigError> {
+        let own = [
+            ("listen.http", self.listen.http),
+            ("listen.peer", self.listen.peer),
+            ("listen.admin", self.listen.admin),
+            ("app.address", self.app.address),
+        ];
+        for (at, (field, address)) in own.iter().enumerate() {
+            // Port 0 asks the system for a free one, which suits tests; an app's must be known.
+            let clash = own[..at]
+                .iter()
+                .find(|(_, other)| address.port() != 0 && other.port() == address.port());
+            if let Some((other, _)) = clash {
+                return Err(ConfigError::Value {
+                    field,
+                    value: address.to_string(),
+                    allowed: format!("a port that {other} does not use"),
+                });
+            }
+        }
+        if !self.app.address.ip().is_loopback() || self.app.address.port() == 0 {
+            return Err(ConfigError::Value {
+                field: "app.address",
+                value: self.app.address.to_string(),
+                allowed: "an address on the loopback with the app's port, such as 127.0.0.1:8080"
+                    .into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A DNS label, as Kubernetes wants names to be; it becomes a segment of a certificate's name.
+fn check_label(field: &'static str, value: &str) -> Result<(), ConfigError> {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let fits = (1..=63).contains(&value.len())
+        && value.chars().all(|c| inner(c) || c == '-')
+        && value.starts_with(inner)
+        && value.ends_with(inner);
+    if fits {
+        return Ok(());
+    }
+    Err(ConfigError::Value {
+        field,
+        value: value.to_owned(),
+        allowed: "1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit".into(),
+    })
+}
+
+/// Dot-separated labels.
+fn check_domain(field: &'static str, value: &str) -> Result<(), ConfigError> {
+    let fits = value.len() <= 253 && value.split('.').all(|it| check_label(field, it).is_ok());
+    if fits {
+        return Ok(());
+    }
+    Err(ConfigError::Value {
+        field,
+        value: value.to_owned(),
+        allowed: "a domain name in lower case, such as synod.local".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "
+service: notes
+member: notes-1
+trustDomain: synod.local
+namespace: local
+data: /tmp/data
+genesis: /tmp/genesis.json
+peers: /tmp/peers.json
+tls: {ca: ca.pem, cert: cert.pem, key: key.pem}
+listen: {http: '127.0.0.1:7480', peer: '127.0.0.1:7443', admin: '127.0.0.1:7420'}
+app: {address: '127.0.0.1:8080'}
+";
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(Path::new("config.yaml"), text, &BTreeMap::new())
+    }
+
+    #[test]
+    fn a_complete_file_is_taken_with_defaults_for_the_rest() {
+        let config = parse(GOOD).expect("good");
+        assert_eq!(config.app.protocol, Protocol::Http1);
+        assert_eq!(config.log.segment_bytes, 64 << 20);
+        let names = config.names();
+        assert_eq!(
+            names.member("notes-1"),
+            "spiffe://synod.local/ns/local/rsvc/notes/member/notes-1"
+        );
+    }
+
+    #[test]
+    fn an_error_names_the_field_and_what_is_allowed() {
+        for (from, to, words) in [
+            (
+                "'127.0.0.1:7480'",
+                "nowhere",
+                &["listen.http", "socket address"][..],
+            ),
+            (
+                "service: notes",
+                "service: Notes_",
+                &["service", "Notes_", "a-z"],
+            ),
+            (
+                "member: notes-1",
+                "membre: notes-1",
+                &["membre", "unknown field"],
+            ),
+            (
+                "'127.0.0.1:7443'",
+                "'127.0.0.1:7480'",
+                &["listen.peer", "listen.http"],
+            ),
+            (
+                "'127.0.0.1:8080'",
+                "'10.0.0.1:8080'",
+                &["app.address", "loopback"],
+            ),
+            (
+                "app: {",
+                "log: {segmentBytes: 1}\napp: {",
+                &["log.segmentBytes", "1"],
+            ),
+            (
+                "synod.local",
+                "Synod Local",
+                &["trustDomain", "domain name"],
+            ),
+            ("ca: ca.pem", "ca: ''", &["tls.ca", "a path"]),
+        ] {
+            let error = parse(&GOOD.replace(from, to)).expect_err(to).to_string();
+            for word in words {
+                assert!(error.contains(word), "{error:?} should name {word:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_environment_stands_above_the_file() {
+        let environment = [("SYNOD_MEMBER".to_owned(), "notes-2".to_owned())].into();
+        let config = Config::parse(Path::new("-"), GOOD, &environment).expect("good");
+        assert_eq!(config.member, "notes-2");
+        let environment = [("SYNOD_MEMBER".to_owned(), "..".to_owned())].into();
+        assert!(Config::parse(Path::new("-"), GOOD, &environment).is_err());
     }
 }

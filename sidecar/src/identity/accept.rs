@@ -1,0 +1,188 @@
+//! Connections from members and operators: no certificate of the group, no byte of an answer.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+
+use super::connect::tune;
+use super::{Identity, Who};
+
+/// Limit on a handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Handshakes under way at once; further connections wait in the kernel's queue.
+const HANDSHAKES: usize = 64;
+/// Addresses whose refusals are remembered, so that each is reported once.
+const REMEMBERED: usize = 256;
+
+/// Who is on the other side of a connection: an extension of every request that comes over it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// What its certificate proves.
+    pub who: Who,
+    /// Where it calls from; says nothing about who it is.
+    pub address: SocketAddr,
+}
+
+/// A connection whose other side has proved its name.
+#[derive(Debug)]
+pub struct Secured {
+    stream: TlsStream<TcpStream>,
+    caller: Caller,
+}
+
+/// Accepts connections for ever, until the stream is dropped.
+pub fn accept(
+    listener: TcpListener,
+    identity: Identity,
+) -> ReceiverStream<std::io::Result<Secured>> {
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(accept_all(listener, identity, sender));
+    ReceiverStream::new(receiver)
+}
+
+async fn accept_all(
+    listener: TcpListener,
+    identity: Identity,
+    sender: mpsc::Sender<std::io::Result<Secured>>,
+) {
+    let room = Arc::new(Semaphore::new(HANDSHAKES));
+    let (refused, refusals) = mpsc::channel(HANDSHAKES);
+    tokio::spawn(report(refusals));
+    loop {
+        let permit = room.clone().acquire_owned().await.expect("never closed");
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = sender.closed() => return,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, mostly: give others time to end.
+                tracing::warn!(%error, "cannot accept a peer's connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (identity, sender, refused) = (identity.clone(), sender.clone(), refused.clone());
+        tokio::spawn(async move {
+            let result =
+                tokio::time::timeout(HANDSHAKE_TIMEOUT, secure(stream, address, &identity));
+            match result.await {
+                Ok(Ok(secured)) => {
+                    drop(permit);
+                    // The receiver is gone when the server ends.
+                    let _ = sender.send(Ok(secured)).await;
+                }
+                Ok(Err(error)) => {
+                    let _ = refused.try_send((address.ip(), error.to_string()));
+                }
+                Err(_) => {
+                    let _ = refused.try_send((address.ip(), "handshake timed out".to_owned()));
+                }
+            }
+        });
+    }
+}
+
+async fn secure(
+    stream: TcpStream,
+    address: SocketAddr,
+    identity: &Identity,
+) -> std::io::Result<Secured> {
+    tune(&stream)?;
+    let stream = TlsAcceptor::from(identity.server()).accept(stream).await?;
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let who = certificates
+        .first()
+        .and_then(|it| identity.name(it))
+        .ok_or_else(|| std::io::Error::other("no certificate of this service"))?;
+    let caller = Caller { who, address };
+    Ok(Secured { stream, caller })
+}
+
+/// One line per address and reason, not one per retry.
+async fn report(mut refusals: mpsc::Receiver<(IpAddr, String)>) {
+    let mut last: BTreeMap<IpAddr, String> = BTreeMap::new();
+    while let Some((address, error)) = refusals.recv().await {
+        // A health check that opens and closes a connection is no news.
+        if error.contains("eof") || error.contains("reset") {
+            tracing::debug!(peer = %address, %error, "connection ended in its handshake");
+            continue;
+        }
+        if last.get(&address) == Some(&error) {
+            continue;
+        }
+        if last.len() >= REMEMBERED {
+            last.clear();
+        }
+        tracing::warn!(peer = %address, %error, "refused a connection to the peer port");
+        last.insert(address, error);
+    }
+}
+
+// === impl Secured ===
+
+impl Connected for Secured {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,251 @@
+//! Connections to a member, which must prove its name.
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::{Identity, IdentityError, Names, Who};
+use crate::config::Tls;
+
+/// Limit on one attempt, name lookup and handshake included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long sent bytes may stay unacknowledged before the kernel gives the connection up. A healed
+/// link does not revive a connection whose retransmissions have backed off.
+const USER_TIMEOUT: Duration = Duration::from_secs(4);
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(2);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(1);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The caller's own files.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The table has no line for it.
+    #[error("the peer table has no address of {0}")]
+    NoAddress(String),
+    /// Name lookup or TCP failed.
+    #[error("cannot reach {address}: {error}")]
+    Unreachable {
+        /// Where.
+        address: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// It took too long.
+    #[error("{address} did not answer within {} s", CONNECT_TIMEOUT.as_secs())]
+    TimedOut {
+        /// Where.
+        address: String,
+    },
+    /// What answered is not the member that was meant, or refused us.
+    #[error("{address} is not the expected member: {error}")]
+    Handshake {
+        /// Where.
+        address: String,
+        /// What TLS said.
+        error: std::io::Error,
+    },
+    /// HTTP/2 did not come up.
+    #[error("cannot speak gRPC with {address}: {error}")]
+    Grpc {
+        /// Where.
+        address: String,
+        /// What the library said, with its causes.
+        error: String,
+    },
+}
+
+/// Makes connections to one member, each with the newest certificates and the newest address.
+#[derive(Clone)]
+pub struct Connector {
+    identity: Identity,
+    expected: Who,
+    address: Arc<dyn Fn() -> Option<String> + Send + Sync>,
+}
+
+/// A gRPC channel to `address` (`host:port`) for an operator or a command line: `files` hold its
+/// certificate, `own` says whose that is, `expected` whom it wants to speak to.
+pub async fn connect(
+    files: &Tls,
+    names: &Names,
+    own: Who,
+    address: &str,
+    expected: Who,
+) -> Result<Channel, ConnectError> {
+    let identity = Identity::load(files, names, own)?;
+    Connector::fixed(identity, expected, address.to_owned())
+        .channel()
+        .await
+}
+
+// === impl Connector ===
+
+impl Connector {
+    /// To a member that is found by asking `address` at each connection.
+    pub fn new(
+        identity: Identity,
+        expected: Who,
+        address: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            identity,
+            expected,
+            address: Arc::new(address),
+        }
+    }
+
+    /// To a member at a known place.
+    pub fn fixed(identity: Identity, expected: Who, address: String) -> Self {
+        Self::new(identity, expected, move || Some(address.clone()))
+    }
+
+    /// A channel that is connected now.
+    pub async fn channel(&self) -> Result<Channel, ConnectError> {
+        let grpc = |error: tonic::transport::Error| ConnectError::Grpc {
+            address: (self.address)().unwrap_or_default(),
+            error: causes(&error),
+        };
+        // The first connection is made here, so that its errors keep their kind.
+        let mut first = Some(self.dial().await?);
+        let again = self.clone();
+        let connector = tower::service_fn(move |_: Uri| {
+            let ready = first.take();
+            let again = again.clone();
+            async move {
+                match ready {
+                    Some(stream) => Ok(TokioIo::new(stream)),
+                    None => again.dial().await.map(TokioIo::new),
+                }
+            }
+        });
+        endpoint()
+            .connect_with_connector(connector)
+            .await
+            .map_err(grpc)
+    }
+
+    /// A channel that connects when it is used, and again after each loss.
+    pub fn lazy_channel(&self) -> Channel {
+        endpoint().connect_with_connector_lazy(self.clone())
+    }
+
+    /// One TCP connection with TLS, the other side's name verified.
+    pub async fn dial(&self) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let address = (self.address)()
+            .ok_or_else(|| ConnectError::NoAddress(self.identity.names().of(&self.expected)))?;
+        let attempt = self.attempt(&address);
+        match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
+            Ok(result) => result,
+            Err(_) => Err(ConnectError::TimedOut { address }),
+        }
+    }
+
+    async fn attempt(&self, address: &str) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let unreachable = |error| ConnectError::Unreachable {
+            address: address.to_owned(),
+            error,
+        };
+        let mut last = std::io::Error::other("the name has no address");
+        for place in tokio::net::lookup_host(address)
+            .await
+            .map_err(unreachable)?
+        {
+            match TcpStream::connect(place).await {
+                Ok(stream) => return self.secure(address, place, stream).await,
+                Err(error) => last = error,
+            }
+        }
+        Err(unreachable(last))
+    }
+
+    async fn secure(
+        &self,
+        address: &str,
+        place: SocketAddr,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, ConnectError> {
+        tune(&stream).map_err(|error| ConnectError::Unreachable {
+            address: address.to_owned(),
+            error,
+        })?;
+        let tls = TlsConnector::from(self.identity.client(&self.expected));
+        tls.connect(ServerName::IpAddress(place.ip().into()), stream)
+            .await
+            .map_err(|error| ConnectError::Handshake {
+                address: address.to_owned(),
+                error,
+            })
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connector").field(&self.expected).finish()
+    }
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move { this.dial().await.map(TokioIo::new) })
+    }
+}
+
+/// Socket options of every connection between members, both ends.
+pub(super) fn tune(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// The authority is never looked up: the connector knows the place, the certificate the name.
+fn endpoint() -> Endpoint {
+    Endpoint::from_static("http://member.synod.invalid")
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .http2_keep_alive_interval(KEEPALIVE_AFTER)
+        .keep_alive_timeout(USER_TIMEOUT)
+        .keep_alive_while_idle(true)
+}
+
+/// What may be on its way before the other side has read it, in bytes.
+pub(crate) const WINDOW: u32 = 8 << 20;
+
+/// An error with its causes: the library's own words say only "transport error".
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut at = error.source();
+    while let Some(cause) = at {
+        let words = cause.to_string();
+        if !text.ends_with(&words) {
+            text = format!("{text}: {words}");
+        }
+        at = cause.source();
+    }
+    text
+}
