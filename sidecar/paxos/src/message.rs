@@ -32,6 +32,9 @@ pub struct Hello {
     pub incarnation: Incarnation,
     /// The sender's start.
     pub boot: Boot,
+    /// Drawn at random at each start of a process: two processes that claim the same `boot` are a
+    /// volume that was copied or rolled back.
+    pub life: u64,
     /// The sender's epoch.
     pub epoch: Epoch,
     /// The sender's synced promise.
@@ -66,6 +69,8 @@ pub enum Message {
         accepted: Ballot,
         last: Slot,
         commit: Slot,
+        /// The leader asked for it: this disturbs nobody (rule E3).
+        handed_over: bool,
     },
     /// Phase 1b, in one or more parts; the promise counts once all parts came, in order.
     Promise {
@@ -110,6 +115,9 @@ pub enum Message {
         commit: Slot,
         commit_ballot: Ballot,
     },
+    /// All parts of the `AcceptSync` of `ballot` up to `through` are on disk: flow control for long
+    /// ones. 0: nothing of it is known here (any more), begin again.
+    Staged { ballot: Ballot, through: Slot },
     /// Phase 2a for new entries.
     Accept {
         ballot: Ballot,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::configuration::Configuration;
-use crate::types::{Ballot, Boot, Entry, GroupId, Header, Incarnation, Slot};
+use crate::types::{AgreedTime, Ballot, Boot, Entry, GroupId, Header, Incarnation, Slot};
 
 /// The first record of every log (rule M5): the same bytes on each member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +80,9 @@ pub struct Recovered {
     pub last: Slot,
     /// The ballots of the log as runs: `(first slot of the run, its ballot)`, in slot order.
     pub runs: Vec<(Slot, Ballot)>,
+    /// The greatest stamp among the readable entries held; 0 when there is none. The next leader's
+    /// stamps must not go back behind it.
+    pub last_time: AgreedTime,
     /// The stored commit, at most `last`.
     pub commit: Slot,
     /// The entries after `commit` that are readable, in slot order.

@@ -1,0 +1,113 @@
+//! Why something was refused.
+
+use crate::settings::SettingsError;
+use crate::types::{CommandKind, GroupId, Incarnation, MemberId};
+
+/// Why a member cannot start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// Settings contradict each other.
+    #[error("the settings of the agreement contradict each other")]
+    Settings(#[from] SettingsError),
+    /// There is no group yet.
+    #[error("the log holds no genesis: wait for the group to be formed, then write it first")]
+    NoGenesis,
+    /// The group does not count on this log.
+    #[error(
+        "incarnation {0} is not in the group's configuration: this log has to come in by \
+         replacement of a member"
+    )]
+    NotAMember(Incarnation),
+    /// The group starts with a protocol that this program does not speak.
+    #[error("the group speaks protocol {group}, this program {min} to {max}: run another version")]
+    Protocol {
+        /// The group's.
+        group: u32,
+        /// Lowest spoken here.
+        min: u32,
+        /// Highest spoken here.
+        max: u32,
+    },
+    /// The configuration in the genesis is not one.
+    #[error("the configuration in the genesis is not valid: {0}")]
+    Configuration(&'static str),
+    /// What the log says contradicts itself.
+    #[error("what was recovered from the log contradicts itself: {0}")]
+    Recovered(&'static str),
+}
+
+/// Why a command was not even taken: nothing was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeRefused {
+    /// Too much is waiting.
+    #[error("too many commands wait for agreement: try again later")]
+    Overloaded,
+    /// More than [`crate::Settings::max_payload_bytes`].
+    #[error("the command is larger than the {limit} bytes that one may have")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// The disk has no room.
+    #[error("the disk is full: free space, or compact the log")]
+    DiskFull,
+    /// The id is not of this member and start, or not above all earlier ones.
+    #[error("command ids must be of this member and start, and grow")]
+    BadId,
+    /// A kind that nobody may propose from outside.
+    #[error("commands of kind {} cannot be proposed", .0.0)]
+    Kind(CommandKind),
+    /// This member was found to have forgotten what it promised.
+    #[error("this member has forgotten what it promised and must be replaced")]
+    Forgetful,
+}
+
+/// Why a peer's [`crate::Hello`] was refused. The connection is closed with this reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HelloRefusal {
+    /// It belongs to another group.
+    #[error("the peer belongs to group {theirs}, this member to {ours}")]
+    OtherGroup {
+        /// Its group.
+        theirs: GroupId,
+        /// This member's.
+        ours: GroupId,
+    },
+    /// No protocol version in common, or not the group's.
+    #[error(
+        "the peer speaks protocol {their_min} to {their_max}, this member {our_min} to {our_max}: \
+         upgrade the older one"
+    )]
+    Protocol {
+        /// Its lowest.
+        their_min: u32,
+        /// Its highest.
+        their_max: u32,
+        /// Our lowest.
+        our_min: u32,
+        /// Our highest.
+        our_max: u32,
+    },
+    /// Not in the configuration.
+    #[error("member {member} is not in the configuration")]
+    UnknownMember {
+        /// What it calls itself.
+        member: MemberId,
+    },
+    /// Another log than the one the configuration counts on.
+    #[error("member {member} is in the configuration with another incarnation than {theirs}")]
+    OtherIncarnation {
+        /// What it calls itself.
+        member: MemberId,
+        /// The life of its log.
+        theirs: Incarnation,
+    },
+    /// Its log lacks what it once acknowledged (rule M4).
+    #[error(
+        "member {member} has forgotten what it acknowledged: its volume was rolled back or copied"
+    )]
+    Forgetful {
+        /// Who.
+        member: MemberId,
+    },
+}
