@@ -1,1 +1,28 @@
 //! The log on disk: segments, checksums, recovery.
+//!
+//! In: [`synod_paxos::Record`]s, in order. Out: [`synod_paxos::Recovered`] at a start, and entries
+//! by slot at any time. It knows no message and no clock, and decides nothing: what a record means
+//! for the log is written down in [`synod_paxos::record`].
+//!
+//! - [`Wal`] is the log itself, for one thread.
+//! - [`LogWriter`] is a thread that owns one and syncs in groups.
+//! - [`LogReader`] reads entries from any thread.
+//! - [`Disk`] is all that is asked of a file system: [`FileDisk`] is the real one.
+
+mod disk;
+mod error;
+mod file_disk;
+mod format;
+mod options;
+mod reader;
+pub mod testing;
+mod wal;
+mod writer;
+
+pub use disk::{Disk, DiskFile, DiskLock, LockError};
+pub use error::{AppendError, OpenError, ReadError, SyncError};
+pub use file_disk::FileDisk;
+pub use options::Options;
+pub use reader::LogReader;
+pub use wal::{Lsn, SpareMaker, Wal, new_incarnation};
+pub use writer::LogWriter;
