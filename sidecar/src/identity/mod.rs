@@ -78,29 +78,4 @@ impl Names {
 pub(crate) mod testing;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_names_of_this_service_are_understood() {
-        let names = Names {
-            trust_domain: "synod.local".into(),
-            namespace: "local".into(),
-            service: "notes".into(),
-        };
-        for who in [Who::Member("notes-1".into()), Who::Operator] {
-            assert_eq!(names.parse(&names.of(&who)), Some(who));
-        }
-        for other in [
-            "spiffe://synod.local/ns/local/rsvc/notes2/member/notes-1",
-            "spiffe://synod.local/ns/other/rsvc/notes/member/notes-1",
-            "spiffe://synod.other/ns/local/rsvc/notes/operator",
-            "spiffe://synod.local/ns/local/rsvc/notes/member/",
-            "spiffe://synod.local/ns/local/rsvc/notes/member/a/b",
-            "spiffe://synod.local/ns/local/rsvc/notes/operator/x",
-            "notes-1",
-        ] {
-            assert_eq!(names.parse(other), None, "{other}");
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,261 @@
+use bytes::Bytes;
+use prost::Message as _;
+use synod_paxos::{
+    AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Entry, EntryHash, Epoch, Header,
+    Heartbeat, NotTaken, ReadId, Slot,
+};
+
+use super::*;
+
+fn ballot(round: u64) -> Ballot {
+    Ballot {
+        epoch: Epoch(3),
+        round,
+        node: MemberId(2),
+    }
+}
+
+fn command() -> Command {
+    Command {
+        kind: CommandKind::REQUEST,
+        id: CommandId {
+            member: MemberId(1),
+            boot: Boot(2),
+            sequence: 3,
+        },
+        floor: 2,
+        payload: Bytes::from_static(b"payload"),
+    }
+}
+
+fn entry() -> Entry {
+    Entry {
+        slot: Slot(8),
+        ballot: ballot(4),
+        time: AgreedTime(1_700_000_000_000_000_000),
+        seed: 0x0123_4567_89ab_cdef_0011_2233_4455_6677,
+        command: command(),
+    }
+}
+
+fn header() -> Header {
+    Header {
+        slot: Slot(8),
+        ballot: ballot(4),
+        hash: EntryHash([7; 16]),
+    }
+}
+
+/// One of each kind, no two fields alike.
+fn every_message() -> Vec<Message> {
+    let ids = vec![ReadId(1), ReadId(u64::MAX)];
+    vec![
+        Message::Prepare {
+            ballot: ballot(1),
+            accepted: ballot(2),
+            last: Slot(3),
+            commit: Slot(4),
+        },
+        Message::Promise {
+            ballot: ballot(1),
+            accepted: ballot(2),
+            last: Slot(3),
+            commit: Slot(4),
+            first: Slot(5),
+            after: Slot(6),
+            part: 7,
+            done: true,
+            suffix: vec![entry()],
+            faulty: vec![header()],
+            age_ns: u64::MAX,
+        },
+        Message::Refused {
+            ballot: ballot(1),
+            promised: ballot(2),
+        },
+        Message::AcceptSync {
+            ballot: ballot(1),
+            after: Slot(2),
+            part: 3,
+            done: true,
+            entries: vec![entry(), entry()],
+            last: Slot(4),
+            commit: Slot(5),
+            commit_ballot: ballot(6),
+        },
+        Message::Accept {
+            ballot: ballot(1),
+            previous: Slot(2),
+            previous_ballot: ballot(3),
+            entries: vec![entry()],
+            commit: Slot(4),
+            commit_ballot: ballot(5),
+            early: true,
+        },
+        Message::Accepted {
+            ballot: ballot(1),
+            slot: Slot(2),
+        },
+        Message::Gap {
+            ballot: ballot(1),
+            last: Slot(2),
+        },
+        Message::Heartbeat(Heartbeat {
+            ballot: ballot(1),
+            hears: vec![MemberId(2), MemberId(3)],
+            healthy: true,
+            last: Slot(4),
+            commit: Slot(5),
+            commit_ballot: ballot(6),
+            applied: Slot(7),
+            disk_stalled: true,
+            app_stalled: true,
+            mono_ns: 8,
+            wall_ns: 9,
+            echo_mono_ns: 10,
+            echo_held_ns: 11,
+        }),
+        Message::Propose {
+            commands: vec![command()],
+        },
+        Message::NotTaken {
+            id: command().id,
+            reason: NotTaken::DiskFull,
+        },
+        Message::ReadIndex { ids: ids.clone() },
+        Message::ReadIndexes {
+            ids: ids.clone(),
+            index: Slot(2),
+        },
+        Message::ReadRefused { ids },
+        Message::Confirm {
+            ballot: ballot(1),
+            round: 2,
+        },
+        Message::Confirmed {
+            ballot: ballot(1),
+            round: 2,
+        },
+        Message::Transfer { ballot: ballot(1) },
+        Message::RepairRequest {
+            headers: vec![header()],
+        },
+        Message::Repair {
+            entries: vec![entry()],
+        },
+    ]
+}
+
+fn head() -> BatchHead {
+    BatchHead {
+        group: GroupId([1; 16]),
+        from: MemberId(2),
+        from_incarnation: Incarnation(3),
+        to_incarnation: Incarnation(4),
+        serving: true,
+    }
+}
+
+fn some_hello() -> Hello {
+    Hello {
+        group: GroupId([1; 16]),
+        member: MemberId(2),
+        name: "notes-2".into(),
+        incarnation: Incarnation(3),
+        boot: Boot(4),
+        epoch: Epoch(5),
+        promised: ballot(7),
+        accepted: ballot(6),
+        last: Slot(8),
+        protocol_min: 1,
+        protocol_max: 2,
+    }
+}
+
+fn over_the_wire(frame: v1::PeerFrame) -> Result<Frame, WireError> {
+    let bytes = frame.encode_to_vec();
+    read(v1::PeerFrame::decode(&bytes[..]).expect("what was encoded"))
+}
+
+#[test]
+fn every_message_arrives_as_it_was_sent() {
+    let messages = every_message();
+    let arrived = over_the_wire(batch(head(), messages.clone()));
+    assert_eq!(arrived, Ok(Frame::Batch(head(), messages)));
+    for lane in [Lane::Log, Lane::Heartbeat, Lane::Bulk] {
+        let arrived = over_the_wire(hello(&some_hello(), lane));
+        assert_eq!(arrived, Ok(Frame::Hello(some_hello(), lane)));
+    }
+}
+
+#[test]
+fn a_message_is_never_longer_on_the_wire_than_its_weight_says() {
+    for message in every_message() {
+        let weight = weight(&message);
+        let length = outgoing::message(message.clone()).encoded_len() as u64;
+        assert!(length <= weight, "{message:?}: {length} > {weight}");
+    }
+}
+
+#[test]
+fn bytes_changed_anywhere_give_a_frame_or_an_error_but_never_a_panic() {
+    let bytes = batch(head(), every_message()).encode_to_vec();
+    for at in 0..bytes.len() {
+        for change in [0x01, 0x80, 0xff] {
+            let mut changed = bytes.clone();
+            changed[at] ^= change;
+            if let Ok(frame) = v1::PeerFrame::decode(&changed[..]) {
+                let _ = read(frame);
+            }
+        }
+        if let Ok(frame) = v1::PeerFrame::decode(&bytes[..at]) {
+            let _ = read(frame);
+        }
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_name() {
+    let refused = |edit: fn(&mut v1::Batch)| {
+        let mut frame = batch(head(), vec![]);
+        let Some(v1::peer_frame::Frame::Batch(it)) = &mut frame.frame else {
+            unreachable!("made as a batch")
+        };
+        edit(it);
+        read(frame).expect_err("refused")
+    };
+    let message = |kind| v1::Message { kind: Some(kind) };
+    assert_eq!(
+        refused(|it| it.group = Bytes::new()),
+        WireError::Range("group")
+    );
+    assert_eq!(
+        refused(|it| it.messages = vec![v1::Message::default()]),
+        WireError::UnknownKind
+    );
+    assert_eq!(
+        refused(|it| it.messages = vec![v1::Message::default(); MAX_LIST + 1]),
+        WireError::TooLong("messages")
+    );
+    let accepted = v1::message::Kind::Accepted(v1::Accepted::default());
+    let mut frame = batch(head(), vec![]);
+    if let Some(v1::peer_frame::Frame::Batch(it)) = &mut frame.frame {
+        it.messages = vec![message(accepted)];
+    }
+    assert_eq!(read(frame), Err(WireError::Missing("ballot")));
+    assert_eq!(
+        read(v1::PeerFrame::default()),
+        Err(WireError::Missing("frame"))
+    );
+
+    let mut over = some_hello();
+    over.last = Slot(u64::MAX);
+    assert_eq!(
+        over_the_wire(hello(&over, Lane::Log)),
+        Err(WireError::Range("slot"))
+    );
+    let mut twisted = some_hello();
+    twisted.protocol_min = 9;
+    let answer = over_the_wire(hello(&twisted, Lane::Log));
+    assert_eq!(answer, Err(WireError::Range("protocol_min")));
+}
