@@ -37,6 +37,7 @@ pub(super) fn hello(it: v1::Hello) -> Read<(Hello, Lane)> {
         last: slot(it.last)?,
         protocol_min: it.protocol_min,
         protocol_max: it.protocol_max,
+        life: it.life,
     };
     Ok((hello, lane))
 }
@@ -59,6 +60,7 @@ fn message(it: v1::Message) -> Read<Message> {
             accepted: ballot(it.accepted)?,
             last: slot(it.last)?,
             commit: slot(it.commit)?,
+            handed_over: it.handed_over,
         },
         Kind::Promise(it) => Message::Promise {
             ballot: ballot(it.ballot)?,
@@ -86,6 +88,10 @@ fn message(it: v1::Message) -> Read<Message> {
             last: slot(it.last)?,
             commit: slot(it.commit)?,
             commit_ballot: ballot(it.commit_ballot)?,
+        },
+        Kind::Staged(it) => Message::Staged {
+            ballot: ballot(it.ballot)?,
+            through: slot(it.through)?,
         },
         Kind::Accept(it) => Message::Accept {
             ballot: ballot(it.ballot)?,

@@ -21,6 +21,7 @@ pub(super) fn hello(it: &Hello, lane: Lane) -> v1::Hello {
         last: it.last.0,
         protocol_min: it.protocol_min,
         protocol_max: it.protocol_max,
+        life: it.life,
         lane: match lane {
             Lane::Log => v1::Lane::Log,
             Lane::Heartbeat => v1::Lane::Heartbeat,
@@ -47,11 +48,13 @@ fn kind(message: Message) -> Kind {
             accepted,
             last,
             commit,
+            handed_over,
         } => Kind::Prepare(v1::Prepare {
             ballot: Some(ballot(b)),
             accepted: Some(ballot(accepted)),
             last: last.0,
             commit: commit.0,
+            handed_over,
         }),
         Message::Promise {
             ballot: b,
@@ -103,6 +106,10 @@ fn kind(message: Message) -> Kind {
             last: last.0,
             commit: commit.0,
             commit_ballot: Some(ballot(commit_ballot)),
+        }),
+        Message::Staged { ballot: b, through } => Kind::Staged(v1::Staged {
+            ballot: Some(ballot(b)),
+            through: through.0,
         }),
         Message::Accept {
             ballot: b,

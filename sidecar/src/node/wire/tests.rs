@@ -55,6 +55,7 @@ fn every_message() -> Vec<Message> {
             accepted: ballot(2),
             last: Slot(3),
             commit: Slot(4),
+            handed_over: true,
         },
         Message::Promise {
             ballot: ballot(1),
@@ -82,6 +83,10 @@ fn every_message() -> Vec<Message> {
             last: Slot(4),
             commit: Slot(5),
             commit_ballot: ballot(6),
+        },
+        Message::Staged {
+            ballot: ballot(1),
+            through: Slot(2),
         },
         Message::Accept {
             ballot: ballot(1),
@@ -169,6 +174,7 @@ fn some_hello() -> Hello {
         last: Slot(8),
         protocol_min: 1,
         protocol_max: 2,
+        life: 9,
     }
 }
 
