@@ -1,0 +1,178 @@
+//! What the operator reports about a service.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::duration::Duration;
+
+/// What was last seen of the service. Slot numbers change too fast for an API object: see the
+/// metrics, or `synod status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReplicatedServiceStatus {
+    /// The generation of `spec` that this status is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Available, Progressing, Degraded and others, each with its reason.
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Number of the membership configuration; it counts changes of membership.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Who leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leader: Option<LeaderStatus>,
+    /// Number of voters there are.
+    pub replicas: u32,
+    /// Number of voters that are ready.
+    pub ready_replicas: u32,
+    /// Label selector of the pods, for the scale subresource.
+    pub selector: String,
+    /// Every member.
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub members: Vec<MemberStatus>,
+    /// Every cluster of the placement.
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub clusters: Vec<ClusterStatus>,
+    /// How much more may be lost before the service stops.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerates: Option<Tolerates>,
+    /// How large the log is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogStatus>,
+    /// Which version of the members' protocol is in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<ProtocolStatus>,
+    /// Where clients reach the service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+}
+
+/// One aspect of the service's state, as Kubernetes has them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Name of the aspect, such as Ready.
+    #[serde(rename = "type")]
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// True, False or Unknown.
+    #[schemars(length(max = 16))]
+    pub status: String,
+    /// Why, in one word that stays the same.
+    #[schemars(length(min = 1, max = 128))]
+    pub reason: String,
+    /// Why, and what to do, for a person.
+    #[serde(default)]
+    #[schemars(length(max = 32768))]
+    pub message: String,
+    /// When `status` last changed (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_transition_time: Option<String>,
+    /// The generation of `spec` that this is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
+
+/// Who leads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaderStatus {
+    /// Name of the member.
+    pub member: String,
+    /// Its cluster.
+    pub cluster: String,
+    /// Its region.
+    pub region: String,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Its stable name.
+    pub name: String,
+    /// Its cluster.
+    pub cluster: String,
+    /// Its region.
+    pub region: String,
+    /// What it does for the group: Voter, Observer or Witness.
+    pub role: MemberRole,
+    /// How its copy is: CaughtUp, CatchingUp, Rebuilding, Quarantined or Unreachable.
+    pub state: MemberState,
+    /// The life of its log: a lost disk begins a new one.
+    pub incarnation: String,
+    /// The revision of the app that it runs.
+    #[serde(default)]
+    pub revision: u64,
+}
+
+/// What a member does for its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MemberRole {
+    /// Votes and runs the app.
+    Voter,
+    /// Runs the app, has no vote.
+    Observer,
+    /// Votes and keeps the log, runs no app.
+    Witness,
+}
+
+/// How a member's copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MemberState {
+    /// It has executed what is agreed.
+    CaughtUp,
+    /// It is behind, and moving.
+    CatchingUp,
+    /// Its app starts over from a snapshot and the log.
+    Rebuilding,
+    /// It answered differently from the others and was taken out.
+    Quarantined,
+    /// Nobody hears it.
+    Unreachable,
+}
+
+/// One cluster of the placement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// Its name.
+    pub name: String,
+    /// Its region.
+    pub region: String,
+    /// Whether its API server answers the hub.
+    pub reachable: bool,
+}
+
+/// How much more may be lost before the service stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tolerates {
+    /// This many more members, whichever they are.
+    pub members: u32,
+    /// This many more regions, whichever they are.
+    pub regions: u32,
+}
+
+/// How large the log is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LogStatus {
+    /// Its size on the member where it is largest, in bytes.
+    pub bytes: u64,
+    /// The first slot that is still kept.
+    pub first_slot: u64,
+    /// How long a copy that starts empty would take to replay it.
+    pub estimated_replay: Duration,
+}
+
+/// Which version of the members' protocol is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProtocolStatus {
+    /// The agreed version.
+    pub current: u32,
+    /// The highest version that all members support.
+    pub supported: u32,
+}
