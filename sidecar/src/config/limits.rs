@@ -7,7 +7,7 @@ use super::{ConfigError, Log};
 /// What may be under way to one follower.
 pub const WINDOW_BYTES: u64 = 32 << 20;
 /// Longest message that a member takes from another.
-pub const MESSAGE_BYTES: u64 = 40 << 20;
+pub const MESSAGE_BYTES: u64 = 20 << 20;
 /// What a request may weigh besides its body.
 pub const HEADERS_BYTES: u64 = 64 << 10;
 /// Limits of `log.segmentBytes`.

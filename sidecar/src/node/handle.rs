@@ -1,12 +1,24 @@
 //! What the rest of the sidecar may ask of the agreement.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
 use bytes::Bytes;
-use synod_paxos::{Ballot, CommandId, CommandKind, Epoch, GroupId, MemberId, NotTaken, Slot};
-use tokio::sync::{oneshot, watch};
+use synod_paxos::{
+    Ballot, Boot, Command, CommandId, CommandKind, Configuration, Counters, Entry, Epoch, GroupId,
+    MemberId, NotTaken, Slot, Status,
+};
+use tokio::sync::{Notify, oneshot, watch};
+
+/// Commands of one start that may be unresolved at once: apply remembers as many above the floor.
+const WINDOW: u64 = 4_096;
+/// Bytes of commands that wait here.
+const WAITING_BYTES: u64 = 64 << 20;
 
 /// A cheap handle on the node's event loop.
 #[derive(Clone, Debug)]
 pub struct NodeHandle {
+    desk: Arc<Desk>,
     status: watch::Receiver<NodeStatus>,
 }
 
@@ -49,6 +61,8 @@ pub struct NodeStatus {
     pub log_counts: bool,
     /// Members whose heartbeats it hears and that say that their own copy serves clients.
     pub serving: Vec<MemberId>,
+    /// The members of the group; `None` before genesis.
+    pub configuration: Option<Arc<Configuration>>,
 }
 
 /// Why the node did not even take a command: nothing was done.
@@ -65,21 +79,397 @@ pub enum ProposeError {
     NoGroup,
 }
 
+/// The node's side of all handles.
+#[derive(Debug)]
+pub struct Seat {
+    pub(super) desk: Arc<Desk>,
+    pub(super) status: watch::Sender<NodeStatus>,
+}
+
+/// Where callers leave what they want, and the node picks it up.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// `None` before the group is there.
+    entrance: Option<Entrance>,
+    leaving: bool,
+    /// Readers that came since the last round was asked for.
+    readers: Vec<oneshot::Sender<Slot>>,
+    errands: Vec<Errand>,
+    /// The node has ended: nobody picks anything up any more.
+    ended: bool,
+}
+
+/// The commands of this start.
+#[derive(Debug)]
+struct Entrance {
+    member: MemberId,
+    boot: Boot,
+    next: u64,
+    unresolved: BTreeMap<u64, Unresolved>,
+    bytes: u64,
+    queue: Vec<Command>,
+}
+
+#[derive(Debug)]
+struct Unresolved {
+    decided: oneshot::Sender<Decided>,
+    bytes: u64,
+}
+
+/// Rare requests.
+#[derive(Debug)]
+pub(super) enum Errand {
+    /// Let another lead.
+    Transfer(Option<MemberId>),
+    /// Say all there is to say.
+    Describe(oneshot::Sender<(Status, Counters)>),
+}
+
+// === impl NodeHandle ===
+
 impl NodeHandle {
+    /// A handle, and the seat from which a node serves it. Until a node sits there, proposals are
+    /// refused and readers wait.
+    pub fn new() -> (Self, Seat) {
+        let desk = Arc::new(Desk::default());
+        let (sender, receiver) = watch::channel(NodeStatus::default());
+        let handle = Self {
+            desk: desk.clone(),
+            status: receiver,
+        };
+        let seat = Seat {
+            desk,
+            status: sender,
+        };
+        (handle, seat)
+    }
+
     /// Gives the command an id and has it agreed on. Does not wait.
     pub fn propose(&self, kind: CommandKind, payload: Bytes) -> Result<Proposed, ProposeError> {
-        let _ = (kind, payload);
-        Err(ProposeError::NoGroup)
+        let proposed = self.desk.lock().propose(kind, payload)?;
+        self.desk.wake.notify_one();
+        Ok(proposed)
     }
 
     /// The slot that a linearizable read beginning now must see applied (rule R1). Asks again by
     /// itself until the group answers; the caller sets the time limit by dropping the future.
     pub async fn read_index(&self) -> Slot {
-        std::future::pending().await
+        let (sender, receiver) = oneshot::channel();
+        self.desk.lock().readers.push(sender);
+        self.desk.wake.notify_one();
+        match receiver.await {
+            Ok(index) => index,
+            // The node has ended: there will be no answer.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// The latest status, and its changes.
     pub fn status(&self) -> watch::Receiver<NodeStatus> {
         self.status.clone()
+    }
+
+    /// If this member leads, it lets `to` (or the best other voter) lead.
+    pub fn transfer(&self, to: Option<MemberId>) {
+        self.errand(Errand::Transfer(to));
+    }
+
+    /// Hands leadership over and returns once this member does not lead. What waits here goes on
+    /// being agreed on; the caller sets the time limit.
+    pub async fn prepare_shutdown(&self) {
+        let mut status = self.status();
+        let leads = |it: &NodeStatus| it.leader == Some(it.member) && it.member != MemberId(0);
+        let alone = |it: &NodeStatus| {
+            it.configuration
+                .as_ref()
+                .is_some_and(|it| it.members.len() == 1)
+        };
+        while leads(&status.borrow_and_update()) && !alone(&status.borrow()) {
+            self.transfer(None);
+            let changed = status.wait_for(|it| !leads(it));
+            // Asked again now and then: no other voter may have been able at the first time.
+            match tokio::time::timeout(std::time::Duration::from_millis(500), changed).await {
+                Ok(_) => return,
+                Err(_) => continue,
+            }
+        }
+    }
+
+    /// Takes no more commands from now on.
+    pub fn close(&self) {
+        self.desk.lock().leaving = true;
+    }
+
+    /// Everything that the agreement tells about itself; `None` before there is one.
+    pub async fn describe(&self) -> Option<(Status, Counters)> {
+        let (sender, receiver) = oneshot::channel();
+        if self.status.borrow().group.is_none() {
+            return None;
+        }
+        self.errand(Errand::Describe(sender));
+        receiver.await.ok()
+    }
+
+    fn errand(&self, errand: Errand) {
+        let mut state = self.desk.lock();
+        if !state.ended {
+            state.errands.push(errand);
+        }
+        drop(state);
+        self.desk.wake.notify_one();
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn propose(&mut self, kind: CommandKind, payload: Bytes) -> Result<Proposed, ProposeError> {
+        if self.leaving || self.ended {
+            return Err(ProposeError::ShuttingDown);
+        }
+        let entrance = self.entrance.as_mut().ok_or(ProposeError::NoGroup)?;
+        let bytes = payload.len() as u64 + Entry::OVERHEAD_BYTES;
+        let floor = entrance.floor();
+        assert!(
+            floor <= entrance.next,
+            "the floor is at most the next sequence"
+        );
+        if entrance.next - floor >= WINDOW || entrance.bytes + bytes > WAITING_BYTES {
+            return Err(ProposeError::Overloaded);
+        }
+        let id = CommandId {
+            member: entrance.member,
+            boot: entrance.boot,
+            sequence: entrance.next,
+        };
+        let (decided, receiver) = oneshot::channel();
+        entrance.next += 1;
+        entrance.bytes += bytes;
+        let unresolved = Unresolved { decided, bytes };
+        entrance.unresolved.insert(id.sequence, unresolved);
+        entrance.queue.push(Command {
+            kind,
+            id,
+            floor,
+            payload,
+        });
+        Ok(Proposed {
+            id,
+            decided: receiver,
+        })
+    }
+}
+
+impl Entrance {
+    /// The lowest sequence that is not resolved; at the time of a new command, at most its own.
+    fn floor(&self) -> u64 {
+        self.unresolved
+            .first_key_value()
+            .map_or(self.next, |(it, _)| *it)
+    }
+}
+
+// === impl Desk ===
+
+impl Desk {
+    /// The group is there: sequences of this start begin at 1.
+    pub(super) fn open(&self, member: MemberId, boot: Boot) {
+        let mut state = self.lock();
+        assert!(state.entrance.is_none(), "a node sits down once");
+        state.entrance = Some(Entrance {
+            member,
+            boot,
+            next: 1,
+            unresolved: BTreeMap::new(),
+            bytes: 0,
+            queue: Vec::new(),
+        });
+    }
+
+    /// Returns when something was left here; may return for nothing.
+    pub(super) async fn left(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Picks up all that was left: commands in the order of their sequences, rare requests, and the
+    /// readers when `reads` are wanted.
+    pub(super) fn pick_up(&self, reads: bool) -> PickedUp {
+        let mut state = self.lock();
+        PickedUp {
+            commands: state
+                .entrance
+                .as_mut()
+                .map(|it| std::mem::take(&mut it.queue))
+                .unwrap_or_default(),
+            errands: std::mem::take(&mut state.errands),
+            readers: if reads {
+                std::mem::take(&mut state.readers)
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    /// A command is resolved. Its caller may have gone.
+    pub(super) fn decide(&self, id: CommandId, decided: Decided) {
+        let mut state = self.lock();
+        let entrance = state
+            .entrance
+            .as_mut()
+            .expect("open before anything is decided");
+        assert_eq!(
+            (id.member, id.boot),
+            (entrance.member, entrance.boot),
+            "of this start"
+        );
+        if let Some(unresolved) = entrance.unresolved.remove(&id.sequence) {
+            entrance.bytes -= unresolved.bytes;
+            let _ = unresolved.decided.send(decided);
+        }
+    }
+
+    /// Nothing is picked up any more: whoever waits learns that.
+    pub(super) fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        state.entrance = None;
+        state.readers.clear();
+        state.errands.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+}
+
+/// See [`Desk::pick_up`].
+#[derive(Debug)]
+pub(super) struct PickedUp {
+    pub(super) commands: Vec<Command>,
+    pub(super) errands: Vec<Errand>,
+    pub(super) readers: Vec<oneshot::Sender<Slot>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn propose(handle: &NodeHandle, bytes: usize) -> Result<Proposed, ProposeError> {
+        handle.propose(CommandKind::REQUEST, vec![0; bytes].into())
+    }
+
+    fn opened() -> (NodeHandle, Seat) {
+        let (handle, seat) = NodeHandle::new();
+        seat.desk.open(MemberId(2), Boot(7));
+        (handle, seat)
+    }
+
+    #[test]
+    fn ids_count_from_one_and_carry_the_lowest_unresolved_sequence() {
+        let (handle, seat) = opened();
+        let first = propose(&handle, 1).expect("taken").id;
+        let second = propose(&handle, 1).expect("taken").id;
+        assert_eq!((first.sequence, second.sequence), (1, 2));
+        assert_eq!((first.member, first.boot), (MemberId(2), Boot(7)));
+        seat.desk.decide(first, Decided::Chosen(Slot(9)));
+        propose(&handle, 1).expect("taken");
+        seat.desk.decide(second, Decided::Chosen(Slot(8)));
+        let floors: Vec<_> = seat
+            .desk
+            .pick_up(false)
+            .commands
+            .iter()
+            .map(|it| it.floor)
+            .collect();
+        assert_eq!(floors, [1, 1, 2]);
+    }
+
+    #[test]
+    fn the_window_counts_from_the_lowest_unresolved_sequence() {
+        let (handle, seat) = opened();
+        let first = propose(&handle, 0).expect("taken").id;
+        let mut last = first;
+        for _ in 1..WINDOW {
+            last = propose(&handle, 0).expect("taken").id;
+        }
+        assert_eq!(
+            propose(&handle, 0).expect_err("full"),
+            ProposeError::Overloaded
+        );
+        // One resolved in the middle does not help: the window is a range.
+        seat.desk.decide(last, Decided::Chosen(Slot(1)));
+        assert_eq!(
+            propose(&handle, 0).expect_err("full"),
+            ProposeError::Overloaded
+        );
+        seat.desk.decide(first, Decided::Chosen(Slot(2)));
+        propose(&handle, 0).expect("room again");
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes() {
+        let (handle, seat) = opened();
+        let large = propose(&handle, 60 << 20).expect("taken").id;
+        assert_eq!(
+            propose(&handle, 5 << 20).expect_err("full"),
+            ProposeError::Overloaded
+        );
+        seat.desk
+            .decide(large, Decided::Withdrawn(NotTaken::DiskFull));
+        propose(&handle, 5 << 20).expect("room again");
+    }
+
+    #[test]
+    fn nothing_is_taken_before_the_group_is_there_or_when_leaving() {
+        let (handle, seat) = NodeHandle::new();
+        assert_eq!(
+            propose(&handle, 0).expect_err("refused"),
+            ProposeError::NoGroup
+        );
+        seat.desk.open(MemberId(1), Boot(1));
+        let mut waiting = propose(&handle, 0).expect("taken");
+        handle.close();
+        assert_eq!(
+            propose(&handle, 0).expect_err("refused"),
+            ProposeError::ShuttingDown
+        );
+        seat.desk.end();
+        assert!(waiting.decided.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn readers_share_a_round_only_with_those_that_came_before_it() {
+        let (handle, seat) = opened();
+        let read = |handle: &NodeHandle| {
+            let handle = handle.clone();
+            tokio::spawn(async move { handle.read_index().await })
+        };
+        let early = [read(&handle), read(&handle)];
+        while seat.desk.lock().readers.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let round = seat.desk.pick_up(true).readers;
+        let late = read(&handle);
+        while seat.desk.lock().readers.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(round.len(), 2);
+        for reader in round {
+            reader.send(Slot(5)).expect("waits");
+        }
+        for reader in early {
+            assert_eq!(reader.await.expect("answered"), Slot(5));
+        }
+        assert!(!late.is_finished());
+        for reader in seat.desk.pick_up(true).readers {
+            reader.send(Slot(6)).expect("waits");
+        }
+        assert_eq!(late.await.expect("answered"), Slot(6));
     }
 }
