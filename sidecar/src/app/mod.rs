@@ -1,1 +1,5 @@
-//! The app as this sidecar sees it: HTTP client, process identity, start and restart.
+//! The app as we see it: an HTTP server on the loopback that has never heard of us.
+
+mod instance;
+
+pub use instance::{Instance, look};

@@ -1,0 +1,351 @@
+//! The ledger: what this member's app was sent, in one small file that survives the death of our
+//! process. It is not synced, so it says nothing after the machine itself went down; it carries
+//! the machine's boot id, by which that is seen.
+//!
+//! Two cells are written in turn, so that a write cut off half way leaves the one before. One cell,
+//! little endian: magic (4), version (2), flags (2), sequence (8), machine boot (16), incarnation
+//! (16), instance (8), applied (8), numbers of slots in flight and of slots done above `applied`
+//! (1 + 1), unused (6), up to 7 x in flight (slot 8, attempt 4), up to 11 x done (8), unused (4),
+//! checksum (8). A serial apply has at most one slot in flight and none done above `applied`.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::num::NonZeroU64;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use synod_paxos::{Incarnation, Slot};
+
+use crate::app::Instance;
+
+const CELL: usize = 256;
+/// Distance of the two cells: never in one sector.
+const STRIDE: u64 = 4_096;
+const MAGIC: [u8; 4] = *b"SYNL";
+const VERSION: u16 = 1;
+const CHECKSUM_AT: usize = CELL - 8;
+const IN_FLIGHT_AT: usize = 72;
+const FLAG_UNKNOWN: u16 = 1;
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What is known about the app's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The instance that was, or may have been, sent anything; `None`: nothing was sent to any.
+    pub instance: Option<Instance>,
+    /// It has executed all slots up to here, if it still is that instance.
+    pub applied: Slot,
+    /// Sent, perhaps in part, and no complete response came.
+    pub in_flight: Option<InFlight>,
+    /// The state of that instance is not known for another reason.
+    pub unknown: bool,
+}
+
+/// A slot that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    /// Which.
+    pub slot: Slot,
+    /// For the how-manieth time, from 1.
+    pub attempt: u32,
+}
+
+/// What a start finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// No ledger of this log, or not a readable one: nothing is known.
+    Missing,
+    /// The machine has started since it was written: nothing that runs now was sent anything.
+    OtherBoot,
+    /// It is exact.
+    Record(Record),
+}
+
+/// Why the ledger cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The file.
+    #[error("cannot {what} the ledger {path}: {error}; check the volume and its permissions")]
+    File {
+        /// What was being done.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The machine's boot id.
+    #[error("cannot read this machine's boot id from {BOOT_ID}: {0}; members need Linux's /proc")]
+    BootId(String),
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct Ledger {
+    file: File,
+    path: PathBuf,
+    machine: [u8; 16],
+    incarnation: Incarnation,
+    sequence: u64,
+}
+
+impl Ledger {
+    /// Opens or makes the ledger in the data folder and says what it knows.
+    pub fn open(data: &Path, incarnation: Incarnation) -> Result<(Self, Found), LedgerError> {
+        let text = std::fs::read_to_string(BOOT_ID)
+            .map_err(|error| LedgerError::BootId(error.to_string()))?;
+        let machine = uuid::Uuid::parse_str(text.trim())
+            .map_err(|error| LedgerError::BootId(error.to_string()))?;
+        Self::open_on(data, incarnation, machine.into_bytes())
+    }
+
+    fn open_on(
+        data: &Path,
+        incarnation: Incarnation,
+        machine: [u8; 16],
+    ) -> Result<(Self, Found), LedgerError> {
+        let path = data.join("ledger");
+        let failed = |what| {
+            let path = path.clone();
+            move |error| LedgerError::File { what, path, error }
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed("open"))?;
+        let mut newest: Option<Cell> = None;
+        for at in [0, STRIDE] {
+            let mut bytes = [0; CELL];
+            match file.read_exact_at(&mut bytes, at) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+                Err(error) => return Err(failed("read")(error)),
+            }
+            if let Some(cell) = Cell::decode(&bytes)
+                && newest
+                    .as_ref()
+                    .is_none_or(|newest| cell.sequence > newest.sequence)
+            {
+                newest = Some(cell);
+            }
+        }
+        let sequence = newest.as_ref().map_or(0, |cell| cell.sequence);
+        let found = match newest {
+            Some(cell) if cell.incarnation != incarnation => Found::Missing,
+            Some(cell) if cell.machine != machine => Found::OtherBoot,
+            Some(cell) => Found::Record(cell.record),
+            None => Found::Missing,
+        };
+        let ledger = Self {
+            file,
+            path,
+            machine,
+            incarnation,
+            sequence,
+        };
+        Ok((ledger, found))
+    }
+
+    /// From here on, the record survives the death of this process.
+    pub fn write(&mut self, record: &Record) -> Result<(), LedgerError> {
+        self.sequence += 1;
+        let cell = Cell {
+            sequence: self.sequence,
+            machine: self.machine,
+            incarnation: self.incarnation,
+            record: *record,
+        };
+        let bytes = cell.encode();
+        assert_eq!(
+            Cell::decode(&bytes).as_ref(),
+            Some(&cell),
+            "what is written can be read"
+        );
+        let at = (self.sequence % 2) * STRIDE;
+        self.file
+            .write_all_at(&bytes, at)
+            .map_err(|error| LedgerError::File {
+                what: "write",
+                path: self.path.clone(),
+                error,
+            })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cell {
+    sequence: u64,
+    machine: [u8; 16],
+    incarnation: Incarnation,
+    record: Record,
+}
+
+impl Cell {
+    fn encode(&self) -> [u8; CELL] {
+        let mut bytes = [0; CELL];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        let record = &self.record;
+        put(0, &MAGIC);
+        put(4, &VERSION.to_le_bytes());
+        put(
+            6,
+            &(if record.unknown { FLAG_UNKNOWN } else { 0 }).to_le_bytes(),
+        );
+        put(8, &self.sequence.to_le_bytes());
+        put(16, &self.machine);
+        put(32, &self.incarnation.0.to_le_bytes());
+        let instance = record.instance.map_or(0, |instance| instance.0.get());
+        put(48, &instance.to_le_bytes());
+        put(56, &record.applied.0.to_le_bytes());
+        if let Some(in_flight) = record.in_flight {
+            put(64, &[1]);
+            put(IN_FLIGHT_AT, &in_flight.slot.0.to_le_bytes());
+            put(IN_FLIGHT_AT + 8, &in_flight.attempt.to_le_bytes());
+        }
+        let sum = checksum(&bytes);
+        bytes[CHECKSUM_AT..].copy_from_slice(&sum);
+        bytes
+    }
+
+    fn decode(bytes: &[u8; CELL]) -> Option<Self> {
+        let u64_at = |at: usize| u64::from_le_bytes(array(bytes, at));
+        let whole = array::<4>(bytes, 0) == MAGIC
+            && u16::from_le_bytes(array(bytes, 4)) == VERSION
+            && array::<8>(bytes, CHECKSUM_AT) == checksum(bytes);
+        if !whole {
+            return None;
+        }
+        let (in_flight, done) = (bytes[64], bytes[65]);
+        let first = InFlight {
+            slot: Slot(u64_at(IN_FLIGHT_AT)),
+            attempt: u32::from_le_bytes(array(bytes, IN_FLIGHT_AT + 8)),
+        };
+        let flags = u16::from_le_bytes(array(bytes, 6));
+        Some(Self {
+            sequence: u64_at(8),
+            machine: array(bytes, 16),
+            incarnation: Incarnation(u128::from_le_bytes(array(bytes, 32))),
+            record: Record {
+                instance: NonZeroU64::new(u64_at(48)).map(Instance),
+                applied: Slot(u64_at(56)),
+                in_flight: (in_flight > 0).then_some(first),
+                // What a serial apply never wrote is no state that it could go on from.
+                unknown: flags != 0 || in_flight > 1 || done > 0,
+            },
+        })
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8; CELL], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
+
+fn checksum(bytes: &[u8; CELL]) -> [u8; 8] {
+    let mut sum = [0; 8];
+    sum.copy_from_slice(&blake3::hash(&bytes[..CHECKSUM_AT]).as_bytes()[..8]);
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFE: Incarnation = Incarnation(7);
+
+    fn instance(number: u64) -> Option<Instance> {
+        NonZeroU64::new(number).map(Instance)
+    }
+
+    fn record(applied: u64, in_flight: Option<(u64, u32)>) -> Record {
+        Record {
+            instance: instance(99),
+            applied: Slot(applied),
+            in_flight: in_flight.map(|(slot, attempt)| InFlight {
+                slot: Slot(slot),
+                attempt,
+            }),
+            unknown: false,
+        }
+    }
+
+    fn open(data: &Path, machine: u8) -> (Ledger, Found) {
+        Ledger::open_on(data, LIFE, [machine; 16]).unwrap()
+    }
+
+    #[test]
+    fn the_last_record_written_is_found_by_the_next_process() {
+        let data = tempfile::tempdir().unwrap();
+        let (mut ledger, found) = open(data.path(), 1);
+        assert_eq!(found, Found::Missing);
+        for written in [
+            record(1, None),
+            record(1, Some((2, 1))),
+            record(2, Some((3, 4))),
+            Record::default(),
+            Record {
+                unknown: true,
+                ..record(3, None)
+            },
+        ] {
+            ledger.write(&written).unwrap();
+            assert_eq!(open(data.path(), 1).1, Found::Record(written));
+        }
+    }
+
+    #[test]
+    fn a_record_of_before_the_machine_started_says_nothing() {
+        let data = tempfile::tempdir().unwrap();
+        open(data.path(), 1).0.write(&record(5, None)).unwrap();
+        let (mut ledger, found) = open(data.path(), 2);
+        assert_eq!(found, Found::OtherBoot);
+        ledger.write(&record(6, None)).unwrap();
+        assert_eq!(open(data.path(), 2).1, Found::Record(record(6, None)));
+    }
+
+    #[test]
+    fn a_record_of_another_life_of_the_log_says_nothing() {
+        let data = tempfile::tempdir().unwrap();
+        open(data.path(), 1).0.write(&record(5, None)).unwrap();
+        let (_, found) = Ledger::open_on(data.path(), Incarnation(8), [1; 16]).unwrap();
+        assert_eq!(found, Found::Missing);
+    }
+
+    #[test]
+    fn every_flipped_byte_of_the_newest_record_leaves_the_one_before() {
+        let data = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = open(data.path(), 1);
+        ledger.write(&record(1, None)).unwrap();
+        ledger.write(&record(1, Some((2, 1)))).unwrap();
+        let path = data.path().join("ledger");
+        let good = std::fs::read(&path).unwrap();
+        for at in 0..CELL {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0x40;
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(
+                open(data.path(), 1).1,
+                Found::Record(record(1, None)),
+                "byte {at}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_readable_is_a_missing_ledger() {
+        let data = tempfile::tempdir().unwrap();
+        std::fs::write(data.path().join("ledger"), vec![0xff; 9_000]).unwrap();
+        assert_eq!(open(data.path(), 1).1, Found::Missing);
+    }
+
+    #[test]
+    fn this_machine_has_a_boot_id() {
+        let data = tempfile::tempdir().unwrap();
+        assert!(Ledger::open(data.path(), LIFE).is_ok());
+    }
+}
