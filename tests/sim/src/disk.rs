@@ -1,0 +1,327 @@
+//! The log on one member's disk, as the agreement sees it: records in order and a mark up to which
+//! they are synced.
+//!
+//! In: the records of `Output::Persist`. Out: what a start finds ([`Recovered`]). What is written
+//! is visible at once; a crash takes back what was not synced, all of it or from some point on.
+//! The meaning of each record is the one that `synod_paxos::record` documents; a record that
+//! breaks its own rule is reported, never repaired.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use synod_paxos::{
+    Ballot, Boot, Entry, Genesis, Header, Identity, MemberId, Record, Recovered, Slot,
+};
+
+/// What counts for promises and votes, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) promised: Ballot,
+    pub(crate) accepted: Ballot,
+    pub(crate) last: Slot,
+    pub(crate) commit: Slot,
+}
+
+/// How to take one record back.
+#[derive(Debug)]
+enum Undo {
+    Nothing,
+    Promised(Ballot),
+    Append,
+    Stage(Ballot, Slot, Option<Entry>),
+    Adopt {
+        accepted: Ballot,
+        from: Slot,
+        cut: Vec<Entry>,
+        cut_faulty: Vec<(Slot, Header)>,
+        staged: BTreeMap<(Ballot, Slot), Entry>,
+    },
+    Commit(Slot),
+    Repair(Slot, Header),
+}
+
+/// One member's log.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    identity: Identity,
+    genesis: Genesis,
+    boot: Boot,
+    written: Summary,
+    synced: Summary,
+    /// Slot 1 is at index 0.
+    entries: Vec<Entry>,
+    staged: BTreeMap<(Ballot, Slot), Entry>,
+    faulty: BTreeMap<Slot, Header>,
+    unsynced: VecDeque<(Undo, Summary)>,
+    /// The planted fault: syncs are reported and not done.
+    lies: bool,
+}
+
+// === impl Disk ===
+
+impl Disk {
+    /// A disk that holds the genesis record and nothing else.
+    pub(crate) fn new(identity: Identity, genesis: Genesis, lies: bool) -> Self {
+        let start = Ballot {
+            epoch: genesis.configuration.epoch,
+            round: 0,
+            node: MemberId(0),
+        };
+        let summary = Summary {
+            promised: start,
+            accepted: start,
+            ..Summary::default()
+        };
+        Self {
+            identity,
+            genesis,
+            boot: Boot(0),
+            written: summary,
+            synced: summary,
+            entries: Vec::new(),
+            staged: BTreeMap::new(),
+            faulty: BTreeMap::new(),
+            unsynced: VecDeque::new(),
+            lies,
+        }
+    }
+
+    /// Writes one record behind all others. The error says which rule of the record was broken.
+    pub(crate) fn write(&mut self, record: &Record) -> Result<(), String> {
+        let undo = match record {
+            Record::Genesis(_) => return Err("a genesis record behind the first".into()),
+            Record::Promise(ballot) => {
+                if *ballot < self.written.promised {
+                    return Err(format!("promise {ballot} below {}", self.written.promised));
+                }
+                Undo::Promised(std::mem::replace(&mut self.written.promised, *ballot))
+            }
+            Record::Append(entry) => self.append(entry)?,
+            Record::Stage { ballot, entry } => {
+                if *ballot < self.written.promised {
+                    return Err(format!("stage in {ballot} below the promise"));
+                }
+                let old = self.staged.insert((*ballot, entry.slot), entry.clone());
+                Undo::Stage(*ballot, entry.slot, old)
+            }
+            Record::Adopt { ballot, from, last } => self.adopt(*ballot, *from, *last)?,
+            Record::Commit(slot) => {
+                let commit = (*slot).max(self.written.commit);
+                if commit > self.written.last {
+                    return Err(format!("commit {commit} beyond the last slot {}", self.written.last));
+                }
+                Undo::Commit(std::mem::replace(&mut self.written.commit, commit))
+            }
+            Record::Repair(entry) => {
+                let Some(header) = self.faulty.get(&entry.slot).copied() else {
+                    // A second copy of a repair that came twice: the record changes nothing.
+                    self.unsynced.push_back((Undo::Nothing, self.written));
+                    return Ok(());
+                };
+                if header_of(entry) != header {
+                    return Err(format!("repair of slot {} with another entry", entry.slot));
+                }
+                self.faulty.remove(&entry.slot);
+                Undo::Repair(entry.slot, header)
+            }
+        };
+        self.unsynced.push_back((undo, self.written));
+        Ok(())
+    }
+
+    fn append(&mut self, entry: &Entry) -> Result<Undo, String> {
+        let state = self.written;
+        if entry.slot != state.last.next() {
+            return Err(format!("append of slot {} behind slot {}", entry.slot, state.last));
+        }
+        if entry.ballot != state.accepted || state.promised != state.accepted {
+            return Err(format!(
+                "append of slot {} in ballot {} with promised {} and accepted {}",
+                entry.slot, entry.ballot, state.promised, state.accepted
+            ));
+        }
+        self.entries.push(entry.clone());
+        self.written.last = entry.slot;
+        Ok(Undo::Append)
+    }
+
+    fn adopt(&mut self, ballot: Ballot, from: Slot, last: Slot) -> Result<Undo, String> {
+        let state = self.written;
+        if ballot != state.promised || ballot <= state.accepted {
+            return Err(format!(
+                "adopt in ballot {ballot} with promised {} and accepted {}",
+                state.promised, state.accepted
+            ));
+        }
+        if from <= state.commit || from > state.last.next() || last.next() < from {
+            return Err(format!(
+                "adopt {from}..={last} with commit {} and last slot {}",
+                state.commit, state.last
+            ));
+        }
+        let staged = std::mem::take(&mut self.staged);
+        let mut installed = Vec::new();
+        for slot in from.0..=last.0 {
+            let Some(entry) = staged.get(&(ballot, Slot(slot))) else {
+                return Err(format!("adopt {from}..={last} in {ballot}, but slot {slot} was not staged"));
+            };
+            installed.push(entry.clone());
+        }
+        let cut = self.entries.split_off(index(from));
+        self.entries.extend(installed);
+        let cut_faulty = self.faulty.split_off(&from).into_iter().collect();
+        self.written.accepted = ballot;
+        self.written.last = last;
+        Ok(Undo::Adopt {
+            accepted: state.accepted,
+            from,
+            cut,
+            cut_faulty,
+            staged,
+        })
+    }
+
+    /// How many records are written and not synced.
+    pub(crate) fn unsynced(&self) -> usize {
+        self.unsynced.len()
+    }
+
+    /// The oldest `records` unsynced records are on the platter now.
+    pub(crate) fn synced_up_to(&mut self, records: usize) {
+        if self.lies {
+            return;
+        }
+        for _ in 0..records {
+            let (_, summary) = self.unsynced.pop_front().expect("only what was written is synced");
+            self.synced = summary;
+        }
+    }
+
+    /// The machine or process dies: of the unsynced records the oldest `keep` survive.
+    pub(crate) fn crash(&mut self, keep: usize) {
+        while self.unsynced.len() > keep {
+            let (undo, _) = self.unsynced.pop_back().expect("counted");
+            self.take_back(undo);
+        }
+        if let Some((_, summary)) = self.unsynced.back() {
+            self.synced = *summary;
+        }
+        self.written = self.synced;
+        self.unsynced.clear();
+        assert_eq!(self.entries.len() as u64, self.written.last.0, "a crash keeps the log whole");
+    }
+
+    fn take_back(&mut self, undo: Undo) {
+        match undo {
+            Undo::Nothing => {}
+            Undo::Promised(old) => self.written.promised = old,
+            Undo::Append => {
+                let gone = self.entries.pop().expect("it was appended");
+                self.faulty.remove(&gone.slot);
+                self.written.last = gone.slot.prev();
+            }
+            Undo::Stage(ballot, slot, old) => {
+                match old {
+                    Some(entry) => self.staged.insert((ballot, slot), entry),
+                    None => self.staged.remove(&(ballot, slot)),
+                };
+            }
+            Undo::Adopt { accepted, from, cut, cut_faulty, staged } => {
+                self.entries.truncate(index(from));
+                self.entries.extend(cut);
+                self.faulty.split_off(&from);
+                self.faulty.extend(cut_faulty);
+                self.staged = staged;
+                self.written.accepted = accepted;
+                self.written.last = Slot(self.entries.len() as u64);
+            }
+            Undo::Commit(old) => self.written.commit = old,
+            Undo::Repair(slot, header) => {
+                self.faulty.insert(slot, header);
+            }
+        }
+    }
+
+    /// A start: counts it and reads everything back (all that is left is synced by it, rule W3).
+    pub(crate) fn recover(&mut self) -> Recovered {
+        assert!(self.unsynced.is_empty(), "a start comes after a crash");
+        self.boot.0 += 1;
+        // An adoption that did not get its record never happened.
+        self.staged.clear();
+        let mut runs: Vec<(Slot, Ballot)> = Vec::new();
+        for entry in &self.entries {
+            if runs.last().is_none_or(|(_, ballot)| *ballot != entry.ballot) {
+                runs.push((entry.slot, entry.ballot));
+            }
+        }
+        let commit = self.written.commit;
+        Recovered {
+            identity: self.identity.clone(),
+            boot: self.boot,
+            genesis: Some(self.genesis.clone()),
+            promised: self.written.promised,
+            accepted: self.written.accepted,
+            first: Slot(1),
+            last: self.written.last,
+            runs,
+            commit,
+            tail: self.entries[commit.0 as usize..]
+                .iter()
+                .filter(|entry| !self.faulty.contains_key(&entry.slot))
+                .cloned()
+                .collect(),
+            faulty: self.faulty.values().copied().collect(),
+        }
+    }
+
+    /// The body of this entry is lost from now on; its header is still known.
+    pub(crate) fn spoil(&mut self, slot: Slot) {
+        let entry = &self.entries[index(slot)];
+        self.faulty.insert(slot, header_of(entry));
+    }
+
+    /// The entry as it can be read; `None` when it is not there or its body is lost.
+    pub(crate) fn read(&self, slot: Slot) -> Option<&Entry> {
+        if self.faulty.contains_key(&slot) {
+            return None;
+        }
+        self.entry(slot)
+    }
+
+    /// The entry whatever its state: for the checks only, no member may see this.
+    pub(crate) fn entry(&self, slot: Slot) -> Option<&Entry> {
+        (slot > Slot::ZERO).then(|| self.entries.get(index(slot))).flatten()
+    }
+
+    pub(crate) fn written(&self) -> Summary {
+        self.written
+    }
+
+    pub(crate) fn synced(&self) -> Summary {
+        self.synced
+    }
+
+    pub(crate) fn boot(&self) -> Boot {
+        self.boot
+    }
+
+    /// The first slot above `commit` whose body is lost.
+    pub(crate) fn first_faulty_above(&self, commit: Slot) -> Option<Slot> {
+        self.faulty.range(commit.next()..).next().map(|(slot, _)| *slot)
+    }
+
+    pub(crate) fn faulty_count(&self) -> usize {
+        self.faulty.len()
+    }
+}
+
+fn index(slot: Slot) -> usize {
+    usize::try_from(slot.0 - 1).expect("a log fits in memory")
+}
+
+fn header_of(entry: &Entry) -> Header {
+    Header {
+        slot: entry.slot,
+        ballot: entry.ballot,
+        hash: entry.hash(),
+    }
+}

@@ -1,0 +1,168 @@
+//! I4: a chosen slot never changes; and no member believes more to be chosen than is.
+//!
+//! The checker counts votes itself: a slot is chosen once a phase-2 quorum of voters has, in one
+//! ballot, a *synced* log that reaches it. Source: Lamport, *Paxos Made Simple* (2001), section
+//! 2.1 (what chosen means) and P2a; Howard, Malkhi, Spiegelman, *Flexible Paxos* (2016) for the
+//! size of the quorum.
+
+use std::collections::BTreeMap;
+
+use synod_paxos::{Ballot, Entry, Slot};
+
+use super::Violation;
+use crate::disk::Disk;
+
+/// Ballots whose votes are remembered; older ones cannot choose anything any more in practice.
+const BALLOTS: usize = 256;
+
+/// What is chosen, by the checker's own count.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    quorum: usize,
+    votes: BTreeMap<Ballot, Vec<Slot>>,
+    /// All slots up to here are chosen.
+    through: Slot,
+    /// The chosen entries, slot 1 at index 0; at most `through`.
+    values: Vec<Entry>,
+    /// Per member: its log was compared with `values` up to here since it was last cut.
+    compared: Vec<Slot>,
+}
+
+// === impl Chosen ===
+
+impl Chosen {
+    pub(crate) fn new(members: usize, quorum: usize) -> Self {
+        Self {
+            quorum,
+            votes: BTreeMap::new(),
+            through: Slot::ZERO,
+            values: Vec::new(),
+            compared: vec![Slot::ZERO; members],
+        }
+    }
+
+    /// A member's disk has finished a sync.
+    pub(crate) fn synced(&mut self, member: usize, disk: &Disk) -> Result<(), Violation> {
+        let state = disk.synced();
+        let members = self.compared.len();
+        let votes = self
+            .votes
+            .entry(state.accepted)
+            .or_insert_with(|| vec![Slot::ZERO; members]);
+        votes[member] = votes[member].max(state.last);
+        let mut sorted = votes.clone();
+        sorted.sort_unstable_by(|a, b| b.cmp(a));
+        let point = sorted[self.quorum - 1];
+        self.through = self.through.max(point);
+        if self.votes.len() > BALLOTS {
+            self.votes.pop_first();
+        }
+        // The log that was voted for is still the one on the disk: no later adoption cut it.
+        if disk.written().accepted == state.accepted {
+            self.compare(member, point, disk)?;
+        }
+        Ok(())
+    }
+
+    /// The member's log up to `through` is what was chosen.
+    fn compare(&mut self, member: usize, through: Slot, disk: &Disk) -> Result<(), Violation> {
+        for slot in self.compared[member].0 + 1..=through.0 {
+            let slot = Slot(slot);
+            let Some(entry) = disk.entry(slot) else { break };
+            match self.values.get(slot.0 as usize - 1) {
+                None if slot.0 as usize == self.values.len() + 1 => self.push(entry)?,
+                None => break,
+                Some(first) if same_value(first, entry) => {}
+                Some(first) => {
+                    return Err(Violation::new(
+                        "I4",
+                        format!(
+                            "slot {slot} was chosen as {} (ballot {}), and member {} has {} (ballot {})",
+                            first.command.id,
+                            first.ballot,
+                            member + 1,
+                            entry.command.id,
+                            entry.ballot
+                        ),
+                    ));
+                }
+            }
+            self.compared[member] = slot;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, entry: &Entry) -> Result<(), Violation> {
+        if let Some(before) = self.values.last() {
+            super::epochs::follows(before, entry)?;
+        }
+        self.values.push(entry.clone());
+        Ok(())
+    }
+
+    /// The member's log was cut behind `keep`, or it came back from a crash with this much.
+    pub(crate) fn cut(&mut self, member: usize, keep: Slot) {
+        self.compared[member] = self.compared[member].min(keep);
+    }
+
+    /// A member says, to itself or to others, that all up to `commit` is chosen.
+    pub(crate) fn claimed(&self, member: usize, commit: Slot, how: &str) -> Result<(), Violation> {
+        if commit > self.through {
+            return Err(Violation::new(
+                "I4",
+                format!(
+                    "member {} {how} commit {commit}, and only {} is chosen by a quorum",
+                    member + 1,
+                    self.through
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// A member's commit reached `commit`: its own log must hold what was chosen.
+    pub(crate) fn committed(
+        &mut self,
+        member: usize,
+        commit: Slot,
+        disk: &Disk,
+    ) -> Result<(), Violation> {
+        self.claimed(member, commit, "has")?;
+        self.compare(member, commit, disk)
+    }
+
+    /// A member hands this entry to its apply.
+    pub(crate) fn handed(&self, member: usize, entry: &Entry) -> Result<(), Violation> {
+        match self.values.get(entry.slot.0 as usize - 1) {
+            Some(chosen) if same_value(chosen, entry) => Ok(()),
+            Some(chosen) => Err(Violation::new(
+                "I4",
+                format!(
+                    "member {} applies {} at slot {}, where {} was chosen",
+                    member + 1,
+                    entry.command.id,
+                    entry.slot,
+                    chosen.command.id
+                ),
+            )),
+            None => Err(Violation::new(
+                "I4",
+                format!("member {} applies slot {}, which is not chosen", member + 1, entry.slot),
+            )),
+        }
+    }
+
+    pub(crate) fn through(&self) -> Slot {
+        self.through
+    }
+
+    /// The chosen entry, where the checker has seen it.
+    pub(crate) fn value(&self, slot: Slot) -> Option<&Entry> {
+        self.values.get((slot.0 as usize).checked_sub(1)?)
+    }
+}
+
+/// The ballot of an entry is that of its first proposal, so equal values are equal in it too.
+fn same_value(a: &Entry, b: &Entry) -> bool {
+    a == b
+}

@@ -1,0 +1,174 @@
+//! What must hold at each step, over the whole group: one invariant per file, each with its source.
+//!
+//! In: what members write, sync, send, apply and answer, as the world sees it. Out: the first
+//! violation. Each check is incremental, so that a step stays cheap however long the run. I8 (at
+//! most one visible lease) has nothing to look at before leases exist.
+
+pub(crate) mod answers;
+pub(crate) mod applied;
+pub(crate) mod chosen;
+pub(crate) mod commit;
+pub(crate) mod epochs;
+pub(crate) mod limits;
+pub(crate) mod once;
+pub(crate) mod one_value;
+pub(crate) mod promised;
+pub(crate) mod read_index;
+pub(crate) mod undone;
+pub(crate) mod unsynced;
+pub(crate) mod votes;
+
+use std::fmt;
+
+use synod_paxos::{Message, Record, Slot};
+
+use self::answers::Answers;
+use self::applied::{Applied, Effect};
+use self::chosen::Chosen;
+use self::commit::Commit;
+use self::once::Once;
+use self::one_value::OneValue;
+use self::promised::Promised;
+use crate::app::{Register, Work};
+use crate::disk::Disk;
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which one, as the design numbers them.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub text: String,
+    /// Virtual time at which it was seen, in nanoseconds.
+    pub at_ns: u64,
+}
+
+/// All of them, with what they remember.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    pub(crate) promised: Promised,
+    pub(crate) one_value: OneValue,
+    pub(crate) chosen: Chosen,
+    pub(crate) commit: Commit,
+    pub(crate) applied: Applied,
+    pub(crate) once: Once,
+    pub(crate) answers: Answers,
+}
+
+// === impl Violation ===
+
+impl Violation {
+    pub(crate) fn new(invariant: &'static str, text: String) -> Self {
+        Self {
+            invariant,
+            text,
+            at_ns: 0,
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at_ns as f64 / 1e9;
+        write!(f, "{} broken at {at:.6} s: {}", self.invariant, self.text)
+    }
+}
+
+// === impl Checks ===
+
+impl Checks {
+    pub(crate) fn new(members: usize, quorum: usize, registers: u64) -> Self {
+        Self {
+            promised: Promised::new(members),
+            one_value: OneValue::default(),
+            chosen: Chosen::new(members, quorum),
+            commit: Commit::new(members),
+            applied: Applied::default(),
+            once: Once::default(),
+            answers: Answers::new(registers),
+        }
+    }
+
+    /// A member wrote a record.
+    pub(crate) fn written(&mut self, member: usize, record: &Record) -> Result<(), Violation> {
+        match record {
+            Record::Append(entry) | Record::Stage { entry, .. } => {
+                self.one_value.written(member, entry)
+            }
+            Record::Adopt { from, .. } => {
+                self.chosen.cut(member, from.prev());
+                Ok(())
+            }
+            Record::Genesis(_) | Record::Promise(_) | Record::Commit(_) | Record::Repair(_) => Ok(()),
+        }
+    }
+
+    /// A member's disk finished a sync.
+    pub(crate) fn synced(&mut self, member: usize, disk: &Disk) -> Result<(), Violation> {
+        self.promised.disk(member, disk.synced())?;
+        self.chosen.synced(member, disk)
+    }
+
+    /// A member starts with what its disk kept.
+    pub(crate) fn restarted(&mut self, member: usize, disk: &Disk) -> Result<(), Violation> {
+        self.chosen.cut(member, disk.written().commit);
+        self.synced(member, disk)?;
+        self.promised.restart(member);
+        self.commit.restart(member);
+        Ok(())
+    }
+
+    /// A message leaves a member.
+    pub(crate) fn leaves(
+        &self,
+        member: usize,
+        message: &Message,
+        disk: &Disk,
+        commit: Slot,
+    ) -> Result<(), Violation> {
+        unsynced::leaves(member, message, disk.synced())?;
+        votes::leaves(member, message, disk.first_faulty_above(commit))?;
+        let said = match message {
+            Message::Promise { commit, .. }
+            | Message::Prepare { commit, .. }
+            | Message::Accept { commit, .. }
+            | Message::AcceptSync { commit, .. } => *commit,
+            Message::Heartbeat(heartbeat) => heartbeat.commit,
+            _ => return Ok(()),
+        };
+        self.chosen.claimed(member, said, "announces")
+    }
+
+    /// A member's app executed a request.
+    pub(crate) fn executed(
+        &mut self,
+        member: usize,
+        slot: Slot,
+        work: Work,
+        result: Register,
+        digest: u64,
+    ) -> Result<(), Violation> {
+        let effect = Effect {
+            work,
+            result,
+            digest,
+        };
+        if self.applied.executed(member, slot, effect)? {
+            self.once.executed(slot, work.op)?;
+            self.answers.changed(slot, work.register, result);
+        }
+        Ok(())
+    }
+
+    /// A client was told that its write is at `slot`.
+    pub(crate) fn wrote(
+        &mut self,
+        op: u64,
+        floor: Slot,
+        slot: Slot,
+        result: Register,
+    ) -> Result<(), Violation> {
+        undone::answered(op, slot, &self.chosen)?;
+        self.answers.wrote(op, floor, slot, result, &self.applied, &self.once)
+    }
+}

@@ -1,0 +1,47 @@
+//! I7: nothing that depends on an unsynced record leaves the member; a leader's own new entries
+//! are the one exception.
+//!
+//! Source: Lamport, *Paxos Made Simple* (2001), section 2.5: stable storage before the answer; the
+//! bug classes "ack before sync" (etcd 14370) and "answer before commit" (Redpanda 3036).
+
+use synod_paxos::{Ballot, Hello, Message, Slot};
+
+use super::Violation;
+use crate::disk::Summary;
+
+/// This message leaves a member whose disk is synced up to `disk`.
+pub(crate) fn leaves(member: usize, message: &Message, disk: Summary) -> Result<(), Violation> {
+    let fine = match message {
+        Message::Prepare { ballot, accepted, last, .. } => {
+            disk.promised >= *ballot && holds(disk, *accepted, *last)
+        }
+        Message::Promise { ballot, accepted, last, .. } => {
+            disk.promised >= *ballot && holds(disk, *accepted, *last)
+        }
+        // A vote that a later adoption has overtaken tells nothing false.
+        Message::Accepted { ballot, slot } => holds(disk, *ballot, *slot),
+        _ => true,
+    };
+    if fine {
+        return Ok(());
+    }
+    Err(Violation::new(
+        "I7",
+        format!("member {} sends {message:?} with only {disk:?} synced", member + 1),
+    ))
+}
+
+/// The same for the first message of a connection.
+pub(crate) fn hello(member: usize, hello: &Hello, disk: Summary) -> Result<(), Violation> {
+    if disk.promised >= hello.promised && holds(disk, hello.accepted, hello.last) {
+        return Ok(());
+    }
+    Err(Violation::new(
+        "I7",
+        format!("member {} says {hello:?} with only {disk:?} synced", member + 1),
+    ))
+}
+
+fn holds(disk: Summary, accepted: Ballot, last: Slot) -> bool {
+    (disk.accepted, disk.last) >= (accepted, last)
+}

@@ -1,0 +1,105 @@
+//! `synod-sim`: runs seeds of the simulator and says what they found.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use synod_sim::{Options, Plant, Report, run};
+
+/// Whole groups under virtual time, one seed each.
+#[derive(Debug, Parser)]
+#[command(name = "synod-sim")]
+struct Arguments {
+    /// Runs this seed only, with a readable trace when it fails.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Runs this many seeds, beginning with `--first-seed`.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first of `--seeds`.
+    #[arg(long, default_value_t = 1)]
+    first_seed: u64,
+    /// Ends after the seed under way when this much real time has passed.
+    #[arg(long)]
+    seconds_budget: Option<u64>,
+    /// Ends a run after this many events; such a run checks safety only.
+    #[arg(long)]
+    steps: Option<u64>,
+    /// Prints every event of the run to standard error.
+    #[arg(long)]
+    verbose: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let (first, count) = match arguments.seed {
+        Some(seed) => (seed, 1),
+        None => (arguments.first_seed, arguments.seeds),
+    };
+    #[expect(clippy::disallowed_methods, reason = "measures the simulator, decides nothing in it")]
+    let began = Instant::now();
+    let mut totals = Totals::default();
+    for seed in first..first.saturating_add(count) {
+        let options = Options {
+            steps: arguments.steps,
+            text: false,
+            echo: arguments.verbose,
+            plant: Plant::None,
+        };
+        let report = run(seed, &options);
+        totals.add(&report);
+        if report.violation.is_some() {
+            explain(&arguments, seed, &options);
+        }
+        let spent = began.elapsed();
+        if arguments.seconds_budget.is_some_and(|b| spent >= Duration::from_secs(b)) {
+            break;
+        }
+    }
+    let spent = began.elapsed().as_secs_f64();
+    println!(
+        "sim: seeds={} simulated_days={:.3} speed={:.0}x operations={} violations={}",
+        totals.seeds,
+        totals.simulated_ns as f64 / 86_400e9,
+        totals.simulated_ns as f64 / 1e9 / spent.max(1e-9),
+        totals.operations,
+        totals.violations
+    );
+    if totals.violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs the seed once more with its text on, and prints the end of it.
+fn explain(arguments: &Arguments, seed: u64, options: &Options) {
+    let report = run(seed, &Options { text: true, ..*options });
+    for line in &report.tail {
+        eprintln!("{line}");
+    }
+    let Some(violation) = &report.violation else {
+        eprintln!("seed {seed} failed, and not when it was run again: the simulator is not deterministic");
+        return;
+    };
+    eprintln!("seed {seed}: {violation}");
+    eprintln!("parameters: {}", report.parameters);
+    let steps = arguments.steps.map(|s| format!(" --steps {s}")).unwrap_or_default();
+    eprintln!("replay: cargo run --release -p synod-sim -- --seed {seed}{steps}");
+}
+
+/// Sums over all seeds.
+#[derive(Debug, Default)]
+struct Totals {
+    seeds: u64,
+    simulated_ns: u64,
+    operations: u64,
+    violations: u64,
+}
+
+// === impl Totals ===
+
+impl Totals {
+    fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.simulated_ns += report.simulated_ns;
+        self.operations += report.operations;
+        self.violations += u64::from(report.violation.is_some());
+    }
+}

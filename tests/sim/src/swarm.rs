@@ -1,0 +1,185 @@
+//! Swarm testing (Groce et al., ISSTA 2012): the parameters themselves are drawn per seed, so that
+//! each run is harsh in its own way and many leave a kind of fault out altogether.
+
+use crate::dice::Dice;
+
+const MS: u64 = 1_000_000;
+const S: u64 = 1_000 * MS;
+
+/// A fault that is built in on purpose, to prove that the checks see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Plant {
+    /// An honest run.
+    #[default]
+    None,
+    /// Disks report syncs that they did not do.
+    LyingDisk,
+    /// One member hands a changed entry to its app.
+    TamperedCommit,
+    /// Reads do not wait for their index.
+    StaleRead,
+    /// One member's app executes a request twice.
+    DoubleExecution,
+    /// Messages leave before the write they depend on is synced.
+    EarlySend,
+    /// A client is told of success when its command was only proposed.
+    EarlyAnswer,
+}
+
+/// How the network behaves.
+#[derive(Clone, Debug)]
+pub(crate) struct NetworkSwarm {
+    pub(crate) delay_low_ns: u64,
+    pub(crate) delay_high_ns: u64,
+    /// Chance that one message takes much longer.
+    pub(crate) straggler: f64,
+    pub(crate) straggler_ns: u64,
+    pub(crate) spike_ns: u64,
+    /// Chance, per message, that its stream breaks.
+    pub(crate) break_chance: f64,
+    /// Chance, per message, that a late copy turns up.
+    pub(crate) duplicate: f64,
+    pub(crate) reconnect_ns: u64,
+}
+
+/// Mean times between faults of one kind over the whole group, in nanoseconds; `None`: never.
+#[derive(Clone, Debug)]
+pub(crate) struct FaultSwarm {
+    pub(crate) crash: Option<u64>,
+    pub(crate) crash_all: Option<u64>,
+    pub(crate) pause: Option<u64>,
+    pub(crate) cut: Option<u64>,
+    pub(crate) partition: Option<u64>,
+    pub(crate) spike: Option<u64>,
+    pub(crate) clock_jump: Option<u64>,
+    pub(crate) app_kill: Option<u64>,
+    /// Mean length of a fault that ends by itself.
+    pub(crate) length_ns: u64,
+    /// Chance that the whole machine dies, not only the process.
+    pub(crate) machine: f64,
+    /// Chance, per start, that some entries of the log have lost their bodies.
+    pub(crate) spoil: f64,
+}
+
+/// Everything that one seed decides before its first event.
+#[derive(Clone, Debug)]
+pub struct Swarm {
+    /// The seed.
+    pub seed: u64,
+    /// Voters.
+    pub members: usize,
+    /// What is built in on purpose.
+    pub plant: Plant,
+    pub(crate) network: NetworkSwarm,
+    pub(crate) faults: FaultSwarm,
+    pub(crate) safety_ns: u64,
+    pub(crate) liveness_ns: u64,
+    pub(crate) clients: usize,
+    pub(crate) think_ns: u64,
+    pub(crate) client_timeout_ns: u64,
+    pub(crate) read_share: f64,
+    pub(crate) key_share: f64,
+    /// Of the writes with a key, those that are sent through two members at once.
+    pub(crate) twin_share: f64,
+    pub(crate) body_low: u64,
+    pub(crate) body_high: u64,
+    pub(crate) registers: u64,
+    pub(crate) sync_low_ns: u64,
+    pub(crate) sync_high_ns: u64,
+    pub(crate) slow_sync: f64,
+    pub(crate) app_ns: u64,
+    pub(crate) app_slow: f64,
+    pub(crate) app_slow_ns: u64,
+    pub(crate) app_start_ns: u64,
+    pub(crate) app_loses_connection: f64,
+    pub(crate) drift_ppm: u64,
+    pub(crate) wall_skew_ns: u64,
+    pub(crate) window_bytes: u64,
+    pub(crate) expires_ns: u64,
+}
+
+// === impl Swarm ===
+
+impl Swarm {
+    /// Draws the parameters of a seed.
+    pub fn new(seed: u64, plant: Plant) -> Self {
+        let dice = &mut Dice::new(seed ^ 0x5eed_0000_5eed);
+        let members = [1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7][dice.pick(12)];
+        let calm = dice.chance(0.1);
+        let network = draw_network(dice, calm);
+        let sync_low_ns = dice.log_range(20_000, 5 * MS);
+        let app_ns = dice.log_range(20_000, 5 * MS);
+        Self {
+            seed,
+            members,
+            plant,
+            faults: draw_faults(dice, calm),
+            safety_ns: dice.log_range(10 * S, 120 * S),
+            liveness_ns: 120 * S,
+            clients: dice.range(1, 8) as usize,
+            think_ns: dice.log_range(MS, S),
+            client_timeout_ns: dice.log_range(200 * MS, 10 * S),
+            read_share: [0.0, 0.3, 0.5, 0.9][dice.pick(4)],
+            key_share: [0.0, 0.3, 1.0][dice.pick(3)],
+            twin_share: [0.0, 0.0, 0.2][dice.pick(3)],
+            body_low: 0,
+            body_high: dice.log_range(1, 8 << 10),
+            registers: dice.log_range(1, 32),
+            sync_low_ns,
+            sync_high_ns: sync_low_ns * dice.range(1, 10),
+            slow_sync: sometimes(dice, calm, 0.4, 1e-3, 2e-2),
+            app_ns,
+            app_slow: sometimes(dice, calm, 0.3, 1e-3, 1e-2),
+            app_slow_ns: dice.log_range(10 * MS, 3 * S),
+            app_start_ns: dice.log_range(10 * MS, 2 * S),
+            app_loses_connection: sometimes(dice, calm, 0.3, 1e-5, 1e-3),
+            drift_ppm: dice.range(0, 900),
+            wall_skew_ns: dice.log_range(1, 3_600 * S),
+            window_bytes: dice.log_range(64 << 10, 32 << 20),
+            expires_ns: dice.log_range(2 * S, 60 * S),
+            network,
+        }
+    }
+}
+
+fn draw_network(dice: &mut Dice, calm: bool) -> NetworkSwarm {
+    let delay_low_ns = dice.log_range(50_000, 20 * MS);
+    NetworkSwarm {
+        delay_low_ns,
+        delay_high_ns: dice.log_range(delay_low_ns, (delay_low_ns * 10).min(100 * MS)),
+        straggler: sometimes(dice, calm, 0.5, 1e-3, 0.1),
+        straggler_ns: dice.log_range(MS, 500 * MS),
+        spike_ns: dice.log_range(10 * MS, 2 * S),
+        break_chance: sometimes(dice, calm, 0.5, 1e-5, 1e-2),
+        duplicate: sometimes(dice, calm, 0.4, 1e-3, 0.5),
+        reconnect_ns: dice.log_range(MS, 300 * MS),
+    }
+}
+
+fn draw_faults(dice: &mut Dice, calm: bool) -> FaultSwarm {
+    let mut mean = |low: u64, high: u64| {
+        let on = !calm && dice.chance(0.6);
+        let mean = dice.log_range(low, high);
+        on.then_some(mean)
+    };
+    FaultSwarm {
+        crash: mean(S, 30 * S),
+        crash_all: mean(10 * S, 120 * S),
+        pause: mean(S, 30 * S),
+        cut: mean(S, 30 * S),
+        partition: mean(2 * S, 40 * S),
+        spike: mean(2 * S, 40 * S),
+        clock_jump: mean(2 * S, 40 * S),
+        app_kill: mean(2 * S, 40 * S),
+        length_ns: dice.log_range(50 * MS, 8 * S),
+        machine: [0.0, 0.5, 1.0][dice.pick(3)],
+        spoil: if calm { 0.0 } else { [0.0, 0.3, 1.0][dice.pick(3)] },
+    }
+}
+
+/// Off in some seeds, in the others a rate drawn between the two.
+fn sometimes(dice: &mut Dice, calm: bool, on: f64, low: f64, high: f64) -> f64 {
+    let on = dice.chance(on);
+    let rate = dice.log_range((low * 1e9) as u64, (high * 1e9) as u64) as f64 / 1e9;
+    if on && !calm { rate } else { 0.0 }
+}
