@@ -35,6 +35,8 @@ pub(crate) struct App {
     /// The last slot whose effect is in the state. The app does not know it; the checks do.
     reflects: Slot,
     registers: Vec<Register>,
+    /// The ordered request that it works on, or worked on last, and what came of it.
+    pub(crate) work: Option<(Slot, Work, Option<Register>)>,
 }
 
 // === impl Work ===
@@ -95,11 +97,13 @@ impl App {
         self.digest = 0;
         self.reflects = Slot::ZERO;
         self.registers = vec![Register::default(); registers as usize];
+        self.work = None;
     }
 
     /// The process is gone, and with it all it knew.
     pub(crate) fn die(&mut self) {
         self.up = false;
+        self.work = None;
     }
 
     /// Does what the request asks. `slot` is for the checks only.

@@ -1,1 +1,79 @@
 //! Whole groups in one thread, under virtual time.
+//!
+//! A seed decides everything: the parameters (swarm), the faults and when they strike, the
+//! traffic. What is driven is the production code, `synod-paxos` and the apply machine of
+//! `synod-sidecar`; the world around them is modelled. A run has a safety phase, in which
+//! everything may fail, and a liveness phase, in which everything is healed and the group must
+//! converge. The invariants are checked at each step.
+
+mod app;
+mod calendar;
+mod checkpoint;
+mod client;
+mod clock;
+mod copy;
+mod dice;
+mod disk;
+mod faults;
+mod invariants;
+mod network;
+mod process;
+mod shell;
+mod swarm;
+mod trace;
+mod traffic;
+mod wires;
+mod world;
+
+pub use invariants::Violation;
+pub use swarm::{Plant, Swarm};
+
+use crate::world::World;
+
+/// How to run a seed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// End after this many events, with safety checked only.
+    pub steps: Option<u64>,
+    /// Keep a readable tail of the trace.
+    pub text: bool,
+    /// Print each event to standard error.
+    pub echo: bool,
+    /// A fault built in on purpose.
+    pub plant: Plant,
+}
+
+/// What a run found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Virtual time that passed, in nanoseconds.
+    pub simulated_ns: u64,
+    /// Operations of clients that were answered and checked.
+    pub operations: u64,
+    /// Slots chosen.
+    pub chosen: u64,
+    /// Hash over all events.
+    pub trace_hash: u64,
+    /// The first violation, which ended the run.
+    pub violation: Option<Violation>,
+    /// The last lines of the trace, when asked for.
+    pub tail: Vec<String>,
+    /// What the swarm drew.
+    pub parameters: String,
+    /// Faults of each kind that took place.
+    pub faults: String,
+}
+
+/// Runs one seed to its end, or to its first violation.
+pub fn run(seed: u64, options: &Options) -> Report {
+    run_swarm(Swarm::new(seed, options.plant), options)
+}
+
+/// The same with parameters that were changed by hand.
+pub fn run_swarm(swarm: Swarm, options: &Options) -> Report {
+    let mut world = World::new(swarm, options);
+    let violation = world.run(options.steps).err();
+    world.report(violation)
+}

@@ -29,10 +29,15 @@ pub(crate) struct StreamId(pub(crate) usize);
 /// Which connection of a stream: grows with each reconnection.
 pub(crate) type Generation = u64;
 
+/// Which series of due times of a stream: grows with each reconnection and each healed stall.
+pub(crate) type Turn = u64;
+
 /// One direction of one lane between two members.
 #[derive(Debug, Default)]
 struct Stream {
     generation: Generation,
+    /// Due times in the calendar count only while this has not moved on.
+    turn: Turn,
     connected: bool,
     /// A delivery came while the path was cut: it goes on when healed, or breaks.
     stalled: bool,
@@ -104,7 +109,7 @@ impl Network {
         packet: Packet,
         now_ns: u64,
         dice: &mut Dice,
-    ) -> Option<(u64, Generation)> {
+    ) -> Option<(u64, Turn)> {
         let path = id.0 / LANES.len();
         if !self.streams[id.0].connected {
             return None;
@@ -115,7 +120,7 @@ impl Network {
         stream.last_at_ns = at;
         stream.under_way.push_back(packet);
         // A stalled stream delivers again only when it is healed, all of it in order.
-        (!stream.stalled).then_some((at, stream.generation))
+        (!stream.stalled).then_some((at, stream.turn))
     }
 
     fn draw_delay(&self, path: usize, now_ns: u64, dice: &mut Dice) -> u64 {
@@ -131,10 +136,10 @@ impl Network {
     }
 
     /// A delivery is due: takes the packet when it can.
-    pub(crate) fn due(&mut self, id: StreamId, generation: Generation) -> Due {
+    pub(crate) fn due(&mut self, id: StreamId, turn: Turn) -> Due {
         let path = id.0 / LANES.len();
         let stream = &mut self.streams[id.0];
-        if stream.generation != generation || !stream.connected {
+        if stream.turn != turn || !stream.connected {
             return Due::Gone;
         }
         if self.cut[path] || stream.stalled {
@@ -164,12 +169,27 @@ impl Network {
         assert!(!stream.connected, "one connection at a time");
         stream.connected = true;
         stream.generation += 1;
+        stream.turn += 1;
         stream.last_at_ns = now_ns;
         true
     }
 
     pub(crate) fn is_connected(&self, id: StreamId) -> bool {
         self.streams[id.0].connected
+    }
+
+    /// This very connection is up.
+    pub(crate) fn is_current(&self, id: StreamId, generation: Generation) -> bool {
+        self.streams[id.0].connected && self.streams[id.0].generation == generation
+    }
+
+    /// The last connection of the stream was this one.
+    pub(crate) fn was(&self, id: StreamId, generation: Generation) -> bool {
+        self.streams[id.0].generation == generation
+    }
+
+    pub(crate) fn generation(&self, id: StreamId) -> Generation {
+        self.streams[id.0].generation
     }
 
     pub(crate) fn is_cut(&self, from: usize, to: usize) -> bool {
@@ -186,7 +206,7 @@ impl Network {
         id: StreamId,
         now_ns: u64,
         dice: &mut Dice,
-    ) -> Vec<(u64, Generation)> {
+    ) -> Vec<(u64, Turn)> {
         let path = id.0 / LANES.len();
         if !self.streams[id.0].stalled || self.cut[path] {
             return Vec::new();
@@ -194,11 +214,11 @@ impl Network {
         let delay = self.draw_delay(path, now_ns, dice);
         let stream = &mut self.streams[id.0];
         stream.stalled = false;
-        // Deliveries of this generation that are still in the calendar must not count twice.
-        stream.generation += 1;
-        let generation = stream.generation;
+        // Due times that are still in the calendar must not count twice.
+        stream.turn += 1;
+        let turn = stream.turn;
         let due: Vec<_> = (0..stream.under_way.len() as u64)
-            .map(|i| (now_ns + delay + i, generation))
+            .map(|i| (now_ns + delay + i, turn))
             .collect();
         stream.last_at_ns = due.last().map_or(now_ns, |(at, _)| *at);
         due

@@ -1,6 +1,8 @@
 //! Swarm testing (Groce et al., ISSTA 2012): the parameters themselves are drawn per seed, so that
 //! each run is harsh in its own way and many leave a kind of fault out altogether.
 
+use synod_paxos::{Quorums, Settings};
+
 use crate::dice::Dice;
 
 const MS: u64 = 1_000_000;
@@ -53,6 +55,8 @@ pub(crate) struct FaultSwarm {
     pub(crate) spike: Option<u64>,
     pub(crate) clock_jump: Option<u64>,
     pub(crate) app_kill: Option<u64>,
+    pub(crate) disk_full: Option<u64>,
+    pub(crate) transfer: Option<u64>,
     /// Mean length of a fault that ends by itself.
     pub(crate) length_ns: u64,
     /// Chance that the whole machine dies, not only the process.
@@ -94,8 +98,9 @@ pub struct Swarm {
     pub(crate) app_loses_connection: f64,
     pub(crate) drift_ppm: u64,
     pub(crate) wall_skew_ns: u64,
-    pub(crate) window_bytes: u64,
     pub(crate) expires_ns: u64,
+    pub(crate) quorums: Quorums,
+    pub(crate) settings: Settings,
 }
 
 // === impl Swarm ===
@@ -135,10 +140,44 @@ impl Swarm {
             app_loses_connection: sometimes(dice, calm, 0.3, 1e-5, 1e-3),
             drift_ppm: dice.range(0, 900),
             wall_skew_ns: dice.log_range(1, 3_600 * S),
-            window_bytes: dice.log_range(64 << 10, 32 << 20),
             expires_ns: dice.log_range(2 * S, 60 * S),
+            quorums: draw_quorums(dice, members as u32),
+            settings: draw_settings(dice),
             network,
         }
+    }
+}
+
+fn draw_quorums(dice: &mut Dice, voters: u32) -> Quorums {
+    if dice.chance(0.7) {
+        return Quorums::Majority;
+    }
+    let phase2 = dice.range(1, u64::from(voters)) as u32;
+    Quorums::Flexible {
+        phase1: voters + 1 - phase2,
+        phase2,
+    }
+}
+
+fn draw_settings(dice: &mut Dice) -> Settings {
+    let max_body_bytes = 16 << 10;
+    let window_bytes = dice.log_range(64 << 10, 4 << 20);
+    let min_election_timeout_ns = dice.log_range(50 * MS, 500 * MS);
+    let election_timeout_ns = dice.log_range(min_election_timeout_ns, 2 * S);
+    Settings {
+        window_bytes,
+        total_window_bytes: dice.log_range(window_bytes, 8 << 20),
+        max_message_bytes: dice.log_range(1, 256 << 10),
+        max_body_bytes,
+        max_pending_bytes: dice.log_range(64 << 10, 4 << 20),
+        max_pending_commands: dice.log_range(1, 1_000) as u32,
+        max_pending_reads: dice.log_range(1, 1_000) as u32,
+        cache_bytes: dice.log_range(1, 1 << 20),
+        max_persists: dice.range(1, 8) as u32,
+        election_timeout_ns,
+        min_election_timeout_ns,
+        max_election_timeout_ns: dice.log_range(election_timeout_ns, 5 * S),
+        ..Settings::default()
     }
 }
 
@@ -171,6 +210,8 @@ fn draw_faults(dice: &mut Dice, calm: bool) -> FaultSwarm {
         spike: mean(2 * S, 40 * S),
         clock_jump: mean(2 * S, 40 * S),
         app_kill: mean(2 * S, 40 * S),
+        disk_full: mean(5 * S, 60 * S),
+        transfer: mean(S, 30 * S),
         length_ns: dice.log_range(50 * MS, 8 * S),
         machine: [0.0, 0.5, 1.0][dice.pick(3)],
         spoil: if calm { 0.0 } else { [0.0, 0.3, 1.0][dice.pick(3)] },

@@ -6,6 +6,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use synod_paxos::{Entry, Message};
+
 /// Lines kept when text is on.
 const TAIL_LINES: usize = 400;
 
@@ -60,5 +62,42 @@ impl Trace {
 
     pub(crate) fn tail(&self) -> Vec<String> {
         self.text.iter().flatten().cloned().collect()
+    }
+}
+
+/// A message in one line, without bodies.
+pub(crate) fn brief(message: &Message) -> String {
+    let span = |entries: &[Entry]| match (entries.first(), entries.last()) {
+        (Some(first), Some(last)) => format!("{}..={}", first.slot, last.slot),
+        _ => "none".to_owned(),
+    };
+    match message {
+        Message::Promise { ballot, accepted, last, commit, after, part, done, suffix, faulty, .. } => {
+            format!(
+                "Promise {ballot} accepted {accepted} last {last} commit {commit} after {after} \
+                 part {part} done {done} entries {} faulty {}",
+                span(suffix),
+                faulty.len()
+            )
+        }
+        Message::AcceptSync { ballot, after, part, done, entries, last, commit, .. } => format!(
+            "AcceptSync {ballot} after {after} part {part} done {done} entries {} last {last} \
+             commit {commit}",
+            span(entries)
+        ),
+        Message::Accept { ballot, previous, previous_ballot, entries, commit, .. } => format!(
+            "Accept {ballot} previous {previous} ({previous_ballot}) entries {} commit {commit}",
+            span(entries)
+        ),
+        Message::Heartbeat(beat) => format!(
+            "Heartbeat {} healthy {} last {} commit {} applied {}",
+            beat.ballot, beat.healthy, beat.last, beat.commit, beat.applied
+        ),
+        Message::Propose { commands } => {
+            let ids: Vec<_> = commands.iter().map(|c| c.id.to_string()).collect();
+            format!("Propose {}", ids.join(" "))
+        }
+        Message::Repair { entries } => format!("Repair {}", span(entries)),
+        other => format!("{other:?}"),
     }
 }

@@ -171,4 +171,14 @@ impl Checks {
         undone::answered(op, slot, &self.chosen)?;
         self.answers.wrote(op, floor, slot, result, &self.applied, &self.once)
     }
+
+    /// A client was told that its write is at `slot`, and that the response is gone.
+    pub(crate) fn gone(&self, op: u64, slot: Slot) -> Result<(), Violation> {
+        undone::answered(op, slot, &self.chosen)?;
+        if self.once.slot_of(op) == Some(slot) {
+            return Ok(());
+        }
+        let text = format!("operation {op} was said to be at slot {slot}, where it is not");
+        Err(Violation::new("I14", text))
+    }
 }

@@ -1,0 +1,103 @@
+//! The liveness phase: everything is healed, and the group must converge within a time limit.
+
+use synod_paxos::Slot;
+
+use crate::calendar::Event;
+use crate::invariants::Violation;
+use crate::world::World;
+
+/// How often convergence is looked for.
+const EVERY_NS: u64 = 100_000_000;
+
+impl World {
+    /// The safety phase ends: no more faults, all run, all paths are free.
+    pub(crate) fn become_calm(&mut self) -> Result<(), Violation> {
+        self.calm = true;
+        self.trace.line(self.now_ns, || "*** everything is healed");
+        for from in 0..self.swarm.members {
+            for to in self.network.others(from) {
+                self.heal_path(from, to);
+            }
+        }
+        self.network.calm();
+        for member in 0..self.swarm.members {
+            if let Some(process) = &self.hosts[member].process {
+                let life = process.life;
+                self.resume(member, life)?;
+            } else {
+                self.start(member)?;
+            }
+            self.heal(crate::faults::Fault::DiskFullOf { member })?;
+        }
+        self.plan(EVERY_NS, Event::Converged);
+        Ok(())
+    }
+
+    /// Has the group converged? If so, the run is over.
+    pub(crate) fn check_converged(&mut self) -> Result<(), Violation> {
+        let Some(reason) = self.unfinished() else {
+            self.finished = true;
+            return self.check_end();
+        };
+        if self.now_ns > self.swarm.safety_ns + self.swarm.liveness_ns {
+            return Err(Violation::new("liveness", format!("after everything was healed, {reason}")));
+        }
+        self.plan(EVERY_NS, Event::Converged);
+        Ok(())
+    }
+
+    /// What is still missing.
+    fn unfinished(&self) -> Option<String> {
+        for (client, state) in self.clients.iter().enumerate() {
+            if let Some(operation) = state.operation.filter(|o| !o.done) {
+                return Some(format!(
+                    "client {client} waits for operation {} ({:?}, attempt {}) since {:.3} s",
+                    operation.work.op,
+                    operation.kind,
+                    operation.attempts,
+                    operation.begun_ns as f64 / 1e9
+                ));
+            }
+        }
+        let mut agreed = None;
+        for (index, host) in self.hosts.iter().enumerate() {
+            let name = index + 1;
+            let Some(process) = &host.process else { return Some(format!("member {name} is down")) };
+            let (commit, applied) = (process.paxos.commit(), process.copy.machine.applied());
+            let leader = process.paxos.leader();
+            if leader.is_none() || *agreed.get_or_insert(leader) != leader {
+                return Some(format!("member {name} follows {leader:?}"));
+            }
+            if commit != self.checks.chosen.through() {
+                return Some(format!(
+                    "member {name} has commit {commit} of {}, waiting on {:?}",
+                    self.checks.chosen.through(),
+                    process.paxos.status().waiting_on
+                ));
+            }
+            if applied != commit || !process.copy.machine.serving() {
+                return Some(format!(
+                    "member {name} has applied {applied} of {commit}: {:?}",
+                    process.copy.machine.blocked()
+                ));
+            }
+            if host.disk.faulty_count() > 0 {
+                return Some(format!("member {name} has {} faulty slots", host.disk.faulty_count()));
+            }
+        }
+        None
+    }
+
+    /// All copies are equal, and something was done at all.
+    fn check_end(&self) -> Result<(), Violation> {
+        let digest = self.hosts[0].app.digest();
+        if let Some(odd) = self.hosts.iter().position(|host| host.app.digest() != digest) {
+            let text = format!("the copies of members 1 and {} differ at the end", odd + 1);
+            return Err(Violation::new("I6", text));
+        }
+        if self.checks.chosen.through() == Slot::ZERO {
+            return Err(Violation::new("traffic", "nothing was chosen in the whole run".to_owned()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,256 @@
+//! Faults: when they strike, what they do, and how they end.
+
+use synod_paxos::Slot;
+
+use crate::calendar::Event;
+use crate::invariants::Violation;
+use crate::network::LANES;
+use crate::world::World;
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Crash,
+    CrashAll,
+    Pause,
+    /// One path, one way, or both; the ends are drawn when it strikes.
+    Cut,
+    /// What a cut has cut: it ends for this path.
+    CutPath { from: usize, to: usize },
+    /// The members of the mask against all others.
+    Partition,
+    PartitionOf { mask: u32 },
+    Spike,
+    ClockJump,
+    AppKill,
+    DiskFull,
+    DiskFullOf { member: usize },
+    /// Not a fault, but something that happens at any time: leadership is handed over.
+    Transfer,
+}
+
+/// How often each kind struck: a run whose faults did not take place proves little.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) crashes: u64,
+    pub(crate) machine_crashes: u64,
+    pub(crate) pauses: u64,
+    pub(crate) cuts: u64,
+    pub(crate) partitions: u64,
+    pub(crate) breaks: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) clock_jumps: u64,
+    pub(crate) app_kills: u64,
+    pub(crate) disk_fulls: u64,
+    pub(crate) transfers: u64,
+    pub(crate) spoiled_entries: u64,
+    pub(crate) leader_changes: u64,
+}
+
+impl World {
+    /// Puts the first fault of each kind in the calendar.
+    pub(crate) fn plan_faults(&mut self) {
+        for fault in [
+            Fault::Crash,
+            Fault::CrashAll,
+            Fault::Pause,
+            Fault::Cut,
+            Fault::Partition,
+            Fault::Spike,
+            Fault::ClockJump,
+            Fault::AppKill,
+            Fault::DiskFull,
+            Fault::Transfer,
+        ] {
+            self.plan_next(fault);
+        }
+    }
+
+    fn plan_next(&mut self, fault: Fault) {
+        let swarm = &self.swarm.faults;
+        let mean = match fault {
+            Fault::Crash => swarm.crash,
+            Fault::CrashAll => swarm.crash_all,
+            Fault::Pause => swarm.pause,
+            Fault::Cut => swarm.cut,
+            Fault::Partition => swarm.partition,
+            Fault::Spike => swarm.spike,
+            Fault::ClockJump => swarm.clock_jump,
+            Fault::AppKill => swarm.app_kill,
+            Fault::DiskFull => swarm.disk_full,
+            Fault::Transfer => swarm.transfer,
+            Fault::CutPath { .. } | Fault::PartitionOf { .. } | Fault::DiskFullOf { .. } => None,
+        };
+        if let Some(mean) = mean {
+            let delay = self.dice.gap(mean);
+            self.plan(delay, Event::Fault(fault));
+        }
+    }
+
+    /// A fault strikes, and the next of its kind is planned.
+    pub(crate) fn strike(&mut self, fault: Fault) -> Result<(), Violation> {
+        if self.calm {
+            return Ok(());
+        }
+        self.plan_next(fault);
+        let member = self.dice.pick(self.swarm.members);
+        let length = self.dice.gap(self.swarm.faults.length_ns);
+        let machine = self.dice.chance(self.swarm.faults.machine);
+        self.trace.line(self.now_ns, || format!("*** {fault:?} (member {})", member + 1));
+        match fault {
+            Fault::Crash => self.kill(member, machine, length),
+            Fault::CrashAll => {
+                for member in 0..self.swarm.members {
+                    let length = self.dice.gap(self.swarm.faults.length_ns);
+                    self.kill(member, machine, length);
+                }
+            }
+            Fault::Pause => self.pause(member, length),
+            Fault::Cut => self.cut(member, length),
+            Fault::Partition => {
+                let mask = self.dice.range(1, (1 << self.swarm.members) - 1) as u32;
+                self.tally.partitions += 1;
+                self.set_partition(mask, true);
+                self.plan(length, Event::Heal(Fault::PartitionOf { mask }));
+            }
+            Fault::Spike => self.network.spike(self.now_ns + length),
+            Fault::ClockJump => {
+                let by = self.dice.log_range(1_000_000, 7_200_000_000_000).cast_signed();
+                let by = if self.dice.chance(0.5) { by } else { -by };
+                self.tally.clock_jumps += 1;
+                self.hosts[member].clock.jump_wall(by);
+            }
+            Fault::AppKill => {
+                self.tally.app_kills += 1;
+                let process = self.hosts[member].app.process;
+                return self.app_stop(member, process);
+            }
+            Fault::DiskFull => {
+                self.tally.disk_fulls += 1;
+                self.plan(length, Event::Heal(Fault::DiskFullOf { member }));
+                return self.set_disk_full(member, true);
+            }
+            Fault::Transfer => {
+                let now = self.clock(member);
+                if let Some(process) = self.hosts[member].process.as_mut().filter(|p| !p.paused) {
+                    self.tally.transfers += 1;
+                    process.paxos.transfer(now, None);
+                    return self.settle(member);
+                }
+            }
+            Fault::CutPath { .. } | Fault::PartitionOf { .. } | Fault::DiskFullOf { .. } => {
+                unreachable!("these only end")
+            }
+        }
+        Ok(())
+    }
+
+    /// A fault ends by itself.
+    pub(crate) fn heal(&mut self, fault: Fault) -> Result<(), Violation> {
+        match fault {
+            Fault::CutPath { from, to } => self.heal_path(from, to),
+            Fault::PartitionOf { mask } => self.set_partition(mask, false),
+            Fault::DiskFullOf { member } => return self.set_disk_full(member, false),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self, member: usize, machine: bool, length: u64) {
+        if self.hosts[member].process.is_none() {
+            return;
+        }
+        self.tally.crashes += 1;
+        self.tally.machine_crashes += u64::from(machine);
+        self.crash(member, machine);
+        self.plan(length, Event::Start { member });
+    }
+
+    fn pause(&mut self, member: usize, length: u64) {
+        let Some(process) = self.hosts[member].process.as_mut().filter(|p| !p.paused) else { return };
+        process.paused = true;
+        let life = process.life;
+        self.tally.pauses += 1;
+        self.plan(length, Event::Resume { member, life });
+    }
+
+    fn cut(&mut self, from: usize, length: u64) {
+        let to = self.dice.pick(self.swarm.members);
+        if from == to {
+            return;
+        }
+        self.tally.cuts += 1;
+        self.network.set_cut(from, to, true);
+        self.plan(length, Event::Heal(Fault::CutPath { from, to }));
+        if self.dice.chance(0.5) {
+            self.network.set_cut(to, from, true);
+            self.plan(length, Event::Heal(Fault::CutPath { from: to, to: from }));
+        }
+    }
+
+    fn set_partition(&mut self, mask: u32, cut: bool) {
+        for from in 0..self.swarm.members {
+            for to in self.network.others(from) {
+                if (mask >> from) & 1 == (mask >> to) & 1 {
+                    continue;
+                }
+                if cut {
+                    self.network.set_cut(from, to, true);
+                } else {
+                    self.heal_path(from, to);
+                }
+            }
+        }
+    }
+
+    /// What waited goes on, or its connections turn out to be dead.
+    pub(crate) fn heal_path(&mut self, from: usize, to: usize) {
+        self.network.set_cut(from, to, false);
+        for lane in LANES {
+            let stream = self.network.stream(from, to, lane);
+            if !self.network.is_stalled(stream) {
+                continue;
+            }
+            if self.dice.chance(0.5) {
+                self.lose(stream, 2_000_000_000);
+                continue;
+            }
+            for (at, turn) in self.network.resume(stream, self.now_ns, &mut self.dice) {
+                self.calendar.put(at, Event::Deliver { stream, turn });
+            }
+        }
+    }
+
+    fn set_disk_full(&mut self, member: usize, full: bool) -> Result<(), Violation> {
+        let now = self.clock(member);
+        if let Some(process) = self.hosts[member].process.as_mut().filter(|p| !p.paused) {
+            process.paxos.handle_disk(now, full);
+            return self.settle(member);
+        }
+        Ok(())
+    }
+
+    /// At a start some entries turn out to have lost their bodies, each with a good, synced copy on
+    /// another member.
+    pub(crate) fn spoil(&mut self, member: usize) {
+        let last = self.hosts[member].disk.synced().last;
+        if self.calm || last == Slot::ZERO || !self.dice.chance(self.swarm.faults.spoil) {
+            return;
+        }
+        for _ in 0..self.dice.range(1, 4) {
+            // Mostly near the end, where what is lost may not be committed.
+            let back = self.dice.log_range(1, last.0) - 1;
+            let slot = Slot(last.0 - back);
+            let Some(entry) = self.hosts[member].disk.read(slot) else { continue };
+            let elsewhere = self.network.others(member).any(|other| {
+                let disk = &self.hosts[other].disk;
+                disk.synced().last >= slot && disk.read(slot) == Some(entry)
+            });
+            if elsewhere {
+                self.tally.spoiled_entries += 1;
+                self.hosts[member].disk.spoil(slot);
+                self.trace.line(self.now_ns, || format!("{} slot {slot} is lost", member + 1));
+            }
+        }
+    }
+}

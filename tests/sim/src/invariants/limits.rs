@@ -1,0 +1,47 @@
+//! I12: every queue stays within its limit.
+//!
+//! Source: *TigerStyle* (TigerBeetle, 2023): all loops and all queues must have a fixed upper
+//! bound.
+
+use synod_paxos::{Settings, Status};
+
+use super::Violation;
+
+/// What a member says about its queues, against what it was told.
+pub(crate) fn check(
+    member: usize,
+    status: &Status,
+    settings: &Settings,
+    writes: usize,
+) -> Result<(), Violation> {
+    // A batch takes at least one entry, so each bound in bytes may be passed by one.
+    let one = settings.max_payload_bytes() + synod_paxos::Entry::OVERHEAD_BYTES;
+    let queues = [
+        (
+            "pending commands",
+            status.pending_commands,
+            u64::from(settings.max_pending_commands),
+        ),
+        ("pending bytes", status.pending_bytes, settings.max_pending_bytes + one),
+        (
+            "pending reads",
+            status.pending_reads,
+            u64::from(settings.max_pending_reads),
+        ),
+        ("cached bytes", status.cached_bytes, settings.cache_bytes + settings.total_window_bytes + one),
+        ("writes under way", writes as u64, u64::from(settings.max_persists)),
+    ];
+    let windows = status
+        .peers
+        .iter()
+        .map(|peer| ("bytes in flight", peer.in_flight_bytes, settings.window_bytes + one));
+    for (what, is, limit) in queues.into_iter().chain(windows) {
+        if is > limit {
+            return Err(Violation::new(
+                "I12",
+                format!("member {} has {is} {what}, its limit is {limit}", member + 1),
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! The world: all members with their machines, the network, the clients, and the calendar.
+//!
+//! In: a swarm. Out: a report. The world takes one event after the other from the calendar and
+//! lets it happen; the other modules hold what each kind of event does.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use synod_paxos::{
+    Configuration, Epoch, Genesis, GroupId, Identity, Incarnation, Member as Voter, MemberId, Now,
+    Quorums, Role, Settings,
+};
+
+use crate::app::App;
+use crate::calendar::{Calendar, Event, Life};
+use crate::client::Client;
+use crate::clock::Clock;
+use crate::copy::Ledger;
+use crate::dice::Dice;
+use crate::disk::Disk;
+use crate::faults::Tally;
+use crate::invariants::{Checks, Violation};
+use crate::network::{Network, Packet, StreamId, id_of};
+use crate::process::Process;
+use crate::swarm::{Plant, Swarm};
+use crate::trace::Trace;
+use crate::{Options, Report};
+
+/// A machine with a member on it.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) clock: Clock,
+    pub(crate) disk: Disk,
+    pub(crate) app: App,
+    /// What apply keeps outside the process.
+    pub(crate) ledger: Ledger,
+    pub(crate) process: Option<Process>,
+    pub(crate) life: Life,
+    pub(crate) settings: Settings,
+}
+
+/// A packet that turns up again.
+#[derive(Debug)]
+pub(crate) struct LateCopy {
+    pub(crate) stream: StreamId,
+    pub(crate) packet: Packet,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) swarm: Swarm,
+    pub(crate) dice: Dice,
+    pub(crate) now_ns: u64,
+    pub(crate) calendar: Calendar,
+    pub(crate) network: Network,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) checks: Checks,
+    pub(crate) trace: Trace,
+    pub(crate) tally: Tally,
+    /// The safety phase is over.
+    pub(crate) calm: bool,
+    pub(crate) finished: bool,
+    pub(crate) next_op: u64,
+    pub(crate) next_copy: u64,
+    pub(crate) late: BTreeMap<u64, LateCopy>,
+    /// A connection attempt for this stream is in the calendar.
+    pub(crate) connecting: Vec<bool>,
+    steps: u64,
+}
+
+// === impl World ===
+
+impl World {
+    pub(crate) fn new(swarm: Swarm, options: &Options) -> Self {
+        let mut dice = Dice::new(swarm.seed);
+        let members = swarm.members;
+        let network = Network::new(members, swarm.network.clone(), &mut dice);
+        let genesis = genesis(&swarm, &mut dice);
+        let hosts = (0..members)
+            .map(|index| host(index, &genesis, &swarm, &mut dice))
+            .collect();
+        let quorum = match swarm.quorums {
+            Quorums::Majority => members / 2 + 1,
+            Quorums::Flexible { phase2, .. } => phase2 as usize,
+        };
+        let mut world = Self {
+            checks: Checks::new(members, quorum, swarm.registers),
+            clients: (0..swarm.clients).map(|_| Client::new()).collect(),
+            connecting: vec![false; members * members * crate::network::LANES.len()],
+            trace: Trace::new(options.text, options.echo),
+            dice,
+            now_ns: 0,
+            calendar: Calendar::default(),
+            network,
+            hosts,
+            tally: Tally::default(),
+            calm: false,
+            finished: false,
+            next_op: 0,
+            next_copy: 0,
+            late: BTreeMap::new(),
+            steps: 0,
+            swarm,
+        };
+        world.set_out();
+        world
+    }
+
+    /// The first entries of the calendar.
+    fn set_out(&mut self) {
+        for member in 0..self.swarm.members {
+            let at = self.dice.range(0, 500_000_000);
+            self.calendar.put(at, Event::Start { member });
+        }
+        for client in 0..self.swarm.clients {
+            let at = self.dice.gap(self.swarm.think_ns);
+            self.calendar.put(at, Event::Wake { client });
+        }
+        self.plan_faults();
+        self.calendar.put(self.swarm.safety_ns, Event::Calm);
+    }
+
+    /// Runs to the end, or to the first violation.
+    pub(crate) fn run(&mut self, limit: Option<u64>) -> Result<(), Violation> {
+        while !self.finished && limit.is_none_or(|limit| self.steps < limit) {
+            let Some((at_ns, event)) = self.calendar.next() else { break };
+            assert!(at_ns >= self.now_ns, "time goes forward");
+            self.now_ns = at_ns;
+            self.steps += 1;
+            self.trace.mix(at_ns);
+            self.dispatch(event).map_err(|violation| Violation {
+                at_ns: self.now_ns,
+                ..violation
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Lets an event happen, now or when the paused process that it is meant for goes on.
+    pub(crate) fn dispatch(&mut self, event: Event) -> Result<(), Violation> {
+        if let Some(member) = self.target(&event)
+            && let Some(process) = &mut self.hosts[member].process
+            && process.paused
+        {
+            process.deferred.push(event);
+            return Ok(());
+        }
+        match event {
+            Event::Deliver { stream, turn } => self.deliver(stream, turn),
+            Event::Late { copy } => self.deliver_late(copy),
+            Event::Connect { stream } => self.connect(stream),
+            Event::Up { stream, generation } => self.connection_up(stream, generation),
+            Event::Down { stream, generation } => self.connection_down(stream, generation),
+            Event::Refused { stream, refusal } => self.connection_refused(stream, refusal),
+            Event::Timer { member, life } => self.timer(member, life),
+            Event::Synced { member, life } => self.sync_done(member, life),
+            Event::Loaded { member, life, ticket, from, through, max_bytes } => {
+                self.loaded(member, life, ticket, from, through, max_bytes)
+            }
+            Event::Start { member } => self.start(member),
+            Event::Resume { member, life } => self.resume(member, life),
+            Event::PauseOver { member, life, slot } => self.pause_over(member, life, slot),
+            Event::Slow { member, life, run } => self.slow(member, life, run),
+            Event::AppUp { member } => self.app_up(member),
+            Event::AppStop { member, process } => self.app_stop(member, process),
+            Event::AppEffect { member, process, slot } => self.app_effect(member, process, slot),
+            Event::AppDone { member, life, run, response } => {
+                self.app_done(member, life, run, response)
+            }
+            Event::AppRead { member, life, process, attempt } => {
+                self.app_read(member, life, process, attempt)
+            }
+            Event::Wake { client } => self.wake(client),
+            Event::Again { client, op } => self.again(client, op),
+            Event::Request { attempt, member } => self.request(attempt, member),
+            Event::Reply { attempt, reply } => self.reply(attempt, reply),
+            Event::GiveUp { attempt } => self.give_up(attempt),
+            Event::Fault(fault) => self.strike(fault),
+            Event::Heal(fault) => self.heal(fault),
+            Event::Calm => self.become_calm(),
+            Event::Converged => self.check_converged(),
+        }
+    }
+
+    /// The process that must get time for this event.
+    fn target(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::Deliver { stream, .. } => Some(self.network.ends(*stream).1),
+            Event::Up { stream, .. } | Event::Down { stream, .. } | Event::Refused { stream, .. } => {
+                Some(self.network.ends(*stream).0)
+            }
+            Event::Timer { member, .. }
+            | Event::Synced { member, .. }
+            | Event::Loaded { member, .. }
+            | Event::PauseOver { member, .. }
+            | Event::Slow { member, .. }
+            | Event::AppDone { member, .. }
+            | Event::Request { member, .. } => Some(*member),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn clock(&self, member: usize) -> Now {
+        self.hosts[member].clock.now(self.now_ns)
+    }
+
+    pub(crate) fn plan(&mut self, in_ns: u64, event: Event) {
+        self.calendar.put(self.now_ns + in_ns, event);
+    }
+
+    pub(crate) fn report(self, violation: Option<Violation>) -> Report {
+        Report {
+            seed: self.swarm.seed,
+            simulated_ns: self.now_ns,
+            operations: self.checks.answers.operations(),
+            chosen: self.checks.chosen.through().0,
+            trace_hash: self.trace.hash(),
+            violation,
+            tail: self.trace.tail(),
+            parameters: format!("{:?}", self.swarm),
+            faults: format!("{:?}", self.tally),
+        }
+    }
+}
+
+fn genesis(swarm: &Swarm, dice: &mut Dice) -> Genesis {
+    let members = (0..swarm.members)
+        .map(|index| Voter {
+            id: id_of(index),
+            name: format!("member-{}", index + 1),
+            incarnation: Incarnation(dice.bits()),
+            role: Role::Voter,
+            region: String::new(),
+        })
+        .collect();
+    Genesis {
+        group: GroupId(dice.bits().to_le_bytes()),
+        configuration: Configuration {
+            epoch: Epoch(1),
+            members,
+            quorums: swarm.quorums,
+            first_leader: MemberId(0),
+        },
+        policy: crate::copy::first_policy(),
+        protocol: 1,
+        initial_state: Bytes::new(),
+    }
+}
+
+fn host(index: usize, genesis: &Genesis, swarm: &Swarm, dice: &mut Dice) -> Host {
+    let voter = &genesis.configuration.members[index];
+    let identity = Identity {
+        name: voter.name.clone(),
+        incarnation: voter.incarnation,
+    };
+    let ppm = |dice: &mut Dice| {
+        let bound = swarm.drift_ppm.cast_signed();
+        dice.range(0, 2 * swarm.drift_ppm).cast_signed() - bound
+    };
+    let skew = dice.range(0, 2 * swarm.wall_skew_ns).cast_signed() - swarm.wall_skew_ns.cast_signed();
+    // The planted lie is on every disk: a minority of liars may go unseen for long.
+    let lies = swarm.plant == Plant::LyingDisk;
+    Host {
+        clock: Clock::new(dice.range(1, 1 << 50), ppm(dice), ppm(dice), skew),
+        disk: Disk::new(identity, genesis.clone(), lies),
+        app: App::default(),
+        ledger: Ledger::default(),
+        process: None,
+        life: 0,
+        settings: Settings {
+            preference: dice.range(0, 100) as u32,
+            ..swarm.settings.clone()
+        },
+    }
+}
