@@ -69,22 +69,6 @@ impl Register {
             chain: mix(self.chain, op),
         }
     }
-
-    /// The body of the app's answer.
-    pub(crate) fn encode(self) -> Bytes {
-        let mut body = [0_u8; 16];
-        body[..8].copy_from_slice(&self.count.to_le_bytes());
-        body[8..].copy_from_slice(&self.chain.to_le_bytes());
-        Bytes::copy_from_slice(&body)
-    }
-
-    pub(crate) fn decode(body: &[u8]) -> Option<Self> {
-        let (count, chain) = body.split_first_chunk::<8>()?;
-        Some(Self {
-            count: u64::from_le_bytes(*count),
-            chain: u64::from_le_bytes(*chain.first_chunk()?),
-        })
-    }
 }
 
 // === impl App ===

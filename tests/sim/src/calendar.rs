@@ -23,23 +23,43 @@ pub(crate) enum Event {
     /// A member tries to connect a stream.
     Connect { stream: StreamId },
     /// The sender learns that its hello was taken.
-    Up { stream: StreamId, generation: Generation },
+    Up {
+        stream: StreamId,
+        generation: Generation,
+    },
     /// The sender learns that its connection is gone.
-    Down { stream: StreamId, generation: Generation },
+    Down {
+        stream: StreamId,
+        generation: Generation,
+    },
     /// The sender learns that its hello was refused.
-    Refused { stream: StreamId, refusal: HelloRefusal },
+    Refused {
+        stream: StreamId,
+        refusal: HelloRefusal,
+    },
     /// The agreement's timeout, on this member.
     Timer { member: usize, life: Life },
     /// A sync is done.
     Synced { member: usize, life: Life },
     /// A read of the log is done.
-    Loaded { member: usize, life: Life, ticket: Ticket, from: Slot, through: Slot, max_bytes: u64 },
+    Loaded {
+        member: usize,
+        life: Life,
+        ticket: Ticket,
+        from: Slot,
+        through: Slot,
+        max_bytes: u64,
+    },
     /// A dead member starts.
     Start { member: usize },
     /// A paused member goes on.
     Resume { member: usize, life: Life },
     /// A pause of the apply machine is over.
-    PauseOver { member: usize, life: Life, slot: Slot },
+    PauseOver {
+        member: usize,
+        life: Life,
+        slot: Slot,
+    },
     /// A request has been with the app for longer than the policy allows, or still is.
     Slow { member: usize, life: Life, run: Run },
     /// A new process of the app listens.
@@ -47,11 +67,25 @@ pub(crate) enum Event {
     /// The app's process is ended from outside.
     AppStop { member: usize, process: u64 },
     /// The effect of a request on the app's state takes place.
-    AppEffect { member: usize, process: u64, slot: Slot },
+    AppEffect {
+        member: usize,
+        process: u64,
+        slot: Slot,
+    },
     /// The connection of a request to the app ends: with its response, or without.
-    AppDone { member: usize, life: Life, run: Run, response: bool },
+    AppDone {
+        member: usize,
+        life: Life,
+        run: Run,
+        response: bool,
+    },
     /// A read reaches the app's process.
-    AppRead { member: usize, life: Life, process: u64, attempt: Attempt },
+    AppRead {
+        member: usize,
+        life: Life,
+        process: u64,
+        attempt: Attempt,
+    },
     /// A client begins something.
     Wake { client: usize },
     /// The pause before a client's retry is over.
@@ -111,9 +145,5 @@ impl Calendar {
         let Reverse(key) = self.queue.pop()?;
         self.free.push(key.index);
         Some((key.at_ns, self.events[key.index as usize]))
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.queue.len()
     }
 }

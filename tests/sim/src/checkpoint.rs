@@ -40,7 +40,10 @@ impl World {
             return self.check_end();
         };
         if self.now_ns > self.swarm.safety_ns + self.swarm.liveness_ns {
-            return Err(Violation::new("liveness", format!("after everything was healed, {reason}")));
+            return Err(Violation::new(
+                "liveness",
+                format!("after everything was healed, {reason}"),
+            ));
         }
         self.plan(EVERY_NS, Event::Converged);
         Ok(())
@@ -62,7 +65,9 @@ impl World {
         let mut agreed = None;
         for (index, host) in self.hosts.iter().enumerate() {
             let name = index + 1;
-            let Some(process) = &host.process else { return Some(format!("member {name} is down")) };
+            let Some(process) = &host.process else {
+                return Some(format!("member {name} is down"));
+            };
             let (commit, applied) = (process.paxos.commit(), process.copy.machine.applied());
             let leader = process.paxos.leader();
             if leader.is_none() || *agreed.get_or_insert(leader) != leader {
@@ -82,7 +87,10 @@ impl World {
                 ));
             }
             if host.disk.faulty_count() > 0 {
-                return Some(format!("member {name} has {} faulty slots", host.disk.faulty_count()));
+                return Some(format!(
+                    "member {name} has {} faulty slots",
+                    host.disk.faulty_count()
+                ));
             }
         }
         None
@@ -91,12 +99,19 @@ impl World {
     /// All copies are equal, and something was done at all.
     fn check_end(&self) -> Result<(), Violation> {
         let digest = self.hosts[0].app.digest();
-        if let Some(odd) = self.hosts.iter().position(|host| host.app.digest() != digest) {
+        if let Some(odd) = self
+            .hosts
+            .iter()
+            .position(|host| host.app.digest() != digest)
+        {
             let text = format!("the copies of members 1 and {} differ at the end", odd + 1);
             return Err(Violation::new("I6", text));
         }
         if self.checks.chosen.through() == Slot::ZERO {
-            return Err(Violation::new("traffic", "nothing was chosen in the whole run".to_owned()));
+            return Err(Violation::new(
+                "traffic",
+                "nothing was chosen in the whole run".to_owned(),
+            ));
         }
         Ok(())
     }

@@ -46,7 +46,11 @@ pub(crate) enum Reply {
     /// The write is at this slot and the app answered this.
     Wrote { slot: Slot, count: u64, chain: u64 },
     /// The read shows the state of this slot.
-    Read { reflects: Slot, count: u64, chain: u64 },
+    Read {
+        reflects: Slot,
+        count: u64,
+        chain: u64,
+    },
     /// Not ordered, and never will be.
     NotOrdered,
     /// It may have been ordered, or may still be.
@@ -80,7 +84,14 @@ impl Client {
     }
 
     /// A new operation begins.
-    pub(crate) fn begin(&mut self, op: u64, floor: Slot, now_ns: u64, swarm: &Swarm, dice: &mut Dice) {
+    pub(crate) fn begin(
+        &mut self,
+        op: u64,
+        floor: Slot,
+        now_ns: u64,
+        swarm: &Swarm,
+        dice: &mut Dice,
+    ) {
         let work = Work {
             op,
             register: dice.range(0, swarm.registers - 1),
@@ -116,7 +127,9 @@ impl Client {
         match reply {
             Reply::Wrote { .. } | Reply::Read { .. } | Reply::Gone { .. } => Next::Over,
             // An older attempt failed: the latest is still under way.
-            Reply::NotOrdered | Reply::Unknown if attempt.number < operation.attempts => Next::Nothing,
+            Reply::NotOrdered | Reply::Unknown if attempt.number < operation.attempts => {
+                Next::Nothing
+            }
             Reply::NotOrdered => Next::Retry,
             Reply::Unknown => match operation.kind {
                 Kind::Read | Kind::Write { key: true } => Next::Retry,

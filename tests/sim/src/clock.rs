@@ -83,7 +83,10 @@ mod tests {
             for mono in [0, 77, 78, 1_000_003, 987_654_321_012] {
                 let at = clock.true_at(mono);
                 assert!(clock.now(at).mono_ns >= mono, "{ppm} {mono}");
-                assert!(at == 0 || clock.now(at - 1).mono_ns < mono, "{ppm} {mono}: too late");
+                assert!(
+                    at == 0 || clock.now(at - 1).mono_ns < mono,
+                    "{ppm} {mono}: too late"
+                );
             }
         }
     }

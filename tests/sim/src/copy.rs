@@ -82,7 +82,7 @@ impl Copy {
             ledger: match ledger {
                 Ledger::Missing => Found::Missing,
                 Ledger::OtherBoot => Found::OtherBoot,
-                Ledger::Written(record) => Found::Record(record.clone()),
+                Ledger::Written(record) => Found::Record(*record),
             },
         });
         Self {
@@ -112,7 +112,9 @@ impl Copy {
 
 /// What listens at the app's address.
 pub(crate) fn look(host: &Host) -> Option<Instance> {
-    host.app.up.then(|| Instance(host.app.process.try_into().expect("processes count from 1")))
+    host.app
+        .up
+        .then(|| Instance(host.app.process.try_into().expect("processes count from 1")))
 }
 
 impl World {
@@ -137,10 +139,17 @@ impl World {
                 }
                 Action::Pause { slot, pause_ms } => {
                     let life = self.hosts[member].life;
-                    self.plan(pause_ms * 1_000_000, Event::PauseOver { member, life, slot });
+                    self.plan(
+                        pause_ms * 1_000_000,
+                        Event::PauseOver { member, life, slot },
+                    );
                 }
                 Action::Halt { slot, kind } => {
-                    let text = format!("member {} stops before slot {slot} of kind {}", member + 1, kind.0);
+                    let text = format!(
+                        "member {} stops before slot {slot} of kind {}",
+                        member + 1,
+                        kind.0
+                    );
                     return Err(Violation::new("P8", text));
                 }
             }
@@ -152,23 +161,38 @@ impl World {
     }
 
     fn poll_copy(&mut self, member: usize) -> Option<Action> {
-        self.hosts[member].process.as_mut()?.copy.machine.poll_action()
+        self.hosts[member]
+            .process
+            .as_mut()?
+            .copy
+            .machine
+            .poll_action()
     }
 
     /// Reads from the log what the machine wants next.
     fn feed(&mut self, member: usize) -> Result<(), Violation> {
         let now = self.clock(member);
         let tampered = self.swarm.plant == Plant::TamperedCommit && member == 0;
-        let Host { disk, process: Some(process), .. } = &mut self.hosts[member] else {
+        let Host {
+            disk,
+            process: Some(process),
+            ..
+        } = &mut self.hosts[member]
+        else {
             return Ok(());
         };
         let copy = &mut process.copy;
         loop {
-            let admit = copy.machine.next_to_admit().filter(|slot| *slot <= copy.through);
-            let Some(slot) = admit.or_else(|| copy.machine.next_to_execute()) else { break };
+            let admit = copy
+                .machine
+                .next_to_admit()
+                .filter(|slot| *slot <= copy.through);
+            let Some(slot) = admit.or_else(|| copy.machine.next_to_execute()) else {
+                break;
+            };
             // A slot whose body is lost comes when it is repaired.
             let Some(entry) = disk.read(slot) else { break };
-            if tampered && entry.slot.0 % 16 == 0 {
+            if tampered && entry.slot.0.is_multiple_of(16) {
                 let mut entry = entry.clone();
                 entry.seed ^= 1;
                 self.checks.chosen.handed(member, &entry)?;
@@ -187,7 +211,10 @@ impl World {
 
     /// What the ledger says was applied was chosen (rule L4).
     pub(crate) fn tell_applied_at_start(&mut self, member: usize) -> Slot {
-        let process = self.hosts[member].process.as_mut().expect("it has just started");
+        let process = self.hosts[member]
+            .process
+            .as_mut()
+            .expect("it has just started");
         let applied = process.copy.machine.applied();
         process.copy.told_applied = applied;
         process.paxos.handle_applied(applied);
@@ -197,7 +224,9 @@ impl World {
     /// Tells the agreement how far the app is.
     fn tell_paxos(&mut self, member: usize) {
         let now = self.clock(member);
-        let Some(process) = &mut self.hosts[member].process else { return };
+        let Some(process) = &mut self.hosts[member].process else {
+            return;
+        };
         let copy = &mut process.copy;
         let applied = copy.machine.applied();
         if applied != copy.told_applied {
@@ -225,15 +254,41 @@ impl World {
         host.app.work = Some((slot, work, None));
         let process = host.app.process;
         let slow = !self.calm && self.dice.chance(self.swarm.app_slow);
-        let mean = if slow { self.swarm.app_slow_ns } else { self.swarm.app_ns };
+        let mean = if slow {
+            self.swarm.app_slow_ns
+        } else {
+            self.swarm.app_ns
+        };
         let takes = self.dice.range(mean / 2, mean * 3 / 2);
         let effect = self.dice.range(0, takes);
         let lost = !self.calm && self.dice.chance(self.swarm.app_loses_connection);
-        let ends = if lost { self.dice.range(0, takes) } else { takes };
-        self.plan(effect, Event::AppEffect { member, process, slot });
-        self.plan(ends, Event::AppDone { member, life, run, response: !lost });
+        let ends = if lost {
+            self.dice.range(0, takes)
+        } else {
+            takes
+        };
+        self.plan(
+            effect,
+            Event::AppEffect {
+                member,
+                process,
+                slot,
+            },
+        );
+        self.plan(
+            ends,
+            Event::AppDone {
+                member,
+                life,
+                run,
+                response: !lost,
+            },
+        );
         if takes > APPLY_TIMEOUT_MS * 1_000_000 {
-            self.plan(APPLY_TIMEOUT_MS * 1_000_000, Event::Slow { member, life, run });
+            self.plan(
+                APPLY_TIMEOUT_MS * 1_000_000,
+                Event::Slow { member, life, run },
+            );
         }
     }
 
@@ -243,7 +298,8 @@ impl World {
         process: u64,
         slot: Slot,
     ) -> Result<(), Violation> {
-        let twice = self.swarm.plant == Plant::DoubleExecution && member == 0 && slot.0 % 8 == 0;
+        let twice =
+            self.swarm.plant == Plant::DoubleExecution && member == 0 && slot.0.is_multiple_of(8);
         let app = &mut self.hosts[member].app;
         if !app.up || app.process != process {
             return Ok(());
@@ -259,7 +315,11 @@ impl World {
         let digest = app.digest();
         self.trace.mix(digest);
         self.trace.line(self.now_ns, || {
-            format!("{} app executes slot {slot}: op {} {result:?}", member + 1, work.op)
+            format!(
+                "{} app executes slot {slot}: op {} {result:?}",
+                member + 1,
+                work.op
+            )
         });
         self.checks.executed(member, slot, work, result, digest)
     }
@@ -281,7 +341,10 @@ impl World {
         if machine.in_flight().is_none() {
             return self.settle(member);
         }
-        let result = host.app.work.and_then(|(slot, _, result)| Some((slot, result?)));
+        let result = host
+            .app
+            .work
+            .and_then(|(slot, _, result)| Some((slot, result?)));
         match result {
             Some((slot, result))
                 if response
@@ -309,10 +372,18 @@ impl World {
             return Ok(());
         };
         process.copy.machine.handle_slow(run);
-        if process.copy.machine.in_flight().is_some_and(|(_, slow)| slow) {
+        if process
+            .copy
+            .machine
+            .in_flight()
+            .is_some_and(|(_, slow)| slow)
+        {
             let status = process.paxos.status();
             let elsewhere = status.peers.iter().map(|peer| peer.applied).max();
-            process.copy.machine.handle_applied_elsewhere(elsewhere.unwrap_or_default());
+            process
+                .copy
+                .machine
+                .handle_applied_elsewhere(elsewhere.unwrap_or_default());
             self.plan(200_000_000, Event::Slow { member, life, run });
         }
         self.settle(member)
@@ -324,7 +395,11 @@ impl World {
         life: Life,
         slot: Slot,
     ) -> Result<(), Violation> {
-        if let Some(process) = self.hosts[member].process.as_mut().filter(|p| p.life == life) {
+        if let Some(process) = self.hosts[member]
+            .process
+            .as_mut()
+            .filter(|p| p.life == life)
+        {
             process.copy.machine.handle_pause_over(slot);
         }
         self.settle(member)
@@ -338,7 +413,9 @@ impl World {
         }
         host.app.start(self.swarm.registers);
         let found = look(host);
-        self.trace.line(self.now_ns, || format!("{} app starts: {found:?}", member + 1));
+        self.trace.line(self.now_ns, || {
+            format!("{} app starts: {found:?}", member + 1)
+        });
         if let Some(process) = &mut self.hosts[member].process
             && !process.paused
         {
@@ -348,16 +425,18 @@ impl World {
     }
 
     /// The app's process is ended, if it is still this one, and will be started anew.
-    pub(crate) fn app_stop(&mut self, member: usize, process: u64) -> Result<(), Violation> {
+    pub(crate) fn app_stop(&mut self, member: usize, process: u64) {
         let app = &mut self.hosts[member].app;
         if !app.up || app.process != process {
-            return Ok(());
+            return;
         }
         app.die();
-        self.trace.line(self.now_ns, || format!("{} app ends", member + 1));
-        let start = self.dice.range(self.swarm.app_start_ns / 2, self.swarm.app_start_ns);
+        self.trace
+            .line(self.now_ns, || format!("{} app ends", member + 1));
+        let start = self
+            .dice
+            .range(self.swarm.app_start_ns / 2, self.swarm.app_start_ns);
         self.plan(start, Event::AppUp { member });
-        Ok(())
     }
 
     /// Sends all reads to the app that may go there now (rule R6).
@@ -365,7 +444,9 @@ impl World {
         let stale = self.swarm.plant == Plant::StaleRead;
         let host = &mut self.hosts[member];
         let (life, app) = (host.life, host.app.process);
-        let Some(process) = &mut host.process else { return };
+        let Some(process) = &mut host.process else {
+            return;
+        };
         if !process.copy.machine.serving() {
             return;
         }
@@ -378,7 +459,12 @@ impl World {
         }
         for attempt in served {
             let delay = self.dice.range(1_000, self.swarm.app_ns);
-            let event = Event::AppRead { member, life, process: app, attempt };
+            let event = Event::AppRead {
+                member,
+                life,
+                process: app,
+                attempt,
+            };
             self.plan(delay, event);
         }
     }
@@ -406,7 +492,11 @@ impl World {
         let (value, reflects) = host.app.read(operation.work.register);
         self.send_reply(
             attempt,
-            Reply::Read { reflects, count: value.count, chain: value.chain },
+            Reply::Read {
+                reflects,
+                count: value.count,
+                chain: value.chain,
+            },
         );
         Ok(())
     }
@@ -419,13 +509,19 @@ impl World {
         slot: Slot,
         outcome: Outcome,
     ) -> Result<(), Violation> {
-        self.trace.line(self.now_ns, || format!("{} answers {id} at slot {slot}: {outcome:?}", member + 1));
-        let Some(process) = &mut self.hosts[member].process else { return Ok(()) };
+        self.trace.line(self.now_ns, || {
+            format!("{} answers {id} at slot {slot}: {outcome:?}", member + 1)
+        });
+        let Some(process) = &mut self.hosts[member].process else {
+            return Ok(());
+        };
         // The second of two copies of a command: the first may still be with the app.
         if outcome == Outcome::Duplicate {
             return Ok(());
         }
-        let Some(attempt) = process.attempts.remove(&id) else { return Ok(()) };
+        let Some(attempt) = process.attempts.remove(&id) else {
+            return Ok(());
+        };
         let reply = match outcome {
             Outcome::Executed | Outcome::Replayed => {
                 // Any copy that has the response may give it.
@@ -456,7 +552,9 @@ impl World {
         id: synod_paxos::ReadId,
         index: Slot,
     ) -> Result<(), Violation> {
-        let Some(process) = &mut self.hosts[member].process else { return Ok(()) };
+        let Some(process) = &mut self.hosts[member].process else {
+            return Ok(());
+        };
         if let Some((attempt, floor)) = process.reads.remove(&id) {
             read_index::given(member, index, floor)?;
             process.ready_reads.insert((index, id), attempt);

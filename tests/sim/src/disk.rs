@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use synod_paxos::{
-    Ballot, Boot, Entry, Genesis, Header, Identity, MemberId, Record, Recovered, Slot,
+    AgreedTime, Ballot, Boot, Entry, Genesis, Header, Identity, MemberId, Record, Recovered, Slot,
 };
 
 /// What counts for promises and votes, at one moment.
@@ -107,7 +107,10 @@ impl Disk {
             Record::Commit(slot) => {
                 let commit = (*slot).max(self.written.commit);
                 if commit > self.written.last {
-                    return Err(format!("commit {commit} beyond the last slot {}", self.written.last));
+                    return Err(format!(
+                        "commit {commit} beyond the last slot {}",
+                        self.written.last
+                    ));
                 }
                 Undo::Commit(std::mem::replace(&mut self.written.commit, commit))
             }
@@ -131,7 +134,10 @@ impl Disk {
     fn append(&mut self, entry: &Entry) -> Result<Undo, String> {
         let state = self.written;
         if entry.slot != state.last.next() {
-            return Err(format!("append of slot {} behind slot {}", entry.slot, state.last));
+            return Err(format!(
+                "append of slot {} behind slot {}",
+                entry.slot, state.last
+            ));
         }
         if entry.ballot != state.accepted || state.promised != state.accepted {
             return Err(format!(
@@ -162,7 +168,9 @@ impl Disk {
         let mut installed = Vec::new();
         for slot in from.0..=last.0 {
             let Some(entry) = staged.get(&(ballot, Slot(slot))) else {
-                return Err(format!("adopt {from}..={last} in {ballot}, but slot {slot} was not staged"));
+                return Err(format!(
+                    "adopt {from}..={last} in {ballot}, but slot {slot} was not staged"
+                ));
             };
             installed.push(entry.clone());
         }
@@ -191,7 +199,10 @@ impl Disk {
             return;
         }
         for _ in 0..records {
-            let (_, summary) = self.unsynced.pop_front().expect("only what was written is synced");
+            let (_, summary) = self
+                .unsynced
+                .pop_front()
+                .expect("only what was written is synced");
             self.synced = summary;
         }
     }
@@ -207,7 +218,11 @@ impl Disk {
         }
         self.written = self.synced;
         self.unsynced.clear();
-        assert_eq!(self.entries.len() as u64, self.written.last.0, "a crash keeps the log whole");
+        assert_eq!(
+            self.entries.len() as u64,
+            self.written.last.0,
+            "a crash keeps the log whole"
+        );
     }
 
     fn take_back(&mut self, undo: Undo) {
@@ -225,7 +240,13 @@ impl Disk {
                     None => self.staged.remove(&(ballot, slot)),
                 };
             }
-            Undo::Adopt { accepted, from, cut, cut_faulty, staged } => {
+            Undo::Adopt {
+                accepted,
+                from,
+                cut,
+                cut_faulty,
+                staged,
+            } => {
                 self.entries.truncate(index(from));
                 self.entries.extend(cut);
                 self.faulty.split_off(&from);
@@ -249,7 +270,10 @@ impl Disk {
         self.staged.clear();
         let mut runs: Vec<(Slot, Ballot)> = Vec::new();
         for entry in &self.entries {
-            if runs.last().is_none_or(|(_, ballot)| *ballot != entry.ballot) {
+            if runs
+                .last()
+                .is_none_or(|(_, ballot)| *ballot != entry.ballot)
+            {
                 runs.push((entry.slot, entry.ballot));
             }
         }
@@ -263,6 +287,12 @@ impl Disk {
             first: Slot(1),
             last: self.written.last,
             runs,
+            last_time: self
+                .entries
+                .iter()
+                .rev()
+                .find(|entry| !self.faulty.contains_key(&entry.slot))
+                .map_or(AgreedTime(0), |entry| entry.time),
             commit,
             tail: self.entries[commit.0 as usize..]
                 .iter()
@@ -289,7 +319,9 @@ impl Disk {
 
     /// The entry whatever its state: for the checks only, no member may see this.
     pub(crate) fn entry(&self, slot: Slot) -> Option<&Entry> {
-        (slot > Slot::ZERO).then(|| self.entries.get(index(slot))).flatten()
+        (slot > Slot::ZERO)
+            .then(|| self.entries.get(index(slot)))
+            .flatten()
     }
 
     pub(crate) fn written(&self) -> Summary {
@@ -306,7 +338,10 @@ impl Disk {
 
     /// The first slot above `commit` whose body is lost.
     pub(crate) fn first_faulty_above(&self, commit: Slot) -> Option<Slot> {
-        self.faulty.range(commit.next()..).next().map(|(slot, _)| *slot)
+        self.faulty
+            .range(commit.next()..)
+            .next()
+            .map(|(slot, _)| *slot)
     }
 
     pub(crate) fn faulty_count(&self) -> usize {

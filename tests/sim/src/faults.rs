@@ -16,15 +16,22 @@ pub(crate) enum Fault {
     /// One path, one way, or both; the ends are drawn when it strikes.
     Cut,
     /// What a cut has cut: it ends for this path.
-    CutPath { from: usize, to: usize },
+    CutPath {
+        from: usize,
+        to: usize,
+    },
     /// The members of the mask against all others.
     Partition,
-    PartitionOf { mask: u32 },
+    PartitionOf {
+        mask: u32,
+    },
     Spike,
     ClockJump,
     AppKill,
     DiskFull,
-    DiskFullOf { member: usize },
+    DiskFullOf {
+        member: usize,
+    },
     /// Not a fault, but something that happens at any time: leadership is handed over.
     Transfer,
 }
@@ -96,7 +103,9 @@ impl World {
         let member = self.dice.pick(self.swarm.members);
         let length = self.dice.gap(self.swarm.faults.length_ns);
         let machine = self.dice.chance(self.swarm.faults.machine);
-        self.trace.line(self.now_ns, || format!("*** {fault:?} (member {})", member + 1));
+        self.trace.line(self.now_ns, || {
+            format!("*** {fault:?} (member {})", member + 1)
+        });
         match fault {
             Fault::Crash => self.kill(member, machine, length),
             Fault::CrashAll => {
@@ -115,7 +124,10 @@ impl World {
             }
             Fault::Spike => self.network.spike(self.now_ns + length),
             Fault::ClockJump => {
-                let by = self.dice.log_range(1_000_000, 7_200_000_000_000).cast_signed();
+                let by = self
+                    .dice
+                    .log_range(1_000_000, 7_200_000_000_000)
+                    .cast_signed();
                 let by = if self.dice.chance(0.5) { by } else { -by };
                 self.tally.clock_jumps += 1;
                 self.hosts[member].clock.jump_wall(by);
@@ -123,7 +135,7 @@ impl World {
             Fault::AppKill => {
                 self.tally.app_kills += 1;
                 let process = self.hosts[member].app.process;
-                return self.app_stop(member, process);
+                self.app_stop(member, process);
             }
             Fault::DiskFull => {
                 self.tally.disk_fulls += 1;
@@ -167,7 +179,9 @@ impl World {
     }
 
     fn pause(&mut self, member: usize, length: u64) {
-        let Some(process) = self.hosts[member].process.as_mut().filter(|p| !p.paused) else { return };
+        let Some(process) = self.hosts[member].process.as_mut().filter(|p| !p.paused) else {
+            return;
+        };
         process.paused = true;
         let life = process.life;
         self.tally.pauses += 1;
@@ -241,7 +255,9 @@ impl World {
             // Mostly near the end, where what is lost may not be committed.
             let back = self.dice.log_range(1, last.0) - 1;
             let slot = Slot(last.0 - back);
-            let Some(entry) = self.hosts[member].disk.read(slot) else { continue };
+            let Some(entry) = self.hosts[member].disk.read(slot) else {
+                continue;
+            };
             let elsewhere = self.network.others(member).any(|other| {
                 let disk = &self.hosts[other].disk;
                 disk.synced().last >= slot && disk.read(slot) == Some(entry)
@@ -249,7 +265,9 @@ impl World {
             if elsewhere {
                 self.tally.spoiled_entries += 1;
                 self.hosts[member].disk.spoil(slot);
-                self.trace.line(self.now_ns, || format!("{} slot {slot} is lost", member + 1));
+                self.trace.line(self.now_ns, || {
+                    format!("{} slot {slot} is lost", member + 1)
+                });
             }
         }
     }

@@ -1,6 +1,7 @@
 //! `synod-sim`: runs seeds of the simulator and says what they found.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -30,13 +31,20 @@ struct Arguments {
     verbose: bool,
 }
 
+/// The seed under way, for the panic hook.
+static SEED: AtomicU64 = AtomicU64::new(0);
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    name_the_seed_of_a_panic();
     let (first, count) = match arguments.seed {
         Some(seed) => (seed, 1),
         None => (arguments.first_seed, arguments.seeds),
     };
-    #[expect(clippy::disallowed_methods, reason = "measures the simulator, decides nothing in it")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "measures the simulator, decides nothing in it"
+    )]
     let began = Instant::now();
     let mut totals = Totals::default();
     for seed in first..first.saturating_add(count) {
@@ -46,13 +54,17 @@ fn main() -> ExitCode {
             echo: arguments.verbose,
             plant: Plant::None,
         };
+        SEED.store(seed, Ordering::Relaxed);
         let report = run(seed, &options);
         totals.add(&report);
         if report.violation.is_some() {
             explain(&arguments, seed, &options);
         }
         let spent = began.elapsed();
-        if arguments.seconds_budget.is_some_and(|b| spent >= Duration::from_secs(b)) {
+        if arguments
+            .seconds_budget
+            .is_some_and(|b| spent >= Duration::from_secs(b))
+        {
             break;
         }
     }
@@ -65,22 +77,48 @@ fn main() -> ExitCode {
         totals.operations,
         totals.violations
     );
-    if totals.violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if totals.violations == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// A broken assertion in the code under test ends the program: say how to see it again.
+fn name_the_seed_of_a_panic() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        before(panic);
+        let seed = SEED.load(Ordering::Relaxed);
+        eprintln!("seed {seed} broke an assertion");
+        eprintln!("replay: cargo run --release -p synod-sim -- --seed {seed} --verbose");
+    }));
 }
 
 /// Runs the seed once more with its text on, and prints the end of it.
 fn explain(arguments: &Arguments, seed: u64, options: &Options) {
-    let report = run(seed, &Options { text: true, ..*options });
+    let report = run(
+        seed,
+        &Options {
+            text: true,
+            ..*options
+        },
+    );
     for line in &report.tail {
         eprintln!("{line}");
     }
     let Some(violation) = &report.violation else {
-        eprintln!("seed {seed} failed, and not when it was run again: the simulator is not deterministic");
+        eprintln!(
+            "seed {seed} failed, and not when it was run again: the simulator is not deterministic"
+        );
         return;
     };
     eprintln!("seed {seed}: {violation}");
     eprintln!("parameters: {}", report.parameters);
-    let steps = arguments.steps.map(|s| format!(" --steps {s}")).unwrap_or_default();
+    let steps = arguments
+        .steps
+        .map(|s| format!(" --steps {s}"))
+        .unwrap_or_default();
     eprintln!("replay: cargo run --release -p synod-sim -- --seed {seed}{steps}");
 }
 

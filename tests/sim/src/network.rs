@@ -82,7 +82,9 @@ impl Network {
         Self {
             members,
             swarm,
-            streams: (0..paths * LANES.len()).map(|_| Stream::default()).collect(),
+            streams: (0..paths * LANES.len())
+                .map(|_| Stream::default())
+                .collect(),
             cut: vec![false; paths],
             delay_ns,
             spike_until_ns: 0,
@@ -92,14 +94,21 @@ impl Network {
 
     /// The stream of `lane` from one member to another, by index.
     pub(crate) fn stream(&self, from: usize, to: usize, lane: Lane) -> StreamId {
-        let lane = LANES.iter().position(|l| *l == lane).expect("all lanes are listed");
+        let lane = LANES
+            .iter()
+            .position(|l| *l == lane)
+            .expect("all lanes are listed");
         StreamId((from * self.members + to) * LANES.len() + lane)
     }
 
     /// The ends and the lane of a stream.
     pub(crate) fn ends(&self, id: StreamId) -> (usize, usize, Lane) {
         let path = id.0 / LANES.len();
-        (path / self.members, path % self.members, LANES[id.0 % LANES.len()])
+        (
+            path / self.members,
+            path % self.members,
+            LANES[id.0 % LANES.len()],
+        )
     }
 
     /// Puts a packet on a stream; says when it is due, or nothing when it is lost.
@@ -226,11 +235,6 @@ impl Network {
 
     pub(crate) fn is_stalled(&self, id: StreamId) -> bool {
         self.streams[id.0].stalled
-    }
-
-    /// Messages under way on a stream.
-    pub(crate) fn under_way(&self, id: StreamId) -> usize {
-        self.streams[id.0].under_way.len()
     }
 
     pub(crate) fn spike(&mut self, until_ns: u64) {

@@ -73,7 +73,9 @@ impl Process {
             synced_io: Io(0),
             writes: VecDeque::new(),
             syncing: 0,
-            held: (0..members * LANES.len()).map(|_| VecDeque::new()).collect(),
+            held: (0..members * LANES.len())
+                .map(|_| VecDeque::new())
+                .collect(),
             sequence: 0,
             unresolved: BTreeSet::new(),
             attempts: BTreeMap::new(),
@@ -85,7 +87,10 @@ impl Process {
     }
 
     fn queue(&mut self, to: MemberId, lane: Lane) -> &mut VecDeque<Outgoing> {
-        let lane = LANES.iter().position(|l| *l == lane).expect("all lanes are listed");
+        let lane = LANES
+            .iter()
+            .position(|l| *l == lane)
+            .expect("all lanes are listed");
         &mut self.held[index_of(to) * LANES.len() + lane]
     }
 
@@ -105,7 +110,10 @@ impl Process {
         let synced = self.synced_io;
         let mut free = Vec::new();
         for queue in &mut self.held {
-            while queue.front().is_some_and(|o| o.after.is_none_or(|io| io <= synced)) {
+            while queue
+                .front()
+                .is_some_and(|o| o.after.is_none_or(|io| io <= synced))
+            {
                 free.extend(queue.pop_front());
             }
         }
@@ -114,6 +122,9 @@ impl Process {
 
     /// The lowest unresolved sequence, which all commands carry (rule P6).
     pub(crate) fn floor(&self) -> u64 {
-        self.unresolved.first().copied().unwrap_or(self.sequence + 1)
+        self.unresolved
+            .first()
+            .copied()
+            .unwrap_or(self.sequence + 1)
     }
 }

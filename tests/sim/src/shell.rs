@@ -23,8 +23,12 @@ impl World {
         let mut outputs = 0;
         loop {
             self.pump(member)?;
-            let Some(process) = &mut self.hosts[member].process else { return Ok(()) };
-            let Some(output) = process.paxos.poll_output() else { break };
+            let Some(process) = &mut self.hosts[member].process else {
+                return Ok(());
+            };
+            let Some(output) = process.paxos.poll_output() else {
+                break;
+            };
             self.carry_out(member, output)?;
             outputs += 1;
             if outputs > SETTLE_LIMIT {
@@ -39,10 +43,20 @@ impl World {
     fn carry_out(&mut self, member: usize, output: Output) -> Result<(), Violation> {
         match output {
             Output::Persist { io, records } => self.persist(member, io, &records),
-            Output::Send { to, lane, message, after } => {
+            Output::Send {
+                to,
+                lane,
+                message,
+                after,
+            } => {
                 let early = self.swarm.plant == Plant::EarlySend;
                 let after = after.filter(|_| !early);
-                let outgoing = Outgoing { to, lane, message, after };
+                let outgoing = Outgoing {
+                    to,
+                    lane,
+                    message,
+                    after,
+                };
                 let process = self.hosts[member].process.as_mut().expect("it was polled");
                 match process.hold(outgoing) {
                     Some(outgoing) => self.transmit(member, outgoing),
@@ -51,7 +65,9 @@ impl World {
             }
             Output::Chosen { through, entries } => {
                 for entry in &entries {
-                    self.checks.chosen.claimed(member, entry.slot, "hands over")?;
+                    self.checks
+                        .chosen
+                        .claimed(member, entry.slot, "hands over")?;
                     self.checks.chosen.handed(member, entry)?;
                 }
                 let process = self.hosts[member].process.as_mut().expect("it was polled");
@@ -75,20 +91,39 @@ impl World {
                 }
                 Ok(())
             }
-            Output::Load { ticket, from, through, max_bytes } => {
+            Output::Load {
+                ticket,
+                from,
+                through,
+                max_bytes,
+            } => {
                 let life = self.hosts[member].life;
                 let delay = self.dice.range(10_000, 2_000_000);
-                self.plan(delay, Event::Loaded { member, life, ticket, from, through, max_bytes });
+                self.plan(
+                    delay,
+                    Event::Loaded {
+                        member,
+                        life,
+                        ticket,
+                        from,
+                        through,
+                        max_bytes,
+                    },
+                );
                 Ok(())
             }
             Output::LeaderChanged { leader } => {
                 self.tally.leader_changes += 1;
-                self.trace.line(self.now_ns, || format!("{} follows {leader:?}", member + 1));
+                self.trace
+                    .line(self.now_ns, || format!("{} follows {leader:?}", member + 1));
                 Ok(())
             }
             Output::Forgetful { reported_by } => Err(Violation::new(
                 "M4",
-                format!("member {} is said to be forgetful by {reported_by}", member + 1),
+                format!(
+                    "member {} is said to be forgetful by {reported_by}",
+                    member + 1
+                ),
             )),
         }
     }
@@ -105,7 +140,9 @@ impl World {
 
     fn persist(&mut self, member: usize, io: Io, records: &[Record]) -> Result<(), Violation> {
         for record in records {
-            self.trace.line(self.now_ns, || format!("{} writes {}", member + 1, brief(record)));
+            self.trace.line(self.now_ns, || {
+                format!("{} writes {}", member + 1, brief(record))
+            });
             self.checks.written(member, record)?;
             let written = self.hosts[member].disk.write(record);
             written.map_err(|text| {
@@ -114,12 +151,22 @@ impl World {
         }
         let host = &mut self.hosts[member];
         let process = host.process.as_mut().expect("it was polled");
-        let expected = Io(process.writes.back().map_or(process.synced_io.0, |w| w.io.0) + 1);
+        let expected = Io(process
+            .writes
+            .back()
+            .map_or(process.synced_io.0, |w| w.io.0)
+            + 1);
         if io != expected {
-            let text = format!("member {} numbers a write {io:?} after {expected:?}", member + 1);
+            let text = format!(
+                "member {} numbers a write {io:?} after {expected:?}",
+                member + 1
+            );
             return Err(Violation::new("I7", text));
         }
-        process.writes.push_back(Write { io, records: records.len() });
+        process.writes.push_back(Write {
+            io,
+            records: records.len(),
+        });
         self.begin_sync(member);
         Ok(())
     }
@@ -133,7 +180,9 @@ impl World {
             return;
         }
         process.syncing = process.writes.len();
-        let mut takes = self.dice.range(self.swarm.sync_low_ns, self.swarm.sync_high_ns);
+        let mut takes = self
+            .dice
+            .range(self.swarm.sync_low_ns, self.swarm.sync_high_ns);
         if !self.calm && self.dice.chance(self.swarm.slow_sync) {
             takes += self.dice.range(0, 3_000_000_000);
         }
@@ -148,7 +197,8 @@ impl World {
         };
         let done: Vec<Write> = process.writes.drain(..process.syncing).collect();
         process.syncing = 0;
-        host.disk.synced_up_to(done.iter().map(|write| write.records).sum());
+        host.disk
+            .synced_up_to(done.iter().map(|write| write.records).sum());
         let io = done.last().expect("a sync covers something").io;
         process.synced_io = io;
         self.checks.synced(member, &host.disk)?;
@@ -204,7 +254,11 @@ impl World {
             return Ok(());
         }
         process.timer_ns = None;
-        if process.paxos.poll_timeout().is_none_or(|at| at > now.mono_ns) {
+        if process
+            .paxos
+            .poll_timeout()
+            .is_none_or(|at| at > now.mono_ns)
+        {
             self.set_timer(member);
             return Ok(());
         }
@@ -215,8 +269,12 @@ impl World {
     /// Puts the agreement's timeout in the calendar, unless an earlier entry is there already.
     fn set_timer(&mut self, member: usize) {
         let host = &mut self.hosts[member];
-        let Some(process) = &mut host.process else { return };
-        let Some(mono_ns) = process.paxos.poll_timeout() else { return };
+        let Some(process) = &mut host.process else {
+            return;
+        };
+        let Some(mono_ns) = process.paxos.poll_timeout() else {
+            return;
+        };
         // Timers are never exact, and at least a microsecond apart.
         let at = host.clock.true_at(mono_ns).max(self.now_ns + 1_000);
         if process.timer_ns.is_none_or(|set| at < set) {
@@ -274,7 +332,9 @@ impl World {
 
     /// The process dies, and with `machine` all that runs beside it.
     pub(crate) fn crash(&mut self, member: usize, machine: bool) {
-        let Some(process) = self.hosts[member].process.take() else { return };
+        let Some(process) = self.hosts[member].process.take() else {
+            return;
+        };
         let unsynced = self.hosts[member].disk.unsynced();
         let keep = match self.dice.range(0, 3) {
             0 => 0,
@@ -282,7 +342,10 @@ impl World {
             _ => self.dice.range(0, unsynced as u64) as usize,
         };
         self.trace.line(self.now_ns, || {
-            format!("{} dies (machine: {machine}), {keep} of {unsynced} records kept", member + 1)
+            format!(
+                "{} dies (machine: {machine}), {keep} of {unsynced} records kept",
+                member + 1
+            )
         });
         let host = &mut self.hosts[member];
         host.disk.crash(keep);
@@ -304,14 +367,19 @@ impl World {
 
     /// A paused process goes on: first with all that came meanwhile.
     pub(crate) fn resume(&mut self, member: usize, life: Life) -> Result<(), Violation> {
-        let Some(process) = self.hosts[member].process.as_mut().filter(|p| p.life == life) else {
+        let Some(process) = self.hosts[member]
+            .process
+            .as_mut()
+            .filter(|p| p.life == life)
+        else {
             return Ok(());
         };
         if !std::mem::take(&mut process.paused) {
             return Ok(());
         }
         let deferred = std::mem::take(&mut process.deferred);
-        self.trace.line(self.now_ns, || format!("{} goes on", member + 1));
+        self.trace
+            .line(self.now_ns, || format!("{} goes on", member + 1));
         for event in deferred {
             self.dispatch(event)?;
         }
@@ -322,17 +390,30 @@ impl World {
 
     fn check(&mut self, member: usize) -> Result<(), Violation> {
         let host = &mut self.hosts[member];
-        let Some(process) = &mut host.process else { return Ok(()) };
+        let Some(process) = &mut host.process else {
+            return Ok(());
+        };
         let paxos = &process.paxos;
         let commit = paxos.commit();
         self.trace.mix(commit.0);
-        self.checks.promised.step(member, paxos.promised(), paxos.accepted())?;
-        if self.checks.commit.step(member, paxos.last(), commit, paxos.applied())? {
+        self.checks
+            .promised
+            .step(member, paxos.promised(), paxos.accepted())?;
+        if self
+            .checks
+            .commit
+            .step(member, paxos.last(), commit, paxos.applied())?
+        {
             self.checks.chosen.committed(member, commit, &host.disk)?;
         }
         process.steps += 1;
         if process.steps.is_multiple_of(LIMITS_EVERY) {
-            limits::check(member, &paxos.status(), &host.settings, process.writes.len())?;
+            limits::check(
+                member,
+                &paxos.status(),
+                &host.settings,
+                process.writes.len(),
+            )?;
         }
         Ok(())
     }

@@ -214,7 +214,11 @@ fn draw_faults(dice: &mut Dice, calm: bool) -> FaultSwarm {
         transfer: mean(S, 30 * S),
         length_ns: dice.log_range(50 * MS, 8 * S),
         machine: [0.0, 0.5, 1.0][dice.pick(3)],
-        spoil: if calm { 0.0 } else { [0.0, 0.3, 1.0][dice.pick(3)] },
+        spoil: if calm {
+            0.0
+        } else {
+            [0.0, 0.3, 1.0][dice.pick(3)]
+        },
     }
 }
 

@@ -72,7 +72,18 @@ pub(crate) fn brief(message: &Message) -> String {
         _ => "none".to_owned(),
     };
     match message {
-        Message::Promise { ballot, accepted, last, commit, after, part, done, suffix, faulty, .. } => {
+        Message::Promise {
+            ballot,
+            accepted,
+            last,
+            commit,
+            after,
+            part,
+            done,
+            suffix,
+            faulty,
+            ..
+        } => {
             format!(
                 "Promise {ballot} accepted {accepted} last {last} commit {commit} after {after} \
                  part {part} done {done} entries {} faulty {}",
@@ -80,12 +91,28 @@ pub(crate) fn brief(message: &Message) -> String {
                 faulty.len()
             )
         }
-        Message::AcceptSync { ballot, after, part, done, entries, last, commit, .. } => format!(
+        Message::AcceptSync {
+            ballot,
+            after,
+            part,
+            done,
+            entries,
+            last,
+            commit,
+            ..
+        } => format!(
             "AcceptSync {ballot} after {after} part {part} done {done} entries {} last {last} \
              commit {commit}",
             span(entries)
         ),
-        Message::Accept { ballot, previous, previous_ballot, entries, commit, .. } => format!(
+        Message::Accept {
+            ballot,
+            previous,
+            previous_ballot,
+            entries,
+            commit,
+            ..
+        } => format!(
             "Accept {ballot} previous {previous} ({previous_ballot}) entries {} commit {commit}",
             span(entries)
         ),

@@ -20,10 +20,17 @@ impl World {
         }
         self.next_op += 1;
         let floor = self.checks.answers.floor();
-        self.clients[client].begin(self.next_op, floor, self.now_ns, &self.swarm, &mut self.dice);
+        self.clients[client].begin(
+            self.next_op,
+            floor,
+            self.now_ns,
+            &self.swarm,
+            &mut self.dice,
+        );
         self.send(client);
         let operation = self.clients[client].operation.expect("it has just begun");
-        if operation.kind == (Kind::Write { key: true }) && self.dice.chance(self.swarm.twin_share) {
+        if operation.kind == (Kind::Write { key: true }) && self.dice.chance(self.swarm.twin_share)
+        {
             self.send(client);
         }
         Ok(())
@@ -31,7 +38,10 @@ impl World {
 
     /// One more attempt, through any member.
     fn send(&mut self, client: usize) {
-        let operation = self.clients[client].operation.as_mut().expect("only what is open is sent");
+        let operation = self.clients[client]
+            .operation
+            .as_mut()
+            .expect("only what is open is sent");
         operation.attempts += 1;
         let attempt = Attempt {
             client,
@@ -68,7 +78,10 @@ impl World {
     fn request_read(&mut self, attempt: Attempt, member: usize) {
         let now = self.clock(member);
         let floor = self.checks.answers.floor();
-        let process = self.hosts[member].process.as_mut().expect("the caller has looked");
+        let process = self.hosts[member]
+            .process
+            .as_mut()
+            .expect("the caller has looked");
         process.last_read = ReadId(process.last_read.0 + 1);
         let id = process.last_read;
         process.reads.insert(id, (attempt, floor));
@@ -123,7 +136,10 @@ impl World {
         self.trace.mix(mix(attempt.op, u64::from(attempt.number)));
         if !(operation.done && matches!(reply, Reply::Unknown | Reply::NotOrdered)) {
             self.trace.line(self.now_ns, || {
-                format!("client {client} op {} attempt {}: {reply:?}", attempt.op, attempt.number)
+                format!(
+                    "client {client} op {} attempt {}: {reply:?}",
+                    attempt.op, attempt.number
+                )
             });
         }
         // Answers that come after the first, or after the client has left, must be right as well.
@@ -133,12 +149,26 @@ impl World {
             Next::Retry => {
                 let operation = self.clients[client].operation.as_mut().expect("it is open");
                 // The number moves on at once, so that a second failure of this attempt is stale.
-                let pause = if operation.attempts > 3 { 50_000_000 } else { 1_000_000 };
+                let pause = if operation.attempts > 3 {
+                    50_000_000
+                } else {
+                    1_000_000
+                };
                 operation.attempts += 1;
-                self.plan(pause, Event::Again { client, op: attempt.op });
+                self.plan(
+                    pause,
+                    Event::Again {
+                        client,
+                        op: attempt.op,
+                    },
+                );
             }
             Next::Over => {
-                self.clients[client].operation.as_mut().expect("it is open").done = true;
+                self.clients[client]
+                    .operation
+                    .as_mut()
+                    .expect("it is open")
+                    .done = true;
                 let think = self.dice.gap(self.swarm.think_ns);
                 self.plan(think, Event::Wake { client });
             }
@@ -148,7 +178,10 @@ impl World {
 
     /// The pause before a retry is over.
     pub(crate) fn again(&mut self, client: usize, op: u64) -> Result<(), Violation> {
-        if self.clients[client].operation_of(op).is_some_and(|o| !o.done) {
+        if self.clients[client]
+            .operation_of(op)
+            .is_some_and(|o| !o.done)
+        {
             self.send(client);
         }
         Ok(())
@@ -158,11 +191,18 @@ impl World {
         let (op, floor) = (operation.work.op, operation.floor);
         match reply {
             Reply::Wrote { slot, count, chain } => {
-                self.checks.wrote(op, floor, slot, Register { count, chain })
+                self.checks
+                    .wrote(op, floor, slot, Register { count, chain })
             }
-            Reply::Read { reflects, count, chain } => {
+            Reply::Read {
+                reflects,
+                count,
+                chain,
+            } => {
                 let value = Register { count, chain };
-                self.checks.answers.read(operation.work.register, floor, reflects, value)
+                self.checks
+                    .answers
+                    .read(operation.work.register, floor, reflects, value)
             }
             Reply::Gone { slot } => self.checks.gone(op, slot),
             Reply::NotOrdered | Reply::Unknown => Ok(()),

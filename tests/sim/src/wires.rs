@@ -12,15 +12,23 @@ impl World {
     /// A message leaves a member, if its connection is up.
     pub(crate) fn transmit(&mut self, member: usize, outgoing: Outgoing) -> Result<(), Violation> {
         let host = &self.hosts[member];
-        let Some(process) = &host.process else { return Ok(()) };
+        let Some(process) = &host.process else {
+            return Ok(());
+        };
         let commit = process.paxos.commit();
-        self.checks.leaves(member, &outgoing.message, &host.disk, commit)?;
+        self.checks
+            .leaves(member, &outgoing.message, &host.disk, commit)?;
         let to = crate::network::index_of(outgoing.to);
         let stream = self.network.stream(member, to, outgoing.lane);
         let now_ns = self.now_ns;
         self.trace.mix(stream.0 as u64);
         self.trace.line(now_ns, || {
-            format!("{} -> {}: {}", member + 1, to + 1, crate::trace::brief(&outgoing.message))
+            format!(
+                "{} -> {}: {}",
+                member + 1,
+                to + 1,
+                crate::trace::brief(&outgoing.message)
+            )
         });
         let envelope = process.paxos.envelope(outgoing.to, outgoing.message);
         self.put_on_wire(stream, Packet::Envelope(envelope));
@@ -28,17 +36,16 @@ impl World {
     }
 
     fn put_on_wire(&mut self, stream: StreamId, packet: Packet) {
-        if let Some((at, turn)) = self.network.send(stream, packet, self.now_ns, &mut self.dice) {
+        if let Some((at, turn)) = self
+            .network
+            .send(stream, packet, self.now_ns, &mut self.dice)
+        {
             self.calendar.put(at, Event::Deliver { stream, turn });
         }
     }
 
     /// The next packet of a stream is due.
-    pub(crate) fn deliver(
-        &mut self,
-        stream: StreamId,
-        turn: Turn,
-    ) -> Result<(), Violation> {
+    pub(crate) fn deliver(&mut self, stream: StreamId, turn: Turn) -> Result<(), Violation> {
         if !self.calm && self.dice.chance(self.swarm.network.break_chance) {
             self.tally.breaks += 1;
             self.lose(stream, 1_000_000);
@@ -60,7 +67,8 @@ impl World {
         }
         self.next_copy += 1;
         self.tally.duplicates += 1;
-        self.late.insert(self.next_copy, LateCopy { stream, packet });
+        self.late
+            .insert(self.next_copy, LateCopy { stream, packet });
         let delay = self.dice.log_range(100_000, 5_000_000_000);
         let copy = self.next_copy;
         self.plan(delay, Event::Late { copy });
@@ -85,7 +93,9 @@ impl World {
     ) -> Result<(), Violation> {
         let (from, to, lane) = self.network.ends(stream);
         let now = self.clock(to);
-        let Some(process) = &mut self.hosts[to].process else { return Ok(()) };
+        let Some(process) = &mut self.hosts[to].process else {
+            return Ok(());
+        };
         match packet {
             Packet::Hello(hello) => {
                 let answer = process.paxos.handle_hello(now, &hello);
@@ -112,7 +122,9 @@ impl World {
     pub(crate) fn connect(&mut self, stream: StreamId) -> Result<(), Violation> {
         self.connecting[stream.0] = false;
         let (from, to, _) = self.network.ends(stream);
-        let Some(process) = &self.hosts[from].process else { return Ok(()) };
+        let Some(process) = &self.hosts[from].process else {
+            return Ok(());
+        };
         if self.network.is_connected(stream) {
             return Ok(());
         }
@@ -167,7 +179,9 @@ impl World {
         let (from, to, _) = self.network.ends(stream);
         let now = self.clock(from);
         self.plan_connect(stream);
-        let Some(process) = &mut self.hosts[from].process else { return Ok(()) };
+        let Some(process) = &mut self.hosts[from].process else {
+            return Ok(());
+        };
         process.paxos.handle_hello_refused(now, id_of(to), refusal);
         self.settle(from)
     }
@@ -175,7 +189,9 @@ impl World {
     fn tell_connection(&mut self, stream: StreamId, up: bool) -> Result<(), Violation> {
         let (from, to, lane) = self.network.ends(stream);
         let now = self.clock(from);
-        let Some(process) = &mut self.hosts[from].process else { return Ok(()) };
+        let Some(process) = &mut self.hosts[from].process else {
+            return Ok(());
+        };
         self.trace.line(self.now_ns, || {
             let state = if up { "up" } else { "down" };
             format!("{} connection to {} on {lane:?} {state}", from + 1, to + 1)

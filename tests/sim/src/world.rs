@@ -125,7 +125,9 @@ impl World {
     /// Runs to the end, or to the first violation.
     pub(crate) fn run(&mut self, limit: Option<u64>) -> Result<(), Violation> {
         while !self.finished && limit.is_none_or(|limit| self.steps < limit) {
-            let Some((at_ns, event)) = self.calendar.next() else { break };
+            let Some((at_ns, event)) = self.calendar.next() else {
+                break;
+            };
             assert!(at_ns >= self.now_ns, "time goes forward");
             self.now_ns = at_ns;
             self.steps += 1;
@@ -156,22 +158,37 @@ impl World {
             Event::Refused { stream, refusal } => self.connection_refused(stream, refusal),
             Event::Timer { member, life } => self.timer(member, life),
             Event::Synced { member, life } => self.sync_done(member, life),
-            Event::Loaded { member, life, ticket, from, through, max_bytes } => {
-                self.loaded(member, life, ticket, from, through, max_bytes)
-            }
+            Event::Loaded {
+                member,
+                life,
+                ticket,
+                from,
+                through,
+                max_bytes,
+            } => self.loaded(member, life, ticket, from, through, max_bytes),
             Event::Start { member } => self.start(member),
             Event::Resume { member, life } => self.resume(member, life),
             Event::PauseOver { member, life, slot } => self.pause_over(member, life, slot),
             Event::Slow { member, life, run } => self.slow(member, life, run),
             Event::AppUp { member } => self.app_up(member),
             Event::AppStop { member, process } => self.app_stop(member, process),
-            Event::AppEffect { member, process, slot } => self.app_effect(member, process, slot),
-            Event::AppDone { member, life, run, response } => {
-                self.app_done(member, life, run, response)
-            }
-            Event::AppRead { member, life, process, attempt } => {
-                self.app_read(member, life, process, attempt)
-            }
+            Event::AppEffect {
+                member,
+                process,
+                slot,
+            } => self.app_effect(member, process, slot),
+            Event::AppDone {
+                member,
+                life,
+                run,
+                response,
+            } => self.app_done(member, life, run, response),
+            Event::AppRead {
+                member,
+                life,
+                process,
+                attempt,
+            } => self.app_read(member, life, process, attempt),
             Event::Wake { client } => self.wake(client),
             Event::Again { client, op } => self.again(client, op),
             Event::Request { attempt, member } => self.request(attempt, member),
@@ -188,9 +205,9 @@ impl World {
     fn target(&self, event: &Event) -> Option<usize> {
         match event {
             Event::Deliver { stream, .. } => Some(self.network.ends(*stream).1),
-            Event::Up { stream, .. } | Event::Down { stream, .. } | Event::Refused { stream, .. } => {
-                Some(self.network.ends(*stream).0)
-            }
+            Event::Up { stream, .. }
+            | Event::Down { stream, .. }
+            | Event::Refused { stream, .. } => Some(self.network.ends(*stream).0),
             Event::Timer { member, .. }
             | Event::Synced { member, .. }
             | Event::Loaded { member, .. }
@@ -259,7 +276,8 @@ fn host(index: usize, genesis: &Genesis, swarm: &Swarm, dice: &mut Dice) -> Host
         let bound = swarm.drift_ppm.cast_signed();
         dice.range(0, 2 * swarm.drift_ppm).cast_signed() - bound
     };
-    let skew = dice.range(0, 2 * swarm.wall_skew_ns).cast_signed() - swarm.wall_skew_ns.cast_signed();
+    let skew =
+        dice.range(0, 2 * swarm.wall_skew_ns).cast_signed() - swarm.wall_skew_ns.cast_signed();
     // The planted lie is on every disk: a minority of liars may go unseen for long.
     let lies = swarm.plant == Plant::LyingDisk;
     Host {

@@ -60,7 +60,9 @@ impl Answers {
         if effect.is_none_or(|e| e.work.op != op || e.result != result) {
             return Err(Violation::new(
                 "I14",
-                format!("operation {op} was answered {result:?} at slot {slot}, which did {effect:?}"),
+                format!(
+                    "operation {op} was answered {result:?} at slot {slot}, which did {effect:?}"
+                ),
             ));
         }
         if once.slot_of(op) != Some(slot) {
@@ -90,11 +92,15 @@ impl Answers {
         self.reads += 1;
         let history = &self.registers[register as usize];
         let upto = history.partition_point(|(slot, _)| *slot <= reflects);
-        let expected = upto.checked_sub(1).map_or(Register::default(), |i| history[i].1);
+        let expected = upto
+            .checked_sub(1)
+            .map_or(Register::default(), |i| history[i].1);
         if value != expected {
             return Err(Violation::new(
                 "linearizability",
-                format!("a read of register {register} at slot {reflects} saw {value:?}, not {expected:?}"),
+                format!(
+                    "a read of register {register} at slot {reflects} saw {value:?}, not {expected:?}"
+                ),
             ));
         }
         // Slots in between may have changed nothing here (no-ops, other registers): what counts is

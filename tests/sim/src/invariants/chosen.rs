@@ -147,18 +147,17 @@ impl Chosen {
             )),
             None => Err(Violation::new(
                 "I4",
-                format!("member {} applies slot {}, which is not chosen", member + 1, entry.slot),
+                format!(
+                    "member {} applies slot {}, which is not chosen",
+                    member + 1,
+                    entry.slot
+                ),
             )),
         }
     }
 
     pub(crate) fn through(&self) -> Slot {
         self.through
-    }
-
-    /// The chosen entry, where the checker has seen it.
-    pub(crate) fn value(&self, slot: Slot) -> Option<&Entry> {
-        self.values.get((slot.0 as usize).checked_sub(1)?)
     }
 }
 

@@ -37,13 +37,19 @@ impl Commit {
         if commit > last || commit < old {
             return Err(Violation::new(
                 "I5",
-                format!("member {} has commit {commit} after {old}, last slot {last}", member + 1),
+                format!(
+                    "member {} has commit {commit} after {old}, last slot {last}",
+                    member + 1
+                ),
             ));
         }
         if applied > commit {
             return Err(Violation::new(
                 "I6",
-                format!("member {} applied {applied} beyond its commit {commit}", member + 1),
+                format!(
+                    "member {} applied {applied} beyond its commit {commit}",
+                    member + 1
+                ),
             ));
         }
         self.commit[member] = commit;

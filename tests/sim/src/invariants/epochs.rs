@@ -14,7 +14,10 @@ pub(crate) fn follows(before: &Entry, entry: &Entry) -> Result<(), Violation> {
     if new < old || (stopped && new == old) || (!stopped && new > old) {
         return Err(Violation::new(
             "I11",
-            format!("slot {} of epoch {new} stands behind one of epoch {old}", entry.slot),
+            format!(
+                "slot {} of epoch {new} stands behind one of epoch {old}",
+                entry.slot
+            ),
         ));
     }
     if entry.time < before.time {

@@ -22,24 +22,42 @@ pub(crate) fn check(
             status.pending_commands,
             u64::from(settings.max_pending_commands),
         ),
-        ("pending bytes", status.pending_bytes, settings.max_pending_bytes + one),
+        (
+            "pending bytes",
+            status.pending_bytes,
+            settings.max_pending_bytes + one,
+        ),
         (
             "pending reads",
             status.pending_reads,
             u64::from(settings.max_pending_reads),
         ),
-        ("cached bytes", status.cached_bytes, settings.cache_bytes + settings.total_window_bytes + one),
-        ("writes under way", writes as u64, u64::from(settings.max_persists)),
+        (
+            "cached bytes",
+            status.cached_bytes,
+            settings.cache_bytes + settings.total_window_bytes + one,
+        ),
+        (
+            "writes under way",
+            writes as u64,
+            u64::from(settings.max_persists),
+        ),
     ];
-    let windows = status
-        .peers
-        .iter()
-        .map(|peer| ("bytes in flight", peer.in_flight_bytes, settings.window_bytes + one));
+    let windows = status.peers.iter().map(|peer| {
+        (
+            "bytes in flight",
+            peer.in_flight_bytes,
+            settings.window_bytes + one,
+        )
+    });
     for (what, is, limit) in queues.into_iter().chain(windows) {
         if is > limit {
             return Err(Violation::new(
                 "I12",
-                format!("member {} has {is} {what}, its limit is {limit}", member + 1),
+                format!(
+                    "member {} has {is} {what}, its limit is {limit}",
+                    member + 1
+                ),
             ));
         }
     }

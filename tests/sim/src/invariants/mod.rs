@@ -99,7 +99,9 @@ impl Checks {
                 self.chosen.cut(member, from.prev());
                 Ok(())
             }
-            Record::Genesis(_) | Record::Promise(_) | Record::Commit(_) | Record::Repair(_) => Ok(()),
+            Record::Genesis(_) | Record::Promise(_) | Record::Commit(_) | Record::Repair(_) => {
+                Ok(())
+            }
         }
     }
 
@@ -169,7 +171,8 @@ impl Checks {
         result: Register,
     ) -> Result<(), Violation> {
         undone::answered(op, slot, &self.chosen)?;
-        self.answers.wrote(op, floor, slot, result, &self.applied, &self.once)
+        self.answers
+            .wrote(op, floor, slot, result, &self.applied, &self.once)
     }
 
     /// A client was told that its write is at `slot`, and that the response is gone.

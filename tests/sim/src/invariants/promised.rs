@@ -53,7 +53,11 @@ impl Promised {
         if promised < self.live[member] {
             return Err(Violation::new(
                 "I1",
-                format!("member {} promised {promised} after {}", member + 1, self.live[member]),
+                format!(
+                    "member {} promised {promised} after {}",
+                    member + 1,
+                    self.live[member]
+                ),
             ));
         }
         self.live[member] = promised;
@@ -70,7 +74,10 @@ fn ordered(member: usize, accepted: Ballot, promised: Ballot) -> Result<(), Viol
     if accepted > promised {
         return Err(Violation::new(
             "I2",
-            format!("member {} accepted {accepted} above its promise {promised}", member + 1),
+            format!(
+                "member {} accepted {accepted} above its promise {promised}",
+                member + 1
+            ),
         ));
     }
     Ok(())

@@ -12,12 +12,18 @@ use crate::disk::Summary;
 /// This message leaves a member whose disk is synced up to `disk`.
 pub(crate) fn leaves(member: usize, message: &Message, disk: Summary) -> Result<(), Violation> {
     let fine = match message {
-        Message::Prepare { ballot, accepted, last, .. } => {
-            disk.promised >= *ballot && holds(disk, *accepted, *last)
-        }
-        Message::Promise { ballot, accepted, last, .. } => {
-            disk.promised >= *ballot && holds(disk, *accepted, *last)
-        }
+        Message::Prepare {
+            ballot,
+            accepted,
+            last,
+            ..
+        } => disk.promised >= *ballot && holds(disk, *accepted, *last),
+        Message::Promise {
+            ballot,
+            accepted,
+            last,
+            ..
+        } => disk.promised >= *ballot && holds(disk, *accepted, *last),
         // A vote that a later adoption has overtaken tells nothing false.
         Message::Accepted { ballot, slot } => holds(disk, *ballot, *slot),
         _ => true,
@@ -27,7 +33,10 @@ pub(crate) fn leaves(member: usize, message: &Message, disk: Summary) -> Result<
     }
     Err(Violation::new(
         "I7",
-        format!("member {} sends {message:?} with only {disk:?} synced", member + 1),
+        format!(
+            "member {} sends {message:?} with only {disk:?} synced",
+            member + 1
+        ),
     ))
 }
 
@@ -38,7 +47,10 @@ pub(crate) fn hello(member: usize, hello: &Hello, disk: Summary) -> Result<(), V
     }
     Err(Violation::new(
         "I7",
-        format!("member {} says {hello:?} with only {disk:?} synced", member + 1),
+        format!(
+            "member {} says {hello:?} with only {disk:?} synced",
+            member + 1
+        ),
     ))
 }
 

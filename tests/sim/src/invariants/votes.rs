@@ -19,7 +19,10 @@ pub(crate) fn leaves(
     if *slot >= faulty {
         return Err(Violation::new(
             "I10",
-            format!("member {} votes up to {slot} and cannot read slot {faulty}", member + 1),
+            format!(
+                "member {} votes up to {slot} and cannot read slot {faulty}",
+                member + 1
+            ),
         ));
     }
     Ok(())
