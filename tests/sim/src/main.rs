@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         Some(seed) => (seed, 1),
         None => (arguments.first_seed, arguments.seeds),
     };
-    #[expect(
+    #[allow(
         clippy::disallowed_methods,
         reason = "measures the simulator, decides nothing in it"
     )]

@@ -171,7 +171,10 @@ impl World {
             Event::PauseOver { member, life, slot } => self.pause_over(member, life, slot),
             Event::Slow { member, life, run } => self.slow(member, life, run),
             Event::AppUp { member } => self.app_up(member),
-            Event::AppStop { member, process } => self.app_stop(member, process),
+            Event::AppStop { member, process } => {
+                self.app_stop(member, process);
+                Ok(())
+            }
             Event::AppEffect {
                 member,
                 process,
