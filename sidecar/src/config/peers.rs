@@ -1,7 +1,6 @@
 //! The peer table: where each member of the group can be reached. A file that is read again when
 //! it changes; names, not addresses, are identities, so a wrong line can only cost connections.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -78,12 +77,10 @@ impl PeerTable {
         })
     }
 
-    /// Addresses by name.
-    pub fn by_name(&self) -> BTreeMap<String, String> {
-        self.members
-            .iter()
-            .map(|it| (it.name.clone(), it.address.clone()))
-            .collect()
+    /// Where this member is; `None` when the table does not say.
+    pub fn address_of(&self, name: &str) -> Option<String> {
+        let found = self.members.iter().find(|it| it.name == name);
+        found.map(|it| it.address.clone())
     }
 
     fn parse(text: &[u8]) -> Result<Self, String> {

@@ -6,9 +6,17 @@
 
 mod clock;
 mod complaint;
+mod door;
+mod event_loop;
 pub mod feed;
 pub mod handle;
+mod input;
+mod link;
+mod queue;
+mod refusal;
 pub mod wire;
 
+pub use door::PeerDoor;
+pub use event_loop::{NodeEnd, Parts, Running, start};
 pub use feed::{Feed, FeedError};
 pub use handle::{Decided, NodeHandle, NodeStatus, Proposed, Seat};

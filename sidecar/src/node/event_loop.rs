@@ -1,0 +1,686 @@
+//! The task that owns the agreement: takes what came, hands it in, carries out what comes out.
+//!
+//! It runs on the runtime that also runs the connections: what a connection received is mostly
+//! handled on the same thread a moment later, without waking another. Only the log has a thread of
+//! its own, since a sync blocks. Everything that waits when the task wakes is handed in before any
+//! output is carried out: what queued meanwhile becomes one batch (rule P2).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use synod_paxos::{
+    CommandId, Configuration, Envelope, Io, Lane, MemberId, Message, NotTaken, Now, Output, Paxos,
+    ProposeRefused, ReadId, Recovered, Settings, Slot, StartError, Ticket,
+};
+use synod_wal::{LogReader, LogWriter, Wal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::clock;
+use super::complaint::Complaints;
+use super::door::PeerDoor;
+use super::feed::FeedSender;
+use super::handle::{Decided, Errand, NodeStatus, Seat};
+use super::input::{Input, Inputs, LANES, Roster, lane_index};
+use super::link::Link;
+use super::queue::SendQueue;
+use super::wire::BatchHead;
+use crate::apply::ApplyStatus;
+use crate::config::peers::PeerTable;
+use crate::identity::{Connector, Identity, Who};
+
+/// Inputs handed in before outputs are carried out.
+const BATCH: usize = 256;
+/// Read rounds asked for at once; readers that come meanwhile share the next.
+const READ_ROUNDS: usize = 8;
+/// Gap before a failed round is asked for again.
+const READ_AGAIN_NS: u64 = 10_000_000;
+/// The loop looks around at least so often.
+const LOOK_NS: u64 = 100_000_000;
+/// A member whose heartbeats are older than this does not count as serving.
+const SERVING_NS: u64 = 1_000_000_000;
+/// Slots behind the furthest commit heard of at which a log counts (page-cached catch-up away).
+const CLOSE_SLOTS: u64 = 1_024;
+
+/// What a node is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Local settings of the agreement.
+    pub settings: Settings,
+    /// What the log held, genesis included.
+    pub recovered: Recovered,
+    /// The log itself.
+    pub wal: Wal,
+    /// Where the node serves its handles from.
+    pub seat: Seat,
+    /// Takes what is chosen.
+    pub feed: FeedSender,
+    /// How far this member's copy is.
+    pub apply: watch::Receiver<ApplyStatus>,
+    /// Certificates.
+    pub identity: Identity,
+    /// Addresses.
+    pub peers: watch::Receiver<PeerTable>,
+    /// Where peers come in.
+    pub door: PeerDoor,
+}
+
+/// Why a node ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeEnd {
+    /// It was asked to.
+    #[error("the node was stopped")]
+    Stopped,
+    /// What is on disk is not known any more (rule W3).
+    #[error(
+        "the log cannot be written: {0}; the process ends, its next start finds out what is there"
+    )]
+    Log(String),
+    /// It would vote against its own promises (rule M4).
+    #[error(
+        "{reported_by} remembers more of this member than its disk does: the volume was rolled \
+         back or copied; replace this member"
+    )]
+    Forgetful {
+        /// Who remembers.
+        reported_by: String,
+    },
+    /// Its own code failed.
+    #[error("the event loop failed: {0}")]
+    Failed(String),
+}
+
+/// A node at work.
+#[derive(Debug)]
+pub struct Running {
+    task: JoinHandle<NodeEnd>,
+    stop: CancellationToken,
+}
+
+/// The task's state.
+struct EventLoop {
+    paxos: Paxos,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    sender: Inputs,
+    writer: LogWriter,
+    reader: LogReader,
+    feed: FeedSender,
+    seat: Seat,
+    apply: watch::Receiver<ApplyStatus>,
+    seen: ApplyStatus,
+    serving: Arc<AtomicBool>,
+    roster: Arc<Roster>,
+    configuration: Arc<Configuration>,
+    queues: BTreeMap<MemberId, [Outbox; 3]>,
+    synced: Io,
+    disk_full: bool,
+    reads: Reads,
+    others: BTreeMap<MemberId, Other>,
+    log_counts: bool,
+    end: Option<NodeEnd>,
+}
+
+/// Messages to one peer on one lane, of which the first may wait for the disk.
+struct Outbox {
+    queue: Arc<SendQueue>,
+    /// In order; the first waits for a write, all others for it.
+    held: VecDeque<(Option<Io>, Message)>,
+}
+
+/// Readers under way.
+#[derive(Default)]
+struct Reads {
+    last: u64,
+    rounds: BTreeMap<ReadId, Vec<oneshot::Sender<Slot>>>,
+    again: Vec<oneshot::Sender<Slot>>,
+    /// Not before this, in `mono_ns`.
+    again_ns: u64,
+}
+
+/// What another member says about its copy.
+struct Other {
+    serving: bool,
+    heard_ns: u64,
+}
+
+/// Starts the node of a member whose log has a genesis.
+pub fn start(parts: Parts) -> Result<Running, StartError> {
+    let (sender, inputs) = mpsc::unbounded_channel();
+    let reader = parts.wal.reader();
+    let seen = parts.apply.borrow().clone();
+    let now = clock::now();
+    let mut paxos = Paxos::new(parts.settings, parts.recovered, now, rand::random())?;
+    paxos.handle_applied(seen.applied);
+    let configuration = Arc::new(paxos.configuration().clone());
+    let roster = Arc::new(Roster::new(&configuration, paxos.member()));
+    let (on_synced, on_failed) = (sender.clone(), sender.clone());
+    let writer = LogWriter::spawn(
+        parts.wal,
+        // The loop is gone only when all of this is about to be.
+        move |io| drop(on_synced.send(Input::Synced(Io(io)))),
+        move |error| drop(on_failed.send(Input::LogFailed(error.to_string()))),
+    )
+    .expect("the system lets a process start a thread");
+    let serving = Arc::new(AtomicBool::new(seen.serving));
+    let queues = make_queues(&roster);
+    let links = Links {
+        group: paxos.genesis().group,
+        roster: roster.clone(),
+        inputs: sender.clone(),
+        identity: parts.identity,
+        peers: parts.peers,
+        serving: serving.clone(),
+    };
+    let links = links.start(&queues);
+    parts.seat.desk.open(paxos.member(), paxos.boot());
+    parts.door.open(sender.clone(), roster.clone());
+    let event_loop = EventLoop {
+        paxos,
+        inputs,
+        sender,
+        writer,
+        reader,
+        feed: parts.feed,
+        seat: parts.seat,
+        apply: parts.apply,
+        seen,
+        serving,
+        roster,
+        configuration,
+        queues,
+        synced: Io(0),
+        disk_full: false,
+        reads: Reads::default(),
+        others: BTreeMap::new(),
+        log_counts: false,
+        end: None,
+    };
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(event_loop.run(stop.clone(), links));
+    Ok(Running { task, stop })
+}
+
+fn make_queues(roster: &Roster) -> BTreeMap<MemberId, [Outbox; 3]> {
+    let outbox = |lane| Outbox {
+        queue: Arc::new(SendQueue::new(lane)),
+        held: VecDeque::new(),
+    };
+    roster
+        .peers
+        .keys()
+        .map(|peer| (*peer, LANES.map(outbox)))
+        .collect()
+}
+
+/// What the links to all peers have in common.
+struct Links {
+    group: synod_paxos::GroupId,
+    roster: Arc<Roster>,
+    inputs: Inputs,
+    identity: Identity,
+    peers: watch::Receiver<PeerTable>,
+    serving: Arc<AtomicBool>,
+}
+
+impl Links {
+    fn start(self, queues: &BTreeMap<MemberId, [Outbox; 3]>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        let complaints = Complaints::default();
+        for (id, peer) in &self.roster.peers {
+            for lane in LANES {
+                let (table, name) = (self.peers.clone(), peer.name.clone());
+                let who = Who::Member(peer.name.clone());
+                let link = Link {
+                    group: self.group,
+                    lane,
+                    roster: self.roster.clone(),
+                    peer: peer.clone(),
+                    queue: queues[id][lane_index(lane)].queue.clone(),
+                    connector: Connector::new(self.identity.clone(), who, move || {
+                        table.borrow().address_of(&name)
+                    }),
+                    inputs: self.inputs.clone(),
+                    serving: self.serving.clone(),
+                    complaints: complaints.clone(),
+                };
+                tasks.spawn(link.run());
+            }
+        }
+        tasks
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Returns when the node has ended by itself.
+    pub async fn ended(&mut self) -> NodeEnd {
+        match (&mut self.task).await {
+            Ok(end) => end,
+            Err(error) => NodeEnd::Failed(error.to_string()),
+        }
+    }
+
+    /// Ends the node; what it took for writing is on disk when this returns.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        self.ended().await;
+    }
+}
+
+// === impl EventLoop ===
+
+impl EventLoop {
+    async fn run(mut self, stop: CancellationToken, links: JoinSet<()>) -> NodeEnd {
+        let desk = self.seat.desk.clone();
+        let mut buffer = Vec::with_capacity(BATCH);
+        let mut alarm = pin!(tokio::time::sleep(Duration::ZERO));
+        self.turn(&mut buffer);
+        while self.end.is_none() {
+            alarm.as_mut().reset(self.next_alarm());
+            tokio::select! {
+                _ = self.inputs.recv_many(&mut buffer, BATCH) => {}
+                () = desk.left() => {}
+                () = &mut alarm => {}
+                () = stop.cancelled() => self.end = Some(NodeEnd::Stopped),
+            }
+            while buffer.len() < BATCH
+                && let Ok(input) = self.inputs.try_recv()
+            {
+                buffer.push(input);
+            }
+            self.turn(&mut buffer);
+        }
+        drop(links);
+        desk.end();
+        let writer = self.writer;
+        // It writes what is queued first.
+        let written = tokio::task::spawn_blocking(move || drop(writer)).await;
+        match (self.end, written) {
+            (_, Err(error)) => NodeEnd::Failed(error.to_string()),
+            (end, Ok(())) => end.expect("the loop ends for a reason"),
+        }
+    }
+
+    /// One wake: everything in, then everything out.
+    fn turn(&mut self, buffer: &mut Vec<Input>) {
+        let now = clock::now();
+        for input in buffer.drain(..) {
+            self.take(now, input);
+        }
+        self.look_at_copy(now);
+        self.pick_up(now);
+        if self
+            .paxos
+            .poll_timeout()
+            .is_some_and(|it| it <= now.mono_ns)
+        {
+            self.paxos.handle_timeout(now);
+        }
+        while let Some(output) = self.paxos.poll_output() {
+            self.carry_out(now, output);
+        }
+        self.publish(now);
+    }
+
+    fn next_alarm(&self) -> Instant {
+        let now = clock::now().mono_ns;
+        let mut at = now + LOOK_NS;
+        if let Some(timeout) = self.paxos.poll_timeout() {
+            at = at.min(timeout);
+        }
+        if !self.reads.again.is_empty() {
+            at = at.min(self.reads.again_ns);
+        }
+        Instant::now() + Duration::from_nanos(at.saturating_sub(now))
+    }
+
+    fn take(&mut self, now: Now, input: Input) {
+        match input {
+            Input::OurHello(reply) => {
+                // The task that asked may have been dropped; so below.
+                let _ = reply.send(self.paxos.hello());
+            }
+            Input::TheirHello { hello, reply } => {
+                let answer = self.paxos.handle_hello(now, &hello);
+                let _ = reply.send(answer.map(|()| self.paxos.hello()));
+            }
+            Input::Refused { peer, refusal } => {
+                self.paxos.handle_hello_refused(now, peer, refusal);
+            }
+            Input::Connection { peer, lane, up } => self.connection(now, peer, lane, up),
+            Input::Messages {
+                head,
+                messages,
+                room,
+            } => {
+                self.messages(now, head, messages);
+                drop(room);
+            }
+            Input::Synced(io) => self.synced(now, io),
+            Input::Loaded { ticket, entries } => self.paxos.handle_loaded(now, ticket, entries),
+            Input::LogFailed(error) => self.end = Some(NodeEnd::Log(error)),
+        }
+    }
+
+    fn connection(&mut self, now: Now, peer: MemberId, lane: Lane, up: bool) {
+        if !up && let Some(boxes) = self.queues.get_mut(&peer) {
+            boxes[lane_index(lane)].held.clear();
+        }
+        self.paxos.handle_connection(now, peer, lane, up);
+    }
+
+    fn messages(&mut self, now: Now, head: BatchHead, messages: Vec<Message>) {
+        let other = Other {
+            serving: head.serving,
+            heard_ns: now.mono_ns,
+        };
+        self.others.insert(head.from, other);
+        for message in messages {
+            let envelope = Envelope {
+                group: head.group,
+                from: head.from,
+                from_incarnation: head.from_incarnation,
+                to_incarnation: head.to_incarnation,
+                message,
+            };
+            self.paxos.handle_message(now, head.from, envelope);
+        }
+    }
+
+    /// What waited for this write leaves, in order.
+    fn synced(&mut self, now: Now, io: Io) {
+        assert!(io > self.synced, "writes are synced in order, each once");
+        self.synced = io;
+        for outbox in self.queues.values_mut().flatten() {
+            outbox.release(io);
+        }
+        self.paxos.handle_synced(now, io);
+    }
+
+    /// What the copy and the disk do, as far as the agreement must know.
+    fn look_at_copy(&mut self, now: Now) {
+        if self.apply.has_changed().unwrap_or(false) {
+            let status = self.apply.borrow_and_update().clone();
+            if status.applied > self.seen.applied {
+                self.paxos.handle_applied(status.applied);
+            }
+            if status.app_stalled != self.seen.app_stalled {
+                self.paxos.handle_app(now, status.app_stalled);
+            }
+            self.serving.store(status.serving, Ordering::Relaxed);
+            self.seen = status;
+        }
+        let full = self.writer.is_full();
+        if full != self.disk_full {
+            if full {
+                tracing::error!("the log has no more room: new requests are refused until it has");
+            } else {
+                tracing::info!("the log has room again");
+            }
+            self.disk_full = full;
+            self.paxos.handle_disk(now, full);
+        }
+    }
+
+    /// What callers left on the desk.
+    fn pick_up(&mut self, now: Now) {
+        let reads = self.reads.rounds.len() < READ_ROUNDS && self.reads.may_ask(now);
+        let picked_up = self.seat.desk.pick_up(reads);
+        for command in picked_up.commands {
+            let id = command.id;
+            if let Err(refused) = self.paxos.propose(now, command) {
+                self.refused(id, refused);
+            }
+        }
+        for errand in picked_up.errands {
+            match errand {
+                Errand::Transfer(to) => self.paxos.transfer(now, to),
+                Errand::Describe(reply) => {
+                    let _ = reply.send((self.paxos.status(), self.paxos.counters()));
+                }
+            }
+        }
+        if reads && let Some(id) = self.reads.ask(picked_up.readers) {
+            self.paxos.read(now, id);
+        }
+    }
+
+    fn refused(&mut self, id: CommandId, refused: ProposeRefused) {
+        let reason = match refused {
+            ProposeRefused::TooLarge { .. } => NotTaken::TooLarge,
+            ProposeRefused::DiskFull => NotTaken::DiskFull,
+            ProposeRefused::Overloaded | ProposeRefused::Forgetful => NotTaken::Overloaded,
+            ProposeRefused::BadId | ProposeRefused::Kind(_) => {
+                unreachable!("the desk gives the ids, and nobody here makes such kinds: {refused}")
+            }
+        };
+        self.seat.desk.decide(id, Decided::Withdrawn(reason));
+    }
+
+    fn carry_out(&mut self, now: Now, output: Output) {
+        match output {
+            Output::Persist { io, records } => self.writer.write(io.0, records),
+            Output::Send {
+                to,
+                lane,
+                message,
+                after,
+            } => {
+                let boxes = self
+                    .queues
+                    .get_mut(&to)
+                    .expect("only members are spoken to");
+                boxes[lane_index(lane)].send(message, after, self.synced);
+            }
+            Output::Chosen { through, entries } => self.feed.push(through, entries),
+            Output::Resolved { id, slot } => self.seat.desk.decide(id, Decided::Chosen(slot)),
+            Output::Withdrawn { id, reason } => {
+                self.seat.desk.decide(id, Decided::Withdrawn(reason));
+            }
+            Output::ReadReady { id, index } => self.reads.ready(id, index),
+            Output::ReadFailed { id } => self.reads.failed(id, now),
+            Output::Load {
+                ticket,
+                from,
+                through,
+                max_bytes,
+            } => self.load(ticket, from, through, max_bytes),
+            Output::LeaderChanged { leader } => self.leader_changed(leader),
+            Output::Forgetful { reported_by } => {
+                let reported_by = self.name(reported_by);
+                self.end = Some(NodeEnd::Forgetful { reported_by });
+            }
+        }
+    }
+
+    fn load(&self, ticket: Ticket, from: Slot, through: Slot, max_bytes: u64) {
+        let (reader, sender) = (self.reader.clone(), self.sender.clone());
+        tokio::task::spawn_blocking(move || {
+            let entries = reader
+                .read(from, through, max_bytes)
+                .unwrap_or_else(|error| {
+                    tracing::warn!(slot = %from, %error, "entries for a peer cannot be read");
+                    Vec::new()
+                });
+            let _ = sender.send(Input::Loaded { ticket, entries });
+        });
+    }
+
+    fn leader_changed(&self, leader: Option<MemberId>) {
+        let ballot = self.paxos.promised();
+        match leader {
+            Some(leader) => {
+                let leader = self.name(leader);
+                tracing::info!(%leader, %ballot, "leader changed");
+            }
+            None => tracing::info!(%ballot, "no leader"),
+        }
+    }
+
+    fn name(&self, member: MemberId) -> String {
+        let members = &self.configuration.members;
+        let found = members.iter().find(|it| it.id == member);
+        found.map_or_else(|| format!("member {member}"), |it| it.name.clone())
+    }
+
+    /// Tells whoever watches, when there is something to tell.
+    fn publish(&mut self, now: Now) {
+        let commit = self.paxos.commit();
+        self.log_counts = self.log_counts || self.is_close();
+        let serving = self
+            .others
+            .iter()
+            .filter(|(_, it)| it.serving && now.mono_ns.saturating_sub(it.heard_ns) < SERVING_NS);
+        let status = NodeStatus {
+            group: Some(self.paxos.genesis().group),
+            member: self.roster.me,
+            epoch: self.configuration.epoch,
+            leader: self.paxos.leader(),
+            promised: self.paxos.promised(),
+            last: self.paxos.last(),
+            commit,
+            log_counts: self.log_counts,
+            serving: serving.map(|(id, _)| *id).collect(),
+            configuration: Some(self.configuration.clone()),
+        };
+        self.seat.status.send_if_modified(|old| {
+            let changed = *old != status;
+            if changed {
+                *old = status;
+            }
+            changed
+        });
+    }
+
+    /// This log ends near where the group's does.
+    fn is_close(&self) -> bool {
+        let status = self.paxos.status();
+        let furthest = status
+            .peers
+            .iter()
+            .filter(|it| it.heard)
+            .map(|it| it.commit);
+        let furthest = furthest.max().unwrap_or_default();
+        status.healthy && furthest.0 <= status.last.0 + CLOSE_SLOTS
+    }
+}
+
+// === impl Outbox ===
+
+impl Outbox {
+    /// Sends, now or when `after` is synced and everything before it has left.
+    fn send(&mut self, message: Message, after: Option<Io>, synced: Io) {
+        let after = after.filter(|it| *it > synced);
+        if after.is_none() && self.held.is_empty() {
+            self.queue.push(message);
+        } else {
+            self.held.push_back((after, message));
+        }
+    }
+
+    fn release(&mut self, synced: Io) {
+        while let Some((after, _)) = self.held.front() {
+            if after.is_some_and(|it| it > synced) {
+                return;
+            }
+            let (_, message) = self.held.pop_front().expect("just seen");
+            self.queue.push(message);
+        }
+    }
+}
+
+// === impl Reads ===
+
+impl Reads {
+    fn may_ask(&self, now: Now) -> bool {
+        self.again.is_empty() || now.mono_ns >= self.again_ns
+    }
+
+    /// Begins a round for these readers and those whose last one failed; `None` when nobody waits.
+    fn ask(&mut self, new: Vec<oneshot::Sender<Slot>>) -> Option<ReadId> {
+        let mut readers = std::mem::take(&mut self.again);
+        readers.extend(new);
+        readers.retain(|it| !it.is_closed());
+        if readers.is_empty() {
+            return None;
+        }
+        self.last += 1;
+        let id = ReadId(self.last);
+        self.rounds.insert(id, readers);
+        Some(id)
+    }
+
+    fn ready(&mut self, id: ReadId, index: Slot) {
+        for reader in self.rounds.remove(&id).unwrap_or_default() {
+            // It may have given up.
+            let _ = reader.send(index);
+        }
+    }
+
+    /// Never answered from this round: they ask again in a new one (rule R1).
+    fn failed(&mut self, id: ReadId, now: Now) {
+        self.again
+            .extend(self.rounds.remove(&id).unwrap_or_default());
+        self.again_ns = now.mono_ns + READ_AGAIN_NS;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_overtakes_a_message_that_waits_for_the_disk() {
+        let queue = Arc::new(SendQueue::new(Lane::Log));
+        queue.open();
+        let mut outbox = Outbox {
+            queue,
+            held: VecDeque::new(),
+        };
+        let message = |round| Message::Confirm {
+            ballot: synod_paxos::Ballot::default(),
+            round,
+        };
+        outbox.send(message(1), Some(Io(1)), Io(1));
+        assert!(
+            outbox.held.is_empty(),
+            "what is synced already waits for nothing"
+        );
+        outbox.send(message(2), Some(Io(2)), Io(1));
+        outbox.send(message(3), None, Io(1));
+        outbox.send(message(4), Some(Io(4)), Io(1));
+        assert_eq!(outbox.held.len(), 3);
+        outbox.release(Io(1));
+        assert_eq!(outbox.held.len(), 3);
+        outbox.release(Io(3));
+        assert_eq!(outbox.held.len(), 1);
+        outbox.release(Io(4));
+        assert!(outbox.held.is_empty());
+    }
+
+    #[test]
+    fn a_reader_whose_round_failed_gets_the_answer_of_a_later_round_only() {
+        let mut reads = Reads::default();
+        let (sender, mut reader) = oneshot::channel();
+        let first = reads.ask(vec![sender]).expect("somebody waits");
+        let now = Now {
+            mono_ns: 1_000,
+            wall_ns: 0,
+        };
+        reads.failed(first, now);
+        reads.ready(first, Slot(3));
+        assert!(reader.try_recv().is_err());
+        assert!(!reads.may_ask(now));
+        let second = reads.ask(vec![]).expect("still waits");
+        assert_ne!(first, second);
+        reads.ready(second, Slot(5));
+        assert_eq!(reader.try_recv(), Ok(Slot(5)));
+        assert_eq!(reads.ask(vec![]), None);
+    }
+}
