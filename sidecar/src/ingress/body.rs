@@ -1,13 +1,25 @@
 //! Bodies in both directions: what a client sends, and what it gets.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::Stream;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tempfile::TempPath;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
+use tokio_util::io::ReaderStream;
+
+use super::backend::AppBody;
+use super::guard::{Busy, poll_alarm};
+use crate::apply::StoredBody;
+
+const FILE_CHUNK_BYTES: usize = 64 << 10;
 
 /// Any error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -25,9 +37,19 @@ pub enum RequestBody {
         trailers: Option<HeaderMap>,
     },
     /// As the client sends it to this member.
-    Incoming(Incoming),
+    Client(ClientBody),
     /// As another member passes it on.
     Channel(Channel),
+}
+
+/// A body that a client sends, with a limit on the time between two of its pieces.
+#[derive(Debug)]
+pub struct ClientBody {
+    body: Incoming,
+    gap: Duration,
+    /// Set while a piece is waited for.
+    limit: Option<Instant>,
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 /// A body whose frames come from another task.
@@ -38,9 +60,36 @@ pub struct Channel {
     remaining: Option<u64>,
 }
 
+// === impl ClientBody ===
+
+impl ClientBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.limit = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let limit = *self.limit.get_or_insert_with(|| Instant::now() + self.gap);
+        std::task::ready!(poll_alarm(&mut self.alarm, limit, cx));
+        Poll::Ready(Some(Err("the client stopped sending".into())))
+    }
+}
+
 // === impl RequestBody ===
 
 impl RequestBody {
+    /// A body that a client sends; it breaks off when `gap` goes by without a piece of it.
+    pub(super) fn client(body: Incoming, gap: Duration) -> Self {
+        if body.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Client(ClientBody {
+            body,
+            gap,
+            limit: None,
+            alarm: None,
+        })
+    }
+
     /// A body that is there already.
     pub fn full(data: Bytes, trailers: HeaderMap) -> Self {
         Self::Full {
@@ -66,7 +115,7 @@ impl Body for RequestBody {
                     .or_else(|| trailers.take().map(Frame::trailers))
                     .map(Ok),
             ),
-            Self::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Client(body) => body.poll_frame(cx),
             Self::Channel(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -75,7 +124,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Full { data, trailers } => data.is_none() && trailers.is_none(),
-            Self::Incoming(body) => body.is_end_stream(),
+            Self::Client(body) => body.body.is_end_stream(),
             Self::Channel(body) => body.is_end_stream(),
         }
     }
@@ -86,7 +135,7 @@ impl Body for RequestBody {
             Self::Full { data, .. } => {
                 SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
             }
-            Self::Incoming(body) => body.size_hint(),
+            Self::Client(body) => body.body.size_hint(),
             Self::Channel(body) => body.size_hint(),
         }
     }
@@ -132,5 +181,172 @@ impl Body for Channel {
     fn size_hint(&self) -> SizeHint {
         self.remaining
             .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// The body of a response, wherever it comes from.
+#[derive(Debug)]
+pub struct ResponseBody {
+    kind: Kind,
+    /// Until the last byte, the connection is busy.
+    busy: Option<Busy>,
+}
+
+enum Kind {
+    Full {
+        data: Option<Bytes>,
+        trailers: Option<HeaderMap>,
+    },
+    File(FileBody),
+    App(AppBody),
+    /// The rest of a body whose beginning was held.
+    AppAfter(std::vec::IntoIter<Frame<Bytes>>, AppBody),
+    Channel(Channel),
+}
+
+/// A stored body on disk, read as fast as its reader takes it.
+struct FileBody {
+    stream: Pin<Box<ReaderStream<tokio::fs::File>>>,
+    remaining: u64,
+    trailers: Option<HeaderMap>,
+    /// The file lives at least as long as this.
+    _path: Arc<TempPath>,
+}
+
+// === impl ResponseBody ===
+
+impl ResponseBody {
+    fn of(kind: Kind) -> Self {
+        Self { kind, busy: None }
+    }
+
+    pub(super) fn empty() -> Self {
+        Self::full(Bytes::new())
+    }
+
+    pub(super) fn full(data: Bytes) -> Self {
+        Self::full_with_trailers(data, HeaderMap::new())
+    }
+
+    pub(super) fn full_with_trailers(data: Bytes, trailers: HeaderMap) -> Self {
+        Self::of(Kind::Full {
+            data: (!data.is_empty()).then_some(data),
+            trailers: (!trailers.is_empty()).then_some(trailers),
+        })
+    }
+
+    pub(super) fn app(body: AppBody) -> Self {
+        Self::of(Kind::App(body))
+    }
+
+    pub(super) fn app_after(frames: Vec<Frame<Bytes>>, rest: AppBody) -> Self {
+        Self::of(Kind::AppAfter(frames.into_iter(), rest))
+    }
+
+    pub(super) fn channel(body: Channel) -> Self {
+        Self::of(Kind::Channel(body))
+    }
+
+    /// A stored response's body. Fails when its file cannot be opened.
+    pub(super) async fn stored(body: &StoredBody, trailers: HeaderMap) -> std::io::Result<Self> {
+        match body {
+            StoredBody::Memory(data) => Ok(Self::full_with_trailers(data.clone(), trailers)),
+            StoredBody::File { path, len } => {
+                let file = tokio::fs::File::open(&**path).await?;
+                Ok(Self::of(Kind::File(FileBody {
+                    stream: Box::pin(ReaderStream::with_capacity(file, FILE_CHUNK_BYTES)),
+                    remaining: *len,
+                    trailers: (!trailers.is_empty()).then_some(trailers),
+                    _path: path.clone(),
+                })))
+            }
+        }
+    }
+
+    pub(super) fn while_busy(mut self, busy: Option<Busy>) -> Self {
+        self.busy = busy;
+        self
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.kind {
+            Kind::Full { data, trailers } => Poll::Ready(
+                data.take()
+                    .map(Frame::data)
+                    .or_else(|| trailers.take().map(Frame::trailers))
+                    .map(Ok),
+            ),
+            Kind::File(file) => file.poll_frame(cx),
+            Kind::App(body) => Pin::new(body).poll_frame(cx),
+            Kind::AppAfter(frames, body) => match frames.next() {
+                Some(frame) => Poll::Ready(Some(Ok(frame))),
+                None => Pin::new(body).poll_frame(cx),
+            },
+            Kind::Channel(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Full { data, trailers } => data.is_none() && trailers.is_none(),
+            Kind::File(file) => file.remaining == 0 && file.trailers.is_none(),
+            Kind::App(body) => body.is_end_stream(),
+            Kind::AppAfter(frames, body) => frames.len() == 0 && body.is_end_stream(),
+            Kind::Channel(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Full { data, .. } => {
+                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
+            }
+            Kind::File(file) => SizeHint::with_exact(file.remaining),
+            Kind::App(body) => body.size_hint(),
+            Kind::AppAfter(..) => SizeHint::default(),
+            Kind::Channel(body) => body.size_hint(),
+        }
+    }
+}
+
+// === impl Kind ===
+
+impl std::fmt::Debug for Kind {
+    /// Bodies are the users' own: only what kind of body it is.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Full { .. } => "Full",
+            Self::File(_) => "File",
+            Self::App(_) | Self::AppAfter(..) => "App",
+            Self::Channel(_) => "Channel",
+        })
+    }
+}
+
+// === impl FileBody ===
+
+impl FileBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.remaining == 0 {
+            return Poll::Ready(self.trailers.take().map(Frame::trailers).map(Ok));
+        }
+        match std::task::ready!(self.stream.as_mut().poll_next(cx)) {
+            Some(Ok(data)) if data.len() as u64 <= self.remaining => {
+                self.remaining -= data.len() as u64;
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+            Some(Ok(_)) | None => Poll::Ready(Some(Err(
+                "the file of a stored response has another length".into(),
+            ))),
+        }
     }
 }

@@ -1,0 +1,442 @@
+//! One request from its head to its response: checks, class, and on to the way it is served.
+//!
+//! In: a request, of a client or of another member. Out: its response. It calls the backend
+//! through the ways [`super::ordered`], [`super::reads`], [`super::outcome`] and
+//! [`super::upgrade`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request;
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, Request, Response, Version};
+use synod_paxos::{GroupId, MemberId, Slot};
+use synod_proto::v1::Policy;
+use tokio::time::Instant;
+
+use super::backend::Backend;
+use super::body::{RequestBody, ResponseBody};
+use super::capture::{BodyPatience, Budget, Captured, capture};
+use super::guard::Watched;
+use super::handover::PeerChannels;
+use super::headers::{self, SYNOD_MEMBER, SYNOD_MIN_SLOT, SYNOD_SLOT};
+use super::metrics::Metrics;
+use super::probes::Probes;
+use super::problem::Problem;
+use super::route::{Class, Level, Refusal, Routes};
+use super::{Limits, Parts};
+
+/// Below it everything is ours.
+const OUR_PATHS: &str = "/.well-known/synod/";
+/// A request is classified again at most so often.
+const MAX_CLASSIFICATIONS: usize = 4;
+
+/// All that serving needs.
+pub(super) struct Core<B> {
+    pub(super) backend: B,
+    pub(super) peers: Arc<dyn PeerChannels>,
+    pub(super) member: String,
+    member_value: HeaderValue,
+    pub(super) limits: Limits,
+    pub(super) metrics: Metrics,
+    pub(super) probes: Probes,
+    pub(super) app: Option<SocketAddr>,
+    budget: Budget,
+    routes: RwLock<Arc<Routes>>,
+    no_route: Arc<str>,
+}
+
+/// A request as the app shall see it, and what the client told us beside it.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) method: Method,
+    /// Origin form.
+    pub(super) target: PathAndQuery,
+    /// End-to-end, `Host` and forwarding fields included, ours taken out.
+    pub(super) headers: HeaderMap,
+    /// `Synod-Min-Slot` as the client sent it.
+    pub(super) min_slot: Option<HeaderValue>,
+    /// It came from another member and goes nowhere else.
+    pub(super) handed_over: bool,
+}
+
+/// The body of a request, on its way or read whole.
+#[derive(Debug)]
+pub(super) enum Payload {
+    Stream(RequestBody),
+    Whole(Captured),
+}
+
+/// What a way of serving came to.
+pub(super) enum Step {
+    Done(Response<ResponseBody>),
+    /// The policy has changed meanwhile, and nothing was done: classify again.
+    Reclassify,
+}
+
+/// The limits that the policy sets, with defaults where it is silent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) queue: Duration,
+    pub(super) response: Duration,
+    pub(super) max_body_bytes: u64,
+}
+
+// === impl Times ===
+
+impl Times {
+    pub(super) fn of(policy: &Policy) -> Self {
+        let or = |value, default| if value == 0 { default } else { value };
+        Self {
+            queue: Duration::from_millis(or(policy.queue_timeout_ms, 10_000)),
+            response: Duration::from_millis(or(policy.response_timeout_ms, 35_000)),
+            max_body_bytes: or(policy.max_body_bytes, 16 << 20),
+        }
+    }
+}
+
+// === impl Payload ===
+
+impl Payload {
+    /// A body for one attempt. What was on its way is gone afterwards.
+    pub(super) fn attempt(&mut self) -> RequestBody {
+        match self {
+            Self::Stream(body) => std::mem::replace(body, RequestBody::Empty),
+            Self::Whole(whole) => whole.body(),
+        }
+    }
+
+    /// All of it, when it was read whole.
+    pub(super) fn as_whole(&self) -> Option<&Captured> {
+        match self {
+            Self::Stream(_) => None,
+            Self::Whole(whole) => Some(whole),
+        }
+    }
+}
+
+// === impl Core ===
+
+impl<B: Backend> Core<B> {
+    pub(super) fn new(parts: Parts<B>) -> Self {
+        let policy = parts.backend.policy().borrow().clone();
+        Self {
+            member_value: headers::quoted(&parts.member),
+            member: parts.member,
+            budget: Budget::new(parts.limits.body_memory_bytes, parts.limits.memory_patience),
+            limits: parts.limits,
+            metrics: parts.metrics,
+            probes: Probes::default(),
+            app: parts.app,
+            routes: RwLock::new(Arc::new(Routes::compile(policy))),
+            backend: parts.backend,
+            peers: parts.peers,
+            no_route: "".into(),
+        }
+    }
+
+    /// Serves a client.
+    pub(super) async fn handle(
+        &self,
+        request: Request<RequestBody>,
+        client: IpAddr,
+        watched: Option<&Arc<Watched>>,
+    ) -> Response<ResponseBody> {
+        let started = Instant::now();
+        let _held = self.metrics.request();
+        let mut class = None;
+        let answer = self
+            .answer_client(request, client, watched, &mut class)
+            .await;
+        let response = answer.unwrap_or_else(|problem| self.problem(&problem));
+        let (level, route) = match &class {
+            Some(class) => (class.level.as_str(), &class.route),
+            None => ("none", &self.no_route),
+        };
+        let status = response.status().as_u16();
+        self.metrics
+            .answered(level, route, status, started.elapsed());
+        response
+    }
+
+    async fn answer_client(
+        &self,
+        request: Request<RequestBody>,
+        client: IpAddr,
+        watched: Option<&Arc<Watched>>,
+        seen: &mut Option<Class>,
+    ) -> Result<Response<ResponseBody>, Problem> {
+        let (mut parts, body) = request.into_parts();
+        if parts.method == Method::CONNECT {
+            return Err(Problem::connect());
+        }
+        let target = normalise_target(&mut parts)?;
+        check_expectation(&parts.headers)?;
+        if self.group().is_none() {
+            return Err(Problem::no_group());
+        }
+        let min_slot = parts.headers.remove(&SYNOD_MIN_SLOT);
+        let upgrade = super::upgrade::wanted(&mut parts);
+        headers::strip_hop_by_hop(&mut parts.headers);
+        headers::strip_reserved(&mut parts.headers);
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.remove(header::EXPECT);
+        headers::add_forwarded(&mut parts.headers, client);
+        let call = Call {
+            method: parts.method,
+            target,
+            headers: parts.headers,
+            min_slot,
+            handed_over: false,
+        };
+        if call.target.path().starts_with(OUR_PATHS) {
+            return self.our_own(&call).await;
+        }
+        let routes = self.routes();
+        let class = classify(&routes, &call)?;
+        *seen = Some(class.clone());
+        if let Some(upgrade) = upgrade {
+            return match watched.filter(|_| class.streaming) {
+                Some(watched) => self.upgrade(&call, upgrade, watched).await,
+                None => Err(Problem::upgrade_refused()),
+            };
+        }
+        self.dispatch(&call, Payload::Stream(body), routes, class, seen)
+            .await
+    }
+
+    /// Serves another member: reads only, and nothing is handed on.
+    pub(super) async fn handle_handed_over(
+        &self,
+        call: &Call,
+        body: RequestBody,
+    ) -> Result<Response<ResponseBody>, Problem> {
+        if call.target.path().starts_with(OUR_PATHS) {
+            return self.our_own(call).await;
+        }
+        let routes = self.routes();
+        let class = classify(&routes, call)?;
+        self.dispatch(call, Payload::Stream(body), routes, class, &mut None)
+            .await
+    }
+
+    async fn our_own(&self, call: &Call) -> Result<Response<ResponseBody>, Problem> {
+        if call.target.path() != super::outcome::PATH {
+            return Err(Problem::not_found());
+        }
+        self.outcome(call).await
+    }
+
+    async fn dispatch(
+        &self,
+        call: &Call,
+        mut payload: Payload,
+        mut routes: Arc<Routes>,
+        mut class: Class,
+        seen: &mut Option<Class>,
+    ) -> Result<Response<ResponseBody>, Problem> {
+        for _ in 0..MAX_CLASSIFICATIONS {
+            let ordered = class.level == Level::Ordered;
+            if ordered && call.handed_over {
+                return Err(Problem::unavailable(
+                    "the members' policies differ at the moment",
+                ));
+            }
+            let step = if ordered {
+                let step = self.ordered(call, &mut payload, &routes, &class).await;
+                step.map_err(Problem::of_ordered)?
+            } else {
+                self.read(call, &mut payload, &routes, &class).await?
+            };
+            if let Step::Done(response) = step {
+                return Ok(response);
+            }
+            routes = self.routes();
+            class = classify(&routes, call)?;
+            *seen = Some(class.clone());
+        }
+        Err(Problem::not_ordered(
+            "the policy kept changing while the request waited",
+        ))
+    }
+
+    /// Reads a body whole, unless it was already.
+    pub(super) async fn whole<'a>(
+        &self,
+        payload: &'a mut Payload,
+        times: &Times,
+    ) -> Result<&'a Captured, Problem> {
+        if let Payload::Stream(body) = payload {
+            let body = std::mem::replace(body, RequestBody::Empty);
+            let patience = BodyPatience {
+                gap: self.limits.body_gap,
+                total: self.limits.body_total,
+                floor: self.limits.body_floor_bytes,
+            };
+            let whole = capture(body, times.max_body_bytes, patience, &self.budget).await?;
+            *payload = Payload::Whole(whole);
+        }
+        match payload {
+            Payload::Whole(whole) => Ok(whole),
+            Payload::Stream(_) => unreachable!("it was just read whole"),
+        }
+    }
+
+    /// The routes of the policy that apply has published last.
+    pub(super) fn routes(&self) -> Arc<Routes> {
+        let policy = self.backend.policy().borrow().clone();
+        {
+            let routes = self
+                .routes
+                .read()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            if Arc::ptr_eq(routes.policy(), &policy) {
+                return routes.clone();
+            }
+        }
+        let compiled = Arc::new(Routes::compile(policy));
+        let mut routes = self
+            .routes
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        routes.clone_from(&compiled);
+        compiled
+    }
+
+    pub(super) fn group(&self) -> Option<GroupId> {
+        self.backend.node_status().borrow().group
+    }
+
+    /// This member's copy answers clients.
+    pub(super) fn serves(&self) -> bool {
+        self.backend.apply_status().borrow().serving
+    }
+
+    /// Other members whose copy answers clients, in an order that changes from call to call.
+    pub(super) fn others_that_serve(&self) -> Vec<MemberId> {
+        let status = self.backend.node_status().borrow();
+        let own = status.member;
+        let mut others: Vec<_> = status
+            .serving
+            .iter()
+            .copied()
+            .filter(|id| *id != own)
+            .collect();
+        if others.len() > 1 {
+            let turn = self.probes.turn() % others.len();
+            others.rotate_left(turn);
+        }
+        others
+    }
+
+    /// A response with our header fields, and with no others of our names.
+    pub(super) fn sign(&self, headers: &mut HeaderMap, slot: Slot) {
+        headers.insert(SYNOD_SLOT.clone(), headers::slot_value(slot, self.group()));
+        headers.insert(SYNOD_MEMBER.clone(), self.member_value.clone());
+    }
+
+    /// The highest slot sent to this member's app (rule R6).
+    pub(super) fn sent(&self) -> Slot {
+        self.backend.apply_status().borrow().sent
+    }
+
+    /// An answer of our own.
+    pub(super) fn problem(&self, problem: &Problem) -> Response<ResponseBody> {
+        let mut response = problem.response();
+        let slot = problem.slot.unwrap_or_else(|| self.sent());
+        self.sign(response.headers_mut(), slot);
+        response
+    }
+
+    /// An answer to bytes that never became a request.
+    pub(super) fn raw_problem(&self, problem: &Problem) -> Vec<u8> {
+        let body = problem.body();
+        let mut raw = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
+             connection: close\r\nsynod-member: ",
+            problem.status,
+            body.len()
+        )
+        .into_bytes();
+        raw.extend_from_slice(self.member_value.as_bytes());
+        raw.extend_from_slice(b"\r\n\r\n");
+        raw.extend_from_slice(&body);
+        raw
+    }
+}
+
+fn classify(routes: &Routes, call: &Call) -> Result<Class, Problem> {
+    routes
+        .classify(&call.method, call.target.path())
+        .map_err(|refusal| match refusal {
+            Refusal::Connect => Problem::connect(),
+            Refusal::Trace => Problem::method_not_allowed("TRACE is not allowed"),
+            Refusal::AmbiguousPath => Problem::ambiguous_path(refusal.to_string()),
+        })
+}
+
+fn check_expectation(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get(header::EXPECT) {
+        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            Err(Problem::expectation_failed())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Brings a request's target to origin form and its host into `Host` (RFC 9112, 3.2 and 3.3). The
+/// host of an absolute form counts more than `Host`.
+fn normalise_target(parts: &mut request::Parts) -> Result<PathAndQuery, Problem> {
+    let uri = std::mem::take(&mut parts.uri).into_parts();
+    let http_2 = parts.version == Version::HTTP_2;
+    match (&uri.scheme, &uri.authority) {
+        (Some(scheme), Some(_)) if !matches!(scheme.as_str(), "http" | "https") => {
+            return Err(Problem::malformed("the target is not an http URI"));
+        }
+        (None, Some(_)) if !http_2 => {
+            return Err(Problem::malformed("the target is neither a path nor a URI"));
+        }
+        (_, Some(authority)) => {
+            let value = HeaderValue::try_from(authority.as_str())
+                .map_err(|_| Problem::malformed("the target has a malformed host"))?;
+            let differs = |host: &HeaderValue| {
+                !host
+                    .as_bytes()
+                    .eq_ignore_ascii_case(authority.as_str().as_bytes())
+            };
+            if http_2 && parts.headers.get_all(header::HOST).iter().any(differs) {
+                return Err(Problem::malformed("Host and :authority differ"));
+            }
+            parts.headers.insert(header::HOST, value);
+        }
+        (_, None) => {}
+    }
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if parts.version == Version::HTTP_10 => {
+            parts
+                .headers
+                .insert(header::HOST, HeaderValue::from_static("localhost"));
+        }
+        (Some(host), None) if is_host(host) => {}
+        _ => {
+            return Err(Problem::malformed(
+                "there must be exactly one valid Host field",
+            ));
+        }
+    }
+    match uri.path_and_query {
+        Some(path) if path.path().starts_with('/') => Ok(path),
+        Some(path) if path.as_str() == "*" && parts.method == Method::OPTIONS => Ok(path),
+        None if uri.authority.is_some() => Ok(PathAndQuery::from_static("/")),
+        _ => Err(Problem::malformed("the target is not a path")),
+    }
+}
+
+/// A host with an optional port, or nothing at all; no user, no path, no list.
+fn is_host(value: &HeaderValue) -> bool {
+    value.is_empty()
+        || (!value.as_bytes().contains(&b'@') && Authority::try_from(value.as_bytes()).is_ok())
+}

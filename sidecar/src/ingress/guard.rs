@@ -1,0 +1,316 @@
+//! A client's connection, watched: strict framing and time limits below the HTTP library.
+//!
+//! In: a TCP stream. Out: the same bytes, up to the first that must not be acted on; from there on
+//! the library sees the end of the stream, and the stream comes back to whoever accepted it, with
+//! the reason, to answer and close.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep};
+
+use super::framing::{Framing, Violation};
+
+/// What the two ends of a connection's watch share.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    /// Requests whose response is not complete.
+    busy: AtomicU32,
+    /// The connection was upgraded: its bytes are no longer HTTP.
+    tunnel: AtomicBool,
+}
+
+/// Held while a request is under way.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Watched>);
+
+/// Why the library saw the end of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Bytes that must not be acted on, in a header section.
+    Head(Violation),
+    /// The same in a body: whoever reads it answers.
+    Body,
+    /// A header section that took too long.
+    SlowHead,
+    /// Nothing came for long.
+    Idle,
+}
+
+/// A connection that was refused.
+#[derive(Debug)]
+pub(super) struct Returned {
+    pub(super) stream: TcpStream,
+    pub(super) refused: Refused,
+}
+
+/// Time limits of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) head: Duration,
+    pub(super) idle: Duration,
+    pub(super) write: Duration,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Guard {
+    /// Always there until drop.
+    stream: Option<TcpStream>,
+    /// Bytes read before it was known which protocol this is.
+    first: Bytes,
+    /// `None` for HTTP/2, whose frames cannot be misread.
+    framing: Option<Framing>,
+    watched: Arc<Watched>,
+    patience: Patience,
+    refused: Option<Refused>,
+    back: Option<oneshot::Sender<Returned>>,
+    read_limit: Option<(Waits, Instant)>,
+    write_limit: Option<Instant>,
+    read_alarm: Option<Pin<Box<Sleep>>>,
+    write_alarm: Option<Pin<Box<Sleep>>>,
+}
+
+/// What a read waits for; the number is that of the request on this connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    ForRequest(u64),
+    ForRestOfHead(u64),
+}
+
+// === impl Watched ===
+
+impl Watched {
+    /// A request begins.
+    pub(super) fn begin(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    /// The connection is about to be upgraded.
+    pub(super) fn becomes_tunnel(&self) {
+        self.tunnel.store(true, Ordering::Relaxed);
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
+    }
+
+    fn is_tunnel(&self) -> bool {
+        self.tunnel.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl Guard ===
+
+impl Guard {
+    pub(super) fn new(
+        stream: TcpStream,
+        first: Bytes,
+        framing: Option<Framing>,
+        watched: Arc<Watched>,
+        patience: Patience,
+    ) -> (Self, oneshot::Receiver<Returned>) {
+        let (back, returned) = oneshot::channel();
+        let guard = Self {
+            stream: Some(stream),
+            first,
+            framing,
+            watched,
+            patience,
+            refused: None,
+            back: Some(back),
+            read_limit: None,
+            write_limit: None,
+            read_alarm: None,
+            write_alarm: None,
+        };
+        (guard, returned)
+    }
+
+    fn stream(&mut self) -> Pin<&mut TcpStream> {
+        Pin::new(
+            self.stream
+                .as_mut()
+                .expect("a guard has its stream until it is dropped"),
+        )
+    }
+
+    /// Looks at what was just read into `buf` behind `before`.
+    fn inspect(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        let Some(framing) = self.framing.as_mut().filter(|_| !self.watched.is_tunnel()) else {
+            return;
+        };
+        if let Err((passed, violation)) = framing.take(&buf.filled()[before..]) {
+            self.refused = Some(if framing.in_head() {
+                Refused::Head(violation)
+            } else {
+                Refused::Body
+            });
+            buf.set_filled(before + passed);
+        }
+    }
+
+    /// What the library gets once the connection was refused.
+    fn poll_refused(&self) -> Poll<io::Result<()>> {
+        // An end of the stream would break off the request before the bad one. When its response
+        // is complete, the library reads again.
+        if matches!(self.refused, Some(Refused::Head(_))) && self.watched.is_busy() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing to read now: waits, but not for ever.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(framing) = self.framing.as_ref().filter(|_| !self.watched.is_tunnel()) else {
+            return Poll::Pending;
+        };
+        let (waits, patience) = if framing.in_head() {
+            (Waits::ForRestOfHead(framing.heads()), self.patience.head)
+        } else if framing.is_idle() && !self.watched.is_busy() {
+            (Waits::ForRequest(framing.heads()), self.patience.idle)
+        } else {
+            self.read_limit = None;
+            return Poll::Pending;
+        };
+        let limit = match self.read_limit {
+            Some((same, limit)) if same == waits => limit,
+            _ => Instant::now() + patience,
+        };
+        self.read_limit = Some((waits, limit));
+        std::task::ready!(poll_alarm(&mut self.read_alarm, limit, cx));
+        self.refused = Some(match waits {
+            Waits::ForRestOfHead(_) => Refused::SlowHead,
+            Waits::ForRequest(_) => Refused::Idle,
+        });
+        self.poll_refused()
+    }
+
+    /// After a write: a client that takes nothing for long is cut off.
+    fn after_write<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.write_limit = None;
+            return written;
+        }
+        let patience = self.patience.write;
+        let limit = *self
+            .write_limit
+            .get_or_insert_with(|| Instant::now() + patience);
+        std::task::ready!(poll_alarm(&mut self.write_alarm, limit, cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// Ready once `limit` is reached. The timer is set anew only when it has to be.
+pub(super) fn poll_alarm(
+    alarm: &mut Option<Pin<Box<Sleep>>>,
+    limit: Instant,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let alarm = alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(limit)));
+    if alarm.deadline() > limit {
+        alarm.as_mut().reset(limit);
+    }
+    loop {
+        std::task::ready!(alarm.as_mut().poll(cx));
+        if alarm.deadline() >= limit {
+            return Poll::Ready(());
+        }
+        alarm.as_mut().reset(limit);
+    }
+}
+
+impl AsyncRead for Guard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.refused.is_some() {
+            return self.poll_refused();
+        }
+        let before = buf.filled().len();
+        if self.first.is_empty() {
+            match self.stream().poll_read(cx, buf) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => return self.poll_patience(cx),
+            }
+        } else {
+            let step = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first[..step]);
+            self.first.advance(step);
+        }
+        let came = buf.filled().len() > before;
+        self.inspect(buf, before);
+        if came && buf.filled().len() == before {
+            return self.poll_refused();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Guard {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.stream().poll_write(cx, bytes);
+        self.after_write(written, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.stream().poll_write_vectored(cx, bytes);
+        self.after_write(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if matches!(self.refused, Some(Refused::Head(_) | Refused::SlowHead)) {
+            // Whoever gets the stream back has something to say first.
+            return Poll::Ready(Ok(()));
+        }
+        self.stream().poll_shutdown(cx)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let (Some(stream), Some(refused), Some(back)) =
+            (self.stream.take(), self.refused, self.back.take())
+        {
+            // Nobody waits when the server has been dropped: then the stream just closes.
+            let _ = back.send(Returned { stream, refused });
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Requests that take a slot in the agreed order.
+//!
+//! In: a request with its body. Out: the app's response to it, from this member's copy or from
+//! another's, or what is known about it. It calls the agreement to have it ordered, apply for its
+//! answer, and other members for theirs.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Response, StatusCode};
+use prost::Message;
+use synod_paxos::{CommandId, CommandKind, MemberId, Slot};
+use synod_proto::v1::{Idempotency, Request};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::backend::Backend;
+use super::body::ResponseBody;
+use super::capture::Captured;
+use super::core::{Call, Core, Payload, Step, Times};
+use super::handover::{Fetched, fetch_answer};
+use super::headers::{self, SYNOD_MEMBER, SYNOD_OUTCOME};
+use super::problem::{OutcomeName, Problem};
+use super::route::{Class, Routes};
+use crate::apply::{Answer, Outcome, StoredBody, StoredResponse};
+use crate::node::{Decided, Proposed};
+
+/// Beyond the time limit for being chosen: a command that is chosen a little too late does
+/// nothing, and then the client gets a definite answer.
+const GRACE: Duration = Duration::from_millis(500);
+/// What another member gets to say whether it has an answer, when there is no more time.
+const LAST_QUESTION: Duration = Duration::from_millis(500);
+/// Between two members that are asked for an answer one after the other.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// An answer, wherever it was had.
+enum Answered {
+    Here(Answer),
+    There(Fetched),
+}
+
+/// Someone else's answer under way.
+type Fetching = Pin<Box<dyn Future<Output = Option<Fetched>> + Send>>;
+
+// === impl Answered ===
+
+impl Answered {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Here(answer) => answer.outcome,
+            Self::There(fetched) => fetched.outcome,
+        }
+    }
+
+    fn slot(&self) -> Slot {
+        match self {
+            Self::Here(answer) => answer.slot,
+            Self::There(fetched) => fetched.slot,
+        }
+    }
+
+    fn has_response(&self) -> bool {
+        match self {
+            Self::Here(answer) => answer.response.is_some(),
+            Self::There(fetched) => fetched.response.is_some(),
+        }
+    }
+}
+
+// === impl Core ===
+
+impl<B: Backend> Core<B> {
+    /// Has one request ordered, and answers it. Nothing that happens to the client afterwards
+    /// undoes it.
+    pub(super) async fn ordered(
+        &self,
+        call: &Call,
+        payload: &mut Payload,
+        routes: &Routes,
+        class: &Class,
+    ) -> Result<Step, Problem> {
+        let policy = routes.policy();
+        let times = Times::of(policy);
+        let key = headers::idempotency_key(&call.headers, policy.idempotency.as_ref())?;
+        let whole = self.whole(payload, &times).await?;
+        let idempotency = key.map(|key| Idempotency {
+            key,
+            principal: headers::principal(&call.headers, policy.idempotency.as_ref()),
+            request_digest: headers::request_digest(
+                call.method.as_str(),
+                call.target.as_str(),
+                &whole.data,
+            ),
+        });
+        let answerer = if self.serves() {
+            None
+        } else {
+            self.others_that_serve().first().copied()
+        };
+        let request = Request {
+            policy_version: policy.version,
+            expires_ns: expiry(times.queue),
+            answerer: answerer.map_or(0, |member| member.0),
+            route: class.route.to_string(),
+            idempotency,
+            ..describe(call, whole)
+        };
+        let command = Bytes::from(request.encode_to_vec());
+        let proposed = self
+            .backend
+            .propose(CommandKind::REQUEST, command)
+            .map_err(|error| Problem::not_ordered(error.to_string()))?;
+        let id = proposed.id;
+        let answered = self.await_answer(proposed, answerer, &times).await?;
+        if answered.outcome() == Outcome::Reclassify {
+            // Definite: it was not executed under this id. The copy that said so may be ahead of
+            // this one, whose policy is then still the old one.
+            let caught_up = timeout(times.queue, self.backend.wait_applied(answered.slot())).await;
+            return match caught_up {
+                Ok(()) => Ok(Step::Reclassify),
+                Err(_) => Err(Problem::not_ordered("this member's policy is out of date")),
+            };
+        }
+        let answered = self.with_response(id, answered).await;
+        self.respond(call, answered).await.map(Step::Done)
+    }
+
+    /// Waits until the command is done, here or elsewhere, or until there is no more time.
+    async fn await_answer(
+        &self,
+        proposed: Proposed,
+        answerer: Option<MemberId>,
+        times: &Times,
+    ) -> Result<Answered, Problem> {
+        let Proposed { id, mut decided } = proposed;
+        let mut here = std::pin::pin!(self.backend.answer(id));
+        let mut serving = self.backend.apply_status().clone();
+        let mut undecided = true;
+        let mut limit = Instant::now() + times.queue + GRACE;
+        let mut fetching: Option<Fetching> =
+            answerer.and_then(|member| self.fetching(id, member, limit));
+        let mut ask_again = Instant::now() + ASK_AGAIN;
+        let mut asked = usize::from(fetching.is_some());
+        loop {
+            let alone = fetching.is_none();
+            let elsewhere = async {
+                match &mut fetching {
+                    Some(fetching) => fetching.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let stops_serving = serving.wait_for(|status| !status.serving);
+            tokio::select! {
+                biased;
+                answer = &mut here => return Ok(Answered::Here(answer)),
+                result = &mut decided, if undecided => match result {
+                    Ok(Decided::Chosen(_)) => {
+                        undecided = false;
+                        limit = Instant::now() + times.response;
+                    }
+                    Ok(Decided::Withdrawn(reason)) => {
+                        tracing::debug!(?reason, "a request was withdrawn");
+                        return Err(Problem::not_ordered("the group could not take the request"));
+                    }
+                    // The node ends: some copy may have left this member.
+                    Err(_) => return self.ask_all(id).await.ok_or_else(Problem::unknown),
+                },
+                fetched = elsewhere => {
+                    fetching = None;
+                    if let Some(fetched) = fetched {
+                        return Ok(Answered::There(fetched));
+                    }
+                    ask_again = Instant::now() + ASK_AGAIN;
+                }
+                () = sleep_until(limit) => {
+                    return self.ask_all(id).await.ok_or_else(Problem::unknown);
+                }
+                () = async {
+                    // A closed channel is the end of apply; only the others can answer then.
+                    let _ = stops_serving.await.map(|_| ());
+                    sleep_until(ask_again).await;
+                }, if alone => {
+                    let others = self.others_that_serve();
+                    if !others.is_empty() {
+                        fetching = self.fetching(id, others[asked % others.len()], limit);
+                        asked += 1;
+                    }
+                    ask_again = Instant::now() + ASK_AGAIN;
+                }
+            }
+        }
+    }
+
+    /// Asks one member for its answer, until `limit`.
+    fn fetching(&self, id: CommandId, member: MemberId, limit: Instant) -> Option<Fetching> {
+        let channel = self.peers.channel(member)?;
+        let group = self.group()?;
+        let wait = limit.saturating_duration_since(Instant::now());
+        Some(Box::pin(async move {
+            match fetch_answer(channel, group, id, wait).await {
+                Ok(fetched) => Some(fetched),
+                Err(status) => {
+                    tracing::debug!(peer = %member, error = %status, "no answer from there");
+                    None
+                }
+            }
+        }))
+    }
+
+    /// Asks every member that serves for an answer it has now (rule X3).
+    async fn ask_all(&self, id: CommandId) -> Option<Answered> {
+        self.ask_all_for(id, |_| true).await
+    }
+
+    async fn ask_all_for(&self, id: CommandId, wanted: fn(&Answered) -> bool) -> Option<Answered> {
+        let limit = Instant::now() + LAST_QUESTION;
+        let mut answers: FuturesUnordered<Fetching> = self
+            .others_that_serve()
+            .into_iter()
+            .filter_map(|member| self.fetching(id, member, limit))
+            .collect();
+        let first = async {
+            while let Some(fetched) = answers.next().await {
+                if let Some(answered) = fetched.map(Answered::There).filter(wanted) {
+                    return Some(answered);
+                }
+            }
+            None
+        };
+        timeout(2 * LAST_QUESTION, first).await.ok().flatten()
+    }
+
+    /// Where the stored response is gone here, another member may have it (rule X2).
+    async fn with_response(&self, id: CommandId, answered: Answered) -> Answered {
+        let wants_one = matches!(
+            answered.outcome(),
+            Outcome::Executed | Outcome::Replayed | Outcome::ResponseGone
+        );
+        if !wants_one || answered.has_response() {
+            return answered;
+        }
+        let other = self.ask_all_for(id, Answered::has_response).await;
+        other.unwrap_or(answered)
+    }
+
+    async fn respond(
+        &self,
+        call: &Call,
+        answered: Answered,
+    ) -> Result<Response<ResponseBody>, Problem> {
+        let slot = answered.slot();
+        let name = match answered.outcome() {
+            Outcome::Executed => OutcomeName::Executed,
+            Outcome::Replayed => OutcomeName::Replayed,
+            Outcome::Expired => {
+                let detail = "it was not agreed on in time (ordering.queueTimeout)";
+                return Err(Problem::not_ordered(detail).at(slot));
+            }
+            Outcome::KeyReused => return Err(Problem::key_reused().at(slot)),
+            Outcome::PrincipalChanged => return Err(Problem::principal_changed().at(slot)),
+            Outcome::ResponseGone => return Err(Problem::response_gone().at(slot)),
+            Outcome::Skipped => return Err(Problem::skipped().at(slot)),
+            // Said about requests only by a member that knows no better.
+            Outcome::Duplicate | Outcome::Reclassify | Outcome::Done | Outcome::Conflict => {
+                return Err(Problem::unknown());
+            }
+        };
+        let (response, member) = match answered {
+            Answered::Here(answer) => match answer.response {
+                Some(stored) => (stored_response(&stored, &call.method).await, None),
+                None => (None, None),
+            },
+            Answered::There(fetched) => (fetched.response, Some(fetched.member)),
+        };
+        let Some(mut response) = response else {
+            return Err(Problem::response_gone().at(slot));
+        };
+        let fields = response.headers_mut();
+        headers::strip_hop_by_hop(fields);
+        headers::strip_reserved(fields);
+        self.sign(fields, slot);
+        if let Some(member) = member {
+            fields.insert(SYNOD_MEMBER.clone(), headers::quoted(&member));
+        }
+        fields.insert(
+            SYNOD_OUTCOME.clone(),
+            HeaderValue::from_static(name.as_str()),
+        );
+        Ok(response)
+    }
+}
+
+/// The part of a command that every copy hands to its app.
+fn describe(call: &Call, whole: &Captured) -> Request {
+    Request {
+        method: call.method.as_str().to_owned(),
+        target: call.target.as_str().to_owned(),
+        headers: headers::to_wire(&call.headers),
+        body: whole.data.clone(),
+        trailers: headers::to_wire(&whole.trailers),
+        ..Request::default()
+    }
+}
+
+/// The end of `queue` from now, in nanoseconds of agreed time. This machine's wall clock stands for
+/// agreed time: where it is wrong, requests expire early or late, and no rule depends on it.
+fn expiry(queue: Duration) -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from((now + queue).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A stored response as it goes to the client; `None` when its file cannot be read.
+pub(super) async fn stored_response(
+    stored: &StoredResponse,
+    method: &Method,
+) -> Option<Response<ResponseBody>> {
+    let bodiless = method == Method::HEAD
+        || stored.status == StatusCode::NO_CONTENT
+        || stored.status == StatusCode::NOT_MODIFIED;
+    let body = if bodiless {
+        ResponseBody::empty()
+    } else {
+        match ResponseBody::stored(&stored.body, stored.trailers.clone()).await {
+            Ok(body) => body,
+            Err(error) => {
+                tracing::warn!(%error, "a stored response cannot be read");
+                return None;
+            }
+        }
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = stored.status;
+    response.headers_mut().clone_from(&stored.headers);
+    frame(
+        response.headers_mut(),
+        (!bodiless).then(|| body_bytes(&stored.body)),
+    );
+    Some(response)
+}
+
+fn body_bytes(body: &StoredBody) -> u64 {
+    match body {
+        StoredBody::Memory(data) => data.len() as u64,
+        StoredBody::File { len, .. } => *len,
+    }
+}
+
+/// `Content-Length` is what is stored, not what the app announced; where there is no body, it is
+/// the app's.
+fn frame(headers: &mut HeaderMap, length: Option<u64>) {
+    headers.remove(header::TRANSFER_ENCODING);
+    if let Some(length) = length {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+}
