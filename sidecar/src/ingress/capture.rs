@@ -311,6 +311,7 @@ mod tests {
         let budget = budget(2048);
         let (sender, body) = channel(Some(3));
         send(&sender, b"abc").await;
+        drop(sender);
         let first = capture(body, 5000, PATIENCE, &budget).await.unwrap();
         let (_kept, body) = channel(Some(2000));
         let problem = capture(body, 5000, PATIENCE, &budget).await.unwrap_err();
@@ -331,6 +332,7 @@ mod tests {
             .send(Ok(Frame::data(Bytes::from(vec![0; 2000]))))
             .await
             .unwrap();
+        drop(sender);
         assert!(capture(body, 5000, PATIENCE, &budget).await.is_ok());
     }
 
