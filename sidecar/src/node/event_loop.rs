@@ -15,6 +15,7 @@ use synod_paxos::{
     CommandId, Configuration, Envelope, Io, Lane, MemberId, Message, NotTaken, Now, Output, Paxos,
     ProposeRefused, ReadId, Recovered, Settings, Slot, StartError, Ticket,
 };
+use synod_proto::v1::Policy;
 use synod_wal::{LogReader, LogWriter, Wal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -24,13 +25,12 @@ use tokio_util::sync::CancellationToken;
 use super::clock;
 use super::complaint::Complaints;
 use super::door::PeerDoor;
-use super::feed::FeedSender;
 use super::handle::{Decided, Errand, NodeStatus, Seat};
 use super::input::{Input, Inputs, LANES, Roster, lane_index};
 use super::link::Link;
 use super::queue::SendQueue;
 use super::wire::BatchHead;
-use crate::apply::ApplyStatus;
+use crate::apply::{ApplyStatus, Beginning, FeedSender};
 use crate::config::peers::PeerTable;
 use crate::identity::{Connector, Identity, Who};
 
@@ -54,6 +54,8 @@ pub struct Parts {
     pub settings: Settings,
     /// What the log held, genesis included.
     pub recovered: Recovered,
+    /// Policy 1, as the genesis has it.
+    pub policy: Policy,
     /// The log itself.
     pub wal: Wal,
     /// Where the node serves its handles from.
@@ -177,6 +179,10 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
         serving: serving.clone(),
     };
     let links = links.start(&queues);
+    parts.feed.begin(Beginning {
+        configuration: paxos.configuration().clone(),
+        policy: parts.policy,
+    });
     parts.seat.desk.open(paxos.member(), paxos.boot());
     parts.door.open(sender.clone(), roster.clone());
     let event_loop = EventLoop {
@@ -478,7 +484,7 @@ impl EventLoop {
                     .expect("only members are spoken to");
                 boxes[lane_index(lane)].send(message, after, self.synced);
             }
-            Output::Chosen { through, entries } => self.feed.push(through, entries),
+            Output::Chosen { through, entries } => self.feed.chosen(through, entries),
             Output::Resolved { id, slot } => self.seat.desk.decide(id, Decided::Chosen(slot)),
             Output::Withdrawn { id, reason } => {
                 self.seat.desk.decide(id, Decided::Withdrawn(reason));
