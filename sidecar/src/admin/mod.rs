@@ -1,4 +1,59 @@
 //! What kubelet, operators and people ask of one member: live, ready, metrics, status, app health
 //! and the start signal.
+//!
+//! In: HTTP requests on a port of its own. Out: what the member knows about itself. It reads the
+//! published status of the agreement and of apply, and passes the start signal on.
 
 pub mod status;
+
+mod gauges;
+mod health;
+mod observer;
+mod server;
+
+use std::sync::{Arc, OnceLock};
+
+use prometheus_client::registry::Registry;
+use synod_paxos::{Boot, Incarnation};
+use synod_proto::v1::Policy;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use gauges::register;
+pub use server::serve;
+
+use crate::apply::ApplyStatus;
+use crate::node::NodeStatus;
+
+/// What the admin port is made of.
+pub struct AdminParts {
+    /// Name of the service.
+    pub service: String,
+    /// This member's stable name.
+    pub member: String,
+    /// Whose log this is; set once it is open.
+    pub log: Arc<OnceLock<LogIdentity>>,
+    /// Lowest and highest protocol version that this build speaks.
+    pub protocol: [u32; 2],
+    /// What the agreement publishes.
+    pub node: watch::Receiver<NodeStatus>,
+    /// What apply publishes.
+    pub apply: watch::Receiver<ApplyStatus>,
+    /// The policy in force.
+    pub policy: watch::Receiver<Arc<Policy>>,
+    /// The start signal (rule A5); must return at once.
+    pub app_started: Box<dyn Fn() + Send + Sync>,
+    /// Everything that is counted.
+    pub registry: Arc<Registry>,
+    /// Cancelled when this member begins to leave: it is not ready any more.
+    pub leaving: CancellationToken,
+}
+
+/// One start of one log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogIdentity {
+    /// The life of the log.
+    pub incarnation: Incarnation,
+    /// The number of this start.
+    pub boot: Boot,
+}

@@ -99,7 +99,7 @@ impl Metrics {
         metrics
     }
 
-    pub(super) fn answered(
+    pub(crate) fn answered(
         &self,
         class: &'static str,
         route: &Arc<str>,

@@ -1,0 +1,113 @@
+//! Whether this member, and the app beside it, are as they should be: pure answers to probes.
+
+use crate::apply::ApplyStatus;
+use crate::node::NodeStatus;
+
+/// The probes of the app's container that come to us instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AppProbe {
+    Live,
+    Ready,
+    Started,
+}
+
+impl AppProbe {
+    /// By the last part of `/app-health/{container}/{probe}`.
+    pub(super) fn of(path: &str) -> Option<Self> {
+        let (container, probe) = path.strip_prefix("/app-health/")?.split_once('/')?;
+        match probe {
+            _ if container.is_empty() => None,
+            "livez" => Some(Self::Live),
+            "readyz" => Some(Self::Ready),
+            "startupz" => Some(Self::Started),
+            _ => None,
+        }
+    }
+}
+
+/// Ready: the entrance takes requests and the log counts. A copy that is rebuilt does not matter
+/// here: such a member hands its requests to others. The error says what is missing.
+pub(super) fn ready(node: &NodeStatus, leaving: bool) -> Result<(), &'static str> {
+    if leaving {
+        Err("this member is leaving")
+    } else if node.group.is_none() {
+        Err("the group has not been formed yet")
+    } else if !node.log_counts {
+        Err("the log of this member has not caught up with its group yet")
+    } else {
+        Ok(())
+    }
+}
+
+/// What the probes of the app's container are told.
+pub(super) fn app(
+    probe: AppProbe,
+    node: &NodeStatus,
+    apply: &ApplyStatus,
+    leaving: bool,
+) -> Result<(), &'static str> {
+    match probe {
+        AppProbe::Live if apply.kill_app => {
+            Err("the app must be started anew: its state is not known any more")
+        }
+        AppProbe::Live => Ok(()),
+        AppProbe::Ready => ready(node, leaving),
+        AppProbe::Started if apply.app_starts == 0 => Err("the app has not been seen yet"),
+        AppProbe::Started => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_paxos::GroupId;
+
+    use super::*;
+
+    #[test]
+    fn a_member_is_ready_once_its_group_is_there_and_its_log_counts_until_it_leaves() {
+        let mut node = NodeStatus::default();
+        assert!(ready(&node, false).is_err());
+        node.group = Some(GroupId([1; 16]));
+        assert!(ready(&node, false).is_err());
+        node.log_counts = true;
+        assert!(ready(&node, false).is_ok());
+        assert!(ready(&node, true).is_err());
+    }
+
+    #[test]
+    fn the_app_is_alive_until_it_has_to_be_started_anew() {
+        let node = NodeStatus::default();
+        let mut apply = ApplyStatus::default();
+        let ask = |probe, apply: &ApplyStatus| app(probe, &node, apply, false).is_ok();
+        assert!(ask(AppProbe::Live, &apply));
+        assert!(!ask(AppProbe::Started, &apply));
+        apply.app_starts = 1;
+        assert!(ask(AppProbe::Started, &apply));
+        apply.kill_app = true;
+        assert!(!ask(AppProbe::Live, &apply));
+    }
+
+    #[test]
+    fn probes_are_told_apart_by_their_path() {
+        assert_eq!(
+            AppProbe::of("/app-health/notes/livez"),
+            Some(AppProbe::Live)
+        );
+        assert_eq!(
+            AppProbe::of("/app-health/notes/readyz"),
+            Some(AppProbe::Ready)
+        );
+        assert_eq!(
+            AppProbe::of("/app-health/notes/startupz"),
+            Some(AppProbe::Started)
+        );
+        for other in [
+            "/app-health/notes",
+            "/app-health//livez",
+            "/app-health/notes/x",
+            "/livez",
+        ] {
+            assert_eq!(AppProbe::of(other), None, "{other}");
+        }
+    }
+}
