@@ -2,17 +2,53 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use synod_paxos::{CommandId, Slot};
+use synod_paxos::{AgreedTime, CommandId, Slot};
 use synod_proto::v1::Policy;
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::answers::{Answers, Which};
+use super::keys::KeyLookup;
+use crate::admin::status::Waiting;
 
 /// A cheap handle on this member's apply.
 #[derive(Clone, Debug)]
 pub struct ApplyHandle {
-    status: watch::Receiver<ApplyStatus>,
-    policy: watch::Receiver<Arc<Policy>>,
+    pub(super) answers: Arc<Answers>,
+    pub(super) signals: Arc<Signals>,
+    pub(super) queries: mpsc::Sender<Query>,
+    pub(super) status: watch::Receiver<ApplyStatus>,
+    pub(super) policy: watch::Receiver<Arc<Policy>>,
+    pub(super) waiting: watch::Receiver<Option<WaitingOn>>,
+}
+
+/// Signals for the executor.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    /// The start signal.
+    pub(super) app_started: Notify,
+}
+
+/// A look at the tables, which only the executor has.
+#[derive(Debug)]
+pub(super) struct Query {
+    pub(super) principal: Bytes,
+    pub(super) key: Bytes,
+    pub(super) reply: oneshot::Sender<KeyLookup>,
+}
+
+/// What apply waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitingOn {
+    /// Word for `waiting_on`: `app`, or `upgrade` when the log holds what this version does not
+    /// know.
+    pub on: &'static str,
+    /// The slot that is next.
+    pub slot: Slot,
+    /// Since when.
+    pub since: Instant,
 }
 
 /// What became of a command here, once its slot is done.
@@ -82,9 +118,13 @@ pub enum StoredBody {
 /// How far this member's copy is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApplyStatus {
-    /// All slots up to here are done.
+    /// The app's state is that of this slot: all up to here are done. Begins anew when the app does.
     pub applied: Slot,
-    /// Highest slot sent to the app (rule R6).
+    /// All slots up to here are decided: policy and keys are those of this slot.
+    pub admitted: Slot,
+    /// Agreed time of that slot: what expires earlier and was not admitted never will be.
+    pub time: AgreedTime,
+    /// Highest slot sent to the app (rule R6). Never goes down.
     pub sent: Slot,
     /// The copy can answer clients: its app runs and it is not replaying what was known to be
     /// chosen when it (re)started.
@@ -114,20 +154,38 @@ impl ApplyHandle {
     /// The answer to a command, once it is done here. Immediate when it is among the responses kept
     /// (the last 4,096). Waits for ever for a command that never comes: the caller limits the time.
     pub async fn answer(&self, id: CommandId) -> Answer {
-        let _ = id;
-        std::future::pending().await
+        self.answers.wait(id).await
     }
 
     /// Returns once `applied >= slot`.
     pub async fn wait_applied(&self, slot: Slot) {
-        let _ = slot;
-        std::future::pending().await
+        self.answers.wait_until(Which::Applied, slot).await;
     }
 
-    /// Looks up a key in the tables as applied now.
+    /// Looks up a key in the tables as decided now. Of a request that is not executed here yet, waits
+    /// for the end: the caller limits the time.
     pub async fn key_outcome(&self, principal: Bytes, key: Bytes) -> KeyOutcome {
-        let _ = (principal, key);
-        KeyOutcome::Unknown
+        let (reply, lookup) = oneshot::channel();
+        let query = Query {
+            principal,
+            key,
+            reply,
+        };
+        if self.queries.send(query).await.is_err() {
+            return std::future::pending().await;
+        }
+        let slot = match lookup.await {
+            Ok(KeyLookup::Unknown) => return KeyOutcome::Unknown,
+            Ok(KeyLookup::OtherPrincipal) => return KeyOutcome::PrincipalChanged,
+            Ok(KeyLookup::Used(slot)) => slot,
+            Err(_) => return std::future::pending().await,
+        };
+        self.answers.wait_until(Which::Answered, slot).await;
+        KeyOutcome::Executed(Answer {
+            slot,
+            outcome: Outcome::Executed,
+            response: self.answers.keyed(slot),
+        })
     }
 
     /// The policy in force, and its changes.
@@ -141,7 +199,18 @@ impl ApplyHandle {
     }
 
     /// The start signal (rule A5): the app was started, or is about to be. Returns at once.
-    pub fn app_started(&self) {}
+    pub fn app_started(&self) {
+        self.signals.app_started.notify_one();
+    }
+
+    /// What apply waits for, if it does.
+    pub fn waiting_on(&self) -> Option<Waiting> {
+        self.waiting.borrow().map(|waiting| Waiting {
+            on: waiting.on.to_string(),
+            slot: waiting.slot.0,
+            age_ms: u64::try_from(waiting.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        })
+    }
 }
 
 /// Folder for spooled bodies, emptied at each start.

@@ -178,6 +178,7 @@ pub struct Machine {
     /// Repeats by key whose first is not done here, by its slot.
     repeats: BTreeMap<(Slot, Slot), CommandId>,
 
+    shutting_down: bool,
     ledger_dirty: bool,
     execute: Option<Execute>,
     actions: VecDeque<Action>,
@@ -216,6 +217,7 @@ impl Machine {
             failures: BTreeMap::new(),
             refusals: 0,
             repeats: BTreeMap::new(),
+            shutting_down: false,
             ledger_dirty: false,
             execute: None,
             actions: VecDeque::new(),
@@ -371,6 +373,11 @@ impl Machine {
         }
     }
 
+    /// This process is to end: nothing new is sent.
+    pub fn handle_shutdown(&mut self) {
+        self.shutting_down = true;
+    }
+
     /// What to do next, if anything.
     pub fn poll_action(&mut self) -> Option<Action> {
         if self.ledger_dirty {
@@ -457,6 +464,11 @@ impl Machine {
     /// Starts of the app that were seen.
     pub fn app_starts(&self) -> u64 {
         self.app_starts
+    }
+
+    /// The execution that the app works on.
+    pub fn run(&self) -> Option<Run> {
+        self.busy.as_ref().map(|busy| busy.run)
     }
 
     /// The slot that the app works on, and whether it takes longer than it may.
@@ -570,6 +582,7 @@ impl Machine {
     /// Goes on as far as possible: over slots that the app does not see, to the next it does.
     fn advance(&mut self) {
         while self.busy.is_none()
+            && !self.shutting_down
             && self.paused.is_none()
             && self.app_runs()
             && self.applied < self.fold.admitted()

@@ -1,17 +1,129 @@
 //! From agreed requests to what this member's app does: a pure machine that takes every decision,
 //! and an executor that carries it out.
+//!
+//! In come the chosen entries, in slot order, and what is seen of the app; out go requests to the
+//! app, answers to whoever waits for them, and how far the copy is.
 
-mod feed;
+mod answers;
+mod executor;
 mod fold;
 pub mod handle;
 mod ids;
+mod kept;
 mod keys;
 mod ledger;
 mod machine;
 
-pub use feed::{Beginning, EntrySource, Feed, FeedSender, feed};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use synod_paxos::{Incarnation, Slot};
+use synod_proto::v1::Policy;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+pub use executor::Beginning;
 pub use fold::Fold;
 pub use handle::{Answer, ApplyHandle, ApplyStatus, Outcome, StoredBody, StoredResponse};
 pub use keys::KeyLookup;
 pub use ledger::{Found, InFlight, Ledger, LedgerError, Record};
 pub use machine::{Action, Answer as MachineAnswer, Blocked, Execute, Machine, Run, Setup};
+
+use crate::app::App;
+use crate::node::feed::{Feed, FeedError};
+
+/// Questions about keys that wait, at most.
+const QUERIES: usize = 64;
+
+/// What apply is made of.
+#[derive(Debug)]
+pub struct Parts<A> {
+    /// The data folder; holds the ledger and the spool.
+    pub data: PathBuf,
+    /// The life of this member's log.
+    pub incarnation: Incarnation,
+    /// What is chosen. Apply ends when this does.
+    pub feed: Feed,
+    /// The genesis, once it is known. Until then the app is only watched.
+    pub beginning: oneshot::Receiver<Beginning>,
+    /// The highest slot that another member has applied.
+    pub elsewhere: watch::Receiver<Slot>,
+    /// The app.
+    pub app: A,
+}
+
+/// Why apply cannot start or has ended; the process ends then.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The log.
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    /// The folder for spooled bodies.
+    #[error("cannot empty the folder {path}: {error}; check the volume and its permissions")]
+    Spool {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+}
+
+/// Starts apply; call it as early as there is a log, so that no start of the app is missed. Must be
+/// called within a runtime. The task ends well only after the feed has.
+pub fn start<A: App>(
+    parts: Parts<A>,
+) -> Result<(ApplyHandle, JoinHandle<Result<(), ApplyError>>), ApplyError> {
+    empty_spool(&handle::spool_dir(&parts.data))?;
+    let (ledger, found) = Ledger::open(&parts.data, parts.incarnation)?;
+    let answers = Arc::new(answers::Answers::default());
+    let signals = Arc::new(handle::Signals::default());
+    let (status, status_receiver) = watch::channel(ApplyStatus::default());
+    let (policy, policy_receiver) = watch::channel(Arc::new(Policy::default()));
+    let (waiting, waiting_receiver) = watch::channel(None);
+    let (queries, queries_receiver) = mpsc::channel(QUERIES);
+    let handle = ApplyHandle {
+        answers: answers.clone(),
+        signals: signals.clone(),
+        queries,
+        status: status_receiver,
+        policy: policy_receiver,
+        waiting: waiting_receiver,
+    };
+    let task = tokio::spawn(executor::run(
+        Arc::new(parts.app),
+        ledger,
+        found,
+        parts.beginning,
+        executor::Inputs {
+            feed: parts.feed,
+            elsewhere: parts.elsewhere,
+            signals,
+            queries: queries_receiver,
+        },
+        executor::Published {
+            answers,
+            status,
+            policy,
+            waiting,
+        },
+    ));
+    Ok((handle, task))
+}
+
+fn empty_spool(path: &std::path::Path) -> Result<(), ApplyError> {
+    let failed = |error| ApplyError::Spool {
+        path: path.to_path_buf(),
+        error,
+    };
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(failed)
+}

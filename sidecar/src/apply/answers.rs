@@ -1,0 +1,295 @@
+//! Answers that are known, and who waits for those that are not.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use synod_paxos::{CommandId, Slot};
+use tokio::sync::oneshot;
+
+use super::handle::{Answer, Outcome, StoredResponse};
+use super::kept::{Kept, Weight};
+
+/// Answers that are kept.
+const ANSWERS: usize = 4_096;
+/// Responses that are kept for repeats by key.
+const KEYED: usize = 65_536;
+
+/// Shared between the executor, which tells, and the handles, which ask.
+#[derive(Debug)]
+pub(super) struct Answers {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    answers: Kept<CommandId, Answer>,
+    keyed: Kept<Slot, Arc<StoredResponse>>,
+    by_id: HashMap<CommandId, BTreeMap<u64, oneshot::Sender<Answer>>>,
+    applied: Mark,
+    answered: Mark,
+    waits: u64,
+}
+
+/// A slot, and who waits until it is reached.
+#[derive(Debug, Default)]
+struct Mark {
+    at: Slot,
+    waiting: BTreeMap<(Slot, u64), oneshot::Sender<()>>,
+}
+
+/// Which of the two marks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Which {
+    /// The app's state; begins anew when the app does.
+    Applied,
+    /// What was executed, be it by an app that is gone.
+    Answered,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State {
+                answers: Kept::new(ANSWERS),
+                keyed: Kept::new(KEYED),
+                by_id: HashMap::new(),
+                applied: Mark::default(),
+                answered: Mark::default(),
+                waits: 0,
+            }),
+        }
+    }
+}
+
+// === the executor's side ===
+
+impl Answers {
+    /// Keeps a response for repeats by key.
+    pub(super) fn keep_keyed(&self, slot: Slot, response: &Arc<StoredResponse>) {
+        let weight = Weight::of(Some(response));
+        self.state().keyed.insert(slot, response.clone(), weight);
+    }
+
+    /// The response of the first request under a key.
+    pub(super) fn keyed(&self, slot: Slot) -> Option<Arc<StoredResponse>> {
+        self.state().keyed.get(&slot).cloned()
+    }
+
+    /// Tells whoever waits for the command, and whoever will ask.
+    pub(super) fn tell(&self, id: CommandId, answer: Answer) {
+        let waiting = {
+            let mut state = self.state();
+            // A repeat by internal id says nothing about what became of its first.
+            if answer.outcome == Outcome::Duplicate {
+                if state.answers.get(&id).is_some() {
+                    return;
+                }
+            } else {
+                let weight = Weight::of(answer.response.as_ref());
+                state.answers.insert(id, answer.clone(), weight);
+            }
+            state.by_id.remove(&id)
+        };
+        for sender in waiting.into_iter().flat_map(BTreeMap::into_values) {
+            // Who has left does not want it any more.
+            let _ = sender.send(answer.clone());
+        }
+    }
+
+    /// Moves the marks.
+    pub(super) fn reached(&self, applied: Slot, answered: Slot) {
+        let mut state = self.state();
+        state.applied.set(applied);
+        state.answered.set(answered);
+    }
+}
+
+// === the handles' side ===
+
+impl Answers {
+    pub(super) async fn wait(&self, id: CommandId) -> Answer {
+        let (number, receiver) = {
+            let mut state = self.state();
+            if let Some(answer) = state.answers.get(&id) {
+                return answer.clone();
+            }
+            let number = state.number();
+            let (sender, receiver) = oneshot::channel();
+            state.by_id.entry(id).or_default().insert(number, sender);
+            (number, receiver)
+        };
+        let _leave = Leave(|| {
+            let mut state = self.state();
+            if let Some(waiting) = state.by_id.get_mut(&id) {
+                waiting.remove(&number);
+                if waiting.is_empty() {
+                    state.by_id.remove(&id);
+                }
+            }
+        });
+        match receiver.await {
+            Ok(answer) => answer,
+            // Apply has ended: nobody will ever know here.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    pub(super) async fn wait_until(&self, which: Which, slot: Slot) {
+        let (number, receiver) = {
+            let mut state = self.state();
+            let number = state.number();
+            let mark = state.mark(which);
+            if mark.at >= slot {
+                return;
+            }
+            let (sender, receiver) = oneshot::channel();
+            mark.waiting.insert((slot, number), sender);
+            (number, receiver)
+        };
+        let _leave = Leave(|| {
+            self.state().mark(which).waiting.remove(&(slot, number));
+        });
+        if receiver.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Does something when dropped: a wait that ends, however it does, leaves nothing behind.
+struct Leave<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Leave<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.waits += 1;
+        self.waits
+    }
+
+    fn mark(&mut self, which: Which) -> &mut Mark {
+        match which {
+            Which::Applied => &mut self.applied,
+            Which::Answered => &mut self.answered,
+        }
+    }
+}
+
+impl Mark {
+    fn set(&mut self, slot: Slot) {
+        self.at = slot;
+        while let Some(first) = self.waiting.first_entry()
+            && first.key().0 <= slot
+        {
+            // Who has left does not want to know.
+            let _ = first.remove().send(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use futures::FutureExt;
+    use synod_paxos::{Boot, MemberId};
+
+    use crate::apply::StoredBody;
+
+    fn id(sequence: u64) -> CommandId {
+        CommandId {
+            member: MemberId(1),
+            boot: Boot(1),
+            sequence,
+        }
+    }
+
+    fn executed(slot: u64, body: &'static str) -> Answer {
+        Answer {
+            slot: Slot(slot),
+            outcome: Outcome::Executed,
+            response: Some(Arc::new(StoredResponse {
+                status: http::StatusCode::OK,
+                headers: http::HeaderMap::new(),
+                body: StoredBody::Memory(Bytes::from_static(body.as_bytes())),
+                trailers: http::HeaderMap::new(),
+            })),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_reaches_those_who_wait_and_those_who_ask_later() {
+        let answers = Answers::default();
+        let mut early = Box::pin(answers.wait(id(1)));
+        let mut also = Box::pin(answers.wait(id(1)));
+        assert!((&mut early).now_or_never().is_none());
+        assert!((&mut also).now_or_never().is_none());
+        answers.tell(id(1), executed(7, "x"));
+        assert_eq!(early.await.slot, Slot(7));
+        assert_eq!(also.await.slot, Slot(7));
+        assert_eq!(answers.wait(id(1)).await.slot, Slot(7));
+        assert!(answers.state().by_id.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_repeat_by_id_never_hides_the_answer_of_its_first() {
+        let answers = Answers::default();
+        answers.tell(id(1), executed(7, "x"));
+        let duplicate = Answer {
+            slot: Slot(9),
+            outcome: Outcome::Duplicate,
+            response: None,
+        };
+        answers.tell(id(1), duplicate);
+        assert_eq!(answers.wait(id(1)).await.outcome, Outcome::Executed);
+    }
+
+    #[tokio::test]
+    async fn who_stops_waiting_leaves_nothing_behind() {
+        let answers = Answers::default();
+        for _ in 0..10 {
+            assert!(answers.wait(id(1)).now_or_never().is_none());
+            let applied = answers.wait_until(Which::Applied, Slot(3));
+            assert!(applied.now_or_never().is_none());
+        }
+        assert!(answers.state().by_id.is_empty());
+        assert!(answers.state().applied.waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_mark_wakes_all_at_or_below_it_and_may_begin_anew() {
+        let answers = Answers::default();
+        let mut third = Box::pin(answers.wait_until(Which::Applied, Slot(3)));
+        let mut fourth = Box::pin(answers.wait_until(Which::Applied, Slot(4)));
+        assert!((&mut third).now_or_never().is_none());
+        assert!((&mut fourth).now_or_never().is_none());
+        answers.reached(Slot(3), Slot(3));
+        assert!((&mut third).now_or_never().is_some());
+        assert!((&mut fourth).now_or_never().is_none());
+        answers.reached(Slot(1), Slot(3));
+        let again = answers.wait_until(Which::Applied, Slot(3));
+        assert!(
+            again.now_or_never().is_none(),
+            "the app's state is older now"
+        );
+        let answered = answers.wait_until(Which::Answered, Slot(3));
+        assert!(answered.now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn the_last_answers_are_kept_and_no_more() {
+        let answers = Answers::default();
+        for sequence in 1..=ANSWERS as u64 + 10 {
+            answers.tell(id(sequence), executed(sequence, "x"));
+        }
+        assert!(answers.wait(id(10)).now_or_never().is_none());
+        assert!(answers.wait(id(11)).now_or_never().is_some());
+    }
+}

@@ -1,0 +1,570 @@
+//! Carries out what the [`Machine`] decides: chosen entries in, requests to the app, responses and
+//! answers out. One task; an ordered request and its response pass through no other.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use synod_paxos::{Configuration, Entry, Slot};
+use synod_proto::v1::Policy;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, Sleep};
+
+use super::ApplyError;
+use super::answers::Answers;
+use super::handle::{Answer, ApplyStatus, Outcome, Query, Signals, StoredResponse, WaitingOn};
+use super::ledger::{Found, Ledger, Record};
+use super::machine::{self, Action, Blocked, Execute, Machine, Run, Setup};
+use crate::app::{App, ExecuteError, Executed, Instance, Order};
+use crate::node::feed::{Feed, FeedError};
+
+/// How often the app's listener is looked at while all is well. What happens in between is noticed
+/// by its connections.
+const LOOK_RUNNING: Duration = Duration::from_millis(250);
+/// And while a start or an end is awaited.
+const LOOK_WAITING: Duration = Duration::from_millis(20);
+/// A request that takes longer than this counts as a stall, in the eyes of elections.
+const STALL: Duration = Duration::from_secs(1);
+/// Entries handled at a time, before the app is looked after again.
+const ENTRIES_AT_ONCE: usize = 256;
+/// When the policy says nothing.
+const DEFAULT_APPLY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the group begins with.
+#[derive(Clone, Debug)]
+pub struct Beginning {
+    /// The membership of epoch 1.
+    pub configuration: Configuration,
+    /// Policy 1.
+    pub policy: Policy,
+}
+
+/// Where the executor publishes.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub(super) answers: Arc<Answers>,
+    pub(super) status: watch::Sender<ApplyStatus>,
+    pub(super) policy: watch::Sender<Arc<Policy>>,
+    pub(super) waiting: watch::Sender<Option<WaitingOn>>,
+}
+
+/// What the executor takes in besides entries.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    pub(super) feed: Feed,
+    pub(super) elsewhere: watch::Receiver<Slot>,
+    pub(super) signals: Arc<Signals>,
+    pub(super) queries: mpsc::Receiver<Query>,
+}
+
+/// The task's state.
+pub(super) struct Executor<A> {
+    app: Arc<A>,
+    ledger: Ledger,
+    machine: Machine,
+    inputs: Inputs,
+    published: Published,
+    chosen: watch::Receiver<Slot>,
+    /// Entries at hand for the machine.
+    backlog: VecDeque<Entry>,
+    /// More of them, right behind this slot.
+    fetch: Option<(Slot, BoxFuture<'static, Result<Vec<Entry>, FeedError>>)>,
+    flight: Option<Flight>,
+    /// The response that came last, until its answer is told.
+    response: Option<(Slot, Option<Arc<StoredResponse>>)>,
+    pause: Option<(Slot, Instant)>,
+    looked_at: Instant,
+    look_failed: bool,
+    sleep: Pin<Box<Sleep>>,
+    elsewhere_ended: bool,
+    /// The node has ended: what is in flight is still brought to its end.
+    ended: bool,
+}
+
+/// The request that the app has.
+struct Flight {
+    run: Run,
+    slot: Slot,
+    keyed: bool,
+    begun_at: Instant,
+    slow: bool,
+    future: BoxFuture<'static, Result<Executed, ExecuteError>>,
+}
+
+/// What the executor waited for.
+enum Event {
+    Executed(Result<Executed, ExecuteError>),
+    Entries(Result<Vec<Entry>, FeedError>),
+    Busy,
+    AppStarted,
+    Doubted,
+    Query(Query),
+    Elsewhere(bool),
+    Timer,
+}
+
+/// What was seen of the app before there was a group.
+struct Prelude {
+    first: Option<Instance>,
+    /// What runs now has started since.
+    proven: bool,
+}
+
+/// Runs until the node ends. Before the group exists, only watches the app.
+pub(super) async fn run<A: App>(
+    app: Arc<A>,
+    mut ledger: Ledger,
+    mut found: Found,
+    beginning: oneshot::Receiver<Beginning>,
+    inputs: Inputs,
+    published: Published,
+) -> Result<(), ApplyError> {
+    let Some((prelude, beginning)) = prelude(&*app, &inputs.signals, beginning).await else {
+        return Ok(());
+    };
+    if found == Found::Missing && prelude.first.is_none() {
+        // Nothing ran when this life of the log began: whatever does later was sent nothing before.
+        found = Found::Record(Record::default());
+        ledger.write(&Record::default())?;
+    }
+    let found_nothing = found == Found::Missing;
+    let mut machine = Machine::new(Setup {
+        configuration: beginning.configuration,
+        policy: beginning.policy,
+        ledger: found,
+    });
+    let chosen = inputs.feed.chosen();
+    machine.handle_commit(*chosen.borrow());
+    let new = found_nothing && prelude.proven;
+    machine.handle_app(if new { None } else { prelude.first });
+    let mut executor = Executor {
+        app,
+        ledger,
+        machine,
+        inputs,
+        published,
+        chosen,
+        backlog: VecDeque::new(),
+        fetch: None,
+        flight: None,
+        response: None,
+        pause: None,
+        looked_at: Instant::now(),
+        look_failed: false,
+        sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        elsewhere_ended: false,
+        ended: false,
+    };
+    executor.look();
+    executor.work().await
+}
+
+async fn prelude<A: App>(
+    app: &A,
+    signals: &Signals,
+    mut beginning: oneshot::Receiver<Beginning>,
+) -> Option<(Prelude, Beginning)> {
+    let mut seen: Option<Prelude> = None;
+    loop {
+        let now = app.look();
+        if let Err(error) = &now {
+            tracing::warn!(%error, "cannot see whether the app listens");
+        }
+        match (&mut seen, now) {
+            (None, Ok(first)) => {
+                let proven = false;
+                seen = Some(Prelude { first, proven });
+            }
+            (Some(seen), Ok(now)) => seen.proven |= now != seen.first,
+            (_, Err(_)) => {}
+        }
+        let ready = seen.is_some();
+        tokio::select! {
+            biased;
+            begun = &mut beginning, if ready => return seen.zip(begun.ok()),
+            () = signals.app_started.notified(), if ready => {
+                if let Some(seen) = &mut seen {
+                    seen.proven = true;
+                }
+            }
+            () = tokio::time::sleep(LOOK_RUNNING) => {}
+        }
+    }
+}
+
+// === the loop ===
+
+impl<A: App> Executor<A> {
+    async fn work(&mut self) -> Result<(), ApplyError> {
+        loop {
+            self.advance()?;
+            if self.ended && self.flight.is_none() {
+                return Ok(());
+            }
+            match self.wait().await {
+                Event::Executed(result) => self.executed(result),
+                Event::Entries(Ok(entries)) => {
+                    self.fetch = None;
+                    self.backlog.extend(entries);
+                }
+                Event::Entries(Err(FeedError::Ended)) => {
+                    self.fetch = None;
+                    self.ended = true;
+                    self.machine.handle_shutdown();
+                }
+                Event::Entries(Err(error)) => return Err(error.into()),
+                Event::Busy => {}
+                Event::AppStarted => self.app_started(),
+                Event::Doubted => self.look(),
+                Event::Query(query) => {
+                    let known = self.machine.fold().lookup(&query.principal, &query.key);
+                    // Who has left does not want to know.
+                    let _ = query.reply.send(known);
+                }
+                Event::Elsewhere(changed) => {
+                    self.elsewhere_ended = !changed;
+                    let elsewhere = *self.inputs.elsewhere.borrow_and_update();
+                    self.machine.handle_applied_elsewhere(elsewhere);
+                }
+                Event::Timer => self.timer(),
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Event {
+        let deadline = self.deadline();
+        if self.sleep.deadline() != deadline {
+            self.sleep.as_mut().reset(deadline);
+        }
+        let Self {
+            app,
+            inputs,
+            flight,
+            fetch,
+            sleep,
+            ..
+        } = self;
+        let executed = async {
+            match flight {
+                Some(flight) => flight.future.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
+        let fetched = async {
+            match fetch {
+                Some((_, entries)) => entries.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            result = executed => Event::Executed(result),
+            entries = fetched => Event::Entries(entries),
+            () = tokio::task::yield_now(), if !self.backlog.is_empty() => Event::Busy,
+            () = inputs.signals.app_started.notified() => Event::AppStarted,
+            () = app.doubted() => Event::Doubted,
+            Some(query) = inputs.queries.recv() => Event::Query(query),
+            changed = inputs.elsewhere.changed(), if !self.elsewhere_ended => {
+                Event::Elsewhere(changed.is_ok())
+            }
+            () = sleep.as_mut() => Event::Timer,
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let look = self.looked_at
+            + if self.machine.instance().is_some() {
+                LOOK_RUNNING
+            } else {
+                LOOK_WAITING
+            };
+        self.pause.map_or(look, |(_, until)| until.min(look))
+    }
+
+    /// Hands entries to the machine and does what it says, until there is nothing left to do.
+    fn advance(&mut self) -> Result<(), ApplyError> {
+        self.machine.handle_commit(*self.chosen.borrow());
+        for _ in 0..ENTRIES_AT_ONCE {
+            let Some(entry) = self.backlog.pop_front() else {
+                break;
+            };
+            self.machine.handle_entry(&entry);
+        }
+        self.want();
+        self.publish_policy();
+        while let Some(action) = self.machine.poll_action() {
+            self.act(action)?;
+        }
+        self.drop_stale_flight();
+        self.publish();
+        Ok(())
+    }
+
+    /// Fetches what the machine needs next, execution before admission.
+    fn want(&mut self) {
+        if !self.backlog.is_empty() || self.ended {
+            return;
+        }
+        let next = self
+            .machine
+            .next_to_execute()
+            .or_else(|| self.machine.next_to_admit());
+        match (next, &self.fetch) {
+            (Some(next), Some((after, _))) if *after == next.prev() => {}
+            (Some(next), _) => {
+                let feed = self.inputs.feed.clone();
+                let after = next.prev();
+                let entries = Box::pin(async move { feed.next(after).await });
+                self.fetch = Some((after, entries));
+            }
+            (None, _) => self.fetch = None,
+        }
+    }
+
+    fn act(&mut self, action: Action) -> Result<(), ApplyError> {
+        match action {
+            Action::Ledger(record) => self.ledger.write(&record)?,
+            Action::Execute(execute) => self.execute(execute),
+            Action::Answer(answer) => self.answer(answer),
+            Action::StopApp(instance) => {
+                tracing::warn!(
+                    %instance,
+                    "the state of the app is not known: it must be stopped and started again"
+                );
+            }
+            Action::Pause { slot, pause_ms } => {
+                self.pause = Some((slot, Instant::now() + Duration::from_millis(pause_ms)));
+                if pause_ms >= 1_000 {
+                    tracing::warn!(
+                        %slot,
+                        pause_ms,
+                        "the app went down more than once at this slot: trying again later"
+                    );
+                }
+            }
+            Action::Halt { slot, kind } => {
+                tracing::error!(
+                    %slot,
+                    kind = kind.0,
+                    "this version does not know what the slot holds, and stops before it: upgrade"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, execute: Execute) {
+        let instance = self
+            .machine
+            .instance()
+            .expect("only a running app is sent anything");
+        let keyed = execute.request.idempotency.is_some();
+        let order = Order {
+            slot: execute.slot,
+            time: execute.time,
+            seed: execute.seed,
+            request: execute.request,
+            instance,
+        };
+        self.flight = Some(Flight {
+            run: execute.run,
+            slot: execute.slot,
+            keyed,
+            begun_at: Instant::now(),
+            slow: false,
+            future: Box::pin(self.app.clone().execute(order)),
+        });
+    }
+
+    fn answer(&mut self, answer: machine::Answer) {
+        let response = match answer.outcome {
+            Outcome::Executed => self
+                .response
+                .take_if(|(slot, _)| *slot == answer.slot)
+                .and_then(|(_, response)| response),
+            Outcome::Replayed => self.published.answers.keyed(answer.slot),
+            _ => None,
+        };
+        self.published.answers.tell(
+            answer.id,
+            Answer {
+                slot: answer.slot,
+                outcome: answer.outcome,
+                response,
+            },
+        );
+    }
+}
+
+// === events ===
+
+impl<A: App> Executor<A> {
+    fn executed(&mut self, result: Result<Executed, ExecuteError>) {
+        let flight = self.flight.take().expect("it has just ended");
+        match result {
+            Ok(Executed { response }) => {
+                let response = response.map(Arc::new);
+                if flight.keyed
+                    && let Some(response) = &response
+                {
+                    self.published.answers.keep_keyed(flight.slot, response);
+                }
+                self.response = Some((flight.slot, response));
+                self.machine.handle_response(flight.run);
+            }
+            Err(ExecuteError::NotSent(error)) => {
+                tracing::debug!(slot = %flight.slot, %error, "not sent to the app");
+                self.machine.handle_not_sent(flight.run);
+                self.look();
+            }
+            Err(ExecuteError::Unknown(error)) => {
+                tracing::warn!(slot = %flight.slot, error, "no complete response from the app");
+                self.machine.handle_unknown(flight.run);
+                self.look();
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        if let Some(instance) = self.see() {
+            self.note(|machine| machine.handle_app(instance));
+        }
+    }
+
+    fn app_started(&mut self) {
+        if let Some(instance) = self.see() {
+            self.note(|machine| machine.handle_app_started(instance));
+        }
+    }
+
+    fn see(&mut self) -> Option<Option<Instance>> {
+        self.looked_at = Instant::now();
+        let seen = self.app.look();
+        if let Err(error) = &seen
+            && !self.look_failed
+        {
+            tracing::warn!(%error, "cannot see whether the app listens");
+        }
+        self.look_failed = seen.is_err();
+        seen.ok()
+    }
+
+    fn note(&mut self, tell: impl FnOnce(&mut Machine)) {
+        let before = (self.machine.app_starts(), self.machine.instance());
+        self.machine.handle_commit(*self.chosen.borrow());
+        tell(&mut self.machine);
+        let after = (self.machine.app_starts(), self.machine.instance());
+        if before != after {
+            match self.machine.instance() {
+                Some(instance) => tracing::info!(%instance, "the app has started"),
+                None => tracing::info!("the app does not run"),
+            }
+        }
+    }
+
+    fn timer(&mut self) {
+        let now = Instant::now();
+        if let Some((slot, _)) = self.pause.take_if(|(_, until)| *until <= now) {
+            self.machine.handle_pause_over(slot);
+        }
+        if self.deadline() <= now {
+            self.look();
+        }
+        let timeout = self.apply_timeout();
+        if let Some(flight) = &mut self.flight
+            && !flight.slow
+            && now.duration_since(flight.begun_at) >= timeout
+        {
+            flight.slow = true;
+            tracing::warn!(slot = %flight.slot, "the app takes longer than applyTimeout");
+            self.machine.handle_slow(flight.run);
+        }
+    }
+
+    /// The machine has given up on it: the connection is closed.
+    fn drop_stale_flight(&mut self) {
+        let run = self.machine.run();
+        self.flight.take_if(|flight| Some(flight.run) != run);
+    }
+
+    fn apply_timeout(&self) -> Duration {
+        match self.machine.fold().policy().apply_timeout_ms {
+            0 => DEFAULT_APPLY_TIMEOUT,
+            ms => Duration::from_millis(ms),
+        }
+    }
+}
+
+// === what others see ===
+
+impl<A: App> Executor<A> {
+    fn publish_policy(&self) {
+        let policy = self.machine.fold().policy();
+        self.published.policy.send_if_modified(|published| {
+            let changed = published.version != policy.version;
+            if changed {
+                published.clone_from(policy);
+            }
+            changed
+        });
+    }
+
+    fn publish(&self) {
+        let machine = &self.machine;
+        let commit = *self.chosen.borrow();
+        let stalled_at = self
+            .flight
+            .as_ref()
+            .filter(|flight| flight.begun_at.elapsed() >= STALL)
+            .map(|flight| flight.slot);
+        let blocked = machine.blocked().filter(|_| machine.applied() < commit);
+        // Others have done long ago what the app here still works on: they answer better.
+        let behind = stalled_at.is_some_and(|slot| slot <= *self.inputs.elsewhere.borrow());
+        let status = ApplyStatus {
+            applied: machine.applied(),
+            admitted: machine.fold().admitted(),
+            time: machine.fold().time(),
+            sent: machine.sent(),
+            serving: machine.serving() && !behind,
+            rebuilding: machine.rebuilding(),
+            app_stalled: blocked.is_some() || stalled_at.is_some() || machine.rebuilding(),
+            kill_app: machine.condemned().is_some(),
+            app_starts: machine.app_starts(),
+        };
+        let reads = machine.instance().filter(|_| status.serving);
+        self.app.set_reads(reads);
+        let (applied, answered) = (status.applied, machine.answered());
+        self.published.status.send_if_modified(|published| {
+            let changed = *published != status;
+            *published = status;
+            changed
+        });
+        self.published.answers.reached(applied, answered);
+        self.publish_waiting(blocked.or_else(|| machine.blocked()), stalled_at);
+    }
+
+    fn publish_waiting(&self, blocked: Option<Blocked>, stalled_at: Option<Slot>) {
+        let next = self.machine.applied().next();
+        let waiting = match blocked {
+            Some(Blocked::Unknown(slot)) => Some(("upgrade", slot)),
+            Some(Blocked::Pause(slot)) => Some(("app", slot)),
+            Some(Blocked::NoApp) => Some(("app", next)),
+            None if self.machine.rebuilding() => Some(("app", next)),
+            None => stalled_at.map(|slot| ("app", slot)),
+        };
+        self.published.waiting.send_if_modified(|published| {
+            let before = published.map(|waiting| (waiting.on, waiting.slot));
+            if before == waiting {
+                return false;
+            }
+            // While one cause lasts, its age counts on over the slots.
+            let since = published
+                .filter(|before| waiting.is_some_and(|(on, _)| on == before.on))
+                .map_or_else(std::time::Instant::now, |before| before.since);
+            *published = waiting.map(|(on, slot)| WaitingOn { on, slot, since });
+            true
+        });
+    }
+}
