@@ -9,12 +9,25 @@
 //! - [`LogReader`] reads entries from any thread.
 //! - [`Disk`] is all that is asked of a file system: [`FileDisk`] is the real one.
 
+mod codec;
+mod cursor;
 mod disk;
+mod draft;
 mod error;
 mod file_disk;
 mod format;
+mod genesis;
+mod open;
 mod options;
+mod outline;
+mod page;
 mod reader;
+mod recover;
+mod segment;
+mod shared;
+mod spare;
+mod state;
+mod superblock;
 pub mod testing;
 mod wal;
 mod writer;
@@ -24,5 +37,6 @@ pub use error::{AppendError, OpenError, ReadError, SyncError};
 pub use file_disk::FileDisk;
 pub use options::Options;
 pub use reader::LogReader;
-pub use wal::{Lsn, SpareMaker, Wal, new_incarnation};
+pub use spare::{Spare, SpareMaker};
+pub use wal::{Lsn, Wal, new_incarnation};
 pub use writer::LogWriter;

@@ -1,0 +1,254 @@
+//! Where the entries of the log are: a sparse index over the records on disk. Live entries lie in
+//! extents, stretches of records in which one slot follows the other; an adoption cuts some and
+//! adds one. Memory is one point for 64 entries or 128 KiB, whichever is less.
+
+use std::collections::BTreeMap;
+
+use synod_paxos::{Ballot, Header, Slot};
+
+use crate::format::{Kind, RecordHeader};
+use crate::outline::{Effect, Outline};
+
+/// Entries from one point of the index to the next, at most.
+const POINT_ENTRIES: u64 = 64;
+/// Bytes from one point of the index to the next, about at most.
+const POINT_BYTES: u32 = 128 << 10;
+
+/// Where a record begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position {
+    /// Number of the segment.
+    pub(crate) segment: u64,
+    /// Offset in it.
+    pub(crate) offset: u32,
+}
+
+/// All that is known about a log without reading it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LogState {
+    pub(crate) outline: Outline,
+    /// Ballots of the log: (first slot, ballot), in slot order, no two neighbours alike.
+    pub(crate) runs: Vec<(Slot, Ballot)>,
+    /// Entries known to be damaged and not repaired.
+    pub(crate) faulty: BTreeMap<Slot, Header>,
+    /// Where the second copies of damaged entries are.
+    pub(crate) repairs: BTreeMap<Slot, Position>,
+    extents: Vec<Extent>,
+    /// The last extent may grow by appending.
+    growing: bool,
+    staging: Option<Staging>,
+}
+
+/// A stretch of live entries.
+#[derive(Clone, Debug)]
+struct Extent {
+    first: Slot,
+    last: Slot,
+    /// The entries are stage records of this ballot; otherwise they are append records.
+    staged_in: Option<Ballot>,
+    /// Slots and where they are, in order; the first is at or below `first`.
+    points: Vec<(Slot, Position)>,
+}
+
+/// Entries of an adoption under way.
+#[derive(Clone, Debug)]
+struct Staging {
+    extent: Extent,
+    runs: Vec<(Slot, Ballot)>,
+    faulty: Vec<Header>,
+}
+
+/// Where to look for a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Located {
+    /// Begin here.
+    pub(crate) start: Position,
+    /// Only stage records of this ballot, or only append records.
+    pub(crate) staged_in: Option<Ballot>,
+    /// Last slot that can be found by going on from here.
+    pub(crate) last: Slot,
+}
+
+// === impl LogState ===
+
+impl LogState {
+    /// First slot held.
+    pub(crate) const FIRST: Slot = Slot(1);
+
+    /// Last slot held.
+    pub(crate) fn last(&self) -> Slot {
+        self.outline.last
+    }
+
+    /// Takes one record that is on disk and synced. `readable`: its body is good.
+    pub(crate) fn apply(
+        &mut self,
+        header: &RecordHeader,
+        at: Position,
+        readable: bool,
+    ) -> Result<(), String> {
+        let effect = self.outline.advance(header)?;
+        match effect {
+            Effect::Nothing => {}
+            Effect::DropStaged => self.staging = None,
+            Effect::Append => self.append(header, at, readable),
+            Effect::Stage | Effect::StageAnew => {
+                self.stage(header, at, readable, effect == Effect::StageAnew);
+            }
+            Effect::Adopt => self.adopt(header),
+            Effect::Repair => {
+                if readable {
+                    self.faulty.remove(&header.slot);
+                    self.repairs.insert(header.slot, at);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, header: &RecordHeader, at: Position, readable: bool) {
+        match self.extents.last_mut() {
+            Some(extent) if self.growing => extent.push(header.slot, at),
+            _ => self.extents.push(Extent::new(header.slot, at, None)),
+        }
+        self.growing = true;
+        push_run(&mut self.runs, header.slot, header.ballot);
+        if !readable {
+            self.faulty.insert(header.slot, header.entry_header());
+        }
+    }
+
+    fn stage(&mut self, header: &RecordHeader, at: Position, readable: bool, anew: bool) {
+        match &mut self.staging {
+            Some(staging) if !anew => staging.extent.push(header.slot, at),
+            staging => {
+                *staging = Some(Staging {
+                    extent: Extent::new(header.slot, at, Some(header.under)),
+                    runs: Vec::new(),
+                    faulty: Vec::new(),
+                });
+            }
+        }
+        if let Some(staging) = &mut self.staging {
+            push_run(&mut staging.runs, header.slot, header.ballot);
+            if !readable {
+                staging.faulty.push(header.entry_header());
+            }
+        }
+    }
+
+    fn adopt(&mut self, header: &RecordHeader) {
+        let (from, last) = (header.slot, header.last);
+        self.cut(from);
+        let staging = self.staging.take();
+        if last < from {
+            return;
+        }
+        let staging = staging.expect("the outline has checked that the entries are staged");
+        self.extents.push(staging.extent.part(from, last));
+        for (index, (first, ballot)) in staging.runs.iter().enumerate() {
+            let ends_before_from = staging
+                .runs
+                .get(index + 1)
+                .is_some_and(|(next, _)| *next <= from);
+            if !ends_before_from && *first <= last {
+                push_run(&mut self.runs, (*first).max(from), *ballot);
+            }
+        }
+        let adopted = staging.faulty.into_iter();
+        let adopted = adopted.filter(|faulty| (from..=last).contains(&faulty.slot));
+        self.faulty
+            .extend(adopted.map(|faulty| (faulty.slot, faulty)));
+        assert_eq!(
+            self.extents.last().map(|extent| extent.last),
+            Some(self.last()),
+            "the log ends where its last extent does"
+        );
+    }
+
+    /// Drops the entries from `from` on. What is appended later begins a new extent: the records
+    /// of the dropped entries are still there, behind those that stay.
+    fn cut(&mut self, from: Slot) {
+        self.growing = false;
+        self.extents.retain(|extent| extent.first < from);
+        if let Some(extent) = self.extents.last_mut() {
+            extent.last = extent.last.min(from.prev());
+            extent.points.retain(|(slot, _)| *slot < from);
+            assert!(!extent.points.is_empty(), "an extent can be found");
+        }
+        self.runs.retain(|(first, _)| *first < from);
+        self.faulty.split_off(&from);
+        self.repairs.split_off(&from);
+    }
+
+    /// Where to look for a slot that is held.
+    pub(crate) fn locate(&self, slot: Slot) -> Option<Located> {
+        let index = self.extents.partition_point(|extent| extent.last < slot);
+        let extent = self.extents.get(index)?;
+        if extent.first > slot {
+            return None;
+        }
+        let after = extent.points.partition_point(|(point, _)| *point <= slot);
+        let (_, start) = *extent.points.get(after.checked_sub(1)?)?;
+        Some(Located {
+            start,
+            staged_in: extent.staged_in,
+            last: extent.last,
+        })
+    }
+}
+
+fn push_run(runs: &mut Vec<(Slot, Ballot)>, slot: Slot, ballot: Ballot) {
+    if runs.last().is_none_or(|(_, last)| *last != ballot) {
+        runs.push((slot, ballot));
+    }
+}
+
+// === impl Extent ===
+
+impl Extent {
+    fn new(first: Slot, at: Position, staged_in: Option<Ballot>) -> Self {
+        Self {
+            first,
+            last: first,
+            staged_in,
+            points: vec![(first, at)],
+        }
+    }
+
+    fn push(&mut self, slot: Slot, at: Position) {
+        assert_eq!(slot, self.last.next(), "an extent has no gaps");
+        self.last = slot;
+        let (point, position) = *self.points.last().expect("an extent has a point");
+        if slot.0 - point.0 >= POINT_ENTRIES
+            || at.segment != position.segment
+            || at.offset - position.offset >= POINT_BYTES
+        {
+            self.points.push((slot, at));
+        }
+    }
+
+    /// The part from `first` to `last`.
+    fn part(mut self, first: Slot, last: Slot) -> Self {
+        assert!(
+            self.first <= first && last <= self.last && first <= last,
+            "only a part is taken"
+        );
+        let before = self.points.partition_point(|(slot, _)| *slot <= first) - 1;
+        self.points.drain(..before);
+        self.points.retain(|(slot, _)| *slot <= last);
+        self.first = first;
+        self.last = last;
+        self
+    }
+}
+
+impl RecordHeader {
+    /// It is a record that an extent consists of.
+    pub(crate) fn belongs_to(&self, staged_in: Option<Ballot>) -> bool {
+        match staged_in {
+            Some(ballot) => self.kind == Kind::Stage && self.under == ballot,
+            None => self.kind == Kind::Append,
+        }
+    }
+}

@@ -1,0 +1,663 @@
+//! What a start finds: all that was synced, nothing else, and never anything wrong.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{
+    SEGMENT_BYTES, ballot, beginning, entry, genesis, header, identity, open, options, read_all,
+    read_each, reopen, write,
+};
+use synod_paxos::{Boot, Entry, Identity, Incarnation, Record, Slot};
+use synod_wal::testing::MemDisk;
+use synod_wal::{AppendError, OpenError, ReadError, Wal};
+
+const HEADER: usize = 128;
+const SECTOR: usize = 512;
+
+/// A log with one segment: entries 1..=n of some length, each synced by itself.
+fn log_of(payloads: &[&[u8]]) -> (MemDisk, Vec<Entry>) {
+    let disk = MemDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, &beginning());
+    let mut entries = Vec::new();
+    for (slot, payload) in (1..).zip(payloads) {
+        entries.push(entry(slot, 1, *payload));
+        write(
+            &mut wal,
+            &[Record::Append(entries[slot as usize - 1].clone())],
+        );
+    }
+    (disk, entries)
+}
+
+fn segment(disk: &MemDisk) -> Vec<u8> {
+    disk.content("segment-0000000000000001").unwrap()
+}
+
+fn damage(disk: &MemDisk, change: impl FnOnce(&mut [u8])) {
+    disk.damage("segment-0000000000000001", change);
+}
+
+/// Where the records are: walks the headers of a sound segment.
+fn records(segment: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let mut records = Vec::new();
+    let mut at = SECTOR;
+    while segment[at..at + HEADER].iter().any(|byte| *byte != 0) {
+        let length = u32::from_le_bytes(segment[at + 8..at + 12].try_into().unwrap()) as usize;
+        let end = at + HEADER + length.next_multiple_of(8) + 8;
+        records.push(at..end);
+        at = end;
+    }
+    records
+}
+
+#[test]
+fn a_new_log_is_empty_and_starts_are_counted_from_one() {
+    let disk = MemDisk::new();
+    let (wal, recovered) = open(&disk).unwrap();
+    assert_eq!(recovered.identity, identity());
+    assert_eq!(recovered.boot, Boot(1));
+    assert_eq!(recovered.genesis, None);
+    assert_eq!((recovered.first, recovered.last), (Slot(1), Slot(0)));
+    drop(wal);
+    for boot in 2..5 {
+        // Another incarnation is offered; the log has one already.
+        let other = Identity {
+            incarnation: Incarnation(99),
+            ..identity()
+        };
+        let (_, recovered) = Wal::open(Arc::new(disk.clone()), &options(), other).unwrap();
+        assert_eq!(
+            (recovered.boot, recovered.identity),
+            (Boot(boot), identity())
+        );
+    }
+}
+
+#[test]
+fn what_was_synced_is_found_and_what_was_not_is_not() {
+    let disk = MemDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, &beginning());
+    write(
+        &mut wal,
+        &[
+            Record::Append(entry(1, 1, "a")),
+            Record::Append(entry(2, 1, "b")),
+            Record::Commit(Slot(1)),
+        ],
+    );
+    wal.append(&[Record::Append(entry(3, 1, "c"))]).unwrap();
+    assert_eq!(wal.reader().range(), (Slot(1), Slot(2)), "not synced yet");
+    drop(wal);
+    let (wal, recovered) = reopen(&disk);
+    assert_eq!(recovered.genesis, Some(genesis()));
+    assert_eq!(
+        (recovered.promised, recovered.accepted),
+        (ballot(1), ballot(1))
+    );
+    assert_eq!((recovered.last, recovered.commit), (Slot(2), Slot(1)));
+    assert_eq!(recovered.tail, [entry(2, 1, "b")]);
+    assert_eq!(recovered.runs, [(Slot(1), ballot(1))]);
+    assert_eq!(recovered.last_time, entry(2, 1, "b").time);
+    assert_eq!(recovered.faulty, []);
+    assert_eq!(
+        read_all(&wal.reader()),
+        [entry(1, 1, "a"), entry(2, 1, "b")]
+    );
+}
+
+#[test]
+fn an_adoption_cuts_and_installs_at_once_and_a_stage_without_it_changes_nothing() {
+    let disk = MemDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, &beginning());
+    let old: Vec<Record> = (1..=4)
+        .map(|slot| Record::Append(entry(slot, 1, "old")))
+        .collect();
+    write(&mut wal, &old);
+    let stage = |slot, round| Record::Stage {
+        ballot: ballot(3),
+        entry: entry(slot, round, "new"),
+    };
+    write(
+        &mut wal,
+        &[Record::Promise(ballot(3)), stage(2, 1), stage(3, 2)],
+    );
+    drop(wal);
+
+    let (mut wal, recovered) = reopen(&disk);
+    assert_eq!(
+        (recovered.promised, recovered.accepted),
+        (ballot(3), ballot(1))
+    );
+    assert_eq!((recovered.last, recovered.tail.len()), (Slot(4), 4));
+    // What an earlier start staged is gone: all of it comes again.
+    let adopt = Record::Adopt {
+        ballot: ballot(3),
+        from: Slot(3),
+        last: Slot(5),
+    };
+    write(
+        &mut wal,
+        &[
+            stage(2, 1),
+            stage(3, 1),
+            stage(4, 2),
+            stage(5, 2),
+            stage(6, 2),
+            adopt,
+        ],
+    );
+    write(&mut wal, &[Record::Append(entry(6, 3, "newest"))]);
+    let expected = [
+        entry(1, 1, "old"),
+        entry(2, 1, "old"),
+        entry(3, 1, "new"),
+        entry(4, 2, "new"),
+        entry(5, 2, "new"),
+        entry(6, 3, "newest"),
+    ];
+    assert_eq!(read_all(&wal.reader()), expected);
+    drop(wal);
+    let (wal, recovered) = reopen(&disk);
+    assert_eq!(
+        (recovered.promised, recovered.accepted),
+        (ballot(3), ballot(3))
+    );
+    assert_eq!(
+        recovered.runs,
+        [
+            (Slot(1), ballot(1)),
+            (Slot(4), ballot(2)),
+            (Slot(6), ballot(3))
+        ]
+    );
+    assert_eq!(read_all(&wal.reader()), expected);
+}
+
+#[test]
+fn appending_after_a_cut_never_brings_cut_entries_back() {
+    let disk = MemDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, &beginning());
+    let old: Vec<Record> = (1..=9)
+        .map(|slot| Record::Append(entry(slot, 1, "old")))
+        .collect();
+    write(&mut wal, &old);
+    let adopt = |round, after| Record::Adopt {
+        ballot: ballot(round),
+        from: Slot(after + 1),
+        last: Slot(after),
+    };
+    write(&mut wal, &[Record::Promise(ballot(2)), adopt(2, 5)]);
+    assert_eq!(wal.reader().range().1, Slot(5));
+    write(
+        &mut wal,
+        &[
+            Record::Append(entry(6, 2, "new")),
+            Record::Append(entry(7, 2, "new")),
+        ],
+    );
+    write(&mut wal, &[Record::Promise(ballot(3)), adopt(3, 6)]);
+    write(&mut wal, &[Record::Append(entry(7, 3, "newest"))]);
+    let mut expected: Vec<Entry> = (1..=5).map(|slot| entry(slot, 1, "old")).collect();
+    expected.extend([entry(6, 2, "new"), entry(7, 3, "newest")]);
+    assert_eq!(read_all(&wal.reader()), expected);
+    drop(wal);
+    let (wal, _) = reopen(&disk);
+    assert_eq!(read_all(&wal.reader()), expected);
+}
+
+#[test]
+fn entries_are_found_in_a_log_of_many_segments() {
+    let disk = MemDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, &beginning());
+    let entries: Vec<Entry> = (1..=300)
+        .map(|slot| entry(slot, 1, vec![slot as u8; slot as usize % 200]))
+        .collect();
+    for some in entries.chunks(7) {
+        let records: Vec<Record> = some.iter().cloned().map(Record::Append).collect();
+        write(&mut wal, &records);
+    }
+    assert!(disk.names().len() > 10, "many segments");
+    let check = |wal: &Wal| {
+        assert_eq!(read_all(&wal.reader()), entries);
+        let each: Vec<Entry> = read_each(&wal.reader())
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(each, entries);
+    };
+    check(&wal);
+    let (wal, _) = reopen(&disk);
+    check(&wal);
+    let error = wal.reader().read(Slot(301), Slot(400), 1).unwrap_err();
+    assert!(matches!(
+        error,
+        ReadError::OutOfRange {
+            last: Slot(300),
+            ..
+        }
+    ));
+    assert!(wal.reader().read(Slot(0), Slot(4), 1).is_err());
+}
+
+#[test]
+fn a_tail_torn_at_any_byte_is_cut_and_only_it() {
+    for payload in [&b"short"[..], &[0; 1300], &[0xAB; 1300]] {
+        let (disk, entries) = log_of(&[b"one", b"two", payload]);
+        let whole = segment(&disk);
+        let last = records(&whole).pop().unwrap();
+        let copies = whole.len() - SECTOR - records(&whole).len() * HEADER;
+        for tear in last.clone() {
+            // With and without the copy of the header, which is written by another write.
+            for copy_lost in [0, 1, 60, 127, 128] {
+                let disk = disk.copy();
+                damage(&disk, |bytes| {
+                    bytes[tear..last.end].fill(0);
+                    bytes[copies + HEADER - copy_lost..copies + HEADER].fill(0);
+                });
+                let (mut wal, recovered) =
+                    open(&disk).unwrap_or_else(|error| panic!("torn at {tear}: {error}"));
+                // Nothing is lost when only the mark is missing, or bytes that are zero anyway.
+                let body = &whole[last.start..last.end - 8];
+                let lost = body[(tear - last.start).min(body.len())..]
+                    .iter()
+                    .any(|b| *b != 0);
+                let kept = if lost { 2 } else { 3 };
+                assert_eq!(
+                    recovered.tail,
+                    entries[..kept],
+                    "torn at {tear}, {copy_lost}"
+                );
+                assert_eq!(recovered.faulty, []);
+                // What was cut is zeros again, and the log goes on.
+                let next = entry(kept as u64 + 1, 1, "another");
+                write(&mut wal, &[Record::Append(next.clone())]);
+                drop(wal);
+                let (wal, recovered) = reopen(&disk);
+                assert_eq!(recovered.faulty, []);
+                assert_eq!(read_all(&wal.reader())[kept..], [next]);
+            }
+        }
+    }
+}
+
+#[test]
+fn any_set_of_sectors_of_the_last_batch_may_be_unwritten() {
+    let disk = MemDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, &beginning());
+    write(&mut wal, &[Record::Append(entry(1, 1, "kept"))]);
+    let before = segment(&disk);
+    let batch: Vec<Record> = (2..6)
+        .map(|slot| Record::Append(entry(slot, 1, vec![0; 100 * slot as usize])))
+        .collect();
+    write(&mut wal, &batch);
+    drop(wal);
+    let after = segment(&disk);
+    let changed: Vec<usize> = (0..after.len() / SECTOR)
+        .filter(|sector| before[sector * SECTOR..][..SECTOR] != after[sector * SECTOR..][..SECTOR])
+        .collect();
+    assert!((5..12).contains(&changed.len()), "{changed:?}");
+    for set in 1..1_u32 << changed.len() {
+        let disk = disk.copy();
+        damage(&disk, |bytes| {
+            for (index, sector) in changed.iter().enumerate() {
+                if set & (1 << index) != 0 {
+                    let range = sector * SECTOR..(sector + 1) * SECTOR;
+                    bytes[range.clone()].copy_from_slice(&before[range]);
+                }
+            }
+        });
+        let (wal, recovered) = open(&disk).unwrap_or_else(|error| panic!("{set:b}: {error}"));
+        assert_eq!(recovered.faulty, [], "{set:b}");
+        // All of the batch, when only copies of headers are missing, or nothing of it.
+        assert!([1, 5].contains(&recovered.tail.len()), "{set:b}");
+        assert_eq!(read_all(&wal.reader()), recovered.tail);
+    }
+}
+
+#[test]
+fn a_flipped_byte_anywhere_is_healed_or_leaves_a_faulty_entry_with_its_header() {
+    let (disk, entries) = log_of(&[b"one", &[0; 700], b"three"]);
+    let whole = segment(&disk);
+    let ranges = records(&whole);
+    let (mut faulty, mut sound) = (0, 0);
+    for at in 0..whole.len() {
+        for change in [0x01, 0x80, 0xFF] {
+            let disk = disk.copy();
+            damage(&disk, |bytes| bytes[at] ^= change);
+            let (wal, recovered) =
+                open(&disk).unwrap_or_else(|error| panic!("byte {at}, {change:x}: {error}"));
+            assert_eq!(
+                (recovered.promised, recovered.accepted),
+                (ballot(1), ballot(1))
+            );
+            assert_eq!(recovered.genesis, Some(genesis()));
+            assert_eq!(recovered.last, Slot(3), "byte {at}: nothing was cut");
+            for (read, entry) in read_each(&wal.reader()).into_iter().zip(&entries) {
+                match read {
+                    Ok(read) => assert_eq!(read, *entry, "byte {at}"),
+                    Err(read) => {
+                        assert_eq!(read, header(entry), "byte {at}");
+                        assert_eq!(recovered.faulty, [read], "byte {at}");
+                    }
+                }
+            }
+            let record = ranges.iter().position(|range| range.contains(&at));
+            let in_body = record.is_some_and(|record| {
+                let range = &ranges[record];
+                record >= ranges.len() - 3 && (range.start + HEADER..range.end - 8).contains(&at)
+            });
+            assert_eq!(recovered.faulty.len(), usize::from(in_body), "byte {at}");
+            assert_eq!(recovered.tail.len() + recovered.faulty.len(), 3);
+            faulty += recovered.faulty.len();
+            sound += usize::from(recovered.faulty.is_empty());
+            drop(wal);
+            if !in_body && change == 1 {
+                // Healed: the other copy may go bad next.
+                let (_, recovered) = reopen(&disk);
+                assert_eq!(recovered.faulty, []);
+            }
+        }
+    }
+    assert!(faulty > 1_000 && sound > 10_000, "{faulty} {sound}");
+}
+
+#[test]
+fn both_copies_of_the_genesis_must_be_damaged_to_lose_it() {
+    let (disk, _) = log_of(&[b"one"]);
+    let range = records(&segment(&disk))[1].clone();
+    let flip = |disk: &MemDisk| damage(disk, |bytes| bytes[range.start + HEADER + 3] ^= 4);
+    let healed = disk.copy();
+    flip(&healed);
+    let (_, recovered) = open(&healed).unwrap();
+    assert_eq!(recovered.genesis, Some(genesis()));
+    healed.damage("genesis", |bytes| bytes[SECTOR + 3] ^= 4);
+    let (_, recovered) = reopen(&healed);
+    assert_eq!(recovered.genesis, Some(genesis()), "the record was healed");
+    flip(&disk);
+    disk.damage("genesis", |bytes| bytes[SECTOR + 3] ^= 4);
+    assert!(matches!(open(&disk), Err(OpenError::LostRecords { .. })));
+}
+
+#[test]
+fn damage_is_never_taken_for_a_torn_tail_when_a_later_batch_was_written() {
+    let (disk, entries) = log_of(&[b"one", b"two", b"three"]);
+    let ranges = records(&segment(&disk));
+    let second = ranges[ranges.len() - 2].clone();
+    damage(&disk, |bytes| bytes[second.start..second.end].fill(0));
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(recovered.last, Slot(3));
+    assert_eq!(recovered.faulty, [header(&entries[1])]);
+}
+
+#[test]
+fn damage_to_a_last_batch_is_no_torn_tail_once_a_start_was_counted_behind_it() {
+    let (disk, entries) = log_of(&[b"one", b"two"]);
+    let last = records(&segment(&disk)).pop().unwrap();
+    reopen(&disk);
+    disk.restart();
+    damage(&disk, |bytes| bytes[last].fill(0));
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(recovered.faulty, [header(&entries[1])]);
+}
+
+#[test]
+fn a_record_whose_both_headers_are_damaged_asks_for_a_new_incarnation() {
+    let (disk, _) = log_of(&[b"one", b"two", b"three"]);
+    let ranges = records(&segment(&disk));
+    for (record, range) in ranges.iter().enumerate() {
+        let disk = disk.copy();
+        damage(&disk, |bytes| {
+            let copy = bytes.len() - SECTOR - (record + 1) * HEADER;
+            bytes[range.start + 40] ^= 1;
+            bytes[copy + 40] ^= 1;
+        });
+        let error = open(&disk).unwrap_err();
+        assert!(
+            matches!(error, OpenError::LostRecords { .. }),
+            "{record}: {error}"
+        );
+        disk.restart();
+        Wal::set_aside(&disk).unwrap();
+        assert_eq!(disk.set_aside_count(), 1);
+        let fresh = Identity {
+            incarnation: Incarnation(77),
+            ..identity()
+        };
+        let (_, recovered) = Wal::open(Arc::new(disk), &options(), fresh.clone()).unwrap();
+        assert_eq!((recovered.identity, recovered.boot), (fresh, Boot(1)));
+    }
+}
+
+#[test]
+fn sectors_that_cannot_be_read_are_damage_and_not_the_end() {
+    let (disk, entries) = log_of(&[&[1; 900], &[2; 900], &[3; 900]]);
+    let ranges = records(&segment(&disk));
+    let middle = &ranges[ranges.len() - 2];
+    disk.make_unreadable("segment-0000000000000001", middle.start + HEADER + 200);
+    let (wal, recovered) = open(&disk).unwrap();
+    assert_eq!(recovered.last, Slot(3));
+    assert_eq!(recovered.faulty.len() + recovered.tail.len(), 3);
+    assert!(recovered.faulty.contains(&header(&entries[1])));
+    let error = wal.reader().read(Slot(2), Slot(2), 1).unwrap_err();
+    assert!(matches!(error, ReadError::Faulty(found) if found == header(&entries[1])));
+}
+
+#[test]
+fn a_faulty_entry_is_repaired_by_a_copy_and_stays_repaired() {
+    let (disk, entries) = log_of(&[b"one", b"two", b"three"]);
+    let ranges = records(&segment(&disk));
+    let second = ranges[ranges.len() - 2].clone();
+    let (mut wal, recovered) = reopen(&disk);
+    assert_eq!(recovered.faulty, []);
+    // It goes bad while the log is open.
+    damage(&disk, |bytes| bytes[second.start + HEADER + 60] ^= 1);
+    let some = wal.reader().read(Slot(1), Slot(3), u64::MAX).unwrap();
+    assert_eq!(some, entries[..1], "what can be read before it");
+    let error = wal.reader().read(Slot(2), Slot(3), u64::MAX).unwrap_err();
+    let ReadError::Faulty(found) = error else {
+        panic!("{error}");
+    };
+    assert_eq!(found, header(&entries[1]));
+    // A copy of something else is left out.
+    write(
+        &mut wal,
+        &[
+            Record::Repair(entry(2, 1, "forged")),
+            Record::Repair(entry(9, 1, "x")),
+        ],
+    );
+    assert!(wal.reader().read(Slot(2), Slot(3), u64::MAX).is_err());
+    write(&mut wal, &[Record::Repair(entries[1].clone())]);
+    assert_eq!(read_all(&wal.reader()), entries);
+    drop(wal);
+    let (mut wal, recovered) = reopen(&disk);
+    assert_eq!(recovered.faulty, []);
+    assert_eq!(recovered.tail, entries);
+    // A cut takes the repair with it.
+    write(
+        &mut wal,
+        &[
+            Record::Promise(ballot(2)),
+            Record::Adopt {
+                ballot: ballot(2),
+                from: Slot(2),
+                last: Slot(1),
+            },
+            Record::Append(entry(2, 2, "other")),
+        ],
+    );
+    drop(wal);
+    let (wal, recovered) = reopen(&disk);
+    assert_eq!(recovered.faulty, []);
+    assert_eq!(
+        read_all(&wal.reader()),
+        [entries[0].clone(), entry(2, 2, "other")]
+    );
+}
+
+#[test]
+fn a_header_that_goes_bad_while_the_log_is_open_is_read_from_its_copy() {
+    let (disk, entries) = log_of(&[b"one", b"two", b"three"]);
+    let ranges = records(&segment(&disk));
+    let (wal, _) = reopen(&disk);
+    damage(&disk, |bytes| {
+        bytes[ranges[ranges.len() - 2].start + 5] ^= 1
+    });
+    assert_eq!(read_all(&wal.reader()), entries);
+}
+
+#[test]
+fn a_greater_copy_of_accepted_shows_that_its_record_was_lost() {
+    let (disk, _) = log_of(&[b"one"]);
+    let older = disk.copy();
+    let (mut wal, _) = reopen(&disk);
+    write(
+        &mut wal,
+        &[
+            Record::Promise(ballot(5)),
+            Record::Adopt {
+                ballot: ballot(5),
+                from: Slot(2),
+                last: Slot(1),
+            },
+        ],
+    );
+    drop(wal);
+    for name in ["state-a", "state-b"] {
+        older.put(name, disk.content(name).unwrap());
+        assert!(matches!(open(&older), Err(OpenError::LostRecords { .. })));
+        older.restart();
+    }
+}
+
+#[test]
+fn the_greater_promise_and_start_count_wherever_they_are() {
+    let (disk, _) = log_of(&[b"one"]);
+    let older = disk.copy();
+    let (mut wal, _) = reopen(&disk);
+    write(&mut wal, &[Record::Promise(ballot(5))]);
+    drop(wal);
+    // Only one copy of the state remembers the promise.
+    older.put("state-b", disk.content("state-b").unwrap());
+    older.damage("state-a", |bytes| bytes[20] ^= 1);
+    let (mut wal, recovered) = open(&older).unwrap();
+    assert_eq!((recovered.promised, recovered.boot), (ballot(5), Boot(3)));
+    // It is in the log again, which can go on from it.
+    write(
+        &mut wal,
+        &[Record::Adopt {
+            ballot: ballot(5),
+            from: Slot(2),
+            last: Slot(1),
+        }],
+    );
+    drop(wal);
+    let (_, recovered) = reopen(&older);
+    assert_eq!(recovered.accepted, ballot(5));
+    // No copy at all: the log alone knows.
+    for name in ["state-a", "state-b"] {
+        disk.damage(name, |bytes| bytes[20] ^= 1);
+    }
+    let (_, recovered) = reopen(&disk);
+    assert_eq!((recovered.promised, recovered.boot), (ballot(5), Boot(3)));
+}
+
+#[test]
+fn missing_files_are_noticed() {
+    use synod_wal::Disk as _;
+    let disk = MemDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, &beginning());
+    for slot in 1..60 {
+        write(&mut wal, &[Record::Append(entry(slot, 1, vec![1; 400]))]);
+    }
+    drop(wal);
+    let segments = disk
+        .names()
+        .iter()
+        .filter(|name| name.starts_with("segment"))
+        .count() as u64;
+    assert!(segments > 3);
+    for missing in 1..segments {
+        let disk = disk.copy();
+        disk.remove(&format!("segment-{missing:016x}")).unwrap();
+        assert!(matches!(open(&disk), Err(OpenError::LostRecords { .. })));
+    }
+    for missing in 1..=segments {
+        disk.remove(&format!("segment-{missing:016x}")).unwrap();
+    }
+    disk.restart();
+    assert!(matches!(open(&disk), Err(OpenError::LostRecords { .. })));
+}
+
+#[test]
+fn two_opens_at_once_another_member_and_another_version_are_refused() {
+    let disk = MemDisk::new();
+    let (wal, _) = open(&disk).unwrap();
+    assert!(matches!(open(&disk), Err(OpenError::InUse { .. })));
+    drop(wal);
+    let other = Identity {
+        name: "notes-1".to_owned(),
+        ..identity()
+    };
+    let error = Wal::open(Arc::new(disk.clone()), &options(), other).unwrap_err();
+    assert!(matches!(&error, OpenError::OtherMember { found, .. } if found == "notes-0"));
+
+    for name in ["state-a", "segment-0000000000000001"] {
+        let disk = disk.copy();
+        disk.damage(name, |bytes| {
+            bytes[8..12].copy_from_slice(&2_u32.to_le_bytes());
+            let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..SECTOR]);
+            bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        });
+        let error = open(&disk).unwrap_err();
+        assert!(
+            matches!(error, OpenError::UnknownVersion { found: 2, known: 1 }),
+            "{error}"
+        );
+    }
+    assert!(open(&disk).is_ok(), "nothing of this harmed it");
+}
+
+#[test]
+fn a_record_that_no_segment_holds_is_refused_and_the_log_goes_on() {
+    let (disk, entries) = log_of(&[b"one"]);
+    let (mut wal, _) = reopen(&disk);
+    let large = Record::Append(entry(3, 1, vec![0; SEGMENT_BYTES as usize]));
+    let records = [Record::Append(entry(2, 1, "two")), large];
+    let error = wal.append(&records).unwrap_err();
+    assert!(matches!(error, AppendError::TooLarge { taken: 1, .. }));
+    wal.sync().unwrap();
+    assert_eq!(
+        read_all(&wal.reader()),
+        [entries[0].clone(), entry(2, 1, "two")]
+    );
+}
+
+#[test]
+#[should_panic(expected = "slot 3 after slot 1")]
+fn a_gap_in_what_is_to_be_written_is_a_broken_invariant() {
+    let (disk, _) = log_of(&[b"one"]);
+    let (mut wal, _) = reopen(&disk);
+    let _ = wal.append(&[Record::Append(entry(3, 1, "three"))]);
+}
+
+#[test]
+#[should_panic(expected = "adoption of 2..=2 without its entries")]
+fn an_adoption_without_its_entries_is_a_broken_invariant() {
+    let (disk, _) = log_of(&[b"one"]);
+    let (mut wal, _) = reopen(&disk);
+    let adopt = Record::Adopt {
+        ballot: ballot(2),
+        from: Slot(2),
+        last: Slot(2),
+    };
+    let _ = wal.append(&[Record::Promise(ballot(2)), adopt]);
+}
