@@ -2,23 +2,24 @@
 //! answers out. One task; an ordered request and its response pass through no other.
 
 use std::collections::VecDeque;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use synod_paxos::{Configuration, Entry, Slot};
+use synod_paxos::{Entry, Slot};
 use synod_proto::v1::Policy;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::ApplyError;
 use super::answers::Answers;
+use super::feed::{Beginning, EntrySource, Feed, Fresh};
 use super::handle::{Answer, ApplyStatus, Outcome, Query, Signals, StoredResponse, WaitingOn};
 use super::ledger::{Found, Ledger, Record};
 use super::machine::{self, Action, Blocked, Execute, Machine, Run, Setup};
 use crate::app::{App, ExecuteError, Executed, Instance, Order};
-use crate::node::feed::{Feed, FeedError};
 
 /// How often the app's listener is looked at while all is well. What happens in between is noticed
 /// by its connections.
@@ -29,17 +30,12 @@ const LOOK_WAITING: Duration = Duration::from_millis(20);
 const STALL: Duration = Duration::from_secs(1);
 /// Entries handled at a time, before the app is looked after again.
 const ENTRIES_AT_ONCE: usize = 256;
+/// Read from the log at a time, in bytes.
+const FETCH_BYTES: u64 = 1 << 20;
+/// How often a damaged entry is asked for again.
+const REPAIR_POLL: Duration = Duration::from_millis(100);
 /// When the policy says nothing.
 const DEFAULT_APPLY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What the group begins with.
-#[derive(Clone, Debug)]
-pub struct Beginning {
-    /// The membership of epoch 1.
-    pub configuration: Configuration,
-    /// Policy 1.
-    pub policy: Policy,
-}
 
 /// Where the executor publishes.
 #[derive(Debug)]
@@ -50,10 +46,10 @@ pub(super) struct Published {
     pub(super) waiting: watch::Sender<Option<WaitingOn>>,
 }
 
-/// What the executor takes in besides entries.
-#[derive(Debug)]
+/// What the executor takes in.
 pub(super) struct Inputs {
     pub(super) feed: Feed,
+    pub(super) log: Arc<dyn EntrySource>,
     pub(super) elsewhere: watch::Receiver<Slot>,
     pub(super) signals: Arc<Signals>,
     pub(super) queries: mpsc::Receiver<Query>,
@@ -66,11 +62,12 @@ pub(super) struct Executor<A> {
     machine: Machine,
     inputs: Inputs,
     published: Published,
-    chosen: watch::Receiver<Slot>,
+    /// All up to here is chosen.
+    commit: Slot,
     /// Entries at hand for the machine.
     backlog: VecDeque<Entry>,
-    /// More of them, right behind this slot.
-    fetch: Option<(Slot, BoxFuture<'static, Result<Vec<Entry>, FeedError>>)>,
+    /// More of them, from this slot on, out of the log.
+    fetch: Option<(Slot, BoxFuture<'static, io::Result<Vec<Entry>>>)>,
     flight: Option<Flight>,
     /// The response that came last, until its answer is told.
     response: Option<(Slot, Option<Arc<StoredResponse>>)>,
@@ -96,8 +93,9 @@ struct Flight {
 /// What the executor waited for.
 enum Event {
     Executed(Result<Executed, ExecuteError>),
-    Entries(Result<Vec<Entry>, FeedError>),
+    Entries(io::Result<Vec<Entry>>),
     Busy,
+    News,
     AppStarted,
     Doubted,
     Query(Query),
@@ -117,11 +115,10 @@ pub(super) async fn run<A: App>(
     app: Arc<A>,
     mut ledger: Ledger,
     mut found: Found,
-    beginning: oneshot::Receiver<Beginning>,
     inputs: Inputs,
     published: Published,
 ) -> Result<(), ApplyError> {
-    let Some((prelude, beginning)) = prelude(&*app, &inputs.signals, beginning).await else {
+    let Some((prelude, beginning)) = prelude(&*app, &inputs).await else {
         return Ok(());
     };
     if found == Found::Missing && prelude.first.is_none() {
@@ -135,8 +132,8 @@ pub(super) async fn run<A: App>(
         policy: beginning.policy,
         ledger: found,
     });
-    let chosen = inputs.feed.chosen();
-    machine.handle_commit(*chosen.borrow());
+    let commit = inputs.feed.news().commit;
+    machine.handle_commit(commit);
     let new = found_nothing && prelude.proven;
     machine.handle_app(if new { None } else { prelude.first });
     let mut executor = Executor {
@@ -145,7 +142,7 @@ pub(super) async fn run<A: App>(
         machine,
         inputs,
         published,
-        chosen,
+        commit,
         backlog: VecDeque::new(),
         fetch: None,
         flight: None,
@@ -161,12 +158,9 @@ pub(super) async fn run<A: App>(
     executor.work().await
 }
 
-async fn prelude<A: App>(
-    app: &A,
-    signals: &Signals,
-    mut beginning: oneshot::Receiver<Beginning>,
-) -> Option<(Prelude, Beginning)> {
+async fn prelude<A: App>(app: &A, inputs: &Inputs) -> Option<(Prelude, Beginning)> {
     let mut seen: Option<Prelude> = None;
+    let mut beginning = None;
     loop {
         let now = app.look();
         if let Err(error) = &now {
@@ -180,11 +174,22 @@ async fn prelude<A: App>(
             (Some(seen), Ok(now)) => seen.proven |= now != seen.first,
             (_, Err(_)) => {}
         }
-        let ready = seen.is_some();
+        let news = inputs.feed.news();
+        beginning = beginning.or(news.beginning);
+        if news.closed {
+            return None;
+        }
+        match (seen, beginning) {
+            (Some(seen), Some(beginning)) => return Some((seen, beginning)),
+            (still_seen, still_beginning) => {
+                seen = still_seen;
+                beginning = still_beginning;
+            }
+        }
         tokio::select! {
             biased;
-            begun = &mut beginning, if ready => return seen.zip(begun.ok()),
-            () = signals.app_started.notified(), if ready => {
+            () = inputs.feed.changed() => {}
+            () = inputs.signals.app_started.notified(), if seen.is_some() => {
                 if let Some(seen) = &mut seen {
                     seen.proven = true;
                 }
@@ -209,13 +214,9 @@ impl<A: App> Executor<A> {
                     self.fetch = None;
                     self.backlog.extend(entries);
                 }
-                Event::Entries(Err(FeedError::Ended)) => {
-                    self.fetch = None;
-                    self.ended = true;
-                    self.machine.handle_shutdown();
-                }
-                Event::Entries(Err(error)) => return Err(error.into()),
+                Event::Entries(Err(error)) => return Err(ApplyError::Log(error)),
                 Event::Busy => {}
+                Event::News => self.news(),
                 Event::AppStarted => self.app_started(),
                 Event::Doubted => self.look(),
                 Event::Query(query) => {
@@ -263,6 +264,7 @@ impl<A: App> Executor<A> {
             result = executed => Event::Executed(result),
             entries = fetched => Event::Entries(entries),
             () = tokio::task::yield_now(), if !self.backlog.is_empty() => Event::Busy,
+            () = inputs.feed.changed() => Event::News,
             () = inputs.signals.app_started.notified() => Event::AppStarted,
             () = app.doubted() => Event::Doubted,
             Some(query) = inputs.queries.recv() => Event::Query(query),
@@ -285,7 +287,7 @@ impl<A: App> Executor<A> {
 
     /// Hands entries to the machine and does what it says, until there is nothing left to do.
     fn advance(&mut self) -> Result<(), ApplyError> {
-        self.machine.handle_commit(*self.chosen.borrow());
+        self.want();
         for _ in 0..ENTRIES_AT_ONCE {
             let Some(entry) = self.backlog.pop_front() else {
                 break;
@@ -302,25 +304,38 @@ impl<A: App> Executor<A> {
         Ok(())
     }
 
-    /// Fetches what the machine needs next, execution before admission.
+    /// Gets what the machine needs next, for execution before admission.
     fn want(&mut self) {
-        if !self.backlog.is_empty() || self.ended {
+        if !self.backlog.is_empty() {
             return;
         }
-        let next = self
-            .machine
-            .next_to_execute()
-            .or_else(|| self.machine.next_to_admit());
-        match (next, &self.fetch) {
-            (Some(next), Some((after, _))) if *after == next.prev() => {}
-            (Some(next), _) => {
-                let feed = self.inputs.feed.clone();
-                let after = next.prev();
-                let entries = Box::pin(async move { feed.next(after).await });
-                self.fetch = Some((after, entries));
-            }
-            (None, _) => self.fetch = None,
+        if let Some(next) = self.machine.next_to_execute() {
+            return self.fetch(next, self.commit);
         }
+        let Some(next) = self.machine.next_to_admit() else {
+            self.fetch = None;
+            return;
+        };
+        match self.inputs.feed.take(next, ENTRIES_AT_ONCE) {
+            Fresh::Entries(entries) => {
+                self.fetch = None;
+                self.backlog = entries;
+            }
+            Fresh::InLogThrough(through) => self.fetch(next, through),
+            Fresh::NotChosen => self.fetch = None,
+        }
+    }
+
+    fn fetch(&mut self, from: Slot, through: Slot) {
+        if self
+            .fetch
+            .as_ref()
+            .is_some_and(|(under_way, _)| *under_way == from)
+        {
+            return;
+        }
+        let log = self.inputs.log.clone();
+        self.fetch = Some((from, Box::pin(read(log, from, through))));
     }
 
     fn act(&mut self, action: Action) -> Result<(), ApplyError> {
@@ -398,9 +413,38 @@ impl<A: App> Executor<A> {
     }
 }
 
+/// Reads from the log, waiting for entries that are being repaired.
+async fn read(log: Arc<dyn EntrySource>, from: Slot, through: Slot) -> io::Result<Vec<Entry>> {
+    let mut complained = false;
+    loop {
+        let log = log.clone();
+        let task = tokio::task::spawn_blocking(move || log.read(from, through, FETCH_BYTES));
+        match task.await.map_err(io::Error::other)? {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if !complained {
+                    tracing::warn!(slot = %from, %error, "waiting for a damaged entry to be repaired");
+                    complained = true;
+                }
+                tokio::time::sleep(REPAIR_POLL).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 // === events ===
 
 impl<A: App> Executor<A> {
+    fn news(&mut self) {
+        let news = self.inputs.feed.news();
+        self.commit = self.commit.max(news.commit);
+        self.machine.handle_commit(self.commit);
+        if news.closed && !self.ended {
+            self.ended = true;
+            self.machine.handle_shutdown();
+        }
+    }
+
     fn executed(&mut self, result: Result<Executed, ExecuteError>) {
         let flight = self.flight.take().expect("it has just ended");
         match result {
@@ -453,7 +497,6 @@ impl<A: App> Executor<A> {
 
     fn note(&mut self, tell: impl FnOnce(&mut Machine)) {
         let before = (self.machine.app_starts(), self.machine.instance());
-        self.machine.handle_commit(*self.chosen.borrow());
         tell(&mut self.machine);
         let after = (self.machine.app_starts(), self.machine.instance());
         if before != after {
@@ -513,7 +556,7 @@ impl<A: App> Executor<A> {
 
     fn publish(&self) {
         let machine = &self.machine;
-        let commit = *self.chosen.borrow();
+        let commit = self.commit;
         let stalled_at = self
             .flight
             .as_ref()

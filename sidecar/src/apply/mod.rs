@@ -6,6 +6,7 @@
 
 mod answers;
 mod executor;
+mod feed;
 mod fold;
 pub mod handle;
 mod ids;
@@ -20,10 +21,10 @@ use std::sync::Arc;
 
 use synod_paxos::{Incarnation, Slot};
 use synod_proto::v1::Policy;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-pub use executor::Beginning;
+pub use feed::{Beginning, EntrySource, Feed, FeedSender, feed};
 pub use fold::Fold;
 pub use handle::{Answer, ApplyHandle, ApplyStatus, Outcome, StoredBody, StoredResponse};
 pub use keys::KeyLookup;
@@ -31,22 +32,21 @@ pub use ledger::{Found, InFlight, Ledger, LedgerError, Record};
 pub use machine::{Action, Answer as MachineAnswer, Blocked, Execute, Machine, Run, Setup};
 
 use crate::app::App;
-use crate::node::feed::{Feed, FeedError};
 
 /// Questions about keys that wait, at most.
 const QUERIES: usize = 64;
 
 /// What apply is made of.
-#[derive(Debug)]
 pub struct Parts<A> {
     /// The data folder; holds the ledger and the spool.
     pub data: PathBuf,
     /// The life of this member's log.
     pub incarnation: Incarnation,
-    /// What is chosen. Apply ends when this does.
+    /// The genesis, until which the app is only watched, and what is chosen. Apply ends when the
+    /// other end is dropped.
     pub feed: Feed,
-    /// The genesis, once it is known. Until then the app is only watched.
-    pub beginning: oneshot::Receiver<Beginning>,
+    /// The log, for all that the feed does not hold any more.
+    pub log: Arc<dyn EntrySource>,
     /// The highest slot that another member has applied.
     pub elsewhere: watch::Receiver<Slot>,
     /// The app.
@@ -60,8 +60,8 @@ pub enum ApplyError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The log.
-    #[error(transparent)]
-    Feed(#[from] FeedError),
+    #[error("cannot read agreed entries back from the log: {0}; check the volume")]
+    Log(#[source] io::Error),
     /// The folder for spooled bodies.
     #[error("cannot empty the folder {path}: {error}; check the volume and its permissions")]
     Spool {
@@ -97,9 +97,9 @@ pub fn start<A: App>(
         Arc::new(parts.app),
         ledger,
         found,
-        parts.beginning,
         executor::Inputs {
             feed: parts.feed,
+            log: parts.log,
             elsewhere: parts.elsewhere,
             signals,
             queries: queries_receiver,
