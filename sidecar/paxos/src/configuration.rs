@@ -41,3 +41,55 @@ pub struct Configuration {
     /// Who may propose in round 0 without phase 1: a voter, or [`MemberId`] 0 for nobody (rule M1).
     pub first_leader: MemberId,
 }
+
+impl Role {
+    /// It counts in quorums.
+    pub fn votes(self) -> bool {
+        self != Self::Observer
+    }
+}
+
+impl Configuration {
+    /// The member with this number.
+    pub fn member(&self, id: MemberId) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
+    /// All that count in quorums, by number.
+    pub fn voters(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.members
+            .iter()
+            .filter(|member| member.role.votes())
+            .map(|member| member.id)
+    }
+
+    /// Says what is wrong with it, if anything.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let ids = self.members.iter().map(|member| member.id);
+        if ids.clone().any(|id| id == MemberId(0)) {
+            return Err("member number 0 means nobody");
+        }
+        if !ids.is_sorted_by(|a, b| a < b) {
+            return Err("members must be ordered by number, each number once");
+        }
+        for (at, member) in self.members.iter().enumerate() {
+            let before = &self.members[..at];
+            if before.iter().any(|other| other.name == member.name) {
+                return Err("two members have the same name");
+            }
+            if before
+                .iter()
+                .any(|other| other.incarnation == member.incarnation)
+            {
+                return Err("two members have the same incarnation");
+            }
+        }
+        if !self.members.iter().any(|member| member.role == Role::Voter) {
+            return Err("there must be a voter that runs the app");
+        }
+        if !self.quorums.fit(self.voters().count()) {
+            return Err("its quorums do not fit the number of its voters");
+        }
+        Ok(())
+    }
+}

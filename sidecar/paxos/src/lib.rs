@@ -1,13 +1,30 @@
 //! The agreement: stable-leader Multi-Paxos over a contiguous log, as a pure state machine.
 
+mod acceptor;
+mod ballot;
+mod candidate;
+mod clock;
 pub mod configuration;
+mod election;
+mod entrance;
 mod error;
+mod follower;
+mod hello;
+mod invariants;
+mod journal;
+mod leader;
+mod log;
 pub mod message;
 pub mod output;
 mod paxos;
+mod peer;
 pub mod quorum;
+mod reads;
 pub mod record;
+mod repair;
+mod rng;
 mod settings;
+mod staging;
 mod status;
 pub mod types;
 

@@ -1,22 +1,90 @@
-//! The state machine: events in by `handle_*`, `propose`, `read`; work out by `poll_*`.
+//! The state machine as its shell sees it: events in by `handle_*`, `propose` and `read`, work out
+//! by `poll_*`. What each event means is decided in the modules of the roles; here is only what
+//! they share.
 
-use crate::configuration::Configuration;
-use crate::error::{HelloRefusal, ProposeRefused, StartError};
-use crate::message::{Envelope, Hello, Lane, Message, ReadId};
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::acceptor::Acceptor;
+use crate::candidate::Candidate;
+use crate::clock::Clock;
+use crate::configuration::{Configuration, Role};
+use crate::election::Election;
+use crate::entrance::Entrance;
+use crate::error::StartError;
+use crate::invariants::Seen;
+use crate::journal::Journal;
+use crate::leader::Leader;
+use crate::log::Log;
+use crate::message::{Envelope, Lane, Message};
 use crate::output::{Io, Output, Ticket};
-use crate::record::{Genesis, Recovered};
+use crate::peer::Peer;
+use crate::reads::Reads;
+use crate::record::{Genesis, Identity, Recovered};
+use crate::repair::Faulty;
+use crate::rng::Rng;
 use crate::settings::Settings;
-use crate::status::{Counters, Standing, Status};
-use crate::types::{Ballot, Boot, Command, Entry, MemberId, Now, Slot};
+use crate::status::{Counters, Standing};
+use crate::types::{Ballot, Boot, Entry, Header, MemberId, Now, Slot};
 
 /// One member of a group. Pure: no clock, no disk, no network, no randomness of its own.
 #[derive(Debug)]
 pub struct Paxos {
-    genesis: Genesis,
-    me: MemberId,
+    pub(crate) settings: Settings,
+    pub(crate) genesis: Genesis,
+    pub(crate) identity: Identity,
+    pub(crate) boot: Boot,
+    /// Tells this process from any other that claims the same start.
+    pub(crate) life: u64,
+    pub(crate) me: MemberId,
+    pub(crate) role: Role,
+    /// All that count in quorums, this member included if it does.
+    pub(crate) voters: Vec<MemberId>,
+    pub(crate) rng: Rng,
+    pub(crate) now: Now,
+    pub(crate) log: Log,
+    pub(crate) journal: Journal,
+    pub(crate) faulty: Faulty,
+    pub(crate) acceptor: Acceptor,
+    pub(crate) office: Office,
+    pub(crate) peers: BTreeMap<MemberId, Peer>,
+    pub(crate) election: Election,
+    pub(crate) clock: Clock,
+    pub(crate) entrance: Entrance,
+    pub(crate) reads: Reads,
+    loads: BTreeMap<Ticket, LoadFor>,
+    next_ticket: Ticket,
+    /// Everything up to here was handed to apply.
+    pub(crate) delivered: Slot,
+    pub(crate) applied: Slot,
+    pub(crate) app_stalled: bool,
+    pub(crate) disk_full: bool,
+    pub(crate) forgetful: bool,
+    pub(crate) counters: Counters,
+    pub(crate) seen: Seen,
+    pub(crate) outputs: VecDeque<Output>,
+    /// Something happened since the last flush.
+    dirty: bool,
 }
 
-#[expect(unused_variables, reason = "signatures first")]
+/// What this member is doing for the current ballot.
+#[derive(Debug)]
+pub(crate) enum Office {
+    Follower,
+    Candidate(Box<Candidate>),
+    Leader(Box<Leader>),
+}
+
+/// Whom entries are read back for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LoadFor {
+    /// A follower that lags behind the cache.
+    Follower(MemberId),
+    /// The rest of a promise.
+    Promise(Ballot),
+    /// A peer whose copy is damaged.
+    Repair(MemberId, Header),
+}
+
 impl Paxos {
     /// A member that starts (again). `rng_seed` must differ at each start.
     pub fn new(
@@ -26,92 +94,338 @@ impl Paxos {
         rng_seed: u64,
     ) -> Result<Self, StartError> {
         settings.check()?;
-        let genesis = recovered.genesis.ok_or(StartError::NoGenesis)?;
-        let me = genesis
-            .configuration
+        let genesis = recovered.genesis.clone().ok_or(StartError::NoGenesis)?;
+        let configuration = &genesis.configuration;
+        configuration.check().map_err(StartError::Configuration)?;
+        if !(settings.protocol_min..=settings.protocol_max).contains(&genesis.protocol) {
+            return Err(StartError::Protocol {
+                group: genesis.protocol,
+                min: settings.protocol_min,
+                max: settings.protocol_max,
+            });
+        }
+        let incarnation = recovered.identity.incarnation;
+        let Some(member) = configuration
             .members
             .iter()
-            .find(|member| member.incarnation == recovered.identity.incarnation)
-            .ok_or(StartError::NotAMember(recovered.identity.incarnation))?
-            .id;
-        Ok(Self { genesis, me })
+            .find(|member| member.incarnation == incarnation)
+        else {
+            return Err(StartError::NotAMember(incarnation));
+        };
+        let (me, role) = (member.id, member.role);
+        let none = Ballot::none(configuration.epoch);
+        let promised = recovered.promised.max(none);
+        let accepted = recovered.accepted.max(none);
+        check_recovered(&recovered, promised, accepted).map_err(StartError::Recovered)?;
+
+        let mut log = Log::new(
+            recovered.first,
+            recovered.last,
+            recovered.commit,
+            recovered.runs,
+            recovered.last_time,
+        );
+        for entry in recovered.tail {
+            log.fill(entry);
+        }
+        let mut rng = Rng::new(rng_seed);
+        let life = rng.next_u64();
+        let peers = configuration
+            .members
+            .iter()
+            .filter(|member| member.id != me)
+            .map(|member| (member.id, Peer::new(member)))
+            .collect();
+        Ok(Self {
+            me,
+            role,
+            voters: configuration.voters().collect(),
+            life,
+            rng,
+            now,
+            journal: Journal::new(recovered.commit),
+            faulty: Faulty::new(recovered.faulty),
+            acceptor: Acceptor::new(promised, accepted, recovered.last),
+            office: Office::Follower,
+            peers,
+            election: Election::new(&settings, promised, now),
+            clock: Clock::new(now),
+            entrance: Entrance::new(me, recovered.boot),
+            reads: Reads::new(recovered.boot),
+            loads: BTreeMap::new(),
+            next_ticket: Ticket(1),
+            delivered: recovered.first.prev(),
+            applied: Slot::ZERO,
+            app_stalled: false,
+            disk_full: false,
+            forgetful: false,
+            counters: Counters::default(),
+            seen: Seen::default(),
+            outputs: VecDeque::new(),
+            dirty: true,
+            identity: recovered.identity,
+            boot: recovered.boot,
+            genesis,
+            settings,
+            log,
+        })
     }
-
-    /// What to say first on each connection.
-    pub fn hello(&self) -> Hello {
-        unimplemented!()
-    }
-
-    /// A peer's first words on a connection; nothing else of it may be handed in before. On an error
-    /// the connection is closed, and the peer told why.
-    pub fn handle_hello(&mut self, now: Now, hello: &Hello) -> Result<(), HelloRefusal> {
-        unimplemented!()
-    }
-
-    /// A peer refused our hello.
-    pub fn handle_hello_refused(&mut self, now: Now, peer: MemberId, refusal: HelloRefusal) {}
-
-    /// A connection to `peer` came up (after its hello was taken) or went down.
-    pub fn handle_connection(&mut self, now: Now, peer: MemberId, lane: Lane, up: bool) {}
-
-    /// A message came. `from` is whom the transport authenticated.
-    pub fn handle_message(&mut self, now: Now, from: MemberId, envelope: Envelope) {}
 
     /// Puts a message of [`Output::Send`] into its envelope.
     pub fn envelope(&self, to: MemberId, message: Message) -> Envelope {
-        unimplemented!()
+        Envelope {
+            group: self.genesis.group,
+            from: self.me,
+            from_incarnation: self.identity.incarnation,
+            to_incarnation: self
+                .configuration()
+                .member(to)
+                .map(|member| member.incarnation)
+                .unwrap_or_default(),
+            message,
+        }
     }
 
-    /// The time of [`Self::poll_timeout`] has come. Too early or too often does no harm.
-    pub fn handle_timeout(&mut self, now: Now) {}
+    /// A message came. `from` is whom the transport authenticated. Whatever it says, nothing worse
+    /// happens than that it is dropped and counted.
+    pub fn handle_message(&mut self, now: Now, from: MemberId, envelope: Envelope) {
+        if !self.enter(now) {
+            return;
+        }
+        let known = self.peers.get(&from).is_some_and(|peer| {
+            envelope.group == self.genesis.group
+                && envelope.from == from
+                && envelope.from_incarnation == peer.incarnation
+                && envelope.to_incarnation == self.identity.incarnation
+                && !peer.barred
+        });
+        if !known {
+            self.counters.foreign_messages += 1;
+            return;
+        }
+        match envelope.message {
+            message @ (Message::Prepare { .. }
+            | Message::AcceptSync { .. }
+            | Message::Accept { .. }
+            | Message::Transfer { .. }
+            | Message::Confirm { .. }) => self.handle_from_leader(from, message),
+            message @ (Message::Promise { .. }
+            | Message::Refused { .. }
+            | Message::Staged { .. }
+            | Message::Accepted { .. }
+            | Message::Gap { .. }
+            | Message::Confirmed { .. }) => self.handle_from_follower(from, message),
+            Message::Heartbeat(beat) => self.handle_heartbeat(from, beat),
+            Message::Propose { commands } => self.handle_forwarded(from, commands),
+            Message::NotTaken { id, reason } => self.handle_not_taken(id, reason),
+            Message::ReadIndex { ids } => self.handle_read_request(from, ids),
+            Message::ReadIndexes { ids, index } => self.handle_read_answer(from, &ids, index),
+            Message::ReadRefused { ids } => self.handle_read_refused(from, &ids),
+            Message::RepairRequest { headers } => self.handle_repair_request(from, &headers),
+            Message::Repair { entries } => self.handle_repair(entries),
+        }
+    }
 
     /// The write `io` and all before it are synced.
-    pub fn handle_synced(&mut self, now: Now, io: Io) {}
+    pub fn handle_synced(&mut self, now: Now, io: Io) {
+        if !self.enter(now) {
+            return;
+        }
+        if !self.journal.sync(io) {
+            self.counters.impossible_events += 1;
+            return;
+        }
+        while let Some(effect) = self.journal.effect() {
+            self.became_durable(effect);
+        }
+        self.vote(false);
+        self.check_phase1();
+    }
 
-    /// What [`Output::Load`] asked for: entries in slot order from `from` on; fewer than asked for, or
-    /// none, when they cannot be read.
-    pub fn handle_loaded(&mut self, now: Now, ticket: Ticket, entries: Vec<Entry>) {}
+    /// What [`Output::Load`] asked for: entries in slot order from `from` on; fewer than asked for,
+    /// or none, when they cannot be read.
+    pub fn handle_loaded(&mut self, now: Now, ticket: Ticket, mut entries: Vec<Entry>) {
+        if !self.enter(now) {
+            return;
+        }
+        let Some(purpose) = self.loads.remove(&ticket) else {
+            self.counters.impossible_events += 1;
+            return;
+        };
+        // The log may have been cut since the question; what is no longer in it is of no use.
+        let good = entries
+            .windows(2)
+            .take_while(|pair| pair[1].slot == pair[0].slot.next())
+            .count();
+        entries.truncate(good + 1);
+        let fits = |entry: &Entry| self.log.ballot_at(entry.slot) == Some(entry.ballot);
+        let good = entries.iter().take_while(|entry| fits(entry)).count();
+        entries.truncate(good);
+        match purpose {
+            LoadFor::Follower(member) => self.loaded_for_follower(member, ticket, entries),
+            LoadFor::Promise(ballot) => self.loaded_for_promise(ballot, ticket, entries),
+            LoadFor::Repair(member, header) => self.loaded_for_repair(member, header, entries),
+        }
+    }
 
     /// The app has executed everything up to `slot` (the ledger says so). Called once right after
     /// [`Self::new`] too: what was applied was chosen (rule L4).
-    pub fn handle_applied(&mut self, slot: Slot) {}
+    pub fn handle_applied(&mut self, slot: Slot) {
+        if slot > self.log.last() {
+            self.counters.impossible_events += 1;
+            return;
+        }
+        self.dirty = true;
+        self.applied = self.applied.max(slot);
+        self.log.raise_commit(slot);
+    }
 
     /// The app stands still though something waits for it, or goes on again (rule E3).
-    pub fn handle_app(&mut self, now: Now, stalled: bool) {}
+    pub fn handle_app(&mut self, now: Now, stalled: bool) {
+        if self.enter(now) {
+            self.app_stalled = stalled;
+            self.evaluate();
+        }
+    }
 
     /// The disk has no room for more commands, or has again (rule W4).
-    pub fn handle_disk(&mut self, now: Now, full: bool) {}
-
-    /// Takes a command of this entrance. It is kept, forwarded and sent again until it is seen chosen:
-    /// [`Output::Resolved`]. Its id must be of this member and start, sequences growing.
-    pub fn propose(&mut self, now: Now, command: Command) -> Result<(), ProposeRefused> {
-        Ok(())
+    pub fn handle_disk(&mut self, now: Now, full: bool) {
+        if self.enter(now) {
+            self.disk_full = full;
+        }
     }
 
-    /// Asks for a read index: [`Output::ReadReady`] or [`Output::ReadFailed`] follows, once.
-    pub fn read(&mut self, now: Now, id: ReadId) {}
+    /// The time of [`Self::poll_timeout`] has come. Too early or too often does no harm.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if self.enter(now) {
+            if self.now.mono_ns >= self.election.next_tick {
+                self.tick();
+            }
+            self.evaluate();
+        }
+    }
 
-    /// If this member leads: let `to`, or the best other voter, lead.
-    pub fn transfer(&mut self, now: Now, to: Option<MemberId>) {}
-
-    /// The next thing to do.
+    /// The next thing to do, `None` when there is nothing more until the next event.
     pub fn poll_output(&mut self) -> Option<Output> {
-        None
+        if self.outputs.is_empty() && self.dirty {
+            self.dirty = false;
+            if !self.forgetful {
+                self.flush();
+            }
+        }
+        self.outputs.pop_front()
     }
 
-    /// When [`Self::handle_timeout`] wants to be called, as `Now::mono_ns`.
-    pub fn poll_timeout(&self) -> Option<u64> {
-        None
+    /// What happened since the last flush, turned into work: one batch for everything that came in
+    /// between (rule P2).
+    fn flush(&mut self) {
+        self.notice_leader();
+        self.advance_commit();
+        self.serve_entrance();
+        self.replicate();
+        self.serve_reads();
+        self.persist(self.settings.max_persists as usize);
+        self.deliver();
+        let handed = self.delivered;
+        self.log.evict(self.settings.cache_bytes, handed);
+        self.check_invariants();
     }
 
-    /// A snapshot of the state, for people and metrics.
-    pub fn status(&self) -> Status {
-        Status::default()
+    /// Hands to apply what is chosen and synced here (rule L4).
+    fn deliver(&mut self) {
+        let readable = self.faulty.first().map_or(Slot(u64::MAX), Slot::prev);
+        let through = self
+            .log
+            .commit()
+            .min(self.acceptor.synced_last)
+            .min(readable);
+        if through <= self.delivered {
+            return;
+        }
+        let mut entries = Vec::new();
+        for entry in self.log.after(self.delivered) {
+            if entry.slot > through {
+                break;
+            }
+            self.entrance
+                .resolve(entry.command.id, entry.slot, &mut self.outputs);
+            entries.push(entry.clone());
+        }
+        self.delivered = through;
+        self.outputs.push_back(Output::Chosen { through, entries });
     }
 
-    /// What happened so far.
-    pub fn counters(&self) -> Counters {
-        Counters::default()
+    /// Takes note of the time; false when this member must not act any more.
+    pub(crate) fn enter(&mut self, now: Now) -> bool {
+        self.now = Now {
+            mono_ns: self.now.mono_ns.max(now.mono_ns),
+            wall_ns: now.wall_ns,
+        };
+        self.dirty = true;
+        !self.forgetful
+    }
+
+    /// Hands out the write that was being filled, unless the disk has enough to do.
+    pub(crate) fn persist(&mut self, limit: usize) {
+        let commit = self.log.commit();
+        if let Some((io, records)) = self.journal.take(self.now.mono_ns, limit, commit) {
+            self.outputs.push_back(Output::Persist { io, records });
+        }
+    }
+
+    pub(crate) fn send(&mut self, to: MemberId, lane: Lane, message: Message) {
+        self.outputs.push_back(Output::Send {
+            to,
+            lane,
+            message,
+            after: None,
+        });
+    }
+
+    /// Sends what depends on `io`. The write is handed out first, so that the shell knows it.
+    pub(crate) fn send_after(&mut self, to: MemberId, lane: Lane, message: Message, io: Io) {
+        self.persist(usize::MAX);
+        let after = (!self.journal.is_synced(io)).then_some(io);
+        self.outputs.push_back(Output::Send {
+            to,
+            lane,
+            message,
+            after,
+        });
+    }
+
+    /// Asks for entries that are no longer in memory.
+    pub(crate) fn load(&mut self, purpose: LoadFor, from: Slot, through: Slot) -> Ticket {
+        let ticket = self.next_ticket;
+        self.next_ticket = Ticket(ticket.0 + 1);
+        self.loads.insert(ticket, purpose);
+        self.outputs.push_back(Output::Load {
+            ticket,
+            from,
+            through,
+            max_bytes: self.settings.max_message_bytes,
+        });
+        ticket
+    }
+
+    /// Loads under way for repairs of others.
+    pub(crate) fn repair_loads(&self) -> usize {
+        self.loads
+            .values()
+            .filter(|purpose| matches!(purpose, LoadFor::Repair(..)))
+            .count()
+    }
+
+    pub(crate) fn phase1(&self) -> usize {
+        self.configuration().quorums.phase1(self.voters.len())
+    }
+
+    pub(crate) fn phase2(&self) -> usize {
+        self.configuration().quorums.phase2(self.voters.len())
+    }
+
+    pub(crate) fn is_voter(&self, member: MemberId) -> bool {
+        self.voters.contains(&member)
     }
 
     /// This member's number.
@@ -121,7 +435,7 @@ impl Paxos {
 
     /// This start's number.
     pub fn boot(&self) -> Boot {
-        unimplemented!()
+        self.boot
     }
 
     /// The group's first record.
@@ -136,56 +450,127 @@ impl Paxos {
 
     /// What this member is doing.
     pub fn standing(&self) -> Standing {
-        Standing::Follower
-    }
-
-    /// Whom it follows; itself when it leads.
-    pub fn leader(&self) -> Option<MemberId> {
-        None
+        match self.office {
+            Office::Follower => Standing::Follower,
+            Office::Candidate(_) => Standing::Candidate,
+            Office::Leader(_) => Standing::Leader,
+        }
     }
 
     /// Its promise, synced or not.
     pub fn promised(&self) -> Ballot {
-        Ballot::default()
+        self.acceptor.promised
     }
 
     /// The ballot that its log was adopted in, synced or not.
     pub fn accepted(&self) -> Ballot {
-        Ballot::default()
+        self.acceptor.accepted
     }
 
     /// First slot held.
     pub fn first(&self) -> Slot {
-        Slot(1)
+        self.log.first()
     }
 
     /// Last slot held, synced or not.
     pub fn last(&self) -> Slot {
-        Slot::ZERO
+        self.log.last()
     }
 
     /// Last slot held that is synced.
     pub fn synced(&self) -> Slot {
-        Slot::ZERO
+        self.acceptor.synced_last
     }
 
     /// Last slot known to be chosen.
     pub fn commit(&self) -> Slot {
-        Slot::ZERO
+        self.log.commit()
     }
 
     /// Last slot that the app has executed.
     pub fn applied(&self) -> Slot {
-        Slot::ZERO
+        self.applied
     }
 
     /// The ballot of the entry at `slot`, if it is held.
     pub fn ballot_at(&self, slot: Slot) -> Option<Ballot> {
-        None
+        self.log.ballot_at(slot)
     }
 
     /// The entry at `slot`, if it is in memory.
     pub fn entry(&self, slot: Slot) -> Option<&Entry> {
-        None
+        self.log.entry(slot)
     }
+}
+
+/// The disk may say anything; what contradicts itself is an error, not a panic later.
+fn check_recovered(
+    recovered: &Recovered,
+    promised: Ballot,
+    accepted: Ballot,
+) -> Result<(), &'static str> {
+    let Recovered {
+        first, last, runs, ..
+    } = recovered;
+    let ensure = |ok: bool, otherwise| if ok { Ok(()) } else { Err(otherwise) };
+    ensure(accepted <= promised, "accepted is above promised")?;
+    ensure(
+        *first >= Slot(1) && last.0 + 1 >= first.0,
+        "last is before first",
+    )?;
+    ensure(recovered.commit <= *last, "commit is above last")?;
+    ensure(
+        runs.first().map(|(start, _)| *start) == (last >= first).then_some(*first),
+        "runs do not begin at the first slot",
+    )?;
+    ensure(
+        runs.is_sorted_by(|a, b| a.0 < b.0) && runs.iter().all(|(start, _)| start <= last),
+        "runs are not in order",
+    )?;
+    ensure(
+        runs.iter().all(|(_, ballot)| *ballot <= accepted),
+        "an entry has a ballot above accepted",
+    )?;
+    let ballot_at = |slot: Slot| {
+        let at = runs.partition_point(|(start, _)| *start <= slot);
+        at.checked_sub(1).map(|at| runs[at].1)
+    };
+    let within = |slot: Slot| slot >= *first && slot <= *last;
+    ensure(
+        recovered
+            .faulty
+            .iter()
+            .all(|header| within(header.slot) && ballot_at(header.slot) == Some(header.ballot)),
+        "a faulty slot is not in the log",
+    )?;
+    ensure(
+        recovered.tail.iter().all(|entry| {
+            within(entry.slot)
+                && entry.slot > recovered.commit
+                && ballot_at(entry.slot) == Some(entry.ballot)
+        }),
+        "an entry of the tail is not in the log",
+    )?;
+    let missing = |slot: Slot| {
+        recovered.tail.iter().all(|entry| entry.slot != slot)
+            && recovered.faulty.iter().all(|header| header.slot != slot)
+    };
+    let uncommitted = last.0 - recovered.commit.0;
+    let faulty = recovered
+        .faulty
+        .iter()
+        .filter(|header| header.slot > recovered.commit)
+        .count();
+    ensure(
+        recovered.tail.is_sorted_by(|a, b| a.slot < b.slot)
+            && (recovered.tail.len() + faulty) as u64 == uncommitted
+            && !missing_any(recovered, missing),
+        "an uncommitted entry is missing",
+    )
+}
+
+/// Whether any uncommitted slot is neither there nor known to be faulty; cheap when none is faulty.
+fn missing_any(recovered: &Recovered, missing: impl Fn(Slot) -> bool) -> bool {
+    !recovered.faulty.is_empty()
+        && (recovered.commit.0 + 1..=recovered.last.0).any(|slot| missing(Slot(slot)))
 }

@@ -1,5 +1,7 @@
 //! What can be seen of the agreement from outside: state, counters, reasons for waiting.
 
+use crate::follower::Follower;
+use crate::paxos::{Office, Paxos};
 use crate::types::{Ballot, Boot, Epoch, Incarnation, MemberId, Slot};
 
 /// What a member is doing for the current ballot.
@@ -149,4 +151,95 @@ pub struct Counters {
     pub repairs: u64,
     /// Rounds of heartbeats that proved leadership for reads.
     pub read_rounds: u64,
+}
+
+impl Paxos {
+    /// A snapshot of the state, for people and metrics.
+    pub fn status(&self) -> Status {
+        Status {
+            member: self.me,
+            incarnation: self.identity.incarnation,
+            boot: self.boot,
+            epoch: self.configuration().epoch,
+            standing: self.standing(),
+            leader: self.leader(),
+            healthy: self.election.healthy,
+            promised: self.acceptor.promised,
+            accepted: self.acceptor.accepted,
+            first: self.log.first(),
+            last: self.log.last(),
+            synced: self.acceptor.synced_last,
+            commit: self.log.commit(),
+            applied: self.applied,
+            election_timeout_ns: self.election.timeout_ns,
+            uncommitted_bytes: self.log.uncommitted_bytes(),
+            cached_bytes: self.log.cached_bytes(),
+            pending_commands: self.entrance.count(),
+            pending_bytes: self.entrance.bytes(),
+            pending_reads: self.reads.count() as u64,
+            faulty: self.faulty.len() as u64,
+            clock_skewed: self.clock.skewed,
+            waiting_on: self.waiting_on(),
+            peers: self.peer_statuses(),
+        }
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn peer_statuses(&self) -> Vec<PeerStatus> {
+        let followers = match &self.office {
+            Office::Leader(leader) => Some(&leader.followers),
+            _ => None,
+        };
+        self.peers
+            .iter()
+            .map(|(member, peer)| {
+                let follower: Option<&Follower> =
+                    followers.and_then(|followers| followers.get(member));
+                PeerStatus {
+                    member: *member,
+                    heard: self.hears(*member),
+                    heard_ago_ns: peer.heard_at.map(|at| self.now.mono_ns.saturating_sub(at)),
+                    healthy: peer.beat.healthy,
+                    ballot: peer.beat.ballot,
+                    last: peer.beat.last,
+                    commit: peer.beat.commit,
+                    applied: peer.beat.applied,
+                    app_stalled: peer.beat.app_stalled,
+                    disk_stalled: peer.beat.disk_stalled,
+                    rtt_ns: peer.trip.ns,
+                    jitter_ns: peer.trip.jitter_ns,
+                    clock_offset_ns: peer.clock_offset_ns,
+                    acknowledged: follower.map(|follower| follower.acknowledged),
+                    in_flight_bytes: follower.map_or(0, |follower| follower.in_flight_bytes),
+                }
+            })
+            .collect()
+    }
+
+    fn waiting_on(&self) -> Option<WaitingOn> {
+        if self.is_disk_stalled() {
+            return Some(WaitingOn::Sync);
+        }
+        if self.disk_full {
+            return Some(WaitingOn::Disk);
+        }
+        match &self.office {
+            Office::Candidate(candidate) => candidate.waiting_on,
+            _ if !self.election.healthy => Some(WaitingOn::Quorum),
+            Office::Leader(_)
+                if self.log.uncommitted_bytes() >= self.settings.total_window_bytes =>
+            {
+                Some(WaitingOn::Window)
+            }
+            _ => self
+                .faulty
+                .first()
+                .filter(|slot| *slot <= self.log.commit())
+                .map(|slot| WaitingOn::Repair { slot }),
+        }
+    }
 }

@@ -1,0 +1,555 @@
+//! The acceptor: promises, adopts, accepts, votes. Messages of proposers come in; promises and votes
+//! go out, each only after what it says is synced.
+
+use crate::journal::Effect;
+use crate::log::Batch;
+use crate::message::{Lane, Message};
+use crate::output::{Io, Ticket};
+use crate::paxos::{LoadFor, Office, Paxos};
+use crate::record::Record;
+use crate::staging::Staging;
+use crate::types::{Ballot, Entry, MemberId, Slot};
+
+/// The acceptor's part of the state.
+#[derive(Debug)]
+pub(crate) struct Acceptor {
+    pub(crate) promised: Ballot,
+    pub(crate) accepted: Ballot,
+    /// The same, and the end of the log, as far as synced.
+    pub(crate) synced_promised: Ballot,
+    pub(crate) synced_accepted: Ballot,
+    pub(crate) synced_last: Slot,
+    /// The write that holds `promised`.
+    pub(crate) promise_io: Io,
+    /// Highest slot voted for in `accepted`.
+    voted: Option<Slot>,
+    staging: Option<Staging>,
+    promising: Option<Promising>,
+}
+
+/// A promise that is being sent, part by part.
+#[derive(Debug)]
+struct Promising {
+    to: MemberId,
+    ballot: Ballot,
+    /// Slot before the suffix.
+    after: Slot,
+    next: Slot,
+    part: u32,
+    loading: Option<Ticket>,
+}
+
+impl Acceptor {
+    pub(crate) fn new(promised: Ballot, accepted: Ballot, last: Slot) -> Self {
+        Self {
+            promised,
+            accepted,
+            synced_promised: promised,
+            synced_accepted: accepted,
+            synced_last: last,
+            promise_io: Io(0),
+            voted: None,
+            staging: None,
+            promising: None,
+        }
+    }
+}
+
+impl Paxos {
+    /// Messages that only a proposer of their ballot sends.
+    pub(crate) fn handle_from_leader(&mut self, from: MemberId, message: Message) {
+        let ballot = match &message {
+            Message::Prepare { ballot, .. }
+            | Message::AcceptSync { ballot, .. }
+            | Message::Accept { ballot, .. }
+            | Message::Transfer { ballot }
+            | Message::Confirm { ballot, .. } => *ballot,
+            _ => return,
+        };
+        let epoch = self.configuration().epoch;
+        if ballot.node != from
+            || !ballot.is_elected()
+            || ballot.epoch != epoch
+            || !self.is_voter(from)
+        {
+            self.counters.impossible_messages += 1;
+            return;
+        }
+        self.election.note(ballot);
+        if ballot < self.acceptor.promised {
+            self.refuse(from, ballot, &message);
+            return;
+        }
+        match message {
+            Message::Prepare {
+                accepted,
+                last,
+                commit,
+                handed_over,
+                ..
+            } => self.handle_prepare(ballot, (accepted, last, commit), handed_over),
+            _ if ballot > self.acceptor.promised => {
+                // Its Prepare got lost; it will come again.
+                self.counters.stale_messages += 1;
+            }
+            Message::AcceptSync {
+                after,
+                part,
+                entries,
+                last,
+                commit,
+                ..
+            } => self.handle_accept_sync(ballot, part, (after, last, commit), entries),
+            Message::Accept {
+                previous,
+                previous_ballot,
+                entries,
+                commit,
+                ..
+            } => self.handle_accept(ballot, (previous, previous_ballot), entries, commit),
+            Message::Transfer { .. } => self.handle_transfer(ballot),
+            Message::Confirm { round, .. } => {
+                let confirmed = Message::Confirmed { ballot, round };
+                self.send(from, Lane::Heartbeat, confirmed);
+            }
+            _ => {}
+        }
+    }
+
+    /// Says that a higher ballot was promised; a Prepare or Accept in vain is worth an answer.
+    fn refuse(&mut self, to: MemberId, ballot: Ballot, message: &Message) {
+        self.counters.stale_messages += 1;
+        let promised = self.acceptor.promised;
+        let io = self.acceptor.promise_io;
+        let lane = match message {
+            Message::Confirm { .. } => Lane::Heartbeat,
+            _ => Lane::Log,
+        };
+        self.send_after(to, lane, Message::Refused { ballot, promised }, io);
+    }
+
+    /// Rule P1b, L1b: promise, and tell what the proposer does not have.
+    fn handle_prepare(
+        &mut self,
+        ballot: Ballot,
+        (accepted, last, commit): (Ballot, Slot, Slot),
+        handed_over: bool,
+    ) {
+        let from = ballot.node;
+        if accepted > ballot || commit > last {
+            self.counters.impossible_messages += 1;
+            return;
+        }
+        if ballot > self.acceptor.promised {
+            if !handed_over && self.shields(from) {
+                self.counters.prepares_ignored += 1;
+                return;
+            }
+            self.resign();
+            self.promise(ballot);
+        } else if self.acceptor.accepted == ballot {
+            self.counters.stale_messages += 1;
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.remembered.note_promise(ballot);
+        }
+        let own = self.acceptor.accepted;
+        let after = match own.cmp(&accepted) {
+            std::cmp::Ordering::Greater => commit,
+            std::cmp::Ordering::Equal => last,
+            std::cmp::Ordering::Less => self.log.last(),
+        };
+        let after = after.min(self.log.last());
+        self.acceptor.promising = Some(Promising {
+            to: from,
+            ballot,
+            after,
+            next: after.next().max(self.log.first()),
+            part: 0,
+            loading: None,
+        });
+        self.continue_promise(None);
+    }
+
+    /// Takes `ballot` as the lowest one that may still be accepted (I1).
+    pub(crate) fn promise(&mut self, ballot: Ballot) {
+        assert!(ballot > self.acceptor.promised, "I1: a promise only rises");
+        self.acceptor.promised = ballot;
+        // A higher promise throws away what was staged for a lower one (rule L1b).
+        self.acceptor.staging = None;
+        self.acceptor.promising = None;
+        self.acceptor.promise_io = self
+            .journal
+            .record(Record::Promise(ballot), Effect::Promised(ballot));
+        self.election.note(ballot);
+    }
+
+    /// Sends parts of the promise until entries have to be read back, or all is sent.
+    fn continue_promise(&mut self, mut loaded: Option<Vec<Entry>>) {
+        loop {
+            let Some(promising) = &mut self.acceptor.promising else {
+                return;
+            };
+            let last = self.log.last();
+            let (next, after, part) = (promising.next, promising.after, promising.part);
+            let ballot = promising.ballot;
+            let mut suffix = Vec::new();
+            let mut reached = last;
+            if let Some(entries) = loaded.take() {
+                reached = entries.last().map_or(next, |entry| entry.slot);
+                suffix = entries;
+            } else if next <= last {
+                match self.log.batch(next, last, self.settings.max_message_bytes) {
+                    Batch::Entries(entries) => {
+                        reached = entries.last().map_or(next, |entry| entry.slot);
+                        suffix = entries;
+                    }
+                    // It is listed as faulty instead.
+                    Batch::Faulty => reached = next,
+                    Batch::OnDisk => {
+                        let through = self
+                            .faulty
+                            .first_after(next.prev())
+                            .map_or(last, Slot::prev);
+                        if through < next {
+                            promising.next = next.next();
+                            continue;
+                        }
+                        let ticket = self.load(LoadFor::Promise(ballot), next, through);
+                        if let Some(promising) = &mut self.acceptor.promising {
+                            promising.loading = Some(ticket);
+                        }
+                        return;
+                    }
+                }
+            }
+            let done = reached >= last;
+            promising.next = reached.next();
+            if !done && suffix.is_empty() {
+                continue;
+            }
+            promising.part += 1;
+            let to = promising.to;
+            let faulty = if part == 0 {
+                self.faulty.after(after).collect()
+            } else {
+                Vec::new()
+            };
+            let message = Message::Promise {
+                ballot,
+                accepted: self.acceptor.accepted,
+                last,
+                commit: self.log.commit(),
+                first: self.log.first(),
+                after,
+                part,
+                done,
+                suffix,
+                faulty,
+                age_ns: u64::MAX,
+            };
+            if done {
+                self.acceptor.promising = None;
+            }
+            self.send_after(to, Lane::Log, message, self.acceptor.promise_io);
+            if done {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn loaded_for_promise(
+        &mut self,
+        ballot: Ballot,
+        ticket: Ticket,
+        entries: Vec<Entry>,
+    ) {
+        let Some(promising) = &mut self.acceptor.promising else {
+            return;
+        };
+        if promising.ballot != ballot || promising.loading != Some(ticket) {
+            return;
+        }
+        if entries
+            .first()
+            .is_none_or(|entry| entry.slot != promising.next)
+        {
+            // It cannot be read just now. The candidate will ask again.
+            self.acceptor.promising = None;
+            return;
+        }
+        promising.loading = None;
+        self.continue_promise(Some(entries));
+    }
+
+    /// Rule L1a, L1b: stage, and adopt once all is there.
+    fn handle_accept_sync(
+        &mut self,
+        ballot: Ballot,
+        part: u32,
+        (after, last, commit): (Slot, Slot, Slot),
+        entries: Vec<Entry>,
+    ) {
+        if self.acceptor.accepted == ballot {
+            self.vote(true);
+            return;
+        }
+        let contiguous = entries
+            .windows(2)
+            .all(|pair| pair[1].slot == pair[0].slot.next());
+        let bounds = (entries.first().map(|entry| entry.slot), entries.last());
+        let inside = match bounds {
+            (Some(first), Some(end)) => first > after && end.slot <= last,
+            _ => true,
+        };
+        let ballots = entries.iter().all(|entry| entry.ballot <= ballot);
+        if !contiguous
+            || !inside
+            || !ballots
+            || after > self.log.last()
+            || last < after
+            || last < self.log.commit()
+        {
+            self.counters.impossible_messages += 1;
+            return;
+        }
+        let continues = |staging: &Staging| staging.continues(ballot, after, last);
+        if !self.acceptor.staging.as_ref().is_some_and(continues) {
+            if part != 0 {
+                let through = Slot::ZERO;
+                self.send(ballot.node, Lane::Log, Message::Staged { ballot, through });
+                return;
+            }
+            self.acceptor.staging = Some(Staging::new(ballot, after, last, commit));
+        }
+        self.stage(entries, commit);
+        self.adopt_if_ready();
+    }
+
+    /// Gives the part to the disk. What is here already is passed over.
+    fn stage(&mut self, entries: Vec<Entry>, commit: Slot) {
+        let held = self.log.commit();
+        let Some(staging) = &mut self.acceptor.staging else {
+            return;
+        };
+        staging.commit = staging.commit.max(commit.min(staging.last));
+        let ballot = staging.ballot;
+        for entry in entries {
+            if entry.slot < staging.next {
+                continue;
+            }
+            if entry.slot > staging.next {
+                self.counters.stale_messages += 1;
+                let through = staging.synced;
+                self.send(ballot.node, Lane::Log, Message::Staged { ballot, through });
+                return;
+            }
+            if entry.slot <= held && staging.written.is_none() {
+                if self.log.ballot_at(entry.slot) != Some(entry.ballot) {
+                    self.counters.impossible_messages += 1;
+                    self.acceptor.staging = None;
+                    return;
+                }
+                staging.skip(entry.slot);
+                continue;
+            }
+            if entry.slot <= staging.commit {
+                self.entrance
+                    .resolve(entry.command.id, entry.slot, &mut self.outputs);
+            }
+            let through = entry.slot;
+            self.journal.record(
+                Record::Stage {
+                    ballot,
+                    entry: entry.clone(),
+                },
+                Effect::Staged { ballot, through },
+            );
+            staging.push(entry, self.settings.cache_bytes);
+        }
+    }
+
+    /// One record cuts, installs and sets `accepted` together (rule L1a).
+    fn adopt_if_ready(&mut self) {
+        let Some(mut staging) = self.acceptor.staging.take_if(|staging| staging.is_ready()) else {
+            return;
+        };
+        let keep = staging.after.max(self.log.commit());
+        let proposer = staging.ballot.node;
+        staging.trim(keep);
+        self.adopt(staging, keep);
+        self.persist(usize::MAX);
+        if proposer == self.me {
+            self.won();
+        }
+    }
+
+    /// The candidate takes the same way with the log that it chose.
+    pub(crate) fn stage_own(&mut self, staging: Staging) {
+        assert_eq!(staging.ballot.node, self.me, "its own ballot");
+        self.acceptor.staging = Some(staging);
+        self.adopt_if_ready();
+    }
+
+    /// Adopts the staged log of `staging.ballot` behind `keep`.
+    pub(crate) fn adopt(&mut self, staging: Staging, keep: Slot) {
+        let (ballot, last) = (staging.ballot, staging.last);
+        assert_eq!(ballot, self.acceptor.promised, "adopted as promised");
+        assert!(ballot > self.acceptor.accepted, "adopted once");
+        assert!(keep >= self.log.commit(), "a committed entry is never cut");
+        let commit = self.log.commit().max(staging.commit.min(last));
+        self.log.install(
+            keep,
+            last,
+            &staging.runs,
+            staging.time,
+            commit,
+            staging.tail,
+        );
+        self.faulty.cut(keep);
+        self.clock.advanced(self.now);
+        self.acceptor.accepted = ballot;
+        self.acceptor.voted = None;
+        self.acceptor.synced_last = self.acceptor.synced_last.min(keep);
+        let from = keep.next();
+        self.journal.record(
+            Record::Adopt { ballot, from, last },
+            Effect::Log {
+                accepted: ballot,
+                last,
+            },
+        );
+    }
+
+    /// Rule P1b: taken only in the ballot promised and adopted, behind what is there.
+    fn handle_accept(
+        &mut self,
+        ballot: Ballot,
+        (previous, previous_ballot): (Slot, Ballot),
+        entries: Vec<Entry>,
+        commit: Slot,
+    ) {
+        if self.acceptor.accepted != ballot {
+            self.counters.stale_messages += 1;
+            return;
+        }
+        let last = self.log.last();
+        if previous > last {
+            self.send(ballot.node, Lane::Log, Message::Gap { ballot, last });
+            return;
+        }
+        let joins = self
+            .log
+            .ballot_at(previous)
+            .is_none_or(|held| held == previous_ballot);
+        let numbered = entries
+            .iter()
+            .zip(previous.0 + 1..)
+            .all(|(entry, slot)| entry.slot == Slot(slot) && entry.ballot <= ballot);
+        let new = entries.iter().filter(|entry| entry.slot > last);
+        if !joins || !numbered || new.clone().any(|entry| entry.ballot != ballot) {
+            self.counters.impossible_messages += 1;
+            return;
+        }
+        let again = entries.first().is_some_and(|entry| entry.slot <= last);
+        for entry in entries {
+            if entry.slot > last {
+                self.append(entry);
+            }
+        }
+        // The leader's own word, and all of this log is its log (rule L4).
+        self.raise_commit(commit.min(self.log.last()));
+        if again {
+            self.vote(true);
+        }
+    }
+
+    /// Adds an entry proposed in `accepted` behind the log and gives it to the disk.
+    pub(crate) fn append(&mut self, entry: Entry) {
+        let accepted = self.acceptor.accepted;
+        assert_eq!(entry.ballot, accepted, "appended in the ballot adopted");
+        assert_eq!(accepted, self.acceptor.promised, "P1b: not below a promise");
+        let last = entry.slot;
+        self.log.append(entry.clone());
+        self.journal
+            .record(Record::Append(entry), Effect::Log { accepted, last });
+        self.clock.advanced(self.now);
+    }
+
+    /// Everything up to `slot` is chosen; the caller knows it by rule L4.
+    pub(crate) fn raise_commit(&mut self, slot: Slot) {
+        self.log.raise_commit(slot);
+    }
+
+    /// A write is synced: what it made true.
+    pub(crate) fn became_durable(&mut self, effect: Effect) {
+        match effect {
+            Effect::Promised(ballot) => {
+                assert!(ballot <= self.acceptor.promised, "synced after promised");
+                self.acceptor.synced_promised = ballot;
+            }
+            Effect::Log { accepted, last } => {
+                self.acceptor.synced_accepted = accepted;
+                // Appends of an older ballot may have been cut since.
+                if accepted == self.acceptor.accepted {
+                    assert!(last <= self.log.last(), "synced after appended");
+                    self.acceptor.synced_last = self.acceptor.synced_last.max(last);
+                }
+            }
+            Effect::Staged { ballot, through } => self.staged(ballot, through),
+            Effect::Repaired(slot) => self.faulty.repaired(slot),
+        }
+    }
+
+    fn staged(&mut self, ballot: Ballot, through: Slot) {
+        let Some(staging) = &mut self.acceptor.staging else {
+            return;
+        };
+        if staging.ballot != ballot {
+            return;
+        }
+        let written = staging.written.unwrap_or(staging.synced);
+        staging.synced = staging.synced.max(through.min(written));
+        if !staging.is_ready() && ballot.node != self.me {
+            let through = staging.synced;
+            self.send(ballot.node, Lane::Log, Message::Staged { ballot, through });
+        }
+        self.adopt_if_ready();
+    }
+
+    /// How far this member can vote for its log: synced, and not at or beyond an uncommitted entry
+    /// that it cannot read (rule W2). `None` while it may not vote at all (rule P1b).
+    pub(crate) fn votable(&self) -> Option<Slot> {
+        let Acceptor {
+            promised,
+            accepted,
+            synced_accepted,
+            synced_last,
+            ..
+        } = self.acceptor;
+        if promised != accepted || synced_accepted != accepted || !accepted.is_elected() {
+            return None;
+        }
+        let readable = self
+            .faulty
+            .first_after(self.log.commit())
+            .map_or(synced_last, Slot::prev);
+        Some(readable.min(synced_last))
+    }
+
+    /// Tells the leader how far this member has accepted, if that is news or `again` is set.
+    pub(crate) fn vote(&mut self, again: bool) {
+        let leader = self.acceptor.accepted.node;
+        if leader == self.me || matches!(self.office, Office::Leader(_)) {
+            return;
+        }
+        let Some(slot) = self.votable() else { return };
+        if !again && self.acceptor.voted.is_some_and(|voted| slot <= voted) {
+            return;
+        }
+        self.acceptor.voted = self.acceptor.voted.max(Some(slot));
+        let ballot = self.acceptor.accepted;
+        self.send(leader, Lane::Log, Message::Accepted { ballot, slot });
+    }
+}

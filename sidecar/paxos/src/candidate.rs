@@ -1,0 +1,378 @@
+//! Phase 1: a candidate collects promises, picks the log to adopt, and adopts it (rules L1, L1a).
+
+use std::collections::BTreeMap;
+
+use crate::journal::Effect;
+use crate::message::{Lane, Message};
+use crate::output::Io;
+use crate::paxos::{Office, Paxos};
+use crate::record::Record;
+use crate::staging::Staging;
+use crate::status::WaitingOn;
+use crate::types::{Ballot, Entry, Header, MemberId, Slot};
+
+/// A ballot in phase 1.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) ballot: Ballot,
+    /// The write of this member's own promise: it counts once that is synced (rule P1a).
+    io: Io,
+    /// This member's log as told in the Prepare.
+    accepted: Ballot,
+    last: Slot,
+    commit: Slot,
+    pub(crate) handed_over: bool,
+    /// When it gives up.
+    pub(crate) deadline_ns: u64,
+    promises: BTreeMap<MemberId, Promised>,
+    /// Entries of the log to adopt that its holder cannot read (rule W2).
+    pub(crate) missing: Vec<Header>,
+    fills: BTreeMap<Header, Entry>,
+    /// The log to adopt was found; it is on its way to the disk.
+    adopted: Option<Ballot>,
+    pub(crate) waiting_on: Option<WaitingOn>,
+}
+
+/// What one member promised.
+#[derive(Debug)]
+pub(crate) struct Promised {
+    pub(crate) accepted: Ballot,
+    pub(crate) last: Slot,
+    pub(crate) commit: Slot,
+    first: Slot,
+    after: Slot,
+    /// Next part that is needed.
+    next_part: u32,
+    /// All parts came.
+    pub(crate) done: bool,
+    suffix: Vec<Entry>,
+    faulty: Vec<Header>,
+    came_at_ns: u64,
+}
+
+/// The log that a phase-1 quorum makes the candidate adopt.
+struct Choice {
+    /// Whose it is; `None` for the candidate's own.
+    from: Option<MemberId>,
+    accepted: Ballot,
+    last: Slot,
+}
+
+impl Candidate {
+    /// A good copy has come.
+    pub(crate) fn fill(&mut self, header: Header, entry: &Entry) {
+        if self.missing.contains(&header) {
+            self.fills.insert(header, entry.clone());
+        }
+    }
+
+    fn prepare(&self) -> Message {
+        Message::Prepare {
+            ballot: self.ballot,
+            accepted: self.accepted,
+            last: self.last,
+            commit: self.commit,
+            handed_over: self.handed_over,
+        }
+    }
+
+    /// The logs to choose from, the greatest first, this member's own before equal ones.
+    fn logs(&self, voters: &[MemberId]) -> Vec<Choice> {
+        let own = Choice {
+            from: None,
+            accepted: self.accepted,
+            last: self.last,
+        };
+        let others = self
+            .promises
+            .iter()
+            .filter(|(member, promised)| promised.done && voters.contains(member))
+            .map(|(member, promised)| Choice {
+                from: Some(*member),
+                accepted: promised.accepted,
+                last: promised.last,
+            });
+        let mut logs: Vec<Choice> = std::iter::once(own).chain(others).collect();
+        logs.sort_by_key(|log| std::cmp::Reverse((log.accepted, log.last)));
+        logs
+    }
+}
+
+impl Paxos {
+    /// Stands for election in a ballot above all seen (rule E2; the caller has checked it).
+    pub(crate) fn campaign(&mut self, handed_over: bool) {
+        assert!(self.role.votes(), "only a voter proposes");
+        self.resign();
+        let ballot = self
+            .election
+            .seen
+            .max(self.acceptor.promised)
+            .above(self.me);
+        self.promise(ballot);
+        self.counters.elections += 1;
+        let candidate = Candidate {
+            ballot,
+            io: self.acceptor.promise_io,
+            accepted: self.acceptor.accepted,
+            last: self.log.last(),
+            commit: self.log.commit(),
+            handed_over,
+            deadline_ns: self.now.mono_ns + self.election.timeout_ns,
+            promises: BTreeMap::new(),
+            missing: Vec::new(),
+            fills: BTreeMap::new(),
+            adopted: None,
+            waiting_on: Some(WaitingOn::Quorum),
+        };
+        self.persist(usize::MAX);
+        let (prepare, io) = (candidate.prepare(), candidate.io);
+        self.office = Office::Candidate(Box::new(candidate));
+        let others: Vec<MemberId> = self.peers.keys().copied().collect();
+        for to in others {
+            self.send_after(to, Lane::Log, prepare.clone(), io);
+        }
+    }
+
+    /// Asks again whoever has not answered for a while.
+    pub(crate) fn prepare_again(&mut self) {
+        let Office::Candidate(candidate) = &self.office else {
+            return;
+        };
+        let patience_ns = self.election.timeout_ns / 2;
+        let now_ns = self.now.mono_ns;
+        let answered = |member: &MemberId| {
+            candidate
+                .promises
+                .get(member)
+                .is_some_and(|promised| promised.done || now_ns < promised.came_at_ns + patience_ns)
+        };
+        let silent: Vec<MemberId> = self
+            .peers
+            .keys()
+            .filter(|member| !answered(member))
+            .copied()
+            .collect();
+        let (prepare, io) = (candidate.prepare(), candidate.io);
+        for to in silent {
+            self.send_after(to, Lane::Log, prepare.clone(), io);
+        }
+    }
+
+    /// A part of a promise. Parts count in order; part 0 begins anew.
+    pub(crate) fn handle_promise(&mut self, from: MemberId, message: Message) {
+        let Message::Promise {
+            ballot,
+            accepted,
+            last,
+            commit,
+            first,
+            after,
+            part,
+            done,
+            suffix,
+            faulty,
+            age_ns: _,
+        } = message
+        else {
+            return;
+        };
+        let numbered = suffix.windows(2).all(|pair| pair[0].slot < pair[1].slot)
+            && suffix
+                .iter()
+                .all(|entry| entry.slot > after && entry.slot <= last && entry.ballot <= accepted)
+            && faulty
+                .iter()
+                .all(|header| header.slot > after && header.slot <= last);
+        if accepted >= ballot || commit > last || after > last || first < Slot(1) || !numbered {
+            self.counters.impossible_messages += 1;
+            return;
+        }
+        if ballot > self.acceptor.promised || ballot.node != self.me {
+            self.counters.impossible_messages += 1;
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.remembered.note_promise(ballot);
+            peer.remembered.note_log(accepted, last);
+        }
+        let now_ns = self.now.mono_ns;
+        match &mut self.office {
+            Office::Candidate(candidate) if candidate.ballot == ballot => {
+                if part == 0 {
+                    let fresh = Promised {
+                        accepted,
+                        last,
+                        commit,
+                        first,
+                        after,
+                        next_part: 0,
+                        done: false,
+                        suffix: Vec::new(),
+                        faulty,
+                        came_at_ns: now_ns,
+                    };
+                    match candidate.promises.get(&from) {
+                        Some(promised) if promised.done => return,
+                        _ => candidate.promises.insert(from, fresh),
+                    };
+                }
+                let Some(promised) = candidate.promises.get_mut(&from) else {
+                    self.counters.stale_messages += 1;
+                    return;
+                };
+                let same = (promised.accepted, promised.last, promised.after)
+                    == (accepted, last, after)
+                    && promised.next_part == part;
+                if !same || promised.done {
+                    self.counters.stale_messages += 1;
+                    return;
+                }
+                promised.came_at_ns = now_ns;
+                promised.next_part += 1;
+                promised.suffix.extend(suffix);
+                promised.done = done;
+                if done {
+                    self.check_phase1();
+                }
+            }
+            Office::Leader(leader) if leader.ballot == ballot => {
+                self.promised_late(from, accepted, last, commit);
+            }
+            _ => self.counters.stale_messages += 1,
+        }
+    }
+
+    /// If a phase-1 quorum has promised, adopts the greatest log among them. A log with entries that
+    /// cannot be had is left out when the others still are a quorum (rule W2).
+    pub(crate) fn check_phase1(&mut self) {
+        let Office::Candidate(candidate) = &self.office else {
+            return;
+        };
+        if candidate.adopted.is_some() || !self.journal.is_synced(candidate.io) {
+            return;
+        }
+        let logs = candidate.logs(&self.voters);
+        let spare = logs.len().checked_sub(self.phase1());
+        let Some(spare) = spare else { return };
+        let mut missing = Vec::new();
+        let mut waiting_on = None;
+        for choice in &logs[..=spare] {
+            match self.obstacles(candidate, choice) {
+                Ok(headers) if headers.is_empty() => {
+                    self.adopt_choice(choice);
+                    return;
+                }
+                Ok(headers) => {
+                    let slot = headers[0].slot;
+                    waiting_on.get_or_insert(WaitingOn::Repair { slot });
+                    missing.extend(headers);
+                }
+                Err(reason) => {
+                    waiting_on.get_or_insert(reason);
+                }
+            }
+        }
+        if let Office::Candidate(candidate) = &mut self.office {
+            candidate.missing = missing;
+            candidate.waiting_on = waiting_on;
+        }
+    }
+
+    /// What is needed before this log can be adopted.
+    fn obstacles(&self, candidate: &Candidate, choice: &Choice) -> Result<Vec<Header>, WaitingOn> {
+        let commit = self.log.commit();
+        let mut headers = Vec::new();
+        if choice.accepted == candidate.accepted {
+            // This member's own log, up to the end of the chosen one, stays part of it. Its last
+            // entry is needed even if committed: the next stamps follow its.
+            let own = self.faulty.unfilled_after(Slot::ZERO).filter(|header| {
+                header.slot <= choice.last && (header.slot > commit || header.slot == choice.last)
+            });
+            headers.extend(own);
+        }
+        if let Some(promised) = choice
+            .from
+            .and_then(|member| candidate.promises.get(&member))
+        {
+            let keep = promised.after.max(commit);
+            if promised.last > keep && promised.first > keep.next() {
+                return Err(WaitingOn::Snapshot);
+            }
+            headers.extend(
+                promised
+                    .faulty
+                    .iter()
+                    .filter(|header| header.slot > keep && !candidate.fills.contains_key(header)),
+            );
+        }
+        Ok(headers)
+    }
+
+    /// Stages what this member does not hold of the chosen log; it is adopted once that is on disk.
+    fn adopt_choice(&mut self, choice: &Choice) {
+        let commit = self.log.commit();
+        let Office::Candidate(candidate) = &mut self.office else {
+            return;
+        };
+        let ballot = candidate.ballot;
+        let (mut after, mut entries) = (choice.last.min(self.log.last()), Vec::new());
+        if let Some(from) = choice.from
+            && let Some(promised) = candidate.promises.get_mut(&from)
+        {
+            after = promised.after;
+            entries = std::mem::take(&mut promised.suffix);
+            let fills = promised
+                .faulty
+                .iter()
+                .filter_map(|header| candidate.fills.get(header))
+                .cloned();
+            entries.extend(fills);
+            entries.sort_by_key(|entry| entry.slot);
+        }
+        let keep = after.max(commit);
+        entries.retain(|entry| entry.slot > keep);
+        let whole = entries.len() as u64 == choice.last.0.saturating_sub(keep.0)
+            && entries
+                .iter()
+                .zip(keep.0 + 1..)
+                .all(|(entry, slot)| entry.slot == Slot(slot));
+        if choice.last < commit || !whole {
+            // No quorum of honest members promises this.
+            self.counters.impossible_messages += 1;
+            self.resign();
+            return;
+        }
+        candidate.adopted = Some(choice.accepted);
+        candidate.waiting_on = None;
+        let mut staging = Staging::new(ballot, keep, choice.last, commit);
+        for entry in entries {
+            let through = entry.slot;
+            self.journal.record(
+                Record::Stage {
+                    ballot,
+                    entry: entry.clone(),
+                },
+                Effect::Staged { ballot, through },
+            );
+            staging.push(entry, u64::MAX);
+        }
+        self.stage_own(staging);
+    }
+
+    /// The candidate's log is adopted: it leads.
+    pub(crate) fn won(&mut self) {
+        let Office::Candidate(candidate) = std::mem::replace(&mut self.office, Office::Follower)
+        else {
+            return;
+        };
+        assert_eq!(candidate.ballot, self.acceptor.accepted, "adopted first");
+        let adopted = candidate.adopted.unwrap_or_default();
+        let promises = candidate
+            .promises
+            .into_iter()
+            .filter(|(_, promised)| promised.next_part > 0)
+            .map(|(member, promised)| (member, (promised.accepted, promised.last, promised.commit)))
+            .collect();
+        self.lead(adopted, &promises);
+    }
+}

@@ -1,0 +1,585 @@
+//! Who leads (rules E1-E4, after Omni-Paxos' quorum-connected election, EuroSys'23): heartbeats to
+//! all, health, take-over, step-down, hand-over, and timeouts that follow the network.
+
+use crate::configuration::Role;
+use crate::follower::Progress;
+use crate::message::{Heartbeat, Lane, Message};
+use crate::output::Output;
+use crate::paxos::{Office, Paxos};
+use crate::settings::Settings;
+use crate::types::{Ballot, MemberId, Now};
+
+/// Heartbeats in one election timeout.
+const BEATS: u64 = 5;
+/// Round trips that must have been measured before timeouts follow them.
+const SAMPLES: u64 = 4;
+
+/// The election's part of the state.
+#[derive(Debug)]
+pub(crate) struct Election {
+    pub(crate) timeout_ns: u64,
+    pub(crate) next_tick: u64,
+    /// When this member takes over, if nothing changes until then.
+    takeover_at_ns: Option<u64>,
+    /// It hears a healthy leader, or is one, as last told to all.
+    pub(crate) healthy: bool,
+    /// The greatest ballot seen anywhere.
+    pub(crate) seen: Ballot,
+    /// Whom this member follows now.
+    pub(crate) followed: Option<(MemberId, Ballot)>,
+    /// Whom commands were last given to.
+    served: Option<(MemberId, Ballot)>,
+    /// The ballot as told in the last heartbeat.
+    told: Ballot,
+}
+
+impl Election {
+    pub(crate) fn new(settings: &Settings, promised: Ballot, now: Now) -> Self {
+        Self {
+            timeout_ns: settings.election_timeout_ns,
+            next_tick: now.mono_ns,
+            takeover_at_ns: None,
+            healthy: false,
+            seen: promised,
+            followed: None,
+            served: None,
+            told: promised,
+        }
+    }
+
+    pub(crate) fn interval_ns(&self) -> u64 {
+        (self.timeout_ns / BEATS).max(1)
+    }
+
+    /// A ballot of this epoch was seen.
+    pub(crate) fn note(&mut self, ballot: Ballot) {
+        self.seen = self.seen.max(ballot);
+    }
+}
+
+impl Paxos {
+    /// Whether `member` was heard within the election timeout.
+    pub(crate) fn hears(&self, member: MemberId) -> bool {
+        let (now_ns, timeout_ns) = (self.now.mono_ns, self.election.timeout_ns);
+        self.peers
+            .get(&member)
+            .is_some_and(|peer| peer.is_heard(now_ns, timeout_ns))
+    }
+
+    /// A heartbeat came (rule E1).
+    pub(crate) fn handle_heartbeat(&mut self, from: MemberId, beat: Heartbeat) {
+        let now = self.now;
+        let epoch = self.configuration().epoch;
+        let voter = self.is_voter(from);
+        let Some(peer) = self.peers.get_mut(&from) else {
+            return;
+        };
+        if beat.ballot.epoch != epoch || beat.commit > beat.last {
+            self.counters.impossible_messages += 1;
+            return;
+        }
+        // A heartbeat that was overtaken by a later one of the same start says nothing new.
+        if beat.mono_ns < peer.beat.mono_ns && peer.heard_at.is_some() {
+            let overtaken = peer.beat.mono_ns - beat.mono_ns < self.election.timeout_ns;
+            if overtaken {
+                self.counters.stale_messages += 1;
+                return;
+            }
+        }
+        peer.heard_at = Some(now.mono_ns);
+        peer.suspect = false;
+        if beat.echo_mono_ns != 0
+            && let Some(trip_ns) = now
+                .mono_ns
+                .checked_sub(beat.echo_mono_ns.saturating_add(beat.echo_held_ns))
+            && trip_ns < 60_000_000_000
+        {
+            peer.trip.sample(trip_ns);
+            // A delayed answer tells little about the clock.
+            if trip_ns <= 2 * peer.trip.ns {
+                let theirs = beat.wall_ns.saturating_add(trip_ns / 2);
+                peer.clock_offset_ns = Some(theirs.wrapping_sub(now.wall_ns).cast_signed());
+            }
+        }
+        let (ballot, commit, commit_ballot) = (beat.ballot, beat.commit, beat.commit_ballot);
+        peer.beat = beat;
+        self.election.note(ballot);
+        // Rule L4: by the entry itself, or on the word of the leader whose log this is.
+        if self.log.ballot_at(commit) == Some(commit_ballot) {
+            self.raise_commit(commit);
+        } else if ballot.node == from && ballot == self.acceptor.accepted {
+            self.raise_commit(commit.min(self.log.last()));
+        }
+        if voter {
+            self.outbid(ballot);
+        }
+        self.read_clocks();
+        self.evaluate();
+    }
+
+    /// A follower refused a ballot of this member.
+    pub(crate) fn handle_refused(&mut self, from: MemberId, ballot: Ballot, promised: Ballot) {
+        if promised.epoch != self.configuration().epoch || !self.is_voter(from) {
+            self.counters.stale_messages += 1;
+            return;
+        }
+        self.election.note(promised);
+        match &self.office {
+            Office::Candidate(candidate) if candidate.ballot == ballot && promised > ballot => {
+                self.resign();
+                self.evaluate();
+            }
+            Office::Leader(leader) if leader.ballot == ballot => self.outbid(promised),
+            _ => self.counters.stale_messages += 1,
+        }
+    }
+
+    /// A voter has promised a ballot above this leader's: it cannot follow any more. If another leads
+    /// there, this one gives way; else it prepares above, so that the voter can follow again.
+    fn outbid(&mut self, ballot: Ballot) {
+        let Office::Leader(leader) = &self.office else {
+            return;
+        };
+        if ballot <= leader.ballot {
+            return;
+        }
+        let other = self.peers.iter().any(|(member, peer)| {
+            self.hears(*member) && peer.beat.healthy && peer.beat.ballot >= ballot
+        });
+        if other || !self.election.healthy || !self.is_heard_by_quorum() {
+            self.resign();
+        } else {
+            self.campaign(false);
+        }
+    }
+
+    /// A phase-1 quorum says that it hears this member.
+    fn is_heard_by_quorum(&self) -> bool {
+        let hearing = self
+            .voters
+            .iter()
+            .filter(|voter| {
+                **voter == self.me
+                    || (self.hears(**voter)
+                        && self
+                            .peers
+                            .get(voter)
+                            .is_some_and(|peer| peer.beat.hears.contains(&self.me)))
+            })
+            .count();
+        hearing >= self.phase1()
+    }
+
+    /// The healthy leader that this member hears, itself aside.
+    fn healthy_leader(&self) -> Option<(MemberId, Ballot)> {
+        self.voters
+            .iter()
+            .filter_map(|voter| Some((*voter, self.peers.get(voter)?)))
+            .filter(|(voter, peer)| {
+                peer.beat.healthy && peer.beat.ballot.node == *voter && self.hears(*voter)
+            })
+            .map(|(voter, peer)| (voter, peer.beat.ballot))
+            .max_by_key(|(_, ballot)| *ballot)
+    }
+
+    /// A Prepare of anybody else must not disturb the leader that works (rule E2).
+    pub(crate) fn shields(&self, from: MemberId) -> bool {
+        match &self.office {
+            Office::Leader(leader) => {
+                self.election.healthy && leader.transfer.is_none_or(|transfer| transfer.to != from)
+            }
+            _ => self
+                .healthy_leader()
+                .is_some_and(|(leader, ballot)| leader != from && ballot >= self.acceptor.promised),
+        }
+    }
+
+    /// Rule E1.
+    fn is_healthy(&self) -> bool {
+        match &self.office {
+            Office::Leader(_) => self.has_quorum() && self.makes_progress(),
+            _ => self
+                .healthy_leader()
+                .is_some_and(|(_, ballot)| ballot >= self.acceptor.promised),
+        }
+    }
+
+    /// Enough voters follow this leader to commit.
+    fn has_quorum(&self) -> bool {
+        let ballot = self.acceptor.promised;
+        let following = self
+            .voters
+            .iter()
+            .filter(|voter| {
+                **voter == self.me
+                    || (self.hears(**voter)
+                        && self
+                            .peers
+                            .get(voter)
+                            .is_some_and(|peer| peer.beat.ballot == ballot))
+            })
+            .count();
+        following >= self.phase2()
+    }
+
+    /// Nothing waits for commit, or enough voters have got further within the timeout.
+    fn makes_progress(&self) -> bool {
+        let Office::Leader(leader) = &self.office else {
+            return false;
+        };
+        let last = self.log.last();
+        if self.log.commit() == last {
+            return true;
+        }
+        let (now_ns, timeout_ns) = (self.now.mono_ns, self.election.timeout_ns);
+        let moving = leader
+            .followers
+            .iter()
+            .filter(|(member, follower)| {
+                self.is_voter(**member)
+                    && ((follower.progress == Progress::Streaming && follower.acknowledged == last)
+                        || (follower.progress != Progress::Unpromised
+                            && now_ns < follower.moved_at_ns + timeout_ns))
+            })
+            .count();
+        moving + usize::from(!self.is_disk_stalled()) >= self.phase2()
+    }
+
+    /// The disk has not answered for an election timeout.
+    pub(crate) fn is_disk_stalled(&self) -> bool {
+        self.journal
+            .waiting_since()
+            .is_some_and(|since| self.now.mono_ns >= since + self.election.timeout_ns)
+    }
+
+    /// Looks at the group again and acts: takes over, gives up, hands over, tells all.
+    pub(crate) fn evaluate(&mut self) {
+        match &self.office {
+            Office::Leader(_) => self.evaluate_leader(),
+            Office::Candidate(candidate) => {
+                let late = self.now.mono_ns >= candidate.deadline_ns;
+                let needless = !candidate.handed_over && self.hears_health();
+                if late || needless {
+                    self.resign();
+                }
+            }
+            Office::Follower => {}
+        }
+        if matches!(self.office, Office::Follower) {
+            self.consider_takeover();
+        }
+        let healthy = self.is_healthy();
+        let ballot = self.acceptor.synced_promised;
+        if healthy != self.election.healthy || ballot != self.election.told {
+            self.election.healthy = healthy;
+            self.send_heartbeats();
+        }
+        self.notice_leader();
+    }
+
+    /// Rule E3.
+    fn evaluate_leader(&mut self) {
+        if !self.has_quorum() {
+            self.step_down();
+            return;
+        }
+        if self.is_disk_stalled() && self.voters.len() > 1 {
+            // Whoever is next need not wait for this disk.
+            if let Some(to) = self.successor() {
+                let ballot = self.acceptor.promised;
+                self.send(to, Lane::Log, Message::Transfer { ballot });
+            }
+            self.step_down();
+            return;
+        }
+        let Office::Leader(leader) = &self.office else {
+            return;
+        };
+        if leader.transfer.is_some() {
+            return;
+        }
+        if let Some(to) = self.successor()
+            && let Some(peer) = self.peers.get(&to)
+        {
+            let ahead = !peer.beat.app_stalled && peer.beat.applied > self.applied;
+            if (self.app_stalled && ahead) || self.role == Role::Witness {
+                self.begin_transfer(to);
+            }
+        }
+    }
+
+    fn step_down(&mut self) {
+        self.counters.step_downs += 1;
+        self.resign();
+    }
+
+    /// Some voter is led already.
+    fn hears_health(&self) -> bool {
+        self.voters.iter().any(|voter| {
+            self.hears(*voter) && self.peers.get(voter).is_some_and(|peer| peer.beat.healthy)
+        })
+    }
+
+    /// Rule E2: only if nobody is led, and enough voters would hear this member, after a delay.
+    fn consider_takeover(&mut self) {
+        let may = self.role.votes()
+            && !self.is_disk_stalled()
+            && !self.hears_health()
+            && self.is_heard_by_quorum();
+        if !may {
+            self.election.takeover_at_ns = None;
+            return;
+        }
+        let now_ns = self.now.mono_ns;
+        let at_ns = match self.election.takeover_at_ns {
+            Some(at_ns) => at_ns,
+            None => now_ns + self.takeover_delay_ns(),
+        };
+        self.election.takeover_at_ns = Some(at_ns);
+        if now_ns >= at_ns {
+            self.election.takeover_at_ns = None;
+            self.campaign(false);
+        }
+    }
+
+    /// Preferred members first, then chance; those who would lead badly last.
+    fn takeover_delay_ns(&mut self) -> u64 {
+        if self.voters.len() == 1 {
+            return 0;
+        }
+        let interval_ns = self.election.interval_ns();
+        let reluctance = u64::from(100 - self.settings.preference);
+        let mut delay_ns = self.rng.below(interval_ns) + 2 * interval_ns * reluctance / 100;
+        let others = || {
+            self.voters
+                .iter()
+                .filter(|voter| self.hears(**voter))
+                .filter_map(|voter| self.peers.get(voter))
+        };
+        let witness = self.role == Role::Witness;
+        if witness && others().any(|peer| peer.role != Role::Witness) {
+            delay_ns += 2 * self.election.timeout_ns;
+        }
+        if self.app_stalled && others().any(|peer| !peer.beat.app_stalled) {
+            delay_ns += self.election.timeout_ns;
+        }
+        // More than a window behind: better somebody else, unless nobody else can (rule L1).
+        let window = (self.settings.window_bytes / self.log.mean_weight()).max(1);
+        let best = others().map(|peer| peer.beat.last).max();
+        if best.is_some_and(|best| best.0 > self.log.last().0 + window) {
+            delay_ns += 4 * self.election.timeout_ns;
+        }
+        delay_ns
+    }
+
+    /// The leader asks this member to take over now (rule E3).
+    pub(crate) fn handle_transfer(&mut self, ballot: Ballot) {
+        if ballot != self.acceptor.accepted || !self.role.votes() || self.is_disk_stalled() {
+            self.counters.stale_messages += 1;
+            return;
+        }
+        self.campaign(true);
+    }
+
+    /// If this member leads: let `to`, or the best other voter, lead.
+    pub fn transfer(&mut self, now: Now, to: Option<MemberId>) {
+        if self.enter(now)
+            && let Some(to) = to.or_else(|| self.successor())
+        {
+            self.begin_transfer(to);
+        }
+    }
+
+    /// Gives up whatever office this member has.
+    pub(crate) fn resign(&mut self) {
+        if let Office::Leader(leader) = std::mem::replace(&mut self.office, Office::Follower) {
+            self.refuse_readers(leader.rounds);
+        }
+        self.election.takeover_at_ns = None;
+    }
+
+    /// Whom this member follows; itself when it leads.
+    pub fn leader(&self) -> Option<MemberId> {
+        self.election.followed.map(|(leader, _)| leader)
+    }
+
+    /// The leader that this member should turn to.
+    fn present_leader(&self) -> Option<(MemberId, Ballot)> {
+        if let Office::Leader(leader) = &self.office {
+            return Some((self.me, leader.ballot));
+        }
+        if matches!(self.office, Office::Candidate(_)) {
+            return None;
+        }
+        let accepted = self.acceptor.accepted;
+        let adopted = accepted == self.acceptor.promised
+            && accepted.node != self.me
+            && self.hears(accepted.node)
+            && self.peers.get(&accepted.node).is_some_and(|peer| {
+                // Its heartbeats may not say so yet, but must not say that it has given up.
+                peer.beat.ballot < accepted || peer.beat.healthy
+            });
+        match self.healthy_leader() {
+            Some((leader, ballot)) if ballot >= self.acceptor.promised => Some((leader, ballot)),
+            _ if adopted && accepted.is_elected() => Some((accepted.node, accepted)),
+            _ => None,
+        }
+    }
+
+    /// Tells the shell, the entrance and the readers when the leader is another one.
+    pub(crate) fn notice_leader(&mut self) {
+        let leader = self.present_leader();
+        if leader == self.election.followed {
+            return;
+        }
+        let before = self.leader();
+        self.election.followed = leader;
+        if before != self.leader() {
+            let leader = self.leader();
+            self.outputs.push_back(Output::LeaderChanged { leader });
+        }
+        if leader.is_some() && leader != self.election.served {
+            self.election.served = leader;
+            self.fail_asked();
+            self.restart_entrance();
+        }
+    }
+
+    /// A connection to `peer` came up (after its hello was taken) or went down.
+    pub fn handle_connection(&mut self, now: Now, peer: MemberId, lane: Lane, up: bool) {
+        if !self.enter(now) {
+            return;
+        }
+        let Some(other) = self.peers.get_mut(&peer) else {
+            self.counters.impossible_events += 1;
+            return;
+        };
+        if !up {
+            other.suspect = true;
+        } else if lane == Lane::Log {
+            self.stream_restarted(peer);
+            if self.leader() == Some(peer) {
+                self.restart_entrance();
+            }
+        }
+        if lane == Lane::Heartbeat {
+            if up {
+                self.send_heartbeat(peer);
+            } else if self.leader() == Some(peer) {
+                self.fail_asked();
+            }
+        }
+        self.evaluate();
+    }
+
+    /// What happens at each heartbeat interval.
+    pub(crate) fn tick(&mut self) {
+        self.adapt_timeout();
+        self.election.next_tick = self.now.mono_ns + self.election.interval_ns();
+        self.send_heartbeats();
+        self.read_clocks();
+        self.prepare_again();
+        self.prod_followers();
+        self.confirm();
+        self.expire_reads();
+        self.resend_overdue();
+        self.request_repairs();
+        let commit = self.log.commit();
+        if let Some((io, records)) = self.journal.take_commit(self.now.mono_ns, commit) {
+            self.outputs.push_back(Output::Persist { io, records });
+        }
+    }
+
+    /// Rule E4: `4 x RTT + 8 x jitter` of the slowest voter heard, once a majority is known.
+    fn adapt_timeout(&mut self) {
+        let known = || {
+            self.voters
+                .iter()
+                .filter(|voter| self.hears(**voter))
+                .filter_map(|voter| self.peers.get(voter))
+                .filter(|peer| peer.trip.samples >= SAMPLES)
+        };
+        let others = self
+            .voters
+            .iter()
+            .filter(|voter| **voter != self.me)
+            .count();
+        if known().count() < others / 2 + others % 2 {
+            return;
+        }
+        let slowest_ns = known()
+            .map(|peer| 4 * peer.trip.ns + 8 * peer.trip.jitter_ns)
+            .max()
+            .unwrap_or(0);
+        self.election.timeout_ns = slowest_ns.clamp(
+            self.settings.min_election_timeout_ns,
+            self.settings.max_election_timeout_ns,
+        );
+    }
+
+    fn send_heartbeats(&mut self) {
+        self.election.told = self.acceptor.synced_promised;
+        let peers: Vec<MemberId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.send_heartbeat(peer);
+        }
+    }
+
+    /// Only what is synced is told.
+    fn send_heartbeat(&mut self, to: MemberId) {
+        let now_ns = self.now.mono_ns;
+        let hears = self
+            .peers
+            .keys()
+            .filter(|member| self.hears(**member))
+            .copied()
+            .collect();
+        let last = self.acceptor.synced_last;
+        let commit = self.log.commit().min(last);
+        let Some(peer) = self.peers.get(&to) else {
+            return;
+        };
+        let (echo_mono_ns, echo_held_ns) = match peer.heard_at {
+            Some(at) => (peer.beat.mono_ns, now_ns - at),
+            None => (0, 0),
+        };
+        let beat = Heartbeat {
+            ballot: self.acceptor.synced_promised,
+            hears,
+            healthy: self.election.healthy,
+            last,
+            commit,
+            commit_ballot: self.log.ballot_at(commit).unwrap_or_default(),
+            applied: self.applied,
+            disk_stalled: self.is_disk_stalled(),
+            app_stalled: self.app_stalled,
+            mono_ns: now_ns,
+            wall_ns: self.now.wall_ns,
+            echo_mono_ns,
+            echo_held_ns,
+        };
+        self.send(to, Lane::Heartbeat, Message::Heartbeat(beat));
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called, as `Now::mono_ns`.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        if self.forgetful {
+            return None;
+        }
+        let followed = self
+            .election
+            .followed
+            .filter(|_| self.election.healthy)
+            .and_then(|(leader, _)| self.peers.get(&leader))
+            .and_then(|peer| peer.silent_at(self.election.timeout_ns));
+        let deadline = match &self.office {
+            Office::Candidate(candidate) => Some(candidate.deadline_ns),
+            Office::Leader(leader) => leader.transfer.map(|transfer| transfer.deadline_ns),
+            Office::Follower => self.election.takeover_at_ns,
+        };
+        [Some(self.election.next_tick), followed, deadline]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}

@@ -1,0 +1,97 @@
+//! The first words on each connection: same group, a protocol in common, and a peer that has kept
+//! what it acknowledged (rules M4, P8).
+
+use crate::error::HelloRefusal;
+use crate::message::Hello;
+use crate::output::Output;
+use crate::paxos::Paxos;
+use crate::peer::Remembered;
+use crate::types::{MemberId, Now};
+
+impl Paxos {
+    /// What to say first on each connection.
+    pub fn hello(&self) -> Hello {
+        Hello {
+            group: self.genesis.group,
+            member: self.me,
+            name: self.identity.name.clone(),
+            incarnation: self.identity.incarnation,
+            boot: self.boot,
+            life: self.life,
+            epoch: self.configuration().epoch,
+            promised: self.acceptor.synced_promised,
+            accepted: self.acceptor.synced_accepted,
+            last: self.acceptor.synced_last,
+            protocol_min: self.settings.protocol_min,
+            protocol_max: self.settings.protocol_max,
+        }
+    }
+
+    /// A peer's first words on a connection; nothing else of it may be handed in before. On an error
+    /// the connection is closed, and the peer told why.
+    pub fn handle_hello(&mut self, now: Now, hello: &Hello) -> Result<(), HelloRefusal> {
+        self.enter(now);
+        let ours = self.genesis.group;
+        if hello.group != ours {
+            let theirs = hello.group;
+            return Err(HelloRefusal::OtherGroup { theirs, ours });
+        }
+        let (min, max) = (self.settings.protocol_min, self.settings.protocol_max);
+        let in_force = self.genesis.protocol;
+        let speaks = hello.protocol_min <= hello.protocol_max
+            && (hello.protocol_min..=hello.protocol_max).contains(&in_force);
+        if !speaks || hello.protocol_max < min || hello.protocol_min > max {
+            return Err(HelloRefusal::Protocol {
+                their_min: hello.protocol_min,
+                their_max: hello.protocol_max,
+                our_min: min,
+                our_max: max,
+            });
+        }
+        let member = hello.member;
+        let Some(peer) = self.peers.get_mut(&member) else {
+            return Err(HelloRefusal::UnknownMember { member });
+        };
+        if hello.incarnation != peer.incarnation {
+            return Err(HelloRefusal::OtherIncarnation {
+                member,
+                theirs: hello.incarnation,
+            });
+        }
+        if has_forgotten(&peer.remembered, hello) {
+            peer.barred = true;
+            return Err(HelloRefusal::Forgetful { member });
+        }
+        peer.barred = false;
+        peer.remembered.boot = hello.boot;
+        peer.remembered.life = hello.life;
+        peer.remembered.note_promise(hello.promised);
+        peer.remembered.note_log(hello.accepted, hello.last);
+        Ok(())
+    }
+
+    /// A peer refused our hello. Only forgetfulness ends this member: the rest is for people.
+    pub fn handle_hello_refused(&mut self, now: Now, peer: MemberId, refusal: HelloRefusal) {
+        if !self.enter(now) || !self.peers.contains_key(&peer) {
+            return;
+        }
+        if refusal == (HelloRefusal::Forgetful { member: self.me }) {
+            self.resign();
+            self.forgetful = true;
+            self.outputs.clear();
+            self.outputs
+                .push_back(Output::Forgetful { reported_by: peer });
+        }
+    }
+}
+
+/// The same process cannot forget, whatever overtook its hello on the way; another process with the
+/// same start, or an earlier one, is a copy; a later start must have kept all that was acknowledged.
+fn has_forgotten(remembered: &Remembered, hello: &Hello) -> bool {
+    if (hello.boot, hello.life) == (remembered.boot, remembered.life) {
+        return false;
+    }
+    hello.boot <= remembered.boot
+        || hello.promised < remembered.promised
+        || (hello.accepted, hello.last) < (remembered.accepted, remembered.last)
+}

@@ -1,0 +1,589 @@
+//! Phase 2: the leader sends its log to the followers, counts their votes and commits.
+
+use std::collections::BTreeMap;
+
+use crate::follower::{Follower, Progress};
+use crate::log::Batch;
+use crate::message::{Lane, Message};
+use crate::output::Ticket;
+use crate::paxos::{LoadFor, Office, Paxos};
+use crate::quorum::reached;
+use crate::reads::Rounds;
+use crate::types::{Ballot, Command, Entry, MemberId, Slot};
+
+/// A ballot in phase 2.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    pub(crate) ballot: Ballot,
+    /// The ballot that the adopted log was accepted in, and its last slot (rule L1b).
+    adopted: Ballot,
+    adopted_last: Slot,
+    pub(crate) followers: BTreeMap<MemberId, Follower>,
+    pub(crate) transfer: Option<Transfer>,
+    pub(crate) rounds: Rounds,
+    /// Reused by the count of votes.
+    votes: Vec<Slot>,
+}
+
+/// Leadership is about to be handed over (rule E3).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transfer {
+    pub(crate) to: MemberId,
+    pub(crate) deadline_ns: u64,
+    sent: bool,
+}
+
+impl Leader {
+    /// No entry of this ballot below: a read index is given only above it (rule L3).
+    pub(crate) fn first_own(&self) -> Slot {
+        self.adopted_last.next()
+    }
+}
+
+impl Paxos {
+    /// Begins to lead in the ballot just adopted. `promises` are `(accepted, last, commit)`.
+    pub(crate) fn lead(
+        &mut self,
+        adopted: Ballot,
+        promises: &BTreeMap<MemberId, (Ballot, Slot, Slot)>,
+    ) {
+        let ballot = self.acceptor.accepted;
+        assert_eq!(ballot, self.acceptor.promised, "leads as promised");
+        assert_eq!(ballot.node, self.me, "leads in its own ballot");
+        let now_ns = self.now.mono_ns;
+        let followers = self
+            .peers
+            .keys()
+            .map(|member| (*member, Follower::new(now_ns)))
+            .collect();
+        self.office = Office::Leader(Box::new(Leader {
+            ballot,
+            adopted,
+            adopted_last: self.log.last(),
+            followers,
+            transfer: None,
+            rounds: Rounds::default(),
+            votes: Vec::new(),
+        }));
+        self.counters.elections_won += 1;
+        // What waits at this entrance is proposed first; a Noop if nothing does (rule L3).
+        self.notice_leader();
+        self.serve_entrance();
+        if self.log.last() < self.first_own().unwrap_or_default() {
+            self.append_command(Command::default());
+        }
+        for (member, (accepted, last, commit)) in promises {
+            if let Some(peer) = self.peers.get_mut(member) {
+                // It follows from its promise on; its heartbeats will say so.
+                peer.beat.ballot = peer.beat.ballot.max(ballot);
+            }
+            self.promised_late(*member, *accepted, *last, *commit);
+        }
+        self.evaluate();
+    }
+
+    pub(crate) fn first_own(&self) -> Option<Slot> {
+        match &self.office {
+            Office::Leader(leader) => Some(leader.first_own()),
+            _ => None,
+        }
+    }
+
+    /// Puts a command into the log with the leader's stamps (rule P5).
+    pub(crate) fn append_command(&mut self, command: Command) {
+        let entry = Entry {
+            slot: self.log.last().next(),
+            ballot: self.acceptor.accepted,
+            time: self.stamp(),
+            seed: self.rng.next_u128(),
+            command,
+        };
+        self.append(entry);
+    }
+
+    /// A promise is answered with the log, whenever it comes (rule L2).
+    pub(crate) fn promised_late(
+        &mut self,
+        from: MemberId,
+        accepted: Ballot,
+        last: Slot,
+        commit: Slot,
+    ) {
+        let end = self.log.last();
+        let first = self.log.first();
+        let now_ns = self.now.mono_ns;
+        let Office::Leader(leader) = &mut self.office else {
+            return;
+        };
+        let after = if accepted == leader.adopted {
+            last.min(leader.adopted_last)
+        } else {
+            commit
+        };
+        // What it knows to be chosen is in this log; a log that was cut below needs a snapshot.
+        if commit > end || after < first.prev() {
+            self.counters.impossible_messages += 1;
+            return;
+        }
+        let Some(follower) = leader.followers.get_mut(&from) else {
+            return;
+        };
+        match follower.progress {
+            Progress::Unpromised => follower.sync(after, end, now_ns),
+            // It asks again: what was sent may be lost; the tick sees to it.
+            Progress::Syncing { .. } | Progress::Streaming => self.counters.stale_messages += 1,
+        }
+    }
+
+    /// Answers of followers.
+    pub(crate) fn handle_from_follower(&mut self, from: MemberId, message: Message) {
+        match message {
+            Message::Promise { .. } => self.handle_promise(from, message),
+            Message::Refused { ballot, promised } => self.handle_refused(from, ballot, promised),
+            Message::Staged { ballot, through } => self.handle_staged(from, ballot, through),
+            Message::Accepted { ballot, slot } => self.handle_accepted(from, ballot, slot),
+            Message::Gap { ballot, last } => self.handle_gap(from, ballot, last),
+            Message::Confirmed { ballot, round } => self.handle_confirmed(from, ballot, round),
+            _ => {}
+        }
+    }
+
+    /// The follower of `ballot`, if this member leads in it.
+    fn follower(&mut self, ballot: Ballot, member: MemberId) -> Option<&mut Follower> {
+        match &mut self.office {
+            Office::Leader(leader) if leader.ballot == ballot => leader.followers.get_mut(&member),
+            _ => {
+                self.counters.stale_messages += 1;
+                None
+            }
+        }
+    }
+
+    fn handle_accepted(&mut self, from: MemberId, ballot: Ballot, slot: Slot) {
+        let (end, now_ns) = (self.log.last(), self.now.mono_ns);
+        let Some(follower) = self.follower(ballot, from) else {
+            return;
+        };
+        if slot > end {
+            self.counters.impossible_messages += 1;
+            return;
+        }
+        match follower.progress {
+            Progress::Unpromised => {
+                self.counters.impossible_messages += 1;
+                return;
+            }
+            Progress::Syncing { last, .. } => {
+                follower.progress = Progress::Streaming;
+                follower.rewind(last);
+                follower.acknowledged = slot;
+                follower.arrived(slot, now_ns);
+            }
+            Progress::Streaming if slot > follower.acknowledged => {
+                follower.acknowledged = slot;
+                follower.arrived(slot, now_ns);
+            }
+            Progress::Streaming => {}
+        }
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.remembered.note_log(ballot, slot);
+        }
+    }
+
+    /// Part of the log is on the follower's disk, or none of it is known there.
+    fn handle_staged(&mut self, from: MemberId, ballot: Ballot, through: Slot) {
+        let (end, now_ns) = (self.log.last(), self.now.mono_ns);
+        let interval_ns = self.election.interval_ns();
+        let Some(follower) = self.follower(ballot, from) else {
+            return;
+        };
+        let Progress::Syncing { after, last, .. } = follower.progress else {
+            self.counters.stale_messages += 1;
+            return;
+        };
+        if through > last {
+            self.counters.impossible_messages += 1;
+        } else if through > follower.acknowledged.max(after) {
+            follower.acknowledged = through;
+            follower.arrived(through, now_ns);
+        } else if through == Slot::ZERO && now_ns >= follower.moved_at_ns + interval_ns {
+            follower.acknowledged = Slot::ZERO;
+            follower.sync(after, end, now_ns);
+            self.counters.rewinds += 1;
+        }
+    }
+
+    fn handle_gap(&mut self, from: MemberId, ballot: Ballot, last: Slot) {
+        let end = self.log.last();
+        let Some(follower) = self.follower(ballot, from) else {
+            return;
+        };
+        let known = follower.rewound_to == Some(last) || last.next() >= follower.next;
+        if follower.progress != Progress::Streaming || known {
+            self.counters.stale_messages += 1;
+            return;
+        }
+        if last > end {
+            self.counters.impossible_messages += 1;
+            return;
+        }
+        follower.rewound_to = Some(last);
+        follower.rewind(last.max(follower.acknowledged));
+        self.counters.rewinds += 1;
+    }
+
+    /// Counts the votes of this ballot (rule P4). The leader's own counts as far as it is synced.
+    pub(crate) fn advance_commit(&mut self) {
+        let own = self.votable();
+        let quorum = self.phase2();
+        let Office::Leader(leader) = &mut self.office else {
+            return;
+        };
+        leader.votes.clear();
+        for voter in &self.voters {
+            let vote = if *voter == self.me {
+                own
+            } else {
+                leader
+                    .followers
+                    .get(voter)
+                    .filter(|follower| follower.progress == Progress::Streaming)
+                    .map(|follower| follower.acknowledged)
+            };
+            leader.votes.extend(vote);
+        }
+        let commit = reached(&mut leader.votes, quorum);
+        if commit > self.log.commit() {
+            self.raise_commit(commit);
+        }
+    }
+
+    /// Sends to each follower what it may be sent, new entries before their own sync (rule P1).
+    pub(crate) fn replicate(&mut self) {
+        let Office::Leader(leader) = &mut self.office else {
+            return;
+        };
+        let ballot = leader.ballot;
+        let mut followers = std::mem::take(&mut leader.followers);
+        for (member, follower) in &mut followers {
+            match follower.progress {
+                Progress::Unpromised => {}
+                Progress::Syncing { .. } => self.send_log(ballot, *member, follower),
+                Progress::Streaming => self.send_entries(ballot, *member, follower),
+            }
+        }
+        if let Office::Leader(leader) = &mut self.office {
+            leader.followers = followers;
+        }
+        self.continue_transfer();
+    }
+
+    /// The next entries for a follower, up to `through`. `None`: nothing can be sent now.
+    fn next_entries(
+        &mut self,
+        member: MemberId,
+        follower: &mut Follower,
+        through: Slot,
+    ) -> Option<Vec<Entry>> {
+        let reachable = self
+            .peers
+            .get(&member)
+            .is_some_and(|peer| peer.is_heard(self.now.mono_ns, 2 * self.election.timeout_ns));
+        if !reachable
+            || follower.loading.is_some()
+            || follower.in_flight_bytes >= self.settings.window_bytes
+        {
+            return None;
+        }
+        if follower.is_idle() {
+            // It was up to date until now: its silence counts from here.
+            follower.moved_at_ns = self.now.mono_ns;
+        }
+        let max_bytes = self.settings.max_message_bytes;
+        match self.log.batch(follower.next, through, max_bytes) {
+            Batch::Entries(entries) => Some(entries),
+            Batch::Faulty => None,
+            Batch::OnDisk => {
+                let purpose = LoadFor::Follower(member);
+                follower.loading = Some(self.load(purpose, follower.next, through));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn loaded_for_follower(
+        &mut self,
+        member: MemberId,
+        ticket: Ticket,
+        mut entries: Vec<Entry>,
+    ) {
+        let Office::Leader(leader) = &mut self.office else {
+            return;
+        };
+        let ballot = leader.ballot;
+        let Some(mut follower) = leader.followers.remove(&member) else {
+            return;
+        };
+        if follower.loading == Some(ticket) {
+            follower.loading = None;
+            let fits = entries
+                .first()
+                .is_some_and(|entry| entry.slot == follower.next);
+            match follower.progress {
+                Progress::Syncing { last, .. } if fits => {
+                    entries.retain(|entry| entry.slot <= last);
+                    self.send_part(ballot, member, &mut follower, entries);
+                }
+                Progress::Streaming if fits => {
+                    self.send_accept(ballot, member, &mut follower, entries);
+                }
+                // It cannot be read now; the tick asks again.
+                _ => follower.loading = Some(ticket),
+            }
+        }
+        if let Office::Leader(leader) = &mut self.office {
+            leader.followers.insert(member, follower);
+        }
+    }
+
+    /// Parts of the whole log, as far as the window goes.
+    fn send_log(&mut self, ballot: Ballot, member: MemberId, follower: &mut Follower) {
+        while let Progress::Syncing {
+            last, done: false, ..
+        } = follower.progress
+        {
+            let entries = if follower.next > last {
+                Vec::new()
+            } else {
+                match self.next_entries(member, follower, last) {
+                    Some(entries) => entries,
+                    None => return,
+                }
+            };
+            self.send_part(ballot, member, follower, entries);
+        }
+    }
+
+    fn send_part(
+        &mut self,
+        ballot: Ballot,
+        member: MemberId,
+        follower: &mut Follower,
+        entries: Vec<Entry>,
+    ) {
+        let commit = self.log.commit();
+        let Progress::Syncing {
+            after,
+            last,
+            part,
+            done,
+        } = &mut follower.progress
+        else {
+            return;
+        };
+        let end = entries.last().map(|entry| entry.slot);
+        *done = end.is_none_or(|end| end == *last);
+        let message = Message::AcceptSync {
+            ballot,
+            after: *after,
+            part: *part,
+            done: *done,
+            last: *last,
+            commit,
+            commit_ballot: self.log.ballot_at(commit).unwrap_or_default(),
+            entries,
+        };
+        *part += 1;
+        if let (Some(end), Message::AcceptSync { entries, .. }) = (end, &message) {
+            follower.sent(end, entries.iter().map(Entry::weight).sum());
+        }
+        follower.sent_commit = commit;
+        self.send(member, Lane::Log, message);
+    }
+
+    /// New entries as far as the window goes, and the commit if it is news.
+    fn send_entries(&mut self, ballot: Ballot, member: MemberId, follower: &mut Follower) {
+        while follower.next <= self.log.last() {
+            let Some(entries) = self.next_entries(member, follower, self.log.last()) else {
+                break;
+            };
+            self.send_accept(ballot, member, follower, entries);
+        }
+        if self.log.commit() > follower.sent_commit && follower.loading.is_none() {
+            self.send_accept(ballot, member, follower, Vec::new());
+        }
+    }
+
+    fn send_accept(
+        &mut self,
+        ballot: Ballot,
+        member: MemberId,
+        follower: &mut Follower,
+        entries: Vec<Entry>,
+    ) {
+        let previous = follower.next.prev();
+        let commit = self.log.commit();
+        if let Some(end) = entries.last().map(|entry| entry.slot) {
+            follower.sent(end, entries.iter().map(Entry::weight).sum());
+        }
+        follower.sent_commit = commit;
+        let message = Message::Accept {
+            ballot,
+            previous,
+            previous_ballot: self.log.ballot_at(previous).unwrap_or_default(),
+            entries,
+            commit,
+            commit_ballot: self.log.ballot_at(commit).unwrap_or_default(),
+            early: false,
+        };
+        self.send(member, Lane::Log, message);
+    }
+
+    /// Sees to followers that have been silent for too long.
+    pub(crate) fn prod_followers(&mut self) {
+        let Office::Leader(leader) = &mut self.office else {
+            return;
+        };
+        let ballot = leader.ballot;
+        let mut followers = std::mem::take(&mut leader.followers);
+        let now_ns = self.now.mono_ns;
+        let prepare = Message::Prepare {
+            ballot,
+            accepted: self.acceptor.accepted,
+            last: self.log.last(),
+            commit: self.log.commit(),
+            handed_over: false,
+        };
+        for (member, follower) in &mut followers {
+            let patience_ns = (self.election.timeout_ns / 2) << follower.patience.min(5);
+            if now_ns < follower.moved_at_ns + patience_ns {
+                continue;
+            }
+            match follower.progress {
+                Progress::Unpromised => {
+                    follower.moved_at_ns = now_ns;
+                    self.send(*member, Lane::Log, prepare.clone());
+                }
+                Progress::Syncing {
+                    after, last, part, ..
+                } => {
+                    let have = follower.acknowledged.max(after);
+                    follower.rewind(have);
+                    follower.moved_at_ns = now_ns;
+                    follower.patience += 1;
+                    follower.progress = Progress::Syncing {
+                        after,
+                        last,
+                        part: if have == after { 0 } else { part },
+                        done: false,
+                    };
+                    self.counters.rewinds += 1;
+                }
+                Progress::Streaming if !follower.is_idle() || follower.loading.is_some() => {
+                    follower.moved_at_ns = now_ns;
+                    follower.patience += 1;
+                    follower.loading = None;
+                    follower.rewound_to = None;
+                    self.probe(ballot, *member, follower);
+                }
+                Progress::Streaming => {}
+            }
+        }
+        if let Office::Leader(leader) = &mut self.office {
+            leader.followers = followers;
+        }
+    }
+
+    /// Sends the last entry again: the answer tells whether it and all before it arrived.
+    fn probe(&mut self, ballot: Ballot, member: MemberId, follower: &mut Follower) {
+        let next = follower.next;
+        let Some(entry) = self.log.entry(next.prev()).cloned() else {
+            follower.rewind(follower.acknowledged);
+            self.counters.rewinds += 1;
+            return;
+        };
+        follower.next = entry.slot;
+        self.send_accept(ballot, member, follower, vec![entry]);
+        assert_eq!(follower.next, next, "a probe sends nothing new");
+    }
+
+    /// The stream to `member` begins anew: what was on its way is lost.
+    pub(crate) fn stream_restarted(&mut self, member: MemberId) {
+        let now_ns = self.now.mono_ns;
+        let Office::Leader(leader) = &mut self.office else {
+            return;
+        };
+        let Some(follower) = leader.followers.get_mut(&member) else {
+            return;
+        };
+        follower.patience = 0;
+        match follower.progress {
+            Progress::Unpromised => follower.moved_at_ns = 0,
+            Progress::Syncing { after, last, .. } => {
+                follower.acknowledged = Slot::ZERO;
+                follower.sync(after, last, now_ns);
+            }
+            Progress::Streaming => follower.rewind(follower.acknowledged),
+        }
+    }
+
+    /// The best voter to lead instead of this one.
+    pub(crate) fn successor(&self) -> Option<MemberId> {
+        let Office::Leader(leader) = &self.office else {
+            return None;
+        };
+        let now_ns = self.now.mono_ns;
+        leader
+            .followers
+            .iter()
+            .filter(|(member, follower)| {
+                follower.progress == Progress::Streaming && self.is_voter(**member)
+            })
+            .filter_map(|(member, follower)| {
+                let peer = self.peers.get(member)?;
+                let able = peer.is_heard(now_ns, self.election.timeout_ns)
+                    && !peer.beat.disk_stalled
+                    && peer.role != crate::configuration::Role::Witness;
+                let rank = (!peer.beat.app_stalled, follower.acknowledged);
+                able.then_some((rank, *member))
+            })
+            .max()
+            .map(|(_, member)| member)
+    }
+
+    /// Begins to hand leadership over to `to` (rule E3).
+    pub(crate) fn begin_transfer(&mut self, to: MemberId) {
+        let deadline_ns = self.now.mono_ns + self.election.timeout_ns;
+        if let Office::Leader(leader) = &mut self.office
+            && leader.followers.contains_key(&to)
+            && self.voters.contains(&to)
+        {
+            leader.transfer = Some(Transfer {
+                to,
+                deadline_ns,
+                sent: false,
+            });
+        }
+    }
+
+    /// Once the target has everything, it is told to prepare.
+    fn continue_transfer(&mut self) {
+        let (last, now_ns) = (self.log.last(), self.now.mono_ns);
+        let Office::Leader(leader) = &mut self.office else {
+            return;
+        };
+        let Some(transfer) = &mut leader.transfer else {
+            return;
+        };
+        let caught_up = leader.followers.get(&transfer.to).is_some_and(|follower| {
+            follower.progress == Progress::Streaming && follower.acknowledged == last
+        });
+        let (to, ballot) = (transfer.to, leader.ballot);
+        if caught_up && !transfer.sent {
+            transfer.sent = true;
+            self.send(to, Lane::Log, Message::Transfer { ballot });
+        } else if now_ns >= transfer.deadline_ns {
+            leader.transfer = None;
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Entries that are there but cannot be read (rule W2, after *Protocol-Aware Recovery*, FAST'18).
+//! They count as present; copies come from any peer by slot, ballot and hash.
+
+use std::collections::BTreeMap;
+
+use crate::journal::Effect;
+use crate::message::{Lane, Message};
+use crate::output::Io;
+use crate::paxos::{LoadFor, Paxos};
+use crate::record::Record;
+use crate::types::{Entry, Header, MemberId, Slot};
+
+/// Headers asked for at once, and loads for others under way at once.
+const LIMIT: usize = 64;
+
+/// The faulty slots of this member's log.
+#[derive(Debug, Default)]
+pub(crate) struct Faulty {
+    /// A slot leaves only when its good copy is synced.
+    slots: BTreeMap<Slot, (Header, Option<Io>)>,
+    /// Which peer was asked last.
+    asked: usize,
+}
+
+impl Faulty {
+    pub(crate) fn new(headers: Vec<Header>) -> Self {
+        Self {
+            slots: headers
+                .into_iter()
+                .map(|header| (header.slot, (header, None)))
+                .collect(),
+            asked: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The lowest one.
+    pub(crate) fn first(&self) -> Option<Slot> {
+        self.slots.keys().next().copied()
+    }
+
+    /// The lowest one above `slot`: no vote reaches it.
+    pub(crate) fn first_after(&self, slot: Slot) -> Option<Slot> {
+        self.slots
+            .range(slot.next()..)
+            .next()
+            .map(|(slot, _)| *slot)
+    }
+
+    /// Those above `slot` without a good copy yet.
+    pub(crate) fn unfilled_after(&self, slot: Slot) -> impl Iterator<Item = Header> + '_ {
+        self.slots
+            .range(slot.next()..)
+            .filter(|(_, (_, filled))| filled.is_none())
+            .map(|(_, (header, _))| *header)
+    }
+
+    /// Those above `slot`, good copies under way or not.
+    pub(crate) fn after(&self, slot: Slot) -> impl Iterator<Item = Header> + '_ {
+        self.slots
+            .range(slot.next()..)
+            .map(|(_, (header, _))| *header)
+    }
+
+    pub(crate) fn cut(&mut self, after: Slot) {
+        self.slots.split_off(&after.next());
+    }
+
+    pub(crate) fn repaired(&mut self, slot: Slot) {
+        self.slots.remove(&slot);
+    }
+}
+
+impl Paxos {
+    /// Asks a peer for good copies: the next one each time.
+    pub(crate) fn request_repairs(&mut self) {
+        let mut headers: Vec<Header> = self.faulty.unfilled_after(Slot::ZERO).take(LIMIT).collect();
+        if let crate::paxos::Office::Candidate(candidate) = &self.office {
+            headers.extend(candidate.missing.iter().take(LIMIT));
+        }
+        if headers.is_empty() || self.peers.is_empty() {
+            return;
+        }
+        self.faulty.asked = (self.faulty.asked + 1) % self.peers.len();
+        let peer = self.peers.keys().nth(self.faulty.asked).copied();
+        if let Some(peer) = peer {
+            self.send(peer, Lane::Bulk, Message::RepairRequest { headers });
+        }
+    }
+
+    /// A peer lacks bodies. Only an entry with that very hash is a copy.
+    pub(crate) fn handle_repair_request(&mut self, from: MemberId, headers: &[Header]) {
+        let mut entries = Vec::new();
+        for header in headers.iter().take(2 * LIMIT) {
+            if self.log.ballot_at(header.slot) != Some(header.ballot) {
+                continue;
+            }
+            match self.log.entry(header.slot) {
+                Some(entry) if entry.hash() == header.hash => entries.push(entry.clone()),
+                Some(_) => {}
+                None if self.faulty.first_after(header.slot.prev()) == Some(header.slot) => {}
+                None if self.repair_loads() < LIMIT => {
+                    self.load(LoadFor::Repair(from, *header), header.slot, header.slot);
+                }
+                None => {}
+            }
+        }
+        for entry in entries {
+            let entries = vec![entry];
+            self.send(from, Lane::Bulk, Message::Repair { entries });
+        }
+    }
+
+    pub(crate) fn loaded_for_repair(&mut self, to: MemberId, header: Header, entries: Vec<Entry>) {
+        let copies = entries
+            .into_iter()
+            .filter(|entry| entry.slot == header.slot && entry.hash() == header.hash);
+        for entry in copies {
+            let entries = vec![entry];
+            self.send(to, Lane::Bulk, Message::Repair { entries });
+        }
+    }
+
+    /// Copies have come, for this member's log or for the log that it wants to adopt.
+    pub(crate) fn handle_repair(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            let header = Header {
+                slot: entry.slot,
+                ballot: entry.ballot,
+                hash: entry.hash(),
+            };
+            if let crate::paxos::Office::Candidate(candidate) = &mut self.office {
+                candidate.fill(header, &entry);
+            }
+            match self.faulty.slots.get_mut(&entry.slot) {
+                Some((wanted, filled @ None)) if *wanted == header => {
+                    *filled = Some(
+                        self.journal
+                            .record(Record::Repair(entry.clone()), Effect::Repaired(entry.slot)),
+                    );
+                    self.log.fill(entry);
+                    self.counters.repairs += 1;
+                }
+                _ => self.counters.stale_messages += 1,
+            }
+        }
+        self.check_phase1();
+    }
+}

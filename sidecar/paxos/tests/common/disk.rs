@@ -1,0 +1,232 @@
+//! A disk under virtual time: records written and synced, a crash loses what is not synced.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use synod_paxos::{
+    AgreedTime, Ballot, Boot, Entry, Genesis, Header, Identity, Io, Member, Record, Recovered, Slot,
+};
+
+pub(crate) struct Disk {
+    identity: Option<Identity>,
+    genesis: Option<Genesis>,
+    boot: Boot,
+    durable: View,
+    written: View,
+    pending: VecDeque<(Io, Vec<Record>)>,
+    /// Slots whose bodies are lost.
+    pub(crate) damaged: Vec<Slot>,
+}
+
+/// What the records so far amount to.
+#[derive(Clone, Default)]
+pub(crate) struct View {
+    pub(crate) promised: Ballot,
+    pub(crate) accepted: Ballot,
+    pub(crate) last: Slot,
+    pub(crate) commit: Slot,
+    pub(crate) log: BTreeMap<Slot, Entry>,
+    staged: BTreeMap<Slot, (Ballot, Entry)>,
+}
+
+pub(crate) fn entry_of(record: &Record) -> Option<&Entry> {
+    match record {
+        Record::Append(entry) | Record::Stage { entry, .. } | Record::Repair(entry) => Some(entry),
+        _ => None,
+    }
+}
+
+impl View {
+    fn add(&mut self, record: Record) {
+        match record {
+            Record::Genesis(_) => {}
+            Record::Promise(ballot) => {
+                assert!(ballot > self.promised, "I1: promises rise on disk");
+                self.promised = ballot;
+            }
+            Record::Append(entry) => {
+                assert_eq!(entry.slot, self.last.next(), "appended behind the last");
+                assert_eq!(
+                    entry.ballot, self.accepted,
+                    "appended in the ballot adopted"
+                );
+                self.last = entry.slot;
+                self.log.insert(entry.slot, entry);
+            }
+            Record::Stage { ballot, entry } => {
+                self.staged.insert(entry.slot, (ballot, entry));
+            }
+            Record::Adopt { ballot, from, last } => {
+                assert!(from > self.commit, "a committed entry is never cut");
+                assert!(ballot > self.accepted && ballot <= self.promised, "I2");
+                assert!(from.0 <= self.last.0 + 1, "no hole");
+                self.log.split_off(&from);
+                for slot in from.0..=last.0 {
+                    let (staged, entry) = self.staged.remove(&Slot(slot)).expect("staged");
+                    assert_eq!(staged, ballot, "staged for this adoption");
+                    self.log.insert(Slot(slot), entry);
+                }
+                self.staged.clear();
+                self.last = last;
+                self.accepted = ballot;
+            }
+            Record::Commit(slot) => {
+                assert!(slot <= self.last, "I5 on disk");
+                self.commit = self.commit.max(slot);
+            }
+            Record::Repair(entry) => {
+                self.log.insert(entry.slot, entry);
+            }
+        }
+    }
+}
+
+impl Disk {
+    pub(crate) fn empty() -> Self {
+        Self {
+            identity: None,
+            genesis: None,
+            boot: Boot(0),
+            durable: View::default(),
+            written: View::default(),
+            pending: VecDeque::new(),
+            damaged: Vec::new(),
+        }
+    }
+
+    pub(crate) fn new(member: &Member, genesis: &Genesis) -> Self {
+        let none = Ballot::none(genesis.configuration.epoch);
+        let view = View {
+            promised: none,
+            accepted: none,
+            ..View::default()
+        };
+        Self {
+            durable: view.clone(),
+            written: view,
+            identity: Some(Identity {
+                name: member.name.clone(),
+                incarnation: member.incarnation,
+            }),
+            genesis: Some(genesis.clone()),
+            ..Self::empty()
+        }
+    }
+
+    pub(crate) fn durable(&self) -> &View {
+        &self.durable
+    }
+
+    pub(crate) fn write(&mut self, io: Io, records: Vec<Record>) {
+        let after = self
+            .pending
+            .back()
+            .map_or(io, |(before, _)| Io(before.0 + 1));
+        assert_eq!(io, after, "writes are numbered one by one");
+        for record in &records {
+            if let Record::Repair(entry) = record {
+                self.damaged.retain(|slot| *slot != entry.slot);
+            }
+            self.written.add(record.clone());
+        }
+        self.pending.push_back((io, records));
+    }
+
+    pub(crate) fn sync(&mut self, io: Io) {
+        while self.pending.front().is_some_and(|(done, _)| *done <= io) {
+            let (_, records) = self.pending.pop_front().expect("it is there");
+            for record in records {
+                self.durable.add(record);
+            }
+        }
+    }
+
+    pub(crate) fn crash(&mut self) {
+        self.pending.clear();
+        self.written = self.durable.clone();
+    }
+
+    /// A copy of all that is synced, as a snapshot of the volume.
+    pub(crate) fn snapshot(&self) -> View {
+        self.durable.clone()
+    }
+
+    /// The volume is put back to an earlier snapshot.
+    pub(crate) fn roll_back(&mut self, view: View, boot: Boot) {
+        self.durable = view;
+        self.boot = boot;
+        self.crash();
+    }
+
+    pub(crate) fn boot(&self) -> Boot {
+        self.boot
+    }
+
+    pub(crate) fn load(&self, from: Slot, through: Slot, max_bytes: u64) -> Vec<Entry> {
+        let mut bytes = 0;
+        let mut entries = Vec::new();
+        for slot in from.0..=through.0 {
+            let slot = Slot(slot);
+            let Some(entry) = self.written.log.get(&slot) else {
+                break;
+            };
+            bytes += entry.weight();
+            if self.damaged.contains(&slot) || (!entries.is_empty() && bytes > max_bytes) {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        entries
+    }
+
+    /// What the next start finds.
+    pub(crate) fn restart(&mut self) -> Recovered {
+        self.boot = Boot(self.boot.0 + 1);
+        let view = &self.durable;
+        let first = Slot(1);
+        let mut runs: Vec<(Slot, Ballot)> = Vec::new();
+        for entry in view.log.values() {
+            if runs
+                .last()
+                .is_none_or(|(_, ballot)| *ballot != entry.ballot)
+            {
+                runs.push((entry.slot, entry.ballot));
+            }
+        }
+        let readable = |entry: &&Entry| !self.damaged.contains(&entry.slot);
+        Recovered {
+            identity: self.identity.clone().expect("a disk with an identity"),
+            boot: self.boot,
+            genesis: self.genesis.clone(),
+            promised: view.promised,
+            accepted: view.accepted,
+            first,
+            last: view.last,
+            runs,
+            last_time: view
+                .log
+                .values()
+                .filter(readable)
+                .map(|entry| entry.time)
+                .max()
+                .unwrap_or(AgreedTime(0)),
+            commit: view.commit,
+            tail: view
+                .log
+                .range(view.commit.next()..)
+                .map(|(_, entry)| entry)
+                .filter(readable)
+                .cloned()
+                .collect(),
+            faulty: view
+                .log
+                .values()
+                .filter(|entry| self.damaged.contains(&entry.slot))
+                .map(|entry| Header {
+                    slot: entry.slot,
+                    ballot: entry.ballot,
+                    hash: entry.hash(),
+                })
+                .collect(),
+        }
+    }
+}
