@@ -8,6 +8,7 @@
 mod channels;
 mod clock;
 mod complaint;
+mod control;
 mod door;
 mod event_loop;
 pub mod handle;
@@ -19,7 +20,11 @@ mod source;
 pub mod wire;
 
 pub use channels::Channels;
+pub use control::{Control, Facts};
 pub use door::PeerDoor;
 pub use event_loop::{NodeEnd, Parts, Running, start};
 pub use handle::{Decided, NodeHandle, NodeStatus, Proposed, Seat};
 pub use source::LogSource;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! The `Control` service: what operators and command lines ask of a member. Whoever comes through
+//! the door of the peer port with a certificate of this service may call it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use synod_paxos::{CommandKind, GroupId, Incarnation, Member, NotTaken};
+use synod_proto::v1::control_server::{self, ControlServer};
+use synod_proto::v1::propose_policy_response::Result as Outcome;
+use synod_proto::v1::{
+    Policy, ProposePolicyRequest, ProposePolicyResponse, StatusRequest, StatusResponse,
+    TransferLeadershipRequest, TransferLeadershipResponse,
+};
+use tokio::time::timeout;
+use tonic::{Request, Response, Status};
+
+use super::handle::{Decided, NodeHandle, NodeStatus, ProposeError};
+use super::wire::PROTOCOL;
+use crate::apply::{self, ApplyHandle};
+use crate::config::{Log, limits};
+use crate::identity::Caller;
+
+/// Longest wait for an answer; a caller's own deadline may be shorter.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for another leader.
+const TRANSFER: Duration = Duration::from_secs(10);
+
+/// What does not change while the process lives.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Name of the service.
+    pub service: String,
+    /// This member's name.
+    pub member: String,
+    /// The life of its log.
+    pub incarnation: Incarnation,
+    /// Number of this start.
+    pub boot: u64,
+    /// Limits of its log.
+    pub log: Log,
+}
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Control {
+    facts: Arc<Facts>,
+    node: NodeHandle,
+    apply: ApplyHandle,
+}
+
+// === impl Control ===
+
+impl Control {
+    /// The gRPC service.
+    pub fn service(facts: Arc<Facts>, node: NodeHandle, apply: ApplyHandle) -> ControlServer<Self> {
+        ControlServer::new(Self { facts, node, apply })
+    }
+
+    async fn propose(&self, policy: &Policy) -> Result<ProposePolicyResponse, Status> {
+        let payload = Bytes::from(policy.encode_to_vec());
+        let proposed = self.node.propose(CommandKind::POLICY, payload);
+        let proposed = proposed.map_err(|error| match error {
+            ProposeError::Overloaded => Status::resource_exhausted(error.to_string()),
+            ProposeError::ShuttingDown | ProposeError::NoGroup => {
+                Status::unavailable(error.to_string())
+            }
+        })?;
+        match proposed.decided.await {
+            Ok(Decided::Chosen(_)) => {}
+            Ok(Decided::Withdrawn(reason)) => return Err(withdrawn(reason)),
+            Err(_) => return Err(Status::unknown("this member ended before it was agreed on")),
+        }
+        let answer = self.apply.answer(proposed.id).await;
+        let result = match answer.outcome {
+            apply::Outcome::Done => Outcome::Done,
+            apply::Outcome::Conflict => Outcome::Conflict,
+            other => return Err(Status::internal(format!("a policy cannot be {other:?}"))),
+        };
+        Ok(ProposePolicyResponse {
+            result: result.into(),
+            slot: answer.slot.0,
+            version: self.apply.policy().borrow().version,
+        })
+    }
+
+    /// The member of that name; `None` for an empty one.
+    fn find(status: &NodeStatus, name: &str) -> Result<Option<Member>, Status> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let configuration = status.configuration.as_ref().ok_or_else(no_group)?;
+        let found = configuration.members.iter().find(|it| it.name == name);
+        let none = || Status::not_found(format!("{name:?} is not a member of this group"));
+        found.cloned().map(Some).ok_or_else(none)
+    }
+}
+
+#[tonic::async_trait]
+impl control_server::Control for Control {
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        caller(&request)?;
+        let node = self.node.status().borrow().clone();
+        let apply = self.apply.status().borrow().clone();
+        let members = node
+            .configuration
+            .as_deref()
+            .map(|it| it.members.as_slice());
+        let find = |id| members.unwrap_or_default().iter().find(|it| it.id == id);
+        Ok(Response::new(StatusResponse {
+            service: self.facts.service.clone(),
+            member: self.facts.member.clone(),
+            id: node.member.0,
+            incarnation: self.facts.incarnation.to_string(),
+            boot: self.facts.boot,
+            group: node.group.map(group_hex).unwrap_or_default(),
+            epoch: node.epoch.0,
+            role: find(node.member)
+                .map(|it| format!("{:?}", it.role))
+                .unwrap_or_default(),
+            leader: node
+                .leader
+                .and_then(find)
+                .map(|it| it.name.clone())
+                .unwrap_or_default(),
+            last: node.last.0,
+            commit: node.commit.0,
+            applied: apply.applied.0,
+            policy_version: self.apply.policy().borrow().version,
+            ready: node.log_counts,
+            serving: apply.serving,
+            protocol_min: *PROTOCOL.start(),
+            protocol_max: *PROTOCOL.end(),
+        }))
+    }
+
+    async fn propose_policy(
+        &self,
+        request: Request<ProposePolicyRequest>,
+    ) -> Result<Response<ProposePolicyResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let missing = || Status::invalid_argument("policy is missing");
+        let mut policy = request.policy.ok_or_else(missing)?;
+        limits::check_policy(&policy, &self.facts.log)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let epoch = self.node.status().borrow().epoch.0;
+        if request.epoch != 0 && request.epoch != epoch {
+            let words = format!("the group is in epoch {epoch}, not {}", request.epoch);
+            return Err(Status::failed_precondition(words));
+        }
+        // A copy that lags may know an older version; one that knows a newer one decides it.
+        let version = self.apply.policy().borrow().version;
+        if version > request.expected_version {
+            return Ok(Response::new(ProposePolicyResponse {
+                result: Outcome::Conflict.into(),
+                slot: 0,
+                version,
+            }));
+        }
+        policy.version = request.expected_version + 1;
+        policy.classes_version = 0;
+        tracing::info!(peer = ?caller.who, version = policy.version, "a policy is proposed");
+        let late = |_| Status::deadline_exceeded("not agreed on in time; it may be, later");
+        let response = timeout(PATIENCE, self.propose(&policy))
+            .await
+            .map_err(late)??;
+        Ok(Response::new(response))
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<TransferLeadershipRequest>,
+    ) -> Result<Response<TransferLeadershipResponse>, Status> {
+        let caller = caller(&request)?;
+        let mut watch = self.node.status();
+        let status = watch.borrow_and_update().clone();
+        let to = Self::find(&status, &request.into_inner().to)?;
+        if status.group.is_none() {
+            return Err(no_group());
+        }
+        if status.leader != Some(status.member) {
+            let leader = status
+                .leader
+                .map_or_else(|| "nobody".to_owned(), |it| format!("member {it}"));
+            return Err(Status::failed_precondition(format!(
+                "this member does not lead, {leader} does: ask there"
+            )));
+        }
+        let response = TransferLeadershipResponse {
+            leader: self.facts.member.clone(),
+        };
+        if to.as_ref().is_some_and(|it| it.id == status.member) {
+            return Ok(Response::new(response));
+        }
+        tracing::info!(peer = ?caller.who, "leadership is handed over on request");
+        self.node.transfer(to.map(|it| it.id));
+        let moved = watch.wait_for(|it| it.leader != Some(it.member));
+        match timeout(TRANSFER, moved).await {
+            Ok(Ok(_)) => Ok(Response::new(response)),
+            Ok(Err(_)) => Err(Status::unavailable("this member is ending")),
+            Err(_) => Err(Status::deadline_exceeded(
+                "no other voter could take over in time",
+            )),
+        }
+    }
+}
+
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::unauthenticated("no certificate"))
+}
+
+fn no_group() -> Status {
+    Status::unavailable(ProposeError::NoGroup.to_string())
+}
+
+fn withdrawn(reason: NotTaken) -> Status {
+    Status::resource_exhausted(match reason {
+        NotTaken::Overloaded => "too much waits for agreement: try again",
+        NotTaken::DiskFull => "the log's disk is full",
+        NotTaken::TooLarge => "the policy is too large",
+    })
+}
+
+/// The whole id in hex.
+pub(crate) fn group_hex(group: GroupId) -> String {
+    format!("{:032x}", u128::from_be_bytes(group.0))
+}
