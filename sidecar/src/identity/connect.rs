@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -21,6 +22,9 @@ use crate::config::Tls;
 
 /// Limit on one attempt, name lookup and handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Limit on the first step of it. A fresh attempt reaches a link that has healed sooner than the
+/// retransmissions of an old one.
+const TCP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long sent bytes may stay unacknowledged before the kernel gives the connection up. A healed
 /// link does not revive a connection whose retransmissions have backed off.
 const USER_TIMEOUT: Duration = Duration::from_secs(4);
@@ -147,7 +151,7 @@ impl Connector {
         let address = (self.address)()
             .ok_or_else(|| ConnectError::NoAddress(self.identity.names().of(&self.expected)))?;
         let attempt = self.attempt(&address);
-        match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
+        match timeout(CONNECT_TIMEOUT, attempt).await {
             Ok(result) => result,
             Err(_) => Err(ConnectError::TimedOut { address }),
         }
@@ -163,9 +167,10 @@ impl Connector {
             .await
             .map_err(unreachable)?
         {
-            match TcpStream::connect(place).await {
-                Ok(stream) => return self.secure(address, place, stream).await,
-                Err(error) => last = error,
+            match timeout(TCP_TIMEOUT, TcpStream::connect(place)).await {
+                Ok(Ok(stream)) => return self.secure(address, place, stream).await,
+                Ok(Err(error)) => last = error,
+                Err(_) => last = std::io::ErrorKind::TimedOut.into(),
             }
         }
         Err(unreachable(last))

@@ -520,12 +520,11 @@ impl EventLoop {
 
     fn leader_changed(&self, leader: Option<MemberId>) {
         let ballot = self.paxos.promised();
-        match leader {
-            Some(leader) => {
-                let leader = self.name(leader);
-                tracing::info!(%leader, %ballot, "leader changed");
-            }
-            None => tracing::info!(%ballot, "no leader"),
+        if let Some(leader) = leader {
+            let leader = self.name(leader);
+            tracing::info!(%leader, %ballot, "leader changed");
+        } else {
+            tracing::info!(%ballot, "no leader");
         }
     }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use synod_paxos::{
     Ballot, Boot, Command, CommandId, CommandKind, Configuration, Counters, Entry, Epoch, GroupId,
@@ -14,6 +16,8 @@ use tokio::sync::{Notify, oneshot, watch};
 const WINDOW: u64 = 4_096;
 /// Bytes of commands that wait here.
 const WAITING_BYTES: u64 = 64 << 20;
+/// Gap between two requests to hand leadership over.
+const TRANSFER_AGAIN: Duration = Duration::from_millis(500);
 
 /// A cheap handle on the node's event loop.
 #[derive(Clone, Debug)]
@@ -194,9 +198,8 @@ impl NodeHandle {
             self.transfer(None);
             let changed = status.wait_for(|it| !leads(it));
             // Asked again now and then: no other voter may have been able at the first time.
-            match tokio::time::timeout(std::time::Duration::from_millis(500), changed).await {
-                Ok(_) => return,
-                Err(_) => continue,
+            if tokio::time::timeout(TRANSFER_AGAIN, changed).await.is_ok() {
+                return;
             }
         }
     }
@@ -209,9 +212,7 @@ impl NodeHandle {
     /// Everything that the agreement tells about itself; `None` before there is one.
     pub async fn describe(&self) -> Option<(Status, Counters)> {
         let (sender, receiver) = oneshot::channel();
-        if self.status.borrow().group.is_none() {
-            return None;
-        }
+        self.status.borrow().group?;
         self.errand(Errand::Describe(sender));
         receiver.await.ok()
     }
