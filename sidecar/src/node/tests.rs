@@ -193,9 +193,20 @@ impl Group {
 
     /// The payloads of all requests in a member's log, once it has all up to `slot`.
     async fn log(&self, id: u32, slot: Slot) -> Vec<(Slot, String)> {
-        self.wait(id, "commit", |it| it.commit >= slot).await;
         let source = LogSource(self.members[&id].reader.clone());
-        let entries = source.read(Slot(1), slot, 1 << 20).expect("readable");
+        let read = || source.read(Slot(1), slot, 1 << 20).unwrap_or_default();
+        let has_all = |it: &[synod_paxos::Entry]| it.last().is_some_and(|it| it.slot == slot);
+        let mut entries = read();
+        let synced = async {
+            // The log does not tell when it has synced more.
+            while !has_all(&entries) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                entries = read();
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, synced).await;
+        waited.unwrap_or_else(|_| panic!("member {id} has not all up to {slot}"));
+        self.wait(id, "commit", |it| it.commit >= slot).await;
         entries
             .into_iter()
             .filter(|it| it.command.kind == CommandKind::REQUEST)
