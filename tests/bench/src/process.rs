@@ -1,0 +1,68 @@
+//! Programs started for a measurement, ended with it.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// A child that is killed when this value goes.
+pub struct Process {
+    child: Child,
+    name: String,
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Starts `command` with its output in `folder/name.log`.
+    pub fn start(name: &str, folder: &Path, command: &mut Command) -> Result<Self> {
+        let log = File::create(folder.join(format!("{name}.log")))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {name} ({})", command.get_program().display()))?;
+        Ok(Self {
+            child,
+            name: name.to_owned(),
+        })
+    }
+
+    /// Returns once `address` takes connections; an error when the process ends or 20 s pass.
+    pub fn wait_listening(&mut self, address: SocketAddr) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(address).is_err() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended with {status} before it listened", self.name);
+            }
+            if Instant::now() > deadline {
+                bail!("{} does not listen on {address} after 20 s", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Errors mean that it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Loopback addresses that were free a moment ago.
+pub fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
+    let listeners: Vec<TcpListener> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()?;
+    listeners
+        .iter()
+        .map(|listener| Ok(listener.local_addr()?))
+        .collect()
+}
