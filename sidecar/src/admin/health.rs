@@ -50,10 +50,9 @@ pub(super) fn app(
         AppProbe::Live if apply.kill_app => {
             Err("the app must be started anew: its state is not known any more")
         }
-        AppProbe::Live => Ok(()),
         AppProbe::Ready => ready(node, leaving),
         AppProbe::Started if apply.app_starts == 0 => Err("the app has not been seen yet"),
-        AppProbe::Started => Ok(()),
+        AppProbe::Live | AppProbe::Started => Ok(()),
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) enum Payload {
 
 /// What a way of serving came to.
 pub(super) enum Step {
-    Done(Response<ResponseBody>),
+    Done(Box<Response<ResponseBody>>),
     /// The policy has changed meanwhile, and nothing was done: classify again.
     Reclassify,
 }
@@ -251,7 +251,7 @@ impl<B: Backend> Core<B> {
                 self.read(call, &mut payload, &routes, &class).await?
             };
             if let Step::Done(response) = step {
-                return Ok(response);
+                return Ok(*response);
             }
             routes = self.routes();
             class = classify(&routes, call)?;

@@ -45,7 +45,7 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Messages that wait for a slow reader.
 const QUEUED_PIECES: usize = 4;
 /// Longer than any time that a client waits.
-const MAX_WAIT: Duration = Duration::from_mins(5);
+const MAX_WAIT: Duration = Duration::from_secs(300);
 /// Beyond the time that was asked for, for the way there and back.
 const SLACK: Duration = Duration::from_millis(500);
 
@@ -156,9 +156,9 @@ impl<B: Backend> Handover for HandoverService<B> {
 }
 
 fn read_call(head: ServeHead) -> Result<Call, Status> {
-    let malformed = |_| Status::invalid_argument("the request has a malformed method or target");
-    let method = Method::from_bytes(head.method.as_bytes()).map_err(|_| malformed(()))?;
-    let target = PathAndQuery::try_from(head.target).map_err(|_| malformed(()))?;
+    let malformed = || Status::invalid_argument("the request has a malformed method or target");
+    let method = Method::from_bytes(head.method.as_bytes()).map_err(|_| malformed())?;
+    let target = PathAndQuery::try_from(head.target).map_err(|_| malformed())?;
     let mut fields = headers::from_wire(head.headers);
     Ok(Call {
         method,

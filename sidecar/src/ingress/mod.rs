@@ -99,7 +99,7 @@ impl Default for Limits {
             body_gap: Duration::from_secs(10),
             body_total: Duration::from_secs(30),
             body_floor_bytes: 16 << 10,
-            write_timeout: Duration::from_mins(1),
+            write_timeout: Duration::from_secs(60),
             body_memory_bytes: 256 << 20,
             memory_patience: Duration::from_secs(2),
             drain: Duration::from_secs(20),

@@ -40,7 +40,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// An answer, wherever it was had.
 enum Answered {
     Here(Answer),
-    There(Fetched),
+    There(Box<Fetched>),
 }
 
 /// Someone else's answer under way.
@@ -126,7 +126,8 @@ impl<B: Backend> Core<B> {
             };
         }
         let answered = self.with_response(id, answered).await;
-        self.respond(call, answered).await.map(Step::Done)
+        let response = self.respond(call, answered).await?;
+        Ok(Step::Done(Box::new(response)))
     }
 
     /// Waits until the command is done, here or elsewhere, or until there is no more time.
@@ -172,7 +173,7 @@ impl<B: Backend> Core<B> {
                 fetched = elsewhere => {
                     fetching = None;
                     if let Some(fetched) = fetched {
-                        return Ok(Answered::There(fetched));
+                        return Ok(Answered::There(Box::new(fetched)));
                     }
                     ask_again = Instant::now() + ASK_AGAIN;
                 }
@@ -225,7 +226,7 @@ impl<B: Backend> Core<B> {
             .collect();
         let first = async {
             while let Some(fetched) = answers.next().await {
-                if let Some(answered) = fetched.map(Answered::There).filter(wanted) {
+                if let Some(answered) = fetched.map(Box::new).map(Answered::There).filter(wanted) {
                     return Some(answered);
                 }
             }

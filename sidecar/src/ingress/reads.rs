@@ -67,7 +67,7 @@ impl<B: Backend> Core<B> {
         {
             asked = true;
             if let Some(response) = self.hand_over(call, whole, limit).await {
-                return Ok(Step::Done(response));
+                return Ok(Step::Done(Box::new(response)));
             }
         }
         if !own_is_enough {
@@ -82,7 +82,7 @@ impl<B: Backend> Core<B> {
                 if let Some(whole) = payload.as_whole()
                     && let Some(response) = self.hand_over(call, whole, limit).await
                 {
-                    return Ok(Step::Done(response));
+                    return Ok(Step::Done(Box::new(response)));
                 }
                 reached = self.reached(class, token.as_ref(), limit).await;
             }
@@ -101,7 +101,7 @@ impl<B: Backend> Core<B> {
             }
         }
         match self.ask_app(call, payload, class).await {
-            Ok(response) => Ok(Step::Done(response)),
+            Ok(response) => Ok(Step::Done(Box::new(response))),
             Err(missed) => {
                 // An app that broke off may have begun with the request.
                 let may = !asked && (matches!(missed, Missed::NotHere) || is_safe(&call.method));
@@ -109,7 +109,7 @@ impl<B: Backend> Core<B> {
                     && let Some(whole) = payload.as_whole()
                     && let Some(response) = self.hand_over(call, whole, limit).await
                 {
-                    return Ok(Step::Done(response));
+                    return Ok(Step::Done(Box::new(response)));
                 }
                 Err(match missed {
                     Missed::Lost => Problem::app_failed(),
@@ -298,9 +298,9 @@ impl Held {
             pieces.remove(0)
         } else {
             let mut joined = BytesMut::with_capacity(self.bytes);
-            pieces
-                .iter()
-                .for_each(|piece| joined.extend_from_slice(piece));
+            for piece in &pieces {
+                joined.extend_from_slice(piece);
+            }
             joined.freeze()
         };
         ResponseBody::full_with_trailers(data, trailers)

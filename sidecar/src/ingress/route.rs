@@ -62,7 +62,7 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct Routes {
     policy: Arc<Policy>,
-    routes: Vec<CompiledRoute>,
+    in_order: Vec<CompiledRoute>,
     default_ordered: bool,
     unrouted: Arc<str>,
 }
@@ -141,7 +141,7 @@ impl Routes {
             .collect();
         Self {
             default_ordered: Level::of(policy.default_consistency) == Some(Level::Ordered),
-            routes,
+            in_order: routes,
             policy,
             unrouted: "".into(),
         }
@@ -161,7 +161,7 @@ impl Routes {
         }
         let default = self.default_level(method);
         let plain = decode_unreserved(path);
-        let Some(route) = self.routes.iter().find(|r| r.matches(method, &plain)) else {
+        let Some(route) = self.in_order.iter().find(|r| r.matches(method, &plain)) else {
             return Ok(Class {
                 level: default,
                 route: self.unrouted.clone(),

@@ -74,9 +74,8 @@ impl<B: Backend> Core<B> {
             return Err(Problem::upgrade_refused());
         }
         let away = || Problem::unavailable("the app beside this member does not run");
-        let stream = match timeout(PATIENCE, TcpStream::connect(app)).await {
-            Ok(Ok(stream)) => stream,
-            _ => return Err(away()),
+        let Ok(Ok(stream)) = timeout(PATIENCE, TcpStream::connect(app)).await else {
+            return Err(away());
         };
         // A failure costs latency only.
         let _ = stream.set_nodelay(true);
@@ -85,9 +84,8 @@ impl<B: Backend> Core<B> {
             .map_err(|_| away())?;
         tokio::spawn(connection.with_upgrades());
         let request = request_to_app(call, &upgrade.protocol);
-        let mut response = match timeout(PATIENCE, sender.send_request(request)).await {
-            Ok(Ok(response)) => response,
-            _ => return Err(Problem::app_failed()),
+        let Ok(Ok(mut response)) = timeout(PATIENCE, sender.send_request(request)).await else {
+            return Err(Problem::app_failed());
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let server = hyper::upgrade::on(&mut response);
