@@ -13,15 +13,14 @@ use crate::format::SECTOR_BYTES;
 #[derive(Clone, Debug, Default)]
 pub struct MemDisk(Arc<Mutex<State>>);
 
-/// What becomes of one sector that was written and not synced when the machine stops.
+/// What becomes of one sector that was written and not synced when the machine stops. Disks write a
+/// sector of 512 bytes whole or not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Survival {
     /// It is as it was when it was last synced.
     Lost,
     /// It is as written.
     Kept,
-    /// This many of its bytes are as written, the rest as it was.
-    Torn(usize),
 }
 
 #[derive(Debug, Default)]
@@ -372,13 +371,9 @@ impl Content {
     fn crash(&mut self, choose: &mut impl FnMut() -> Survival) {
         for sector in std::mem::take(&mut self.dirty) {
             let range = self.sector(sector);
-            let kept = match choose() {
-                Survival::Lost => 0,
-                Survival::Kept => range.len(),
-                Survival::Torn(bytes) => bytes.min(range.len()),
-            };
-            let kept = range.start..range.start + kept;
-            self.synced[kept.clone()].copy_from_slice(&self.cached[kept]);
+            if choose() == Survival::Kept {
+                self.synced[range.clone()].copy_from_slice(&self.cached[range]);
+            }
         }
         self.cached.clone_from(&self.synced);
     }

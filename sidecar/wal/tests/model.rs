@@ -1,0 +1,326 @@
+//! Random records, syncs, crashes and damage, against a model that keeps everything in memory.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{Dice, ballot, entry, genesis, header, open, read_each};
+use proptest::prelude::*;
+use synod_paxos::{Ballot, Entry, Record, Slot};
+use synod_wal::Wal;
+use synod_wal::testing::{MemDisk, Survival};
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// So many entries of so many bytes.
+    Append {
+        entries: u8,
+        bytes: u16,
+    },
+    /// A higher promise.
+    Promise,
+    /// Some staged entries above what is kept, and perhaps their adoption.
+    Adopt {
+        kept: u8,
+        entries: u8,
+        finish: bool,
+    },
+    Commit {
+        behind: u8,
+    },
+    Sync,
+    /// The process ends.
+    Restart,
+    /// The machine stops during the next sync, after so many steps of the disk.
+    Crash {
+        steps: u8,
+        seed: u64,
+    },
+    /// Bytes of a committed entry go bad, then a peer sends it.
+    Repair {
+        pick: u16,
+    },
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Model {
+    promised: Ballot,
+    accepted: Ballot,
+    commit: Slot,
+    log: Vec<Entry>,
+}
+
+/// A log, its model, and all states that a crash may leave.
+struct Run {
+    disk: MemDisk,
+    wal: Wal,
+    model: Model,
+    staged: Vec<Entry>,
+    /// After the last acknowledged sync, and after each record since.
+    possible: Vec<Model>,
+    round: u64,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (1..6_u8, 0..1500_u16).prop_map(|(entries, bytes)| Step::Append { entries, bytes }),
+        1 => Just(Step::Promise),
+        2 => (any::<u8>(), 0..5_u8, prop::bool::weighted(0.8))
+            .prop_map(|(kept, entries, finish)| Step::Adopt { kept, entries, finish }),
+        2 => any::<u8>().prop_map(|behind| Step::Commit { behind }),
+        5 => Just(Step::Sync),
+        1 => Just(Step::Restart),
+        2 => (0..8_u8, any::<u64>()).prop_map(|(steps, seed)| Step::Crash { steps, seed }),
+        1 => any::<u16>().prop_map(|pick| Step::Repair { pick }),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+impl Run {
+    fn new() -> Self {
+        let disk = MemDisk::new();
+        let (wal, _) = open(&disk).unwrap();
+        let mut run = Self {
+            disk,
+            wal,
+            model: Model::default(),
+            staged: Vec::new(),
+            possible: vec![Model::default()],
+            round: 1,
+        };
+        run.write(Record::Genesis(genesis()));
+        run.adopt(0, 0, true);
+        run.sync();
+        run
+    }
+
+    /// Hands a record to both.
+    fn write(&mut self, record: Record) {
+        self.wal.append(std::slice::from_ref(&record)).unwrap();
+        let model = &mut self.model;
+        match record {
+            Record::Genesis(_) => (model.promised, model.accepted) = (ballot(0), ballot(0)),
+            Record::Promise(ballot) => model.promised = ballot,
+            Record::Append(entry) => model.log.push(entry),
+            Record::Stage { entry, .. } => self.staged.push(entry),
+            Record::Adopt { ballot, from, .. } => {
+                model.accepted = ballot;
+                model.log.truncate(from.0 as usize - 1);
+                model.log.append(&mut self.staged);
+            }
+            Record::Commit(slot) => model.commit = model.commit.max(slot),
+            Record::Repair(_) => {}
+        }
+        self.possible.push(self.model.clone());
+    }
+
+    fn adopt(&mut self, kept: u8, entries: u8, finish: bool) {
+        self.round += 1;
+        self.staged.clear();
+        let ballot = ballot(self.round);
+        self.write(Record::Promise(ballot));
+        let (commit, last) = (self.model.commit.0, self.model.log.len() as u64);
+        let kept = commit + u64::from(kept) % (last - commit + 1);
+        for slot in kept + 1..=kept + u64::from(entries) {
+            let entry = entry(slot, self.round - 1, vec![self.round as u8; 100]);
+            self.write(Record::Stage { ballot, entry });
+        }
+        if finish {
+            self.write(Record::Adopt {
+                ballot,
+                from: Slot(kept + 1),
+                last: Slot(kept + u64::from(entries)),
+            });
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Append { entries, bytes } => {
+                for _ in 0..entries {
+                    let slot = self.model.log.len() as u64 + 1;
+                    let payload = vec![slot as u8; usize::from(bytes)];
+                    let mut entry = entry(slot, 0, payload);
+                    entry.ballot = self.model.accepted;
+                    self.write(Record::Append(entry));
+                }
+            }
+            Step::Promise => {
+                self.round += 1;
+                self.staged.clear();
+                self.write(Record::Promise(ballot(self.round)));
+            }
+            Step::Adopt {
+                kept,
+                entries,
+                finish,
+            } => self.adopt(kept, entries, finish),
+            Step::Commit { behind } => {
+                let last = self.model.log.len() as u64;
+                self.write(Record::Commit(Slot(last.saturating_sub(u64::from(behind)))));
+            }
+            Step::Sync => self.sync(),
+            Step::Restart => {
+                self.disk.restart();
+                self.reopen();
+            }
+            Step::Crash { steps, seed } => {
+                self.disk.stop_after(u64::from(steps));
+                let synced = self.wal.sync().is_ok();
+                if synced {
+                    self.possible = vec![self.model.clone()];
+                }
+                let mut dice = Dice(seed);
+                let choose = || match dice.roll(2) {
+                    0 => Survival::Lost,
+                    _ => Survival::Kept,
+                };
+                self.disk
+                    .crash(choose, |changes| changes.min(seed as usize % 4));
+                self.reopen();
+            }
+            Step::Repair { pick } => self.repair(pick),
+        }
+    }
+
+    fn sync(&mut self) {
+        self.wal.sync().unwrap();
+        self.possible = vec![self.model.clone()];
+        self.check_entries();
+    }
+
+    /// One of the possible states is found, and the log goes on from there.
+    fn reopen(&mut self) {
+        let (wal, recovered) = open(&self.disk).unwrap();
+        let found = Model {
+            promised: recovered.promised,
+            accepted: recovered.accepted,
+            commit: recovered.commit,
+            log: common::read_all(&wal.reader()),
+        };
+        assert!(
+            self.possible.contains(&found),
+            "found {found:?} instead of one of {:?}",
+            self.possible
+        );
+        assert_eq!(recovered.tail, found.log[found.commit.0 as usize..]);
+        assert_eq!(recovered.faulty, []);
+        let mut runs: Vec<(Slot, Ballot)> = Vec::new();
+        for entry in &found.log {
+            if runs
+                .last()
+                .is_none_or(|(_, ballot)| *ballot != entry.ballot)
+            {
+                runs.push((entry.slot, entry.ballot));
+            }
+        }
+        assert_eq!(recovered.runs, runs);
+        self.wal = wal;
+        self.model = found.clone();
+        self.possible = vec![found];
+        self.staged.clear();
+    }
+
+    fn check_entries(&self) {
+        assert_eq!(common::read_all(&self.wal.reader()), self.model.log);
+    }
+
+    /// Damages the body of some entry on disk, and repairs it.
+    fn repair(&mut self, pick: u16) {
+        self.sync();
+        let Some(victim) = self
+            .model
+            .log
+            .get(usize::from(pick) % self.model.log.len().max(1))
+        else {
+            return;
+        };
+        // All records whose header has the entry's hash: its own, and earlier repairs.
+        let hash = victim.hash().0;
+        let mut damaged = false;
+        for name in self.disk.names() {
+            self.disk.damage(&name, |bytes| {
+                for at in (512..bytes.len().saturating_sub(264)).step_by(8) {
+                    let is_record = bytes[at + 88..at + 104] == hash
+                        && bytes[at + 12..at + 16] == (at as u32).to_le_bytes();
+                    if is_record {
+                        bytes[at + 130] = bytes[at + 130].wrapping_add(1);
+                        damaged = true;
+                    }
+                }
+            });
+        }
+        assert!(damaged, "the entry is somewhere");
+        let (slot, victim) = (victim.slot, victim.clone());
+        let error = self.wal.reader().read(slot, slot, 1).unwrap_err();
+        let synod_wal::ReadError::Faulty(found) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(found, header(&victim));
+        self.write(Record::Repair(victim));
+        self.sync();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_log_behaves_like_its_model_whatever_happens(steps in steps()) {
+        let mut run = Run::new();
+        for step in steps {
+            run.step(step);
+        }
+        run.sync();
+        run.disk.restart();
+        run.reopen();
+    }
+
+    #[test]
+    fn damage_anywhere_never_gives_a_wrong_entry(
+        steps in steps(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u32>(), 1..=255_u8), 1..6),
+        zeros in prop::option::of((any::<prop::sample::Index>(), any::<u32>(), 1..2000_usize)),
+    ) {
+        let mut run = Run::new();
+        for step in steps {
+            run.step(step);
+        }
+        run.sync();
+        run.disk.restart();
+        let names = run.disk.names();
+        for (file, at, change) in flips {
+            run.disk.damage(&names[file.index(names.len())], |bytes| {
+                let at = at as usize % bytes.len();
+                bytes[at] ^= change;
+            });
+        }
+        if let Some((file, at, length)) = zeros {
+            run.disk.damage(&names[file.index(names.len())], |bytes| {
+                let from = at as usize % bytes.len();
+                let to = (from + length).min(bytes.len());
+                bytes[from..to].fill(0);
+            });
+        }
+        // Refused, or all that is read is right and the rest is known by its header. Zeros may
+        // take the last batch, which looks as if it had never been written.
+        if let Ok((wal, recovered)) = open(&run.disk) {
+            let log = &run.model.log;
+            let faulty: BTreeSet<Slot> = recovered.faulty.iter().map(|header| header.slot).collect();
+            if zeros.is_none() {
+                prop_assert_eq!(recovered.last.0 as usize, log.len());
+                prop_assert_eq!(recovered.promised, run.model.promised);
+                prop_assert_eq!(recovered.accepted, run.model.accepted);
+            }
+            for (read, entry) in read_each(&wal.reader()).into_iter().zip(log) {
+                match read {
+                    Ok(read) => prop_assert_eq!(&read, entry),
+                    Err(read) => {
+                        prop_assert_eq!(read, header(entry));
+                        prop_assert!(faulty.contains(&entry.slot));
+                    }
+                }
+            }
+        }
+    }
+}
