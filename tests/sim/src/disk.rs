@@ -360,3 +360,176 @@ fn header_of(entry: &Entry) -> Header {
         hash: entry.hash(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use synod_paxos::{
+        Command, CommandId, CommandKind, Configuration, Epoch, GroupId, Incarnation, Quorums,
+    };
+
+    use super::*;
+    use crate::dice::Dice;
+
+    fn disk() -> Disk {
+        let identity = Identity {
+            name: "member-1".to_owned(),
+            incarnation: Incarnation(1),
+        };
+        let genesis = Genesis {
+            group: GroupId([1; 16]),
+            configuration: Configuration {
+                epoch: Epoch(1),
+                members: Vec::new(),
+                quorums: Quorums::Majority,
+                first_leader: MemberId(0),
+            },
+            policy: bytes::Bytes::new(),
+            protocol: 1,
+            initial_state: bytes::Bytes::new(),
+        };
+        Disk::new(identity, genesis, false)
+    }
+
+    fn entry(slot: u64, ballot: Ballot) -> Entry {
+        Entry {
+            slot: Slot(slot),
+            ballot,
+            time: AgreedTime(slot),
+            seed: u128::from(slot),
+            command: Command {
+                kind: CommandKind::REQUEST,
+                id: CommandId {
+                    member: MemberId(1),
+                    boot: Boot(1),
+                    sequence: slot,
+                },
+                floor: 1,
+                payload: bytes::Bytes::new(),
+            },
+        }
+    }
+
+    /// A random history of records that keeps all their rules.
+    fn history(dice: &mut Dice, length: usize) -> Vec<Record> {
+        let mut model = disk();
+        let mut records = Vec::new();
+        while records.len() < length {
+            let state = model.written();
+            let round = state.promised.round;
+            let next = match dice.range(0, 5) {
+                0 => vec![Record::Promise(Ballot {
+                    round: round + dice.range(0, 2),
+                    ..state.promised
+                })],
+                1 if state.promised > state.accepted => {
+                    let from = dice.range(state.commit.0 + 1, state.last.0 + 1);
+                    let last = from + dice.range(0, 3) - 1;
+                    let mut adoption: Vec<_> = (from..=last)
+                        .map(|slot| Record::Stage {
+                            ballot: state.promised,
+                            entry: entry(slot, state.accepted),
+                        })
+                        .collect();
+                    adoption.push(Record::Adopt {
+                        ballot: state.promised,
+                        from: Slot(from),
+                        last: Slot(last),
+                    });
+                    adoption
+                }
+                2 if state.last > state.commit => {
+                    vec![Record::Commit(Slot(
+                        dice.range(state.commit.0, state.last.0),
+                    ))]
+                }
+                _ if state.promised == state.accepted => {
+                    vec![Record::Append(entry(state.last.0 + 1, state.accepted))]
+                }
+                _ => Vec::new(),
+            };
+            for record in next {
+                model.write(&record).expect("the history keeps the rules");
+                records.push(record);
+            }
+        }
+        records
+    }
+
+    #[test]
+    fn a_crash_leaves_what_was_kept_as_if_nothing_else_had_been_written() {
+        let mut dice = Dice::new(7);
+        for _ in 0..300 {
+            let length = dice.range(1, 60) as usize;
+            let records = history(&mut dice, length);
+            let synced = dice.range(0, records.len() as u64) as usize;
+            let keep = dice.range(0, (records.len() - synced) as u64) as usize;
+            let mut crashed = disk();
+            for record in &records {
+                crashed.write(record).unwrap();
+            }
+            crashed.synced_up_to(synced);
+            crashed.crash(keep);
+            let mut straight = disk();
+            for record in &records[..synced + keep] {
+                straight.write(record).unwrap();
+            }
+            straight.synced_up_to(synced + keep);
+            straight.crash(0);
+            assert_eq!(crashed.recover(), straight.recover());
+        }
+    }
+
+    #[test]
+    fn an_entry_out_of_order_or_of_another_ballot_is_reported() {
+        let mut disk = disk();
+        let ballot = disk.written().accepted;
+        assert!(disk.write(&Record::Append(entry(2, ballot))).is_err());
+        let other = Ballot { round: 1, ..ballot };
+        assert!(disk.write(&Record::Append(entry(1, other))).is_err());
+        disk.write(&Record::Append(entry(1, ballot))).unwrap();
+        disk.write(&Record::Promise(other)).unwrap();
+        assert!(disk.write(&Record::Append(entry(2, ballot))).is_err());
+    }
+
+    #[test]
+    fn an_adoption_without_all_its_entries_is_reported() {
+        let mut disk = disk();
+        let ballot = Ballot {
+            round: 1,
+            ..disk.written().accepted
+        };
+        disk.write(&Record::Promise(ballot)).unwrap();
+        let first = Record::Stage {
+            ballot,
+            entry: entry(1, ballot),
+        };
+        disk.write(&first).unwrap();
+        let adopt = Record::Adopt {
+            ballot,
+            from: Slot(1),
+            last: Slot(2),
+        };
+        assert!(disk.write(&adopt).is_err());
+    }
+
+    #[test]
+    fn a_lost_body_is_gone_until_a_copy_of_the_same_entry_repairs_it() {
+        let mut disk = disk();
+        let ballot = disk.written().accepted;
+        disk.write(&Record::Append(entry(1, ballot))).unwrap();
+        disk.synced_up_to(1);
+        disk.crash(0);
+        disk.spoil(Slot(1));
+        assert_eq!(disk.read(Slot(1)), None);
+        let recovered = disk.recover();
+        assert_eq!((recovered.last, recovered.tail.len()), (Slot(1), 0));
+        assert_eq!(recovered.faulty.len(), 1);
+        let other = Entry {
+            seed: 9,
+            ..entry(1, ballot)
+        };
+        assert!(disk.write(&Record::Repair(other)).is_err());
+        disk.write(&Record::Repair(entry(1, ballot))).unwrap();
+        assert_eq!(disk.read(Slot(1)), Some(&entry(1, ballot)));
+    }
+}

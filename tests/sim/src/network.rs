@@ -46,17 +46,6 @@ struct Stream {
     under_way: VecDeque<Packet>,
 }
 
-/// What became of a delivery that was due.
-#[derive(Debug)]
-pub(crate) enum Due {
-    /// It arrived.
-    Arrived(Packet),
-    /// The path is cut: it waits.
-    Stalled,
-    /// Its connection is gone.
-    Gone,
-}
-
 /// All streams and cuts.
 #[derive(Debug)]
 pub(crate) struct Network {
@@ -144,18 +133,18 @@ impl Network {
         delay
     }
 
-    /// A delivery is due: takes the packet when it can.
-    pub(crate) fn due(&mut self, id: StreamId, turn: Turn) -> Due {
+    /// A delivery is due: takes the packet when it can. Where the path is cut it waits.
+    pub(crate) fn due(&mut self, id: StreamId, turn: Turn) -> Option<Packet> {
         let path = id.0 / LANES.len();
         let stream = &mut self.streams[id.0];
         if stream.turn != turn || !stream.connected {
-            return Due::Gone;
+            return None;
         }
-        if self.cut[path] || stream.stalled {
-            stream.stalled = true;
-            return Due::Stalled;
+        stream.stalled |= self.cut[path];
+        if stream.stalled {
+            return None;
         }
-        stream.under_way.pop_front().map_or(Due::Gone, Due::Arrived)
+        stream.under_way.pop_front()
     }
 
     /// Breaks the stream now: of what is under way nothing more arrives. True when it was up.

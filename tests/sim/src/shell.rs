@@ -64,6 +64,9 @@ impl World {
                 }
             }
             Output::Chosen { through, entries } => {
+                self.checks
+                    .chosen
+                    .committed(member, through, &self.hosts[member].disk)?;
                 for entry in &entries {
                     self.checks
                         .chosen

@@ -4,7 +4,7 @@ use synod_paxos::HelloRefusal;
 
 use crate::calendar::Event;
 use crate::invariants::{Violation, unsynced};
-use crate::network::{Due, Generation, LANES, Packet, StreamId, Turn, id_of};
+use crate::network::{Generation, LANES, Packet, StreamId, Turn, id_of};
 use crate::process::Outgoing;
 use crate::world::{LateCopy, World};
 
@@ -50,15 +50,13 @@ impl World {
             self.tally.breaks += 1;
             self.lose(stream, 1_000_000);
         }
-        match self.network.due(stream, turn) {
-            Due::Arrived(packet) => {
-                if !self.calm && self.dice.chance(self.swarm.network.duplicate) {
-                    self.keep_late_copy(stream, packet.clone());
-                }
-                self.arrive(stream, packet, true)
-            }
-            Due::Stalled | Due::Gone => Ok(()),
+        let Some(packet) = self.network.due(stream, turn) else {
+            return Ok(());
+        };
+        if !self.calm && self.dice.chance(self.swarm.network.duplicate) {
+            self.keep_late_copy(stream, packet.clone());
         }
+        self.arrive(stream, packet, true)
     }
 
     fn keep_late_copy(&mut self, stream: StreamId, packet: Packet) {

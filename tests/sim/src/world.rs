@@ -192,8 +192,14 @@ impl World {
                 process,
                 attempt,
             } => self.app_read(member, life, process, attempt),
-            Event::Wake { client } => self.wake(client),
-            Event::Again { client, op } => self.again(client, op),
+            Event::Wake { client } => {
+                self.wake(client);
+                Ok(())
+            }
+            Event::Again { client, op } => {
+                self.again(client, op);
+                Ok(())
+            }
             Event::Request { attempt, member } => self.request(attempt, member),
             Event::Reply { attempt, reply } => self.reply(attempt, reply),
             Event::GiveUp { attempt } => self.give_up(attempt),

@@ -17,8 +17,8 @@ pub(crate) fn leaves(member: usize, message: &Message, disk: Summary) -> Result<
             accepted,
             last,
             ..
-        } => disk.promised >= *ballot && holds(disk, *accepted, *last),
-        Message::Promise {
+        }
+        | Message::Promise {
             ballot,
             accepted,
             last,
