@@ -22,7 +22,7 @@ pub(crate) enum Event {
     Late { copy: u64 },
     /// A member tries to connect a stream.
     Connect { stream: StreamId },
-    /// The sender learns that its hello was taken.
+    /// The sender gets the listener's hello, after its own was taken.
     Up {
         stream: StreamId,
         generation: Generation,

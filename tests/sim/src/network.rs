@@ -39,6 +39,8 @@ struct Stream {
     /// Due times in the calendar count only while this has not moved on.
     turn: Turn,
     connected: bool,
+    /// Both hellos were taken: it carries messages.
+    open: bool,
     /// A delivery came while the path was cut: it goes on when healed, or breaks.
     stalled: bool,
     /// Arrival of the last message sent.
@@ -109,7 +111,9 @@ impl Network {
         dice: &mut Dice,
     ) -> Option<(u64, Turn)> {
         let path = id.0 / LANES.len();
-        if !self.streams[id.0].connected {
+        let stream = &self.streams[id.0];
+        let hello = matches!(packet, Packet::Hello(_));
+        if !stream.connected || stream.open == hello {
             return None;
         }
         let delay = self.draw_delay(path, now_ns, dice);
@@ -152,6 +156,7 @@ impl Network {
         let stream = &mut self.streams[id.0];
         let was = stream.connected;
         stream.connected = false;
+        stream.open = false;
         stream.stalled = false;
         stream.under_way.clear();
         was
@@ -174,6 +179,11 @@ impl Network {
 
     pub(crate) fn is_connected(&self, id: StreamId) -> bool {
         self.streams[id.0].connected
+    }
+
+    /// Both hellos were taken.
+    pub(crate) fn open(&mut self, id: StreamId) {
+        self.streams[id.0].open = true;
     }
 
     /// This very connection is up.

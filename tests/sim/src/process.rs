@@ -105,6 +105,11 @@ impl Process {
         None
     }
 
+    /// What waited for a connection that is gone is lost with it.
+    pub(crate) fn drop_held(&mut self, to: MemberId, lane: Lane) {
+        self.queue(to, lane).clear();
+    }
+
     /// All messages that may leave after a sync.
     pub(crate) fn release(&mut self) -> Vec<Outgoing> {
         let synced = self.synced_io;

@@ -65,8 +65,13 @@ impl World {
         }
         self.next_copy += 1;
         self.tally.duplicates += 1;
-        self.late
-            .insert(self.next_copy, LateCopy { stream, packet });
+        let life = self.hosts[self.network.ends(stream).1].life;
+        let late = LateCopy {
+            stream,
+            packet,
+            life,
+        };
+        self.late.insert(self.next_copy, late);
         let delay = self.dice.log_range(100_000, 5_000_000_000);
         let copy = self.next_copy;
         self.plan(delay, Event::Late { copy });
@@ -76,7 +81,8 @@ impl World {
     pub(crate) fn deliver_late(&mut self, copy: u64) -> Result<(), Violation> {
         let late = self.late.remove(&copy).expect("each copy turns up once");
         let (from, to, _) = self.network.ends(late.stream);
-        let absent = self.hosts[to].process.as_ref().is_none_or(|p| p.paused);
+        let receiver = self.hosts[to].process.as_ref();
+        let absent = receiver.is_none_or(|p| p.paused || p.life != late.life);
         if absent || self.network.is_cut(from, to) {
             return Ok(());
         }
@@ -145,6 +151,7 @@ impl World {
         }
     }
 
+    /// The listener's hello comes back: when it is taken, the connection carries messages.
     pub(crate) fn connection_up(
         &mut self,
         stream: StreamId,
@@ -153,6 +160,22 @@ impl World {
         if !self.network.is_current(stream, generation) {
             return Ok(());
         }
+        let (from, to, _) = self.network.ends(stream);
+        let now = self.clock(from);
+        let Some(listener) = &self.hosts[to].process else {
+            return Ok(());
+        };
+        let hello = listener.paxos.hello();
+        unsynced::hello(to, &hello, self.hosts[to].disk.synced())?;
+        let Some(process) = &mut self.hosts[from].process else {
+            return Ok(());
+        };
+        if process.paxos.handle_hello(now, &hello).is_err() {
+            self.network.break_stream(stream);
+            self.plan_connect(stream);
+            return self.settle(from);
+        }
+        self.network.open(stream);
         self.tell_connection(stream, true)
     }
 
@@ -194,6 +217,9 @@ impl World {
             let state = if up { "up" } else { "down" };
             format!("{} connection to {} on {lane:?} {state}", from + 1, to + 1)
         });
+        if !up {
+            process.drop_held(id_of(to), lane);
+        }
         process.paxos.handle_connection(now, id_of(to), lane, up);
         self.settle(from)
     }

@@ -44,6 +44,8 @@ pub(crate) struct Host {
 pub(crate) struct LateCopy {
     pub(crate) stream: StreamId,
     pub(crate) packet: Packet,
+    /// The receiver's: a connection never outlives the process at its end.
+    pub(crate) life: Life,
 }
 
 /// Everything.
