@@ -64,6 +64,8 @@ pub(crate) enum Event {
     Slow { member: usize, life: Life, run: Run },
     /// A new process of the app listens.
     AppUp { member: usize },
+    /// The start signal reaches the sidecar, which may be slow to take it.
+    StartSignal { member: usize },
     /// The app's process is ended from outside.
     AppStop { member: usize, process: u64 },
     /// The effect of a request on the app's state takes place.

@@ -406,19 +406,23 @@ impl World {
     }
 
     /// A new process of the app listens, and the start signal is given.
-    pub(crate) fn app_up(&mut self, member: usize) -> Result<(), Violation> {
+    pub(crate) fn app_up(&mut self, member: usize) {
         let host = &mut self.hosts[member];
         if host.app.up {
-            return Ok(());
+            return;
         }
         host.app.start(self.swarm.registers);
         let found = look(host);
         self.trace.line(self.now_ns, || {
             format!("{} app starts: {found:?}", member + 1)
         });
-        if let Some(process) = &mut self.hosts[member].process
-            && !process.paused
-        {
+        self.plan(100_000, Event::StartSignal { member });
+    }
+
+    /// The start signal (rule A5): the sidecar looks what listens.
+    pub(crate) fn start_signal(&mut self, member: usize) -> Result<(), Violation> {
+        let found = look(&self.hosts[member]);
+        if let Some(process) = &mut self.hosts[member].process {
             process.copy.machine.handle_app_started(found);
         }
         self.settle(member)
@@ -443,13 +447,15 @@ impl World {
     fn serve_reads(&mut self, member: usize) {
         let stale = self.swarm.plant == Plant::StaleRead;
         let host = &mut self.hosts[member];
-        let (life, app) = (host.life, host.app.process);
+        let life = host.life;
         let Some(process) = &mut host.process else {
             return;
         };
         if !process.copy.machine.serving() {
             return;
         }
+        let instance = process.copy.machine.instance();
+        let app = instance.expect("a copy that serves has an app").0.get();
         let applied = process.copy.machine.applied();
         let mut served = Vec::new();
         while let Some(first) = process.ready_reads.first_entry()

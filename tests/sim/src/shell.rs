@@ -425,7 +425,10 @@ impl World {
 /// A record in one line, without bodies.
 fn brief(record: &Record) -> String {
     match record {
-        Record::Append(entry) => format!("Append {} in {}", entry.slot, entry.ballot),
+        Record::Append(entry) => format!(
+            "Append {} in {}: {} at {}",
+            entry.slot, entry.ballot, entry.command.id, entry.time.0
+        ),
         Record::Stage { ballot, entry } => {
             format!("Stage {} of {} in {ballot}", entry.slot, entry.ballot)
         }

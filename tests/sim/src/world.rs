@@ -172,7 +172,11 @@ impl World {
             Event::Resume { member, life } => self.resume(member, life),
             Event::PauseOver { member, life, slot } => self.pause_over(member, life, slot),
             Event::Slow { member, life, run } => self.slow(member, life, run),
-            Event::AppUp { member } => self.app_up(member),
+            Event::AppUp { member } => {
+                self.app_up(member);
+                Ok(())
+            }
+            Event::StartSignal { member } => self.start_signal(member),
             Event::AppStop { member, process } => {
                 self.app_stop(member, process);
                 Ok(())
@@ -224,6 +228,7 @@ impl World {
             | Event::Loaded { member, .. }
             | Event::PauseOver { member, .. }
             | Event::Slow { member, .. }
+            | Event::StartSignal { member }
             | Event::AppDone { member, .. }
             | Event::Request { member, .. } => Some(*member),
             _ => None,

@@ -7,6 +7,9 @@ use synod_paxos::{Settings, Status};
 
 use super::Violation;
 
+/// A promise or an adoption does not queue behind the limit of writes; each needs a higher ballot.
+const WRITES_OF_ELECTIONS: u64 = 16;
+
 /// What a member says about its queues, against what it was told.
 pub(crate) fn check(
     member: usize,
@@ -40,7 +43,7 @@ pub(crate) fn check(
         (
             "writes under way",
             writes as u64,
-            u64::from(settings.max_persists),
+            u64::from(settings.max_persists) + WRITES_OF_ELECTIONS,
         ),
     ];
     let windows = status.peers.iter().map(|peer| {

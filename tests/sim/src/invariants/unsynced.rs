@@ -12,13 +12,9 @@ use crate::disk::Summary;
 /// This message leaves a member whose disk is synced up to `disk`.
 pub(crate) fn leaves(member: usize, message: &Message, disk: Summary) -> Result<(), Violation> {
     let fine = match message {
-        Message::Prepare {
-            ballot,
-            accepted,
-            last,
-            ..
-        }
-        | Message::Promise {
+        // What it says of its log is not a vote: it only tells which entries need not be sent.
+        Message::Prepare { ballot, .. } => disk.promised >= *ballot,
+        Message::Promise {
             ballot,
             accepted,
             last,
