@@ -1,1 +1,196 @@
-fn main() {}
+//! The `synod` command line. Comes in: arguments. Goes out: an exit code, 64 for arguments,
+//! manifests and configurations that cannot be used. One build serves: `synod` starts itself again
+//! as sidecar, as example app, and as what ties processes together.
+
+mod example_app;
+mod exec_child;
+mod exit;
+mod guard;
+mod http;
+mod local;
+mod status;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use exit::{Failure, USAGE};
+
+/// This very program, also when its file was replaced meanwhile.
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// Run several identical copies of an unmodified HTTP service
+///
+/// A sidecar next to each copy takes the requests; together they agree on one order, and every copy
+/// executes that order. Any minority may be lost.
+#[derive(Debug, Parser)]
+#[command(name = "synod", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Local(local::LocalArgs),
+    Status(status::StatusArgs),
+    /// Print the version
+    Version,
+    /// Print a script that completes commands in a shell
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Run as a sidecar
+    #[command(hide = true)]
+    Sidecar {
+        /// The configuration file
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Run as the example app
+    #[command(hide = true)]
+    ExampleApp,
+    /// Become a command that ends with the supervisor
+    #[command(hide = true)]
+    ExecChild {
+        /// Process id of the supervisor
+        #[arg(long)]
+        supervisor: i32,
+        /// What to become
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Clean up when the supervisor is gone
+    #[command(hide = true)]
+    Guard {
+        /// A temporary folder to remove then
+        #[arg(long)]
+        remove: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let command = match parse(&arguments) {
+        Ok(command) => command,
+        Err(error) => {
+            // Help and version are asked for; all else is a mistake.
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let result = match command {
+        Command::Local(args) => local::run(args),
+        Command::Status(args) => status::run(&args),
+        Command::Version => print(&format!("synod {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::Completion { shell } => completion(shell, &arguments),
+        Command::Sidecar { config } => return sidecar(&config),
+        Command::ExampleApp => example_app::run().map_err(Failure::from),
+        Command::ExecChild {
+            supervisor,
+            command,
+        } => return exec_child::run(supervisor, &command),
+        Command::Guard { remove } => {
+            guard::run(remove.as_deref());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("synod: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// As kubectl's plugin, this program is called `kubectl-synod` and users type `kubectl synod`.
+fn program_name(arguments: &[OsString]) -> (&'static str, &'static str) {
+    let plugin = arguments
+        .first()
+        .map(std::path::Path::new)
+        .and_then(std::path::Path::file_name)
+        .is_some_and(|it| it.to_string_lossy().starts_with("kubectl-synod"));
+    if plugin {
+        ("kubectl-synod", "kubectl synod")
+    } else {
+        ("synod", "synod")
+    }
+}
+
+fn parse(arguments: &[OsString]) -> Result<Command, clap::Error> {
+    let (name, shown) = program_name(arguments);
+    let mut command = Cli::command().name(name).bin_name(shown);
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Ok(Cli::from_arg_matches(&matches)?.command)
+}
+
+fn completion(shell: Shell, arguments: &[OsString]) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    let (name, _) = program_name(arguments);
+    clap_complete::generate(shell, &mut Cli::command(), name, &mut script);
+    print(&String::from_utf8_lossy(&script))
+}
+
+/// A reader that has seen enough is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("cannot write: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sidecar(config: &std::path::Path) -> ExitCode {
+    let _ = config;
+    eprintln!("synod: the sidecar is not there yet");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Command, clap::Error> {
+        parse(&arguments.iter().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_stands_behind_the_dashes_is_the_apps() {
+        let command = parsed(&["synod", "local", "--replicas", "5", "--", "app", "--help"]);
+        assert!(matches!(command, Ok(Command::Local(_))));
+    }
+
+    #[test]
+    fn help_shows_users_commands_and_hides_the_others() {
+        let help = Cli::command().render_long_help().to_string();
+        for word in ["local", "status", "version", "completion"] {
+            assert!(help.contains(word), "{help}");
+        }
+        for word in ["exec-child", "example-app", "guard"] {
+            assert!(!help.contains(word), "{help}");
+        }
+    }
+
+    #[test]
+    fn as_a_plugin_of_kubectl_it_goes_by_that_name() {
+        let error = parsed(&["/usr/bin/kubectl-synod", "nonsense"]).expect_err("unknown");
+        assert!(error.to_string().contains("kubectl synod"), "{error}");
+        assert!(matches!(
+            parsed(&["kubectl-synod", "version"]),
+            Ok(Command::Version)
+        ));
+    }
+}

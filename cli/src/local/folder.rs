@@ -1,0 +1,408 @@
+//! The data folder of a local group: who may use it, and what is where. Comes in: settings. Goes
+//! out: a [`Folder`] that is locked for as long as it lives, or a message with the way out.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use crate::exit::Failure;
+
+const FORMAT: u32 = 1;
+
+/// What `group.json` says: which group this folder belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Group {
+    /// Version of the folder's layout.
+    pub(crate) format: u32,
+    /// Name of the service.
+    pub(crate) service: String,
+    /// Names of the members, in order.
+    pub(crate) members: Vec<String>,
+}
+
+/// A folder that this process owns.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    group: Group,
+    /// Held, not read: the lock ends with it.
+    _lock: File,
+    temporary: Option<TempDir>,
+}
+
+/// Where the parts of one member are.
+#[derive(Clone, Debug)]
+pub(crate) struct MemberFolder(PathBuf);
+
+impl Group {
+    /// The group of `members` copies of a service.
+    pub(super) fn new(service: &str, members: u32) -> Self {
+        Self {
+            format: FORMAT,
+            service: service.to_owned(),
+            members: (1..=members).map(|it| format!("{service}-{it}")).collect(),
+        }
+    }
+
+    /// The group that a folder belongs to; `None` when it belongs to none.
+    pub(crate) fn read(folder: &Path) -> Result<Option<Self>, Failure> {
+        let path = folder.join("group.json");
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(trouble("read", &path, &error)),
+        };
+        let group: Self = serde_json::from_slice(&text)
+            .map_err(|error| Failure::usage(format!("{} is damaged: {error}", path.display())))?;
+        if group.format != FORMAT {
+            return Err(Failure::usage(format!(
+                "{} was written by another version of synod (layout {}, this one knows {FORMAT}): use that version, or another folder",
+                folder.display(),
+                group.format
+            )));
+        }
+        Ok(Some(group))
+    }
+}
+
+// === impl Folder ===
+
+impl Folder {
+    /// Makes or takes over the folder for `group`; without a path, a temporary one.
+    pub(super) fn open(path: Option<&Path>, group: Group) -> Result<Self, Failure> {
+        let (path, temporary) = match path {
+            Some(path) => (
+                std::path::absolute(path).map_err(|error| trouble("use", path, &error))?,
+                None,
+            ),
+            None => {
+                let folder = tempfile::Builder::new()
+                    .prefix("synod-")
+                    .tempdir()
+                    .map_err(|error| trouble("make a folder in", &std::env::temp_dir(), &error))?;
+                (folder.path().to_owned(), Some(folder))
+            }
+        };
+        fs::create_dir_all(&path).map_err(|error| trouble("make", &path, &error))?;
+        if temporary.is_some() {
+            // Apps may give up root and still have to reach their own folder in it.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o711))
+                .map_err(|error| trouble("use", &path, &error))?;
+        }
+        refuse_foreign(&path)?;
+        let lock = lock(&path)?;
+        match Group::read(&path)? {
+            Some(found) => check(&path, &found, &group)?,
+            None => write(&path.join("group.json"), &group)?,
+        }
+        Ok(Self {
+            path,
+            group,
+            _lock: lock,
+            temporary,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn group(&self) -> &Group {
+        &self.group
+    }
+
+    pub(super) fn is_temporary(&self) -> bool {
+        self.temporary.is_some()
+    }
+
+    /// The file that the group begins from.
+    pub(super) fn genesis(&self) -> PathBuf {
+        self.path.join("genesis.json")
+    }
+
+    /// The policy that the group was last asked to take.
+    pub(super) fn policy(&self) -> PathBuf {
+        self.path.join("policy")
+    }
+
+    /// Certificates and their authority.
+    pub(super) fn ca(&self) -> PathBuf {
+        self.path.join("ca")
+    }
+
+    /// The folder of a member, counted from 1; it is made.
+    pub(super) fn member(&self, number: u32) -> Result<MemberFolder, Failure> {
+        let folder = MemberFolder::of(&self.path, number);
+        for path in [&folder.0, &folder.app_data()] {
+            fs::create_dir_all(path).map_err(|error| trouble("make", path, &error))?;
+        }
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder.sidecar_data())
+            .map_err(|error| trouble("make", &folder.sidecar_data(), &error))?;
+        Ok(folder)
+    }
+
+    /// Removes a temporary folder; one that was asked for stays.
+    pub(super) fn close(self) -> Result<(), Failure> {
+        match self.temporary {
+            Some(folder) => folder
+                .close()
+                .map_err(|error| trouble("remove", &self.path, &error)),
+            None => Ok(()),
+        }
+    }
+}
+
+// === impl MemberFolder ===
+
+impl MemberFolder {
+    /// Member `number` of the group in `folder`.
+    pub(crate) fn of(folder: &Path, number: u32) -> Self {
+        Self(folder.join(format!("member-{number}")))
+    }
+
+    /// The sidecar's configuration.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.0.join("sidecar.yaml")
+    }
+
+    pub(super) fn peers(&self) -> PathBuf {
+        self.0.join("peers.json")
+    }
+
+    pub(super) fn sidecar_data(&self) -> PathBuf {
+        self.0.join("sidecar")
+    }
+
+    pub(super) fn app_data(&self) -> PathBuf {
+        self.0.join("data")
+    }
+
+    /// The file with the process id of `part`.
+    pub(super) fn pid(&self, part: &str) -> PathBuf {
+        self.0.join(format!("{part}.pid"))
+    }
+
+    /// The file with what `part` prints.
+    pub(super) fn log(&self, part: &str) -> PathBuf {
+        self.0.join(format!("{part}.log"))
+    }
+
+    /// Empties the app's folder: an app whose state goes with its process starts from nothing.
+    pub(super) fn empty_app_data(&self) -> std::io::Result<()> {
+        let path = self.app_data();
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::create_dir_all(path)
+    }
+}
+
+/// A folder with something else in it is not ours to fill.
+fn refuse_foreign(path: &Path) -> Result<(), Failure> {
+    if path.join("group.json").exists() {
+        return Ok(());
+    }
+    let entries = fs::read_dir(path).map_err(|error| trouble("read", path, &error))?;
+    let foreign = entries
+        .filter_map(Result::ok)
+        .map(|it| it.file_name())
+        .find(|it| it != "lock");
+    match foreign {
+        None => Ok(()),
+        Some(name) => Err(Failure::usage(format!(
+            "{} holds other things ({}): give an empty folder, or one that `synod local` made",
+            path.display(),
+            name.to_string_lossy()
+        ))),
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, Failure> {
+    let path = folder.join("lock");
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|error| trouble("write", &path, &error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            let _ = file.read_to_string(&mut owner);
+            return Err(Failure::usage(format!(
+                "{} is in use by a running `synod local`, process {}: stop it first, or use another folder",
+                folder.display(),
+                if owner.trim().is_empty() {
+                    "unknown"
+                } else {
+                    owner.trim()
+                }
+            )));
+        }
+        Err(TryLockError::Error(error)) => return Err(trouble("lock", &path, &error)),
+    }
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(|error| trouble("write", &path, &error))?;
+    Ok(file)
+}
+
+/// Whether a running `synod local` owns the folder.
+pub(crate) fn is_in_use(folder: &Path) -> bool {
+    File::open(folder.join("lock"))
+        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+fn check(path: &Path, found: &Group, asked: &Group) -> Result<(), Failure> {
+    if found.service != asked.service {
+        return Err(Failure::usage(format!(
+            "{} belongs to the service `{}`, not `{}`: use another folder, or start what it was made for",
+            path.display(),
+            found.service,
+            asked.service
+        )));
+    }
+    if found.members.len() != asked.members.len() {
+        return Err(Failure::usage(format!(
+            "{} belongs to a group of {} members, not {}: use --replicas {}, or another folder; members cannot be added or removed here in this version",
+            path.display(),
+            found.members.len(),
+            asked.members.len(),
+            found.members.len()
+        )));
+    }
+    if found.members != asked.members {
+        return Err(Failure::usage(format!(
+            "{} belongs to other members ({}): use another folder",
+            path.display(),
+            found.members.join(", ")
+        )));
+    }
+    Ok(())
+}
+
+/// Writes beside the target and renames over it: a crash leaves the old file or the new one.
+fn write(path: &Path, content: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_vec_pretty(content).expect("plain data");
+    replace(path, &text).map_err(|error| trouble("write", path, &error))
+}
+
+/// Replaces a file whole.
+pub(super) fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().expect("a file is in a folder");
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(content)?;
+    file.persist(path).map_err(|it| it.error)?;
+    Ok(())
+}
+
+/// What the system said about the folder, as something that the user can mend.
+pub(super) fn trouble(what: &str, path: &Path, error: &std::io::Error) -> Failure {
+    Failure::usage(format!(
+        "cannot {what} {}: {error}; choose a folder with --data that can be written to",
+        path.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group() -> Group {
+        Group::new("notes", 3)
+    }
+
+    fn refusal(path: &Path, group: Group) -> String {
+        Folder::open(Some(path), group)
+            .expect_err("refused")
+            .to_string()
+    }
+
+    #[test]
+    fn a_folder_is_taken_over_by_the_same_group_only() {
+        let parent = tempfile::tempdir().expect("folder");
+        let path = parent.path().join("new/data");
+        drop(Folder::open(Some(&path), group()).expect("made"));
+        drop(Folder::open(Some(&path), group()).expect("taken over"));
+        let text = refusal(&path, Group::new("wiki", 3));
+        assert!(
+            text.contains("`notes`") && text.contains("`wiki`"),
+            "{text}"
+        );
+        let text = refusal(&path, Group::new("notes", 5));
+        assert!(text.contains("--replicas 3"), "{text}");
+        fs::write(path.join("group.json"), "{").expect("write");
+        assert!(refusal(&path, group()).contains("damaged"));
+        let newer = Group {
+            format: 2,
+            ..group()
+        };
+        write(&path.join("group.json"), &newer).expect("write");
+        assert!(refusal(&path, group()).contains("another version"));
+    }
+
+    #[test]
+    fn a_folder_in_use_names_its_owner() {
+        let parent = tempfile::tempdir().expect("folder");
+        let path = parent.path().join("data");
+        assert!(!is_in_use(&path));
+        let first = Folder::open(Some(&path), group()).expect("made");
+        assert!(is_in_use(&path));
+        let text = refusal(&path, group());
+        assert!(text.contains(&std::process::id().to_string()), "{text}");
+        drop(first);
+        assert!(!is_in_use(&path));
+    }
+
+    #[test]
+    fn a_folder_with_other_things_or_no_folder_at_all_is_refused() {
+        let parent = tempfile::tempdir().expect("folder");
+        fs::write(parent.path().join("thesis.txt"), "x").expect("write");
+        assert!(refusal(parent.path(), group()).contains("thesis.txt"));
+        assert!(refusal(&parent.path().join("thesis.txt"), group()).contains("--data"));
+        assert_eq!(fs::read_dir(parent.path()).expect("list").count(), 1);
+    }
+
+    #[test]
+    fn a_temporary_folder_is_gone_afterwards_and_a_given_one_stays() {
+        let folder = Folder::open(None, group()).expect("made");
+        let path = folder.path().to_owned();
+        assert!(folder.is_temporary() && path.is_dir());
+        folder.close().expect("removed");
+        assert!(!path.exists());
+        let parent = tempfile::tempdir().expect("folder");
+        let path = parent.path().join("data");
+        Folder::open(Some(&path), group())
+            .expect("made")
+            .close()
+            .expect("kept");
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn an_emptied_app_folder_is_there_and_empty() {
+        let parent = tempfile::tempdir().expect("folder");
+        let path = parent.path().join("data");
+        let folder = Folder::open(Some(&path), group()).expect("made");
+        let member = folder.member(2).expect("made");
+        fs::create_dir(member.app_data().join("sub")).expect("made");
+        fs::write(member.app_data().join("sub/file"), "x").expect("write");
+        member.empty_app_data().expect("emptied");
+        assert_eq!(fs::read_dir(member.app_data()).expect("list").count(), 0);
+        fs::remove_dir(member.app_data()).expect("removed");
+        member.empty_app_data().expect("made again");
+        assert!(member.app_data().is_dir());
+    }
+}

@@ -1,0 +1,479 @@
+//! A whole group on this machine, from its folder to its end. Comes in: checked settings. Runs until
+//! a signal; starts what is missing, tells what happens, and leaves nothing behind.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use http::{Method, StatusCode};
+use synod_sidecar::admin::status::Status;
+use synod_sidecar::config::peers::{PeerAddress, PeerTable};
+use synod_sidecar::identity::Who;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval, sleep};
+
+use super::certificates::Certificates;
+use super::folder::{Folder, Group};
+use super::formation;
+use super::keeper::{Context, Event, Keeper, Part, What};
+use super::member::{Member, names, plan};
+use super::process::last_lines;
+use super::relay;
+use super::screen::{Screen, shell_quoted};
+use super::settings::{Settings, pairs};
+use super::table::{self, Line};
+use crate::exit::Failure;
+use crate::guard::Guard;
+use crate::http::call;
+
+const STATUS_PERIOD: Duration = Duration::from_millis(250);
+const STATUS_LIMIT: Duration = Duration::from_secs(1);
+const RENEWAL_PERIOD: Duration = Duration::from_secs(3600);
+/// Starts of a process that came to nothing, after which the group is given up before it ever ran.
+const HOPELESS: u32 = 3;
+/// Without a quorum for this long, the reasons are told.
+const SLOW_START: Duration = Duration::from_secs(30);
+
+/// How far the group is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The members have not all said who they are.
+    Forming,
+    /// There is no quorum yet.
+    Starting,
+    Running,
+}
+
+struct Running {
+    settings: Settings,
+    folder: Folder,
+    certificates: Certificates,
+    members: Vec<Member>,
+    statuses: Vec<Option<Status>>,
+    /// What was told about each member's state, so that changes are told once.
+    told: Vec<String>,
+    told_leader: Option<String>,
+    phase: Phase,
+    since: Instant,
+    slow_told: bool,
+    screen: Screen,
+}
+
+/// The signals that end the group.
+struct Stop([Signal; 3]);
+
+/// Runs a group until a signal ends it.
+pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
+    let mut stop = Stop::new()?;
+    let folder = Folder::open(
+        settings.data.as_deref(),
+        Group::new(&settings.service, settings.members),
+    )?;
+    let formed = formation::is_formed(&folder)?;
+    let members = plan(&settings, &folder)?;
+    let certificates = Certificates::new(folder.ca(), names(&settings.service));
+    certificates.ensure(&everybody(&members), SystemTime::now())?;
+    for member in &members {
+        member.write_config(&settings, &folder, &certificates)?;
+    }
+    write_peers(&members, &settings.rtts).await?;
+    let own = Path::new(crate::OWN_PROGRAM);
+    let guard = Guard::start(own, folder.is_temporary().then(|| folder.path()))
+        .map_err(|error| Failure::failed(format!("cannot start this program again: {error}")))?;
+    let (events, mut happened) = mpsc::unbounded_channel();
+    let context = Context {
+        own: own.to_owned(),
+        guard,
+        events,
+    };
+    let mut running = Running {
+        statuses: vec![None; members.len()],
+        told: vec![String::new(); members.len()],
+        told_leader: None,
+        phase: if formed {
+            Phase::Starting
+        } else {
+            Phase::Forming
+        },
+        since: Instant::now(),
+        slow_told: false,
+        screen: Screen::new(),
+        settings,
+        folder,
+        certificates,
+        members,
+    };
+    running.introduce();
+    let keepers: Vec<_> = running
+        .members
+        .iter()
+        .map(|it| {
+            Keeper::start(
+                it.clone(),
+                running.settings.command.as_deref(),
+                context.clone(),
+            )
+        })
+        .collect();
+    let result = running.keep(&mut happened, &mut stop).await;
+    running.finish(keepers, &mut stop).await;
+    drop(context);
+    running.screen.close();
+    let kept = (!running.folder.is_temporary()).then(|| running.folder.path().to_owned());
+    running.folder.close()?;
+    if result.is_ok() {
+        running.screen.say(&match kept {
+            Some(path) => format!("stopped; everything is in {}", path.display()),
+            None => "stopped; the temporary folder is removed".to_owned(),
+        });
+    }
+    result
+}
+
+fn everybody(members: &[Member]) -> Vec<Who> {
+    members
+        .iter()
+        .map(|it| Who::Member(it.name.clone()))
+        .chain([Who::Operator])
+        .collect()
+}
+
+/// Tells every member where the others are; with round-trip times, that is where a relay is.
+async fn write_peers(members: &[Member], rtts: &[Duration]) -> Result<(), Failure> {
+    let count = u32::try_from(members.len()).expect("a few members");
+    for own in members {
+        let mut table = PeerTable::default();
+        for peer in members {
+            let pair = (own.number.min(peer.number), own.number.max(peer.number));
+            let at = pairs(count).iter().position(|it| *it == pair);
+            let mut address = peer.listen.peer;
+            if let Some(rtt) = at.and_then(|it| rtts.get(it)) {
+                address = relay::start(address, *rtt)
+                    .await
+                    .map_err(|error| Failure::failed(format!("cannot start a relay: {error}")))?;
+            }
+            table.members.push(PeerAddress {
+                name: peer.name.clone(),
+                address: address.to_string(),
+            });
+        }
+        table.write(&own.folder.peers()).map_err(Failure::failed)?;
+    }
+    Ok(())
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Watches over the group until a signal comes, or it turns out that it can never run.
+    async fn keep(
+        &mut self,
+        happened: &mut mpsc::UnboundedReceiver<Event>,
+        stop: &mut Stop,
+    ) -> Result<(), Failure> {
+        let (sender, mut statuses) = mpsc::channel(64);
+        for (member, index) in self.members.iter().zip(0..) {
+            tokio::spawn(ask(index, member.listen.admin, sender.clone()));
+        }
+        let mut ticks = interval(STATUS_PERIOD);
+        let mut renewals = interval(RENEWAL_PERIOD);
+        loop {
+            tokio::select! {
+                () = stop.recv() => return Ok(()),
+                Some(event) = happened.recv() => self.happened(event)?,
+                Some((index, status)) = statuses.recv() => {
+                    self.statuses[index] = status;
+                }
+                _ = ticks.tick() => {
+                    tokio::select! {
+                        result = self.advance() => result?,
+                        () = stop.recv() => return Ok(()),
+                    }
+                    self.show();
+                }
+                _ = renewals.tick() => {
+                    if let Err(error) = self.certificates.ensure(&everybody(&self.members), SystemTime::now()) {
+                        self.screen.say(&format!("certificates cannot be renewed: {error:#}"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes on to the next phase when its time has come.
+    async fn advance(&mut self) -> Result<(), Failure> {
+        if self.phase == Phase::Forming
+            && formation::form(&self.folder, &self.statuses, &self.settings.policy)?
+        {
+            self.phase = Phase::Starting;
+        }
+        let serving = |it: &Status| it.ready && it.serving && it.leader.is_some();
+        let up: Vec<usize> = (0..self.members.len())
+            .filter(|it| self.statuses[*it].as_ref().is_some_and(serving))
+            .collect();
+        if self.phase == Phase::Starting && up.len() > self.members.len() / 2 {
+            self.phase = Phase::Running;
+            self.take_over_policy(up[0]).await;
+            self.invite();
+        }
+        if self.phase != Phase::Running && !self.slow_told && self.since.elapsed() > SLOW_START {
+            self.slow_told = true;
+            let table = table::render(&self.lines(), false);
+            self.screen.say(&format!(
+                "there is no quorum yet; it goes on trying. The members say:\n{table}"
+            ));
+        }
+        Ok(())
+    }
+
+    async fn take_over_policy(&mut self, through: usize) {
+        let policy = &self.settings.policy;
+        if !self.settings.policy_given || !formation::has_changed(&self.folder, policy) {
+            return;
+        }
+        let member = &self.members[through];
+        let text = match formation::propose(&self.folder, &self.certificates, member, policy).await
+        {
+            Ok(version) => format!("the changed manifest is in force as policy {version}"),
+            Err(error) => format!("{error:#}; the last policy stays in force"),
+        };
+        self.screen.say(&text);
+    }
+
+    fn happened(&mut self, event: Event) -> Result<(), Failure> {
+        let Event { member, part, what } = event;
+        let member = &self.members[member as usize - 1];
+        let name = &member.name;
+        let (title, log) = match part {
+            Part::Sidecar => ("sidecar", member.folder.log("sidecar")),
+            Part::App => ("app", member.folder.log("app")),
+        };
+        let hint = match part {
+            Part::Sidecar => "",
+            Part::App => "; it has to stay in the foreground and to listen on {port} or PORT",
+        };
+        let text = match what {
+            What::Started { pid } if self.screen.is_terminal() => {
+                let _ = pid;
+                return Ok(());
+            }
+            What::Started { pid } => format!("{name}: {title} started, process {pid}"),
+            What::Ended {
+                how, quick_deaths, ..
+            } if self.phase != Phase::Running && quick_deaths >= HOPELESS => {
+                return Err(Failure::failed(format!(
+                    "the {title} of {name} does not come up: it {how}, {quick_deaths} times in a row{hint}\n{}",
+                    last_lines(&log)
+                )));
+            }
+            What::Ended {
+                how,
+                again_in,
+                quick_deaths,
+            } => {
+                let when = if again_in.is_zero() {
+                    "is started again".to_owned()
+                } else {
+                    format!(
+                        "is started again in {}",
+                        humantime::format_duration(again_in)
+                    )
+                };
+                let lines = if quick_deaths == HOPELESS {
+                    format!("\n{}", last_lines(&log))
+                } else {
+                    String::new()
+                };
+                format!("{name}: {title} {how} and {when}{lines}")
+            }
+            What::StoppedForRebuild => {
+                format!("{name}: the app is stopped, to be started with an empty state")
+            }
+            What::CannotStart(problem) if self.phase != Phase::Running => {
+                return Err(Failure::failed(format!(
+                    "the {title} of {name} cannot be started: {problem}"
+                )));
+            }
+            What::CannotStart(problem) => {
+                format!("{name}: {title} cannot be started: {problem}")
+            }
+            What::NotListening => format!(
+                "{name}: nobody listens on port {}, where the app should be{hint}\n{}",
+                member.app.port(),
+                last_lines(&log)
+            ),
+        };
+        self.screen.say(&text);
+        Ok(())
+    }
+
+    fn lines(&self) -> Vec<Line> {
+        self.members
+            .iter()
+            .zip(&self.statuses)
+            .map(|(member, status)| Line {
+                name: member.name.clone(),
+                url: member.url(),
+                status: status.clone(),
+                note: String::new(),
+            })
+            .collect()
+    }
+
+    /// The table on a terminal; elsewhere a line for each change.
+    fn show(&mut self) {
+        let lines = self.lines();
+        if self.screen.is_terminal() {
+            self.screen
+                .show(table::render(&lines, self.screen.colors()));
+            return;
+        }
+        for (line, told) in lines.iter().zip(&mut self.told) {
+            if line.state() != told.as_str() {
+                line.state().clone_into(told);
+                self.screen.say(&format!("{}: {told}", line.name));
+            }
+        }
+        let leader = table::leader(&lines);
+        if leader.is_some() && leader != self.told_leader.as_deref() {
+            self.told_leader = leader.map(str::to_owned);
+            self.screen
+                .say(&format!("{} leads", leader.unwrap_or_default()));
+        }
+    }
+
+    fn introduce(&mut self) {
+        let Settings {
+            service,
+            members,
+            ignored,
+            ..
+        } = &self.settings;
+        let path = self.folder.path().display();
+        let end = if self.folder.is_temporary() {
+            ", which is removed at the end"
+        } else {
+            ""
+        };
+        let mut text = format!("starting {members} members of {service} in {path}{end}");
+        if !ignored.is_empty() {
+            text.push_str("\nfields of the manifest that have no meaning here:");
+            let width = ignored
+                .iter()
+                .map(|it| it.path.len())
+                .max()
+                .unwrap_or_default();
+            for it in ignored {
+                text.push_str(&format!("\n  {:width$}  {}", it.path, it.reason));
+            }
+        }
+        self.screen.say(&text);
+    }
+
+    /// A quorum is up: what to do with it.
+    fn invite(&mut self) {
+        let first = &self.members[0];
+        let other = self.members.get(2).or(self.members.last()).unwrap_or(first);
+        let (path, data) = match self.settings.command {
+            None => ("/notes", "text=hello"),
+            Some(_) => ("/", "hello"),
+        };
+        let kill = format!(
+            "kill -9 $(cat {})",
+            shell_quoted(&first.folder.pid("sidecar"))
+        );
+        let lines = [
+            (
+                format!("curl -i -d {data} {}{path}", first.url()),
+                format!("write through {}", first.name),
+            ),
+            (
+                format!("curl -i {}{path}", other.url()),
+                format!("read from {}", other.name),
+            ),
+            (
+                kill,
+                format!("kill the sidecar of {}: nothing is lost", first.name),
+            ),
+        ];
+        let width = lines.iter().map(|it| it.0.len()).max().unwrap_or_default();
+        let mut text = format!("\n{} is up:\n", self.settings.service);
+        for member in &self.members {
+            text.push_str(&format!("  {}  {}/\n", member.name, member.url()));
+        }
+        text.push_str("try it:\n");
+        for (command, what) in lines {
+            text.push_str(&format!("  {command:width$}  # {what}\n"));
+        }
+        text.push_str("Ctrl-C ends it.");
+        self.screen.say(&text);
+    }
+
+    /// Followers first, the leader last: the least work for everybody. A second signal ends it all
+    /// at once; nothing acknowledged is lost by that.
+    async fn finish(&mut self, keepers: Vec<Keeper>, stop: &mut Stop) {
+        let lines = self.lines();
+        let leader = table::leader(&lines).map(str::to_owned);
+        self.screen.close();
+        self.screen.say("stopping ..");
+        let mut order: Vec<_> = keepers.into_iter().zip(&self.members).collect();
+        order.sort_by_key(|(_, member)| Some(&member.name) == leader.as_ref());
+        let all = async {
+            for (keeper, _) in order {
+                keeper.stop().await;
+            }
+        };
+        tokio::select! {
+            () = all => {}
+            () = stop.recv() => {}
+        }
+    }
+}
+
+/// Asks one member for its status, again and again.
+async fn ask(
+    index: usize,
+    admin: std::net::SocketAddr,
+    statuses: mpsc::Sender<(usize, Option<Status>)>,
+) {
+    loop {
+        let status = status(admin).await;
+        if statuses.send((index, status)).await.is_err() {
+            return;
+        }
+        sleep(STATUS_PERIOD).await;
+    }
+}
+
+/// What a member says of itself; `None` when it does not answer.
+pub(crate) async fn status(admin: std::net::SocketAddr) -> Option<Status> {
+    match call(admin, Method::GET, "/status", STATUS_LIMIT).await {
+        Ok((StatusCode::OK, body)) => serde_json::from_slice(&body).ok(),
+        _ => None,
+    }
+}
+
+// === impl Stop ===
+
+impl Stop {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
+        };
+        Ok(Self([
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn recv(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Keeps the two processes of a member running, as a kubelet would: first the sidecar, then the
+//! app; what dies is started again. Comes in: a planned member. Goes out: [`Event`]s. An app starts
+//! with an empty folder, and each start is signalled to the sidecar.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::member::Member;
+use super::ports::somebody_listens;
+use super::process::{Backoff, Program, Running, how};
+use crate::guard::Guard;
+use crate::http::call;
+
+/// How often the app's liveness is asked for.
+const LIVENESS_PERIOD: Duration = Duration::from_millis(200);
+/// How long an app has to end by itself.
+const APP_GRACE: Duration = Duration::from_secs(1);
+/// How long a sidecar has to finish what it has begun and to hand over.
+const SIDECAR_GRACE: Duration = Duration::from_secs(3);
+const CALL_LIMIT: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(50);
+/// An app that does not listen after this time is reported.
+const SLOW_APP: Duration = Duration::from_secs(30);
+
+/// One of the two processes of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    Sidecar,
+    App,
+}
+
+/// What happened to a process.
+#[derive(Debug)]
+pub(super) struct Event {
+    /// Number of the member, from 1.
+    pub(super) member: u32,
+    pub(super) part: Part,
+    pub(super) what: What,
+}
+
+/// See [`Event`].
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Started {
+        pid: i32,
+    },
+    /// It died. `quick_deaths` counts the starts in a row that came to nothing.
+    Ended {
+        how: String,
+        again_in: Duration,
+        quick_deaths: u32,
+    },
+    /// The sidecar wants the app to start over.
+    StoppedForRebuild,
+    /// It could not be started; it is tried again.
+    CannotStart(String),
+    /// The app is there but nobody listens on its port.
+    NotListening,
+}
+
+/// What all keepers share.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    /// This program's file.
+    pub(super) own: PathBuf,
+    pub(super) guard: Guard,
+    pub(super) events: mpsc::UnboundedSender<Event>,
+}
+
+/// Keeps a member's processes until it is told to stop.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    sidecar: Task,
+    app: Task,
+}
+
+#[derive(Debug)]
+struct Task {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+/// What one keeping task works with.
+struct Keep {
+    member: Arc<Member>,
+    part: Part,
+    program: Program,
+    context: Context,
+    stop: watch::Receiver<bool>,
+    backoff: Backoff,
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    /// Starts a member: the sidecar now, the app when the sidecar is up.
+    pub(super) fn start(member: Member, command: Option<&[String]>, context: Context) -> Self {
+        let member = Arc::new(member);
+        let sidecar = member.sidecar(&context.own);
+        let app = member.app(&context.own, command);
+        Self {
+            sidecar: Task::start(&member, Part::Sidecar, sidecar, &context),
+            app: Task::start(&member, Part::App, app, &context),
+        }
+    }
+
+    /// Ends the member: the sidecar finishes with its app still there, then the app ends.
+    pub(super) async fn stop(self) {
+        self.sidecar.stop().await;
+        self.app.stop().await;
+    }
+}
+
+impl Task {
+    fn start(member: &Arc<Member>, part: Part, program: Program, context: &Context) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let keep = Keep {
+            member: member.clone(),
+            part,
+            program,
+            context: context.clone(),
+            stop: stopped,
+            backoff: Backoff::default(),
+        };
+        let task = tokio::spawn(async move {
+            match part {
+                Part::Sidecar => keep.sidecar().await,
+                Part::App => keep.app().await,
+            }
+        });
+        Self { stop, task }
+    }
+
+    async fn stop(self) {
+        // The task may have ended by itself, when its program cannot be started.
+        let _ = self.stop.send(true);
+        let _ = self.task.await;
+    }
+}
+
+// === impl Keep ===
+
+impl Keep {
+    async fn sidecar(mut self) {
+        loop {
+            let Ok((mut running, since)) = self.start() else {
+                if self.pause().await {
+                    continue;
+                }
+                return;
+            };
+            tokio::select! {
+                status = running.wait() => {
+                    if !self.ended(since, status.map_or_else(|it| it.to_string(), how)).await {
+                        return;
+                    }
+                }
+                () = stopped(&mut self.stop) => {
+                    let _ = running.stop(SIDECAR_GRACE).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn app(mut self) {
+        let admin = self.member.listen.admin;
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            () = until_up(admin) => {}
+            () = stopped(&mut stop) => return,
+        }
+        loop {
+            let started = match self.prepare().await {
+                Ok(()) => self.start(),
+                Err(problem) => {
+                    self.tell(What::CannotStart(problem));
+                    Err(())
+                }
+            };
+            let Ok((mut running, since)) = started else {
+                if self.pause().await {
+                    continue;
+                }
+                return;
+            };
+            let end = tokio::select! {
+                status = running.wait() => Some(status.map_or_else(|it| it.to_string(), how)),
+                () = stopped(&mut stop) => {
+                    let _ = running.stop(APP_GRACE).await;
+                    return;
+                }
+                () = self.attend(admin) => None,
+            };
+            if let Some(how) = end {
+                if !self.ended(since, how).await {
+                    return;
+                }
+            } else {
+                self.tell(What::StoppedForRebuild);
+                let _ = running.stop(APP_GRACE).await;
+            }
+        }
+    }
+
+    /// An app starts from nothing, on a port that its predecessor has left.
+    async fn prepare(&self) -> Result<(), String> {
+        let port = self.member.app.port();
+        let end = Instant::now() + APP_GRACE * 2;
+        while somebody_listens(port) {
+            if Instant::now() > end {
+                return Err(format!(
+                    "another program listens on port {port}, which was free before; end it and start again"
+                ));
+            }
+            sleep(RETRY).await;
+        }
+        self.member.folder.empty_app_data().map_err(|error| {
+            format!(
+                "cannot empty {}: {error}",
+                self.member.folder.app_data().display()
+            )
+        })
+    }
+
+    /// What is done while an app runs; returns when the sidecar wants it to be stopped.
+    async fn attend(&self, admin: SocketAddr) {
+        let signal = start_signal(admin);
+        let slow = async {
+            let listens = async {
+                while !somebody_listens(self.member.app.port()) {
+                    sleep(LIVENESS_PERIOD).await;
+                }
+            };
+            if timeout(SLOW_APP, listens).await.is_err() {
+                self.tell(What::NotListening);
+            }
+        };
+        let liveness = until_not_live(admin);
+        tokio::pin!(liveness);
+        let others = async {
+            tokio::join!(signal, slow);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = &mut liveness => {}
+            () = others => {}
+        }
+    }
+
+    /// The error has been told.
+    fn start(&self) -> Result<(Running, Instant), ()> {
+        match self.program.start(&self.context.own, &self.context.guard) {
+            Ok(running) => {
+                self.tell(What::Started { pid: running.pid() });
+                Ok((running, Instant::now()))
+            }
+            Err(error) => {
+                self.tell(What::CannotStart(error.to_string()));
+                Err(())
+            }
+        }
+    }
+
+    /// Reports an end and waits until it is time for the next start; false when there is none.
+    async fn ended(&mut self, since: Instant, how: String) -> bool {
+        let again_in = self.backoff.after(since.elapsed());
+        self.tell(What::Ended {
+            how,
+            again_in,
+            quick_deaths: self.backoff.quick_deaths(),
+        });
+        self.wait(again_in).await
+    }
+
+    /// As [`Keep::ended`], after a start that came to nothing.
+    async fn pause(&mut self) -> bool {
+        let again_in = self.backoff.after(Duration::ZERO);
+        self.wait(again_in).await
+    }
+
+    async fn wait(&mut self, time: Duration) -> bool {
+        tokio::select! {
+            () = sleep(time) => true,
+            () = stopped(&mut self.stop) => false,
+        }
+    }
+
+    fn tell(&self, what: What) {
+        // Nobody listens any more only when everything is being stopped.
+        let _ = self.context.events.send(Event {
+            member: self.member.number,
+            part: self.part,
+            what,
+        });
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = stop.wait_for(|it| *it).await;
+}
+
+/// Returns when the sidecar's process is up.
+async fn until_up(admin: SocketAddr) {
+    loop {
+        if let Ok((StatusCode::OK, _)) = call(admin, Method::GET, "/live", CALL_LIMIT).await {
+            return;
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// Tells the sidecar that the app was started. A sidecar that is just being started hears it later.
+async fn start_signal(admin: SocketAddr) {
+    while call(admin, Method::POST, "/lifecycle/app-started", CALL_LIMIT)
+        .await
+        .is_err()
+    {
+        sleep(RETRY).await;
+    }
+}
+
+/// Returns when the sidecar says that the app must go. A sidecar that does not answer says nothing.
+async fn until_not_live(admin: SocketAddr) {
+    loop {
+        sleep(LIVENESS_PERIOD).await;
+        let answer = call(admin, Method::GET, "/app-health/app/livez", CALL_LIMIT).await;
+        if let Ok((StatusCode::SERVICE_UNAVAILABLE, _)) = answer {
+            return;
+        }
+    }
+}

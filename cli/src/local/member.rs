@@ -1,0 +1,162 @@
+//! One member as planned: its name, its addresses, its files, and how its two processes are started.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use anyhow::Context as _;
+use synod_api::AppProtocol;
+use synod_sidecar::config::{App, Config, Listen, Log, Protocol};
+use synod_sidecar::identity::{Names, Who};
+
+use super::certificates::Certificates;
+use super::folder::{Folder, MemberFolder};
+use super::ports;
+use super::process::Program;
+use super::settings::Settings;
+use crate::exit::Failure;
+
+/// Trust domain and namespace of local groups.
+pub(super) const TRUST_DOMAIN: &str = "synod.local";
+pub(super) const NAMESPACE: &str = "local";
+
+/// A member of the group.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    /// From 1.
+    pub(super) number: u32,
+    pub(super) name: String,
+    pub(super) listen: Listen,
+    pub(super) app: SocketAddr,
+    pub(super) folder: MemberFolder,
+}
+
+/// Plans the members of a group: every port is known, and free at this moment.
+pub(super) fn plan(settings: &Settings, folder: &Folder) -> Result<Vec<Member>, Failure> {
+    let names = &folder.group().members;
+    let mut clients = Vec::new();
+    for (name, index) in names.iter().zip(0_u16..) {
+        let mut address = settings.listen;
+        address.set_port(settings.listen.port() + index);
+        ports::check_free(address, name)?;
+        clients.push(address);
+    }
+    let taken: BTreeSet<u16> = clients.iter().map(SocketAddr::port).collect();
+    let free = ports::free(names.len() * 3, &taken)
+        .map_err(|error| Failure::failed(format!("no ports for the members: {error}")))?;
+    let mut free = free
+        .into_iter()
+        .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let mut next = || free.next().expect("three for each member");
+    names
+        .iter()
+        .zip(clients)
+        .zip(1..)
+        .map(|((name, http), number)| {
+            Ok(Member {
+                number,
+                name: name.clone(),
+                listen: Listen {
+                    http,
+                    peer: next(),
+                    admin: next(),
+                },
+                app: next(),
+                folder: folder.member(number)?,
+            })
+        })
+        .collect()
+}
+
+/// The names in the certificates of a service.
+pub(super) fn names(service: &str) -> Names {
+    Names {
+        trust_domain: TRUST_DOMAIN.to_owned(),
+        namespace: NAMESPACE.to_owned(),
+        service: service.to_owned(),
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    /// Where clients on this machine find it.
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", ports::reachable(self.listen.http))
+    }
+
+    /// Writes the sidecar's configuration.
+    pub(super) fn write_config(
+        &self,
+        settings: &Settings,
+        folder: &Folder,
+        certificates: &Certificates,
+    ) -> anyhow::Result<()> {
+        let config = Config {
+            service: settings.service.clone(),
+            member: self.name.clone(),
+            region: String::new(),
+            trust_domain: TRUST_DOMAIN.to_owned(),
+            namespace: NAMESPACE.to_owned(),
+            data: self.folder.sidecar_data(),
+            genesis: folder.genesis(),
+            peers: self.folder.peers(),
+            tls: certificates.files(&Who::Member(self.name.clone())),
+            listen: self.listen.clone(),
+            app: App {
+                address: self.app,
+                protocol: match settings.protocol {
+                    AppProtocol::Http1 => Protocol::Http1,
+                    AppProtocol::H2c => Protocol::H2c,
+                },
+            },
+            log: Log {
+                max_bytes: settings.log_max_bytes,
+                ..Log::default()
+            },
+        };
+        let path = self.folder.config();
+        let text = serde_yaml::to_string(&config)?;
+        super::folder::replace(&path, text.as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// How its sidecar is started.
+    pub(super) fn sidecar(&self, own: &Path) -> Program {
+        Program {
+            command: vec![
+                own.display().to_string(),
+                "sidecar".to_owned(),
+                "--config".to_owned(),
+                self.folder.config().display().to_string(),
+            ],
+            environment: Vec::new(),
+            log: self.folder.log("sidecar"),
+            pid_file: self.folder.pid("sidecar"),
+        }
+    }
+
+    /// How its app is started: `{port}` and `{data}` in the command stand for what `PORT` and
+    /// `DATA_DIR` say.
+    pub(super) fn app(&self, own: &Path, command: Option<&[String]>) -> Program {
+        let port = self.app.port().to_string();
+        let data = self.folder.app_data();
+        let data_text = data.display().to_string();
+        let command = match command {
+            None => vec![own.display().to_string(), "example-app".to_owned()],
+            Some(words) => words
+                .iter()
+                .map(|it| it.replace("{port}", &port).replace("{data}", &data_text))
+                .collect(),
+        };
+        Program {
+            command,
+            environment: vec![
+                ("PORT".to_owned(), port.into()),
+                ("DATA_DIR".to_owned(), data.into()),
+            ],
+            log: self.folder.log("app"),
+            pid_file: self.folder.pid("app"),
+        }
+    }
+}

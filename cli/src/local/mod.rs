@@ -1,0 +1,77 @@
+//! `synod local`: a whole group on this machine, for trying, testing and developing. One sidecar
+//! process and one app process for each member, real mutual TLS between them, real logs on disk.
+
+mod certificates;
+mod fields;
+pub(crate) mod folder;
+mod formation;
+pub(crate) mod group;
+mod keeper;
+mod member;
+mod ports;
+mod process;
+mod relay;
+mod screen;
+mod settings;
+pub(crate) mod table;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::exit::Failure;
+
+/// Run a replicated service on this machine
+///
+/// Starts N members: a sidecar and a copy of the app each. Member i serves clients on the port of
+/// --listen + i - 1. What dies is started again. Without COMMAND the bundled example runs, a small
+/// notes board.
+///
+/// In COMMAND and in its environment, {port} or PORT is the port that the app has to listen on, and
+/// {data} or DATA_DIR is its own folder, which is emptied at each start.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LocalArgs {
+    /// The manifest of a ReplicatedService, or - for standard input
+    #[arg(short = 'f', long = "filename", value_name = "MANIFEST")]
+    file: Option<PathBuf>,
+    /// Number of members; default: the manifest's, or 3
+    #[arg(long)]
+    replicas: Option<u32>,
+    /// Where member 1 serves clients; each further member uses the next port
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where logs and certificates are kept; default: a temporary folder, removed at the end
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Simulated round-trip times between members, one for each pair: 1-2, 1-3, 2-3 and so on
+    #[arg(long, value_name = "TIME,TIME,..")]
+    rtt: Option<String>,
+    /// The app and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Runs until SIGINT, SIGTERM or SIGHUP.
+pub(crate) fn run(args: LocalArgs) -> Result<(), Failure> {
+    if !cfg!(target_os = "linux") {
+        return Err(Failure::failed(
+            "members run on Linux only: use a Linux machine, a virtual machine or a container",
+        ));
+    }
+    let settings = settings::Settings::new(args)?;
+    // One thread: children are tied to the life of the thread that starts them.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
+        .block_on(group::run(settings))
+}
+
+#[cfg(test)]
+fn parse_for_tests(arguments: &[&str]) -> LocalArgs {
+    use clap::{Args as _, FromArgMatches as _};
+    let command = LocalArgs::augment_args(clap::Command::new("local"));
+    let matches = command
+        .try_get_matches_from(std::iter::once(&"local").chain(arguments))
+        .expect("arguments of the right shape");
+    LocalArgs::from_arg_matches(&matches).expect("arguments of the right shape")
+}

@@ -1,0 +1,293 @@
+//! What `synod local` was asked for, checked before anything is touched. Comes in: arguments and a
+//! manifest's text. Goes out: [`Settings`], or a message with the way out.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use synod_api::{AppProtocol, ReplicatedServiceSpec, Risk, StateType};
+use synod_proto::v1::Policy;
+
+use super::LocalArgs;
+use super::fields::{self, Ignored};
+use crate::exit::Failure;
+
+/// Service name of the bundled example.
+const BUNDLED_NAME: &str = "notes";
+const MAX_MEMBERS: u32 = 9;
+const MAX_RTT: Duration = Duration::from_secs(10);
+
+/// All that a local group is made from.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) service: String,
+    pub(super) members: u32,
+    pub(super) listen: SocketAddr,
+    /// `None`: a temporary folder.
+    pub(super) data: Option<PathBuf>,
+    pub(super) rtts: Vec<Duration>,
+    /// `None`: the bundled example.
+    pub(super) command: Option<Vec<String>>,
+    pub(super) policy: Policy,
+    /// The policy is a manifest's, so a running group is to take it over.
+    pub(super) policy_given: bool,
+    pub(super) protocol: AppProtocol,
+    pub(super) log_max_bytes: u64,
+    pub(super) ignored: Vec<Ignored>,
+}
+
+impl Settings {
+    /// Reads and checks everything that can be checked without starting anything.
+    pub(super) fn new(args: LocalArgs) -> Result<Self, Failure> {
+        let manifest = args.file.as_deref().map(read_manifest).transpose()?;
+        let (name, spec, ignored) = match manifest {
+            Some((service, ignored)) => (Some(service.metadata.name), service.spec, ignored),
+            None => (None, ReplicatedServiceSpec::default(), Vec::new()),
+        };
+        if spec.state.kind == StateType::Volume {
+            return Err(Failure::usage(
+                "spec.state.type: Volume is not supported by this version: use Ephemeral",
+            ));
+        }
+        let command = (!args.command.is_empty()).then_some(args.command);
+        if let Some(command) = &command {
+            find_program(&command[0])?;
+        }
+        let members = members(args.replicas, &spec)?;
+        let ports = u32::from(args.listen.port()) + members - 1;
+        if args.listen.port() == 0 || ports > u32::from(u16::MAX) {
+            return Err(Failure::usage(format!(
+                "--listen {}: {members} members need the ports from {} on: use a port from 1 to {}",
+                args.listen,
+                args.listen.port(),
+                u32::from(u16::MAX) + 1 - members
+            )));
+        }
+        let service = name.unwrap_or_else(|| match &command {
+            Some(command) => service_name(&command[0]),
+            None => BUNDLED_NAME.to_owned(),
+        });
+        Ok(Self {
+            policy: synod_api::policy(&service, &spec),
+            policy_given: args.file.is_some(),
+            service,
+            members,
+            listen: args.listen,
+            data: args.data,
+            rtts: rtts(args.rtt.as_deref(), members)?,
+            command,
+            protocol: spec.app.protocol,
+            log_max_bytes: spec.log.max_size.bytes(),
+            ignored,
+        })
+    }
+}
+
+fn read_manifest(path: &Path) -> Result<(synod_api::ReplicatedService, Vec<Ignored>), Failure> {
+    let text = if path == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(path)
+    };
+    let text =
+        text.map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
+    let service = synod_api::parse(&text)
+        .map_err(|error| Failure::usage(format!("{} is refused:\n{error}", path.display())))?;
+    let ignored = fields::without_meaning(&text);
+    Ok((service, ignored))
+}
+
+fn members(asked: Option<u32>, spec: &ReplicatedServiceSpec) -> Result<u32, Failure> {
+    let Some(members) = asked else {
+        return Ok(spec.votes());
+    };
+    if !(1..=MAX_MEMBERS).contains(&members) {
+        return Err(Failure::usage(format!(
+            "--replicas {members}: use 1 to {MAX_MEMBERS}"
+        )));
+    }
+    if members.is_multiple_of(2) && !spec.acknowledges(Risk::EvenVoters) {
+        return Err(Failure::usage(format!(
+            "--replicas {members}: {members} members tolerate no more losses than {}: use an odd number, or a manifest with EvenVoters in spec.acknowledgedRisks",
+            members - 1
+        )));
+    }
+    Ok(members)
+}
+
+/// Round-trip times in the order of [`pairs`]; empty when nothing is to be simulated.
+fn rtts(text: Option<&str>, members: u32) -> Result<Vec<Duration>, Failure> {
+    let Some(text) = text else {
+        return Ok(Vec::new());
+    };
+    let times: Vec<Duration> = text
+        .split(',')
+        .map(|it| {
+            let time: synod_api::Duration = it
+                .trim()
+                .parse()
+                .map_err(|error| Failure::usage(format!("--rtt: {error}")))?;
+            if time.get() > MAX_RTT {
+                return Err(Failure::usage(format!("--rtt {time}: at most 10s")));
+            }
+            Ok(time.get())
+        })
+        .collect::<Result<_, _>>()?;
+    let pairs = pairs(members);
+    if times.len() != pairs.len() {
+        let names: Vec<_> = pairs.iter().map(|(a, b)| format!("{a}-{b}")).collect();
+        return Err(Failure::usage(format!(
+            "--rtt needs one time for each pair of members, {} of them{}{}, not {}",
+            pairs.len(),
+            if pairs.is_empty() { "" } else { ": " },
+            names.join(", "),
+            times.len()
+        )));
+    }
+    Ok(times)
+}
+
+/// The pairs of members, counted from 1, in the order in which `--rtt` lists them.
+pub(super) fn pairs(members: u32) -> Vec<(u32, u32)> {
+    (1..=members)
+        .flat_map(|a| (a + 1..=members).map(move |b| (a, b)))
+        .collect()
+}
+
+/// Refuses a program that is not there, before anything is started.
+fn find_program(program: &str) -> Result<(), Failure> {
+    if program.contains('{') {
+        // Known only when its member is.
+        return Ok(());
+    }
+    let found = if program.contains('/') {
+        is_executable(Path::new(program))
+    } else {
+        std::env::var_os("PATH").is_some_and(|path| {
+            std::env::split_paths(&path).any(|folder| is_executable(&folder.join(program)))
+        })
+    };
+    if found {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "the command `{program}` was not found{}: install it, or give the path of an executable file",
+        if program.contains('/') {
+            ""
+        } else {
+            " in PATH"
+        }
+    )))
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    path.metadata()
+        .is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
+}
+
+/// A service's name made from a program's: what is left of it is a DNS label.
+fn service_name(program: &str) -> String {
+    let base = program.rsplit('/').next().unwrap_or(program);
+    let mut name: String = base
+        .to_ascii_lowercase()
+        .chars()
+        .map(|it| if it.is_ascii_alphanumeric() { it } else { '-' })
+        .skip_while(|it| !it.is_ascii_alphabetic())
+        .take(40)
+        .collect();
+    while name.ends_with('-') {
+        name.pop();
+    }
+    if name.is_empty() {
+        "app".to_owned()
+    } else {
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::USAGE;
+
+    fn args(list: &[&str]) -> LocalArgs {
+        super::super::parse_for_tests(list)
+    }
+
+    fn refusal(list: &[&str]) -> String {
+        let failure = Settings::new(args(list)).expect_err("refused");
+        assert_eq!(failure.code, USAGE);
+        failure.to_string()
+    }
+
+    #[test]
+    fn without_arguments_three_members_run_the_bundled_example() {
+        let settings = Settings::new(args(&[])).expect("fine");
+        assert_eq!(settings.service, "notes");
+        assert_eq!(settings.members, 3);
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:8080");
+        assert!(settings.command.is_none() && settings.data.is_none() && settings.rtts.is_empty());
+        assert_eq!(settings.policy.version, 1);
+    }
+
+    #[test]
+    fn a_service_is_named_after_its_program() {
+        for (program, name) in [
+            ("/usr/sbin/nginx", "nginx"),
+            ("./My_App.py", "my-app-py"),
+            ("7zip!", "zip"),
+            ("123", "app"),
+        ] {
+            assert_eq!(service_name(program), name);
+        }
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        assert!(refusal(&["--", "no-such-program-here"]).contains("`no-such-program-here`"));
+        assert!(refusal(&["--", "/etc/passwd"]).contains("executable"));
+        assert!(Settings::new(args(&["--", "sh", "-c", "true"])).is_ok());
+    }
+
+    #[test]
+    fn round_trip_times_are_given_for_each_pair() {
+        let settings = Settings::new(args(&["--rtt", "65ms,75ms,135ms"])).expect("fine");
+        assert_eq!(settings.rtts[2], Duration::from_millis(135));
+        assert_eq!(pairs(3), [(1, 2), (1, 3), (2, 3)]);
+        let text = refusal(&["--rtt", "65ms"]);
+        assert!(text.contains("3 of them: 1-2, 1-3, 2-3, not 1"), "{text}");
+        assert!(refusal(&["--rtt", "65,1ms,1ms"]).contains("1h30m"));
+        assert!(refusal(&["--rtt", "1h,1ms,1ms"]).contains("at most"));
+    }
+
+    #[test]
+    fn numbers_of_members_and_ports_that_cannot_be_are_refused() {
+        assert!(refusal(&["--replicas", "2"]).contains("odd"));
+        assert!(refusal(&["--replicas", "0"]).contains("1 to 9"));
+        assert!(refusal(&["--replicas", "11"]).contains("1 to 9"));
+        assert!(refusal(&["--listen", "127.0.0.1:65534"]).contains("65533"));
+        assert!(refusal(&["--listen", "127.0.0.1:0"]).contains("--listen"));
+    }
+
+    #[test]
+    fn a_manifest_gives_name_policy_and_members_and_is_refused_when_bad() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("m.yaml");
+        let file = path.to_str().expect("text");
+        let manifest = "apiVersion: synod.dev/v1alpha1\nkind: ReplicatedService\nmetadata: {name: wiki}\nspec:\n  replicas: 5\n  template: {spec: {containers: [{name: a, ports: [{containerPort: 80}]}]}}\n  ordering: {queueTimeout: 3s}\n";
+        std::fs::write(&path, manifest).expect("write");
+        let settings = Settings::new(args(&["-f", file])).expect("fine");
+        assert_eq!((settings.service.as_str(), settings.members), ("wiki", 5));
+        assert_eq!(settings.policy.queue_timeout_ms, 3_000);
+        let settings = Settings::new(args(&["-f", file, "--replicas", "3"])).expect("fine");
+        assert_eq!(settings.members, 3);
+
+        std::fs::write(&path, manifest.replace("replicas", "replica")).expect("write");
+        assert!(refusal(&["-f", file]).contains("unknown field `replica`"));
+        let volume = format!("{manifest}  state: {{type: Volume, volume: {{mountPath: /d}}}}\n");
+        std::fs::write(&path, volume).expect("write");
+        assert!(refusal(&["-f", file]).contains("spec.state.type"));
+        assert!(refusal(&["-f", "/no/such/file"]).contains("/no/such/file"));
+    }
+}
