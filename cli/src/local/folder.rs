@@ -75,18 +75,15 @@ impl Group {
 impl Folder {
     /// Makes or takes over the folder for `group`; without a path, a temporary one.
     pub(super) fn open(path: Option<&Path>, group: Group) -> Result<Self, Failure> {
-        let (path, temporary) = match path {
-            Some(path) => (
-                std::path::absolute(path).map_err(|error| trouble("use", path, &error))?,
-                None,
-            ),
-            None => {
-                let folder = tempfile::Builder::new()
-                    .prefix("synod-")
-                    .tempdir()
-                    .map_err(|error| trouble("make a folder in", &std::env::temp_dir(), &error))?;
-                (folder.path().to_owned(), Some(folder))
-            }
+        let (path, temporary) = if let Some(path) = path {
+            let path = std::path::absolute(path).map_err(|error| trouble("use", path, &error))?;
+            (path, None)
+        } else {
+            let folder = tempfile::Builder::new()
+                .prefix("synod-")
+                .tempdir()
+                .map_err(|error| trouble("make a folder in", &std::env::temp_dir(), &error))?;
+            (folder.path().to_owned(), Some(folder))
         };
         fs::create_dir_all(&path).map_err(|error| trouble("make", &path, &error))?;
         if temporary.is_some() {

@@ -15,13 +15,12 @@ use tokio::time::{Instant, interval, sleep};
 use super::certificates::Certificates;
 use super::folder::{Folder, Group};
 use super::formation;
-use super::keeper::{Context, Event, Keeper, Part, What};
+use super::keeper::{Context, Event, HOPELESS, Keeper, What};
 use super::member::{Member, names, plan};
-use super::process::last_lines;
-use super::relay;
-use super::screen::{Screen, shell_quoted};
+use super::screen::Screen;
 use super::settings::{Settings, pairs};
 use super::table::{self, Line};
+use super::{relay, words};
 use crate::exit::Failure;
 use crate::guard::Guard;
 use crate::http::call;
@@ -29,8 +28,6 @@ use crate::http::call;
 const STATUS_PERIOD: Duration = Duration::from_millis(250);
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 const RENEWAL_PERIOD: Duration = Duration::from_secs(3600);
-/// Starts of a process that came to nothing, after which the group is given up before it ever ran.
-const HOPELESS: u32 = 3;
 /// Without a quorum for this long, the reasons are told.
 const SLOW_START: Duration = Duration::from_secs(30);
 
@@ -103,7 +100,9 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         certificates,
         members,
     };
-    running.introduce();
+    running
+        .screen
+        .say(&words::introduction(&running.settings, &running.folder));
     let keepers: Vec<_> = running
         .members
         .iter()
@@ -214,7 +213,8 @@ impl Running {
         if self.phase == Phase::Starting && up.len() > self.members.len() / 2 {
             self.phase = Phase::Running;
             self.take_over_policy(up[0]).await;
-            self.invite();
+            self.screen
+                .say(&words::invitation(&self.settings, &self.members));
         }
         if self.phase != Phase::Running && !self.slow_told && self.since.elapsed() > SLOW_START {
             self.slow_told = true;
@@ -241,69 +241,20 @@ impl Running {
     }
 
     fn happened(&mut self, event: Event) -> Result<(), Failure> {
-        let Event { member, part, what } = event;
-        let member = &self.members[member as usize - 1];
-        let name = &member.name;
-        let (title, log) = match part {
-            Part::Sidecar => ("sidecar", member.folder.log("sidecar")),
-            Part::App => ("app", member.folder.log("app")),
+        let member = &self.members[event.member as usize - 1];
+        let hopeless = match &event.what {
+            What::Ended { quick_deaths, .. } => *quick_deaths >= HOPELESS,
+            What::CannotStart(_) => true,
+            _ => false,
         };
-        let hint = match part {
-            Part::Sidecar => "",
-            Part::App => "; it has to stay in the foreground and to listen on {port} or PORT",
-        };
-        let text = match what {
-            What::Started { pid } if self.screen.is_terminal() => {
-                let _ = pid;
-                return Ok(());
-            }
-            What::Started { pid } => format!("{name}: {title} started, process {pid}"),
-            What::Ended {
-                how, quick_deaths, ..
-            } if self.phase != Phase::Running && quick_deaths >= HOPELESS => {
-                return Err(Failure::failed(format!(
-                    "the {title} of {name} does not come up: it {how}, {quick_deaths} times in a row{hint}\n{}",
-                    last_lines(&log)
-                )));
-            }
-            What::Ended {
-                how,
-                again_in,
-                quick_deaths,
-            } => {
-                let when = if again_in.is_zero() {
-                    "is started again".to_owned()
-                } else {
-                    format!(
-                        "is started again in {}",
-                        humantime::format_duration(again_in)
-                    )
-                };
-                let lines = if quick_deaths == HOPELESS {
-                    format!("\n{}", last_lines(&log))
-                } else {
-                    String::new()
-                };
-                format!("{name}: {title} {how} and {when}{lines}")
-            }
-            What::StoppedForRebuild => {
-                format!("{name}: the app is stopped, to be started with an empty state")
-            }
-            What::CannotStart(problem) if self.phase != Phase::Running => {
-                return Err(Failure::failed(format!(
-                    "the {title} of {name} cannot be started: {problem}"
-                )));
-            }
-            What::CannotStart(problem) => {
-                format!("{name}: {title} cannot be started: {problem}")
-            }
-            What::NotListening => format!(
-                "{name}: nobody listens on port {}, where the app should be{hint}\n{}",
-                member.app.port(),
-                last_lines(&log)
-            ),
-        };
-        self.screen.say(&text);
+        let text = words::event(&event, member);
+        if hopeless && self.phase != Phase::Running {
+            return Err(Failure::failed(text));
+        }
+        let is_start = matches!(event.what, What::Started { .. });
+        if !(is_start && self.screen.is_terminal()) {
+            self.screen.say(&text);
+        }
         Ok(())
     }
 
@@ -340,73 +291,6 @@ impl Running {
             self.screen
                 .say(&format!("{} leads", leader.unwrap_or_default()));
         }
-    }
-
-    fn introduce(&mut self) {
-        let Settings {
-            service,
-            members,
-            ignored,
-            ..
-        } = &self.settings;
-        let path = self.folder.path().display();
-        let end = if self.folder.is_temporary() {
-            ", which is removed at the end"
-        } else {
-            ""
-        };
-        let mut text = format!("starting {members} members of {service} in {path}{end}");
-        if !ignored.is_empty() {
-            text.push_str("\nfields of the manifest that have no meaning here:");
-            let width = ignored
-                .iter()
-                .map(|it| it.path.len())
-                .max()
-                .unwrap_or_default();
-            for it in ignored {
-                text.push_str(&format!("\n  {:width$}  {}", it.path, it.reason));
-            }
-        }
-        self.screen.say(&text);
-    }
-
-    /// A quorum is up: what to do with it.
-    fn invite(&mut self) {
-        let first = &self.members[0];
-        let other = self.members.get(2).or(self.members.last()).unwrap_or(first);
-        let (path, data) = match self.settings.command {
-            None => ("/notes", "text=hello"),
-            Some(_) => ("/", "hello"),
-        };
-        let kill = format!(
-            "kill -9 $(cat {})",
-            shell_quoted(&first.folder.pid("sidecar"))
-        );
-        let lines = [
-            (
-                format!("curl -i -d {data} {}{path}", first.url()),
-                format!("write through {}", first.name),
-            ),
-            (
-                format!("curl -i {}{path}", other.url()),
-                format!("read from {}", other.name),
-            ),
-            (
-                kill,
-                format!("kill the sidecar of {}: nothing is lost", first.name),
-            ),
-        ];
-        let width = lines.iter().map(|it| it.0.len()).max().unwrap_or_default();
-        let mut text = format!("\n{} is up:\n", self.settings.service);
-        for member in &self.members {
-            text.push_str(&format!("  {}  {}/\n", member.name, member.url()));
-        }
-        text.push_str("try it:\n");
-        for (command, what) in lines {
-            text.push_str(&format!("  {command:width$}  # {what}\n"));
-        }
-        text.push_str("Ctrl-C ends it.");
-        self.screen.say(&text);
     }
 
     /// Followers first, the leader last: the least work for everybody. A second signal ends it all

@@ -29,6 +29,9 @@ const RETRY: Duration = Duration::from_millis(50);
 /// An app that does not listen after this time is reported.
 const SLOW_APP: Duration = Duration::from_secs(30);
 
+/// Starts in a row that came to nothing, after which something must be wrong.
+pub(super) const HOPELESS: u32 = 3;
+
 /// One of the two processes of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {

@@ -14,6 +14,7 @@ mod relay;
 mod screen;
 mod settings;
 pub(crate) mod table;
+mod words;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -82,28 +82,3 @@ impl Screen {
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 }
-
-/// A path as a shell takes it.
-pub(super) fn shell_quoted(path: &std::path::Path) -> String {
-    let text = path.display().to_string();
-    let plain = |it: char| it.is_ascii_alphanumeric() || "/._-+:@%".contains(it);
-    if text.chars().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_with_blanks_can_be_pasted() {
-        assert_eq!(shell_quoted("/tmp/a-b/c.pid".as_ref()), "/tmp/a-b/c.pid");
-        assert_eq!(
-            shell_quoted("/tmp/a b/it's".as_ref()),
-            r"'/tmp/a b/it'\''s'"
-        );
-    }
-}
