@@ -10,3 +10,4 @@ pub mod config;
 pub mod identity;
 pub mod ingress;
 pub mod node;
+pub mod run;

@@ -9,6 +9,7 @@ mod files;
 mod verify;
 
 pub use accept::{Caller, Secured, accept};
+pub(crate) use connect::WINDOW;
 pub use connect::{ConnectError, Connector, connect};
 pub use files::{Identity, IdentityError};
 

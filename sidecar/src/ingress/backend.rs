@@ -7,11 +7,13 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use synod_paxos::{CommandId, CommandKind, Slot};
 use synod_proto::v1::Policy;
 use tokio::sync::watch;
 
 use super::body::{BoxError, RequestBody};
+use crate::app::{Client, ReadBody, ReadError};
 use crate::apply::handle::KeyOutcome;
 use crate::apply::{Answer, ApplyHandle, ApplyStatus};
 use crate::node::handle::ProposeError;
@@ -55,11 +57,33 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         request: http::Request<RequestBody>,
     ) -> impl Future<Output = Result<http::Response<AppBody>, AppError>> + Send;
+    /// As [`Backend::send_read`], whatever state the app is in.
+    fn send_bypass(
+        &self,
+        request: http::Request<RequestBody>,
+    ) -> impl Future<Output = Result<http::Response<AppBody>, AppError>> + Send {
+        self.send_read(request)
+    }
+}
+
+/// The app, for requests that are not ordered.
+pub trait Reads: Send + Sync + 'static {
+    /// See [`Backend::send_read`].
+    fn read(
+        &self,
+        request: http::Request<RequestBody>,
+    ) -> impl Future<Output = Result<http::Response<AppBody>, AppError>> + Send;
+    /// See [`Backend::send_bypass`].
+    fn bypass(
+        &self,
+        request: http::Request<RequestBody>,
+    ) -> impl Future<Output = Result<http::Response<AppBody>, AppError>> + Send;
 }
 
 /// The real thing.
 #[derive(Clone, Debug)]
-pub struct Handles {
+pub struct Handles<R> {
+    reads: R,
     node: NodeHandle,
     node_status: watch::Receiver<NodeStatus>,
     apply: ApplyHandle,
@@ -69,10 +93,11 @@ pub struct Handles {
 
 // === impl Handles ===
 
-impl Handles {
+impl<R> Handles<R> {
     /// Joins the handles of one member.
-    pub fn new(node: NodeHandle, apply: ApplyHandle) -> Self {
+    pub fn new(node: NodeHandle, apply: ApplyHandle, reads: R) -> Self {
         Self {
+            reads,
             node_status: node.status(),
             apply_status: apply.status(),
             policy: apply.policy(),
@@ -82,7 +107,7 @@ impl Handles {
     }
 }
 
-impl Backend for Handles {
+impl<R: Reads> Backend for Handles<R> {
     fn propose(&self, kind: CommandKind, payload: Bytes) -> Result<Proposed, ProposeError> {
         self.node.propose(kind, payload)
     }
@@ -119,7 +144,41 @@ impl Backend for Handles {
         &self,
         request: http::Request<RequestBody>,
     ) -> Result<http::Response<AppBody>, AppError> {
-        let _ = request;
-        Err(AppError::NotSent)
+        self.reads.read(request).await
+    }
+
+    async fn send_bypass(
+        &self,
+        request: http::Request<RequestBody>,
+    ) -> Result<http::Response<AppBody>, AppError> {
+        self.reads.bypass(request).await
+    }
+}
+
+// === impl Reads ===
+
+impl Reads for Client {
+    async fn read(
+        &self,
+        request: http::Request<RequestBody>,
+    ) -> Result<http::Response<AppBody>, AppError> {
+        passed(self.send_read(request).await)
+    }
+
+    async fn bypass(
+        &self,
+        request: http::Request<RequestBody>,
+    ) -> Result<http::Response<AppBody>, AppError> {
+        passed(Client::send_bypass(self, request).await)
+    }
+}
+
+fn passed(
+    result: Result<http::Response<ReadBody>, ReadError>,
+) -> Result<http::Response<AppBody>, AppError> {
+    match result {
+        Ok(response) => Ok(response.map(BodyExt::boxed_unsync)),
+        Err(ReadError::NotSent(_) | ReadError::NotServing) => Err(AppError::NotSent),
+        Err(ReadError::Lost(_)) => Err(AppError::Lost),
     }
 }

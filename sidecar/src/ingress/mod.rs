@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use accept::Server;
-pub use backend::{Backend, Handles};
+pub use backend::{Backend, Handles, Reads};
 pub use handover::{HandoverService, PeerChannels};
 pub use metrics::Metrics;
 

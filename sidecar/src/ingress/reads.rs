@@ -190,7 +190,12 @@ impl<B: Backend> Core<B> {
         *request.method_mut() = call.method.clone();
         *request.uri_mut() = call.target.clone().into();
         request.headers_mut().clone_from(&call.headers);
-        let response = match self.backend.send_read(request).await {
+        let sent = if class.level == Level::Bypass {
+            self.backend.send_bypass(request).await
+        } else {
+            self.backend.send_read(request).await
+        };
+        let response = match sent {
             Ok(response) => response,
             Err(AppError::NotSent) => return Err(Missed::NotHere),
             Err(AppError::Lost) => return Err(Missed::Lost),

@@ -64,6 +64,8 @@ pub struct Parts {
     pub feed: FeedSender,
     /// How far this member's copy is.
     pub apply: watch::Receiver<ApplyStatus>,
+    /// Takes the highest slot that another member has applied.
+    pub elsewhere: watch::Sender<Slot>,
     /// Certificates.
     pub identity: Identity,
     /// Addresses.
@@ -115,6 +117,8 @@ struct EventLoop {
     seat: Seat,
     apply: watch::Receiver<ApplyStatus>,
     seen: ApplyStatus,
+    elsewhere: watch::Sender<Slot>,
+    looked_ns: u64,
     serving: Arc<AtomicBool>,
     roster: Arc<Roster>,
     configuration: Arc<Configuration>,
@@ -195,6 +199,8 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
         seat: parts.seat,
         apply: parts.apply,
         seen,
+        elsewhere: parts.elsewhere,
+        looked_ns: 0,
         serving,
         roster,
         configuration,
@@ -421,6 +427,16 @@ impl EventLoop {
             }
             self.serving.store(status.serving, Ordering::Relaxed);
             self.seen = status;
+        }
+        if now.mono_ns.saturating_sub(self.looked_ns) >= LOOK_NS {
+            self.looked_ns = now.mono_ns;
+            let peers = self.paxos.status().peers;
+            let furthest = peers.iter().map(|it| it.applied).max().unwrap_or_default();
+            self.elsewhere.send_if_modified(|old| {
+                let further = furthest > *old;
+                *old = furthest.max(*old);
+                further
+            });
         }
         let full = self.writer.is_full();
         if full != self.disk_full {

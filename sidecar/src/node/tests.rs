@@ -148,6 +148,7 @@ impl Group {
             seat,
             feed: sender,
             apply: status,
+            elsewhere: watch::Sender::new(Slot::ZERO),
             identity,
             peers: self.table.subscribe(),
             door,

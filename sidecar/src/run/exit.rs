@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::MemberEnd;
-use super::member::StartError;
+use super::{FormError, MemberEnd, StartError};
+use crate::node::NodeEnd;
 
 /// It was asked to end, and has ended in order.
 pub const OK: u8 = 0;
@@ -31,21 +31,26 @@ pub const FORGETFUL: u8 = 78;
 pub fn code(end: &Result<MemberEnd, StartError>) -> ExitCode {
     let code = match end {
         Ok(MemberEnd::Stopped) => OK,
-        Ok(MemberEnd::Genesis(_)) => GENESIS,
-        Ok(MemberEnd::Start(error)) => start_code(error),
-        Ok(MemberEnd::Node(error)) => match error {
-            crate::node::NodeEnd::Stopped => OK,
-            crate::node::NodeEnd::Log(_) => DATA,
-            crate::node::NodeEnd::Forgetful { .. } => FORGETFUL,
-            crate::node::NodeEnd::Failed(_) => FAILED,
+        Ok(MemberEnd::Form(error)) => match error {
+            FormError::Genesis(_) => GENESIS,
+            FormError::Policy(_) => CONFIG,
+            FormError::Write(_) | FormError::Damaged(_) => DATA,
         },
+        Ok(MemberEnd::Begin(error)) => begin_code(error),
+        Ok(MemberEnd::Node(error)) => match error {
+            NodeEnd::Stopped => OK,
+            NodeEnd::Log(_) => DATA,
+            NodeEnd::Forgetful { .. } => FORGETFUL,
+            NodeEnd::Failed(_) => FAILED,
+        },
+        Ok(MemberEnd::Apply(_)) => DATA,
         Ok(MemberEnd::Failed(_)) => FAILED,
-        Err(error) => start_error_code(error),
+        Err(error) => start_code(error),
     };
     ExitCode::from(code)
 }
 
-fn start_code(error: &synod_paxos::StartError) -> u8 {
+fn begin_code(error: &synod_paxos::StartError) -> u8 {
     match error {
         synod_paxos::StartError::NotAMember(_) => GENESIS,
         synod_paxos::StartError::Protocol { .. } => VERSION,
@@ -54,13 +59,13 @@ fn start_code(error: &synod_paxos::StartError) -> u8 {
     }
 }
 
-fn start_error_code(error: &StartError) -> u8 {
+fn start_code(error: &StartError) -> u8 {
     match error {
         StartError::Config(_) => CONFIG,
         StartError::Port { .. } => PORT,
         StartError::Identity(_) => IDENTITY,
         StartError::Data { .. } | StartError::Apply(_) => DATA,
-        StartError::Log(error) => match error {
+        StartError::Log { error, .. } => match error {
             synod_wal::OpenError::InUse { .. } => IN_USE,
             synod_wal::OpenError::UnknownVersion { .. } => VERSION,
             synod_wal::OpenError::BadOption { .. } => CONFIG,

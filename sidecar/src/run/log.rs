@@ -43,7 +43,11 @@ pub(super) fn open(config: &Config) -> Result<(Wal, Recovered), OpenError> {
         incarnation: new_incarnation(),
     };
     let io = |doing| move |source| OpenError::Io { doing, source };
-    let disk = || Ok(Arc::new(FileDisk::new(&folder).map_err(io("making the log's folder"))?));
+    let disk = || {
+        Ok(Arc::new(
+            FileDisk::new(&folder).map_err(io("making the log's folder"))?,
+        ))
+    };
     match Wal::open(disk()?, &options, identity()) {
         Err(OpenError::LostRecords { what }) => {
             let disk: Arc<dyn Disk> = disk()?;
@@ -72,7 +76,9 @@ pub(super) async fn form(
 ) -> Result<(Wal, Recovered, Policy), FormError> {
     if let Some(genesis) = &recovered.genesis {
         if group_of(genesis) != genesis.group {
-            return Err(FormError::Damaged("its group is not the hash of its content"));
+            return Err(FormError::Damaged(
+                "its group is not the hash of its content",
+            ));
         }
         let policy = policy_of(genesis, config)?;
         return Ok((wal, recovered, policy));

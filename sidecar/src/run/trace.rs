@@ -81,7 +81,10 @@ fn write_all(lines: &Receiver<Line>, lost: &AtomicU64, mut out: impl Write) {
         }
         let lost = lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            drop(writeln!(out, "{lost} log lines were lost: stderr was not read in time"));
+            drop(writeln!(
+                out,
+                "{lost} log lines were lost: stderr was not read in time"
+            ));
         }
     }
 }
@@ -144,7 +147,10 @@ mod tests {
         };
         // Nobody reads yet: the third line does not fit, and does not block.
         for text in ["one\n", "two\n", "three\n"] {
-            lines.make_writer().write_all(text.as_bytes()).expect("taken");
+            lines
+                .make_writer()
+                .write_all(text.as_bytes())
+                .expect("taken");
         }
         drop(lines);
         let mut out = Vec::new();
