@@ -77,9 +77,8 @@ pub enum Value {
 pub enum Witness {
     /// A write: it is this slot. A read: it saw exactly the state after this slot.
     At(u64),
-    /// A read that saw the state after this slot, or after a later one that was written while the
-    /// read ran.
-    AtLeast(u64),
+    /// A read that ran beside writes: it saw the state after one of these slots, both included.
+    Within(u64, u64),
 }
 
 // === impl Action ===
@@ -136,7 +135,7 @@ impl fmt::Display for Operation {
         }
         match self.witness {
             Some(Witness::At(slot)) => write!(f, " at slot {slot}"),
-            Some(Witness::AtLeast(slot)) => write!(f, " at slot {slot} or later"),
+            Some(Witness::Within(low, high)) => write!(f, " within slots {low}..={high}"),
             None => Ok(()),
         }
     }

@@ -64,43 +64,40 @@ pub enum Violation {
 pub fn check(history: &History) -> Result<Summary, Vec<Violation>> {
     history.validate().map_err(|error| vec![error.into()])?;
     let mut violations = Vec::new();
-    let mut summary = Summary::default();
-    let mut seen = HashMap::new();
-    for op in history.operations() {
-        if matches!(op.outcome, Outcome::Ok(_)) {
-            match lowest(op) {
-                None => violations.push(Violation::NoSlot(Box::new(op.clone()))),
-                Some(slot) => {
-                    seen.insert(op.id, slot);
-                    summary.last_slot = summary.last_slot.max(slot);
-                    summary.reads += usize::from(op.action.is_read());
-                    summary.writes += usize::from(!op.action.is_read());
-                }
-            }
-        } else if op.outcome == Outcome::Unknown && !op.action.is_read() {
-            summary.unknown += 1;
-        }
-    }
+    let summary = summarise(history, &mut violations);
     if !violations.is_empty() {
         return Err(violations);
     }
-
     one_slot_one_write(history, &mut violations);
-    let floors = real_time_order(history, &seen, &mut violations);
+
+    // What a read turns out to have seen binds all that began after it, which may in turn raise
+    // what those have seen: repeated until nothing rises any more.
+    let keys = history.by_key();
     let ceilings = ceilings(history);
-    for (key, operations) in history.by_key() {
-        match sweep::run(&operations, &floors, &ceilings) {
-            // What a read was seen to have read binds all that began after it.
-            Ok(later) => seen.extend(later),
-            Err(sweep::Stuck::At(operation)) => violations.push(Violation::WrongAnswer {
-                key: key.to_owned(),
-                operation: Box::new(operation.clone()),
-            }),
-            Err(sweep::Stuck::Undecided) => violations.push(Violation::Undecided(key.to_owned())),
+    let mut seen: HashMap<u64, u64> = answered(history).map(|op| (op.id, slots(op).0)).collect();
+    let mut floors = HashMap::new();
+    loop {
+        let raised = real_time_order(history, &seen, &mut violations);
+        if raised == floors || !violations.is_empty() {
+            break;
         }
-    }
-    if violations.is_empty() {
-        real_time_order(history, &seen, &mut violations);
+        for (key, operations) in &keys {
+            let rises = |op: &&Operation| raised.get(&op.id) != floors.get(&op.id);
+            if !operations.iter().any(rises) {
+                continue;
+            }
+            match sweep::run(operations, &raised, &ceilings) {
+                Ok(found) => seen.extend(found),
+                Err(sweep::Stuck::At(operation)) => violations.push(Violation::WrongAnswer {
+                    key: (*key).to_owned(),
+                    operation: Box::new(operation.clone()),
+                }),
+                Err(sweep::Stuck::Undecided) => {
+                    violations.push(Violation::Undecided((*key).to_owned()));
+                }
+            }
+        }
+        floors = raised;
     }
     if violations.is_empty() {
         Ok(summary)
@@ -109,11 +106,33 @@ pub fn check(history: &History) -> Result<Summary, Vec<Violation>> {
     }
 }
 
-fn lowest(op: &Operation) -> Option<u64> {
-    match op.witness {
-        Some(Witness::At(slot)) => Some(slot),
-        Some(Witness::AtLeast(slot)) if op.action.is_read() => Some(slot),
-        Some(Witness::AtLeast(_)) | None => None,
+fn summarise(history: &History, violations: &mut Vec<Violation>) -> Summary {
+    let mut summary = Summary::default();
+    for op in history.operations() {
+        match op.outcome {
+            Outcome::Ok(_) => match op.witness {
+                None => violations.push(Violation::NoSlot(Box::new(op.clone()))),
+                Some(Witness::Within(..)) if !op.action.is_read() => {
+                    violations.push(Violation::NoSlot(Box::new(op.clone())));
+                }
+                Some(_) => {
+                    summary.last_slot = summary.last_slot.max(slots(op).1);
+                    summary.reads += usize::from(op.action.is_read());
+                    summary.writes += usize::from(!op.action.is_read());
+                }
+            },
+            Outcome::Unknown => summary.unknown += usize::from(!op.action.is_read()),
+            Outcome::Failed => {}
+        }
+    }
+    summary
+}
+
+/// Lowest and highest slot that an answer says it has seen.
+fn slots(op: &Operation) -> (u64, u64) {
+    match op.witness.expect("every answer was seen to have a slot") {
+        Witness::At(slot) => (slot, slot),
+        Witness::Within(low, high) => (low, high),
     }
 }
 
@@ -125,8 +144,7 @@ fn answered(history: &History) -> impl Iterator<Item = &Operation> {
 fn one_slot_one_write(history: &History, violations: &mut Vec<Violation>) {
     let mut owners: HashMap<u64, &Operation> = HashMap::new();
     for op in answered(history).filter(|op| !op.action.is_read()) {
-        let slot = lowest(op).expect("every answer was seen to have a slot");
-        if let Some(owner) = owners.insert(slot, op) {
+        if let Some(owner) = owners.insert(slots(op).0, op) {
             violations.push(Violation::SlotUsedTwice(
                 Box::new(owner.clone()),
                 Box::new(op.clone()),
@@ -157,9 +175,8 @@ fn real_time_order(
     let mut floors = HashMap::new();
     let mut highest: Option<(u64, &Operation)> = None;
     for (_, side, op) in events {
-        let slot = seen.get(&op.id).copied();
         if side == 1 {
-            let slot = slot.expect("every answer has a slot");
+            let slot = seen[&op.id];
             if highest.is_none_or(|(most, _)| slot > most) {
                 highest = Some((slot, op));
             }
@@ -170,10 +187,11 @@ fn real_time_order(
             continue;
         };
         floors.insert(op.id, floor);
-        let says = lowest(op).filter(|_| matches!(op.outcome, Outcome::Ok(_)));
-        let breaks =
-            says.is_some_and(|says| says < floor || (says == floor && !op.action.is_read()));
-        if breaks {
+        if op.outcome == Outcome::Unknown {
+            continue;
+        }
+        let says = slots(op).1;
+        if says < floor || (says == floor && !op.action.is_read()) {
             violations.push(Violation::RealTimeOrder {
                 earlier: Box::new(earlier.clone()),
                 seen: floor,
@@ -184,13 +202,12 @@ fn real_time_order(
     floors
 }
 
-/// For each read that may have seen a later slot than it says: the highest it can have seen, the one
-/// before any write that began after the read was over.
+/// The highest slot that each read can have seen: what it says, and less than any write's that
+/// began after the read was over.
 fn ceilings(history: &History) -> HashMap<u64, u64> {
     let mut writes = BTreeMap::new();
     for op in answered(history).filter(|op| !op.action.is_read()) {
-        let slot = lowest(op).expect("every answer has a slot");
-        writes.insert((op.invoke_ns, op.id), slot);
+        writes.insert((op.invoke_ns, op.id), slots(op).0);
     }
     let mut least = u64::MAX;
     for slot in writes.values_mut().rev() {
@@ -200,13 +217,9 @@ fn ceilings(history: &History) -> HashMap<u64, u64> {
     let reads = answered(history).filter(|op| op.action.is_read());
     reads
         .map(|op| {
-            let ceiling = if let Some(Witness::At(slot)) = op.witness {
-                slot
-            } else {
-                let later = writes.range((op.complete_ns + 1, 0)..).next();
-                later.map_or(u64::MAX, |(_, slot)| slot.saturating_sub(1))
-            };
-            (op.id, ceiling)
+            let later = writes.range((op.complete_ns + 1, 0)..).next();
+            let before = later.map_or(u64::MAX, |(_, slot)| slot.saturating_sub(1));
+            (op.id, slots(op).1.min(before))
         })
         .collect()
 }

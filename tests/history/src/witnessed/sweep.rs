@@ -62,7 +62,9 @@ pub(super) fn run<'a>(
         if op.outcome == Outcome::Unknown {
             unknown.push(operation);
         } else {
-            let slot = super::lowest(op).expect("every answer has a slot");
+            let low = super::slots(op).0;
+            let read = op.action.is_read();
+            let slot = if read { low.max(floors[&op.id]) } else { low };
             events.push(Event { slot, operation });
         }
     }

@@ -92,9 +92,11 @@ impl Cell {
     }
 }
 
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
-    Sample,
+    Low,
     Effect,
+    High,
 }
 
 /// A history made by a system that does `bug`.
@@ -139,13 +141,15 @@ pub(crate) fn generate(seed: u64, shape: &Shape, bug: Bug) -> Run {
         };
         if !never {
             if action == Action::Get {
-                steps.push((
-                    now + random.below(effect - now + 1),
-                    Step::Sample,
-                    operations.len(),
-                ));
+                // Half of the reads know of no lower bound.
+                if random.below(2) == 0 {
+                    let low = now + random.below(effect - now + 1);
+                    steps.push((low, operations.len(), Step::Low));
+                }
+                let high = effect + random.below(complete_ns.saturating_sub(effect) + 1);
+                steps.push((high, operations.len(), Step::High));
             }
-            steps.push((effect, Step::Effect, operations.len()));
+            steps.push((effect, operations.len(), Step::Effect));
         }
         operations.push(Operation {
             id,
@@ -158,7 +162,7 @@ pub(crate) fn generate(seed: u64, shape: &Shape, bug: Bug) -> Run {
             witness: None,
         });
     }
-    steps.sort_by_key(|(time, step, op)| (*time, *op, matches!(step, Step::Effect)));
+    steps.sort_unstable();
     let contents = execute(&mut operations, steps, bug);
     Run {
         history: History::new(operations),
@@ -168,15 +172,25 @@ pub(crate) fn generate(seed: u64, shape: &Shape, bug: Bug) -> Run {
 
 fn execute(
     operations: &mut [Operation],
-    steps: Vec<(u64, Step, usize)>,
+    steps: Vec<(u64, usize, Step)>,
     bug: Bug,
 ) -> BTreeMap<String, Observed> {
     let mut cells: BTreeMap<String, Cell> = BTreeMap::new();
     let mut slot = 0;
-    for (_, step, index) in steps {
+    for (_, index, step) in steps {
         let op = &mut operations[index];
-        if matches!(step, Step::Sample) {
-            op.witness = Some(Witness::AtLeast(slot));
+        match step {
+            Step::Low => op.witness = Some(Witness::Within(slot, slot)),
+            Step::High => {
+                let low = match op.witness {
+                    Some(Witness::Within(low, _)) => low,
+                    _ => 0,
+                };
+                op.witness = Some(Witness::Within(low, slot));
+            }
+            Step::Effect => {}
+        }
+        if step != Step::Effect {
             continue;
         }
         let cell = cells.entry(op.key.clone()).or_default();

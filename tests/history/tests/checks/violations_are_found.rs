@@ -357,7 +357,7 @@ fn a_read_that_says_an_older_slot_than_a_write_that_was_over_is_found() {
         let read = all
             .iter()
             .position(|op| is_read(op) && op.invoke_ns > first_end)?;
-        run.history.operations_mut()[read].witness = Some(Witness::AtLeast(0));
+        run.history.operations_mut()[read].witness = Some(Witness::Within(0, 0));
         Some(run)
     };
     each(plant, |run| witnessed_finds(&run.history));
