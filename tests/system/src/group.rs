@@ -1,0 +1,414 @@
+//! A group of members on this machine, as `synod local` runs it, and what tests need to know of it.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use rand::RngExt;
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::client::Client;
+use crate::process::{self, Process, eventually};
+
+/// Put into the environment of what a test starts, so that what is left of it can be found.
+pub const MARKER: &str = "SYNOD_TEST_GROUP";
+/// Members of a group of tests.
+pub const MEMBERS: u32 = 3;
+
+/// One of a member's two processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Ours.
+    Sidecar,
+    /// The user's.
+    App,
+}
+
+/// How to start a group.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The app; empty: the bundled example.
+    pub command: Vec<String>,
+    /// Manifest given by `-f`.
+    pub manifest: Option<String>,
+    /// More arguments of `synod local`.
+    pub arguments: Vec<String>,
+}
+
+/// What one member says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct MemberStatus {
+    /// Its name.
+    pub name: String,
+    /// Its log counts and it takes requests.
+    pub ready: bool,
+    /// Its own copy answers.
+    pub serving: bool,
+    /// The name of the leader it follows.
+    pub leader: Option<String>,
+    /// Last slot its app has executed.
+    pub applied: u64,
+    /// Last slot it knows to be chosen.
+    pub commit: u64,
+    /// Number of the sidecar's start.
+    pub boot: u64,
+}
+
+/// A running group.
+#[derive(Debug)]
+pub struct Group {
+    supervisor: Child,
+    mark: String,
+    data: PathBuf,
+    log: PathBuf,
+    first_port: u16,
+    names: Vec<String>,
+    _folder: TempDir,
+}
+
+// === impl Options ===
+
+impl Options {
+    /// With the sample app.
+    pub fn sample_app() -> anyhow::Result<Self> {
+        Ok(Self {
+            command: vec![
+                binary("synod-test-app", "SYNOD_TEST_APP_BIN")?
+                    .display()
+                    .to_string(),
+            ],
+            ..Self::default()
+        })
+    }
+}
+
+// === impl Group ===
+
+impl Group {
+    /// Starts three members and waits until all serve.
+    pub async fn start(options: &Options) -> anyhow::Result<Self> {
+        let mut group = Self::launch(options)?;
+        group.wait_until_all_serve(Duration::from_secs(60)).await?;
+        let mut names: Vec<_> = group.status().await?.into_iter().map(|s| s.name).collect();
+        names.sort();
+        group.names = names;
+        Ok(group)
+    }
+
+    /// Starts `synod local` without waiting for anything.
+    pub fn launch(options: &Options) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("synod-system-").tempdir()?;
+        let data = folder.path().join("data");
+        let log = folder.path().join("synod.log");
+        let first_port = free_ports(MEMBERS as u16)?;
+        let mark = format!("{}-{first_port}", std::process::id());
+        let mut command = Command::new(synod()?);
+        command
+            .arg("local")
+            .args(["--replicas", &MEMBERS.to_string()])
+            .args(["--listen", &format!("127.0.0.1:{first_port}")])
+            .arg("--data")
+            .arg(&data)
+            .args(&options.arguments);
+        if let Some(manifest) = &options.manifest {
+            let file = folder.path().join("manifest.yaml");
+            fs::write(&file, manifest)?;
+            command.arg("-f").arg(file);
+        }
+        if !options.command.is_empty() {
+            command.arg("--").args(&options.command);
+        }
+        let output = File::create(&log)?;
+        let supervisor = command
+            .env(MARKER, &mark)
+            .env("NO_COLOR", "1")
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .process_group(0)
+            .spawn()
+            .context("starting synod local")?;
+        Ok(Self {
+            supervisor,
+            mark,
+            data,
+            log,
+            first_port,
+            names: Vec::new(),
+            _folder: folder,
+        })
+    }
+
+    /// Waits until every member's copy serves clients.
+    pub async fn wait_until_all_serve(&mut self, limit: Duration) -> anyhow::Result<Duration> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.supervisor.try_wait()? {
+                bail!("synod local ended ({status}); it said:\n{}", self.said());
+            }
+            let status = self.status().await;
+            if let Ok(members) = &status
+                && members.len() == MEMBERS as usize
+                && members.iter().all(|member| member.serving && member.ready)
+            {
+                return Ok(begun.elapsed());
+            }
+            if begun.elapsed() > limit {
+                let said = self.said();
+                bail!(
+                    "not all members serve after {limit:?}: {status:?}; synod local said:\n{said}"
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until all copies have executed all that is chosen. The caller has ended its writes.
+    pub async fn wait_until_level(&mut self, limit: Duration) -> anyhow::Result<()> {
+        self.wait_until_all_serve(limit).await?;
+        let level = eventually(limit, Duration::from_millis(50), async || {
+            self.status().await.is_ok_and(|members| {
+                let highest = members.iter().map(|member| member.commit).max();
+                members.iter().all(|member| Some(member.applied) == highest)
+            })
+        });
+        ensure!(level.await, "the copies are not level after {limit:?}");
+        Ok(())
+    }
+
+    /// What `synod status -o json` says, in the order of the members.
+    pub async fn status(&self) -> anyhow::Result<Vec<MemberStatus>> {
+        let mut command = Command::new(synod()?);
+        command
+            .args(["status", "-o", "json", "--data"])
+            .arg(&self.data);
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = timeout(Duration::from_secs(5), output).await??;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let value: Value = serde_json::from_str(&text).with_context(|| {
+            let error = String::from_utf8_lossy(&output.stderr);
+            format!("synod status said {text:?} and {error:?}")
+        })?;
+        let mut members = Vec::new();
+        collect_members(&value, &mut members);
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(members)
+    }
+
+    /// Where member `index` (from 1) serves clients.
+    pub fn address(&self, index: u32) -> SocketAddr {
+        let port = self.first_port + (index - 1) as u16;
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    /// Where all members serve clients.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        (1..=MEMBERS).map(|index| self.address(index)).collect()
+    }
+
+    /// The number, from 1, of the member with that name.
+    pub fn index_of(&self, name: &str) -> Option<u32> {
+        let place = self.names.iter().position(|known| known == name)?;
+        Some(place as u32 + 1)
+    }
+
+    /// The number of the member that most follow.
+    pub async fn leader(&self) -> Option<u32> {
+        let members = self.status().await.ok()?;
+        let mut votes = vec![0; MEMBERS as usize + 1];
+        for leader in members.iter().filter_map(|member| member.leader.as_deref()) {
+            votes[self.index_of(leader)? as usize] += 1;
+        }
+        (1..=MEMBERS).find(|&index| votes[index as usize] > MEMBERS / 2)
+    }
+
+    /// The living process of a member.
+    pub fn process(&self, index: u32, part: Part) -> Option<Process> {
+        let file = match part {
+            Part::Sidecar => "sidecar.pid",
+            Part::App => "app.pid",
+        };
+        Process::named_by(&self.member_folder(index).join(file))
+    }
+
+    /// Where a member's app listens.
+    pub fn app_address(&self, index: u32) -> anyhow::Result<SocketAddr> {
+        let process = self
+            .process(index, Part::App)
+            .context("the app does not run")?;
+        let port = process
+            .variable("PORT")
+            .context("the app was given no PORT")?;
+        Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse()?)))
+    }
+
+    /// What every copy answers to `target`, asked of the apps themselves.
+    pub async fn ask_copies(&self, target: &str) -> anyhow::Result<Vec<String>> {
+        let mut answers = Vec::new();
+        for index in 1..=MEMBERS {
+            let client = Client::new(self.app_address(index)?);
+            let request = crate::client::request("GET", target, "");
+            let answer = client.send(request, Duration::from_secs(10)).await?;
+            answers.push(answer.text());
+        }
+        Ok(answers)
+    }
+
+    /// `DIR/member-i`.
+    pub fn member_folder(&self, index: u32) -> PathBuf {
+        self.data.join(format!("member-{index}"))
+    }
+
+    /// `DIR`.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// What `synod local` has printed so far.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// All living processes that belong to this group.
+    pub fn processes(&self) -> Vec<Process> {
+        process::with_variable(MARKER, &self.mark)
+    }
+
+    /// Ends it as Ctrl-C does. Fails when anything is left running.
+    pub async fn stop(mut self) -> anyhow::Result<ExitStatus> {
+        self.interrupt().await
+    }
+
+    /// See [`Self::stop`]; the folder stays as long as the value.
+    pub async fn interrupt(&mut self) -> anyhow::Result<ExitStatus> {
+        let pid = self
+            .supervisor
+            .id()
+            .context("synod local has ended before")?;
+        let process = Process::of(pid as i32).context("synod local has ended before")?;
+        process.signal(Signal::INT)?;
+        let status = timeout(Duration::from_secs(30), self.supervisor.wait()).await;
+        let status = status.context("synod local did not end within 30 s of Ctrl-C")??;
+        let gone = eventually(
+            Duration::from_secs(2),
+            Duration::from_millis(20),
+            async || self.processes().is_empty(),
+        );
+        if !gone.await {
+            let left: Vec<_> = self.processes().iter().map(|p| p.command_line()).collect();
+            bail!("still running after synod local ended: {left:?}");
+        }
+        Ok(status)
+    }
+
+    /// Whether a line of the log of any of its processes tells of a panic.
+    pub fn panics(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut logs = vec![self.log.clone()];
+        for index in 1..=MEMBERS {
+            let entries = fs::read_dir(self.member_folder(index))
+                .into_iter()
+                .flatten()
+                .flatten();
+            let paths = entries.map(|entry| entry.path());
+            logs.extend(paths.filter(|path| path.extension().is_some_and(|e| e == "log")));
+        }
+        for log in logs {
+            let text = fs::read(&log).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines = text.lines().filter(|line| line.contains("panicked at"));
+            found.extend(lines.map(str::to_owned));
+        }
+        found
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The supervisor first: it would start the others again.
+        if let Some(supervisor) = self.supervisor.id().and_then(|pid| Process::of(pid as i32)) {
+            let _ = supervisor.signal(Signal::KILL);
+        }
+        let parts = [Part::Sidecar, Part::App];
+        let named = (1..=MEMBERS).flat_map(|index| parts.map(|part| self.process(index, part)));
+        let named: Vec<_> = named.flatten().collect();
+        for process in self.processes().into_iter().chain(named) {
+            let _ = process.signal(Signal::KILL);
+        }
+    }
+}
+
+/// Every object in `value` that looks like a member's status.
+fn collect_members(value: &Value, members: &mut Vec<MemberStatus>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|v| collect_members(v, members)),
+        Value::Object(fields) => {
+            let name = fields.get("member").and_then(Value::as_str);
+            let Some(name) = name.filter(|_| fields.contains_key("applied")) else {
+                fields.values().for_each(|v| collect_members(v, members));
+                return;
+            };
+            let flag = |field| fields.get(field).and_then(Value::as_bool).unwrap_or(false);
+            let number = |field| fields.get(field).and_then(Value::as_u64).unwrap_or(0);
+            members.push(MemberStatus {
+                name: name.to_owned(),
+                ready: flag("ready"),
+                serving: flag("serving"),
+                leader: fields
+                    .get("leader")
+                    .and_then(Value::as_str)
+                    .map(str::to_owned),
+                applied: number("applied"),
+                commit: number("commit"),
+                boot: number("boot"),
+            });
+        }
+        _ => {}
+    }
+}
+
+/// The program under test: `SYNOD_BIN`, or the one built beside this one.
+pub fn synod() -> anyhow::Result<PathBuf> {
+    binary("synod", "SYNOD_BIN")
+}
+
+/// A program of the workspace: the one that `variable` names, or the one built beside this one.
+pub fn binary(name: &str, variable: &str) -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(fs::canonicalize(&path).with_context(|| format!("{variable} is {path:?}"))?);
+    }
+    let own = std::env::current_exe()?;
+    // A test of cargo's lies one folder deeper than a program.
+    let folders = own.ancestors().skip(1).take(2);
+    let found = folders
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
+    found.with_context(|| {
+        format!(
+            "{name} is not built beside {}; set {variable}",
+            own.display()
+        )
+    })
+}
+
+/// The first of `count` ports in a row that nobody uses, below the range the system gives out.
+pub fn free_ports(count: u16) -> anyhow::Result<u16> {
+    for _ in 0..200 {
+        let first = rand::rng().random_range(20_000..32_000 - count);
+        let bound =
+            (first..first + count).map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+        if bound.collect::<Result<Vec<_>, _>>().is_ok() {
+            return Ok(first);
+        }
+    }
+    bail!("no {count} free ports in a row")
+}

@@ -1,0 +1,126 @@
+//! Runs scenarios against the real thing: `synod-system [NAME..]`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use synod_system::report::Report;
+use synod_system::scenario::{self, Scenario, Settings};
+
+#[derive(Parser)]
+#[command(about = "Real processes, real programs, real faults")]
+struct Arguments {
+    /// Run scenarios whose name contains one of these; all when none is given
+    names: Vec<String>,
+    /// Only list the names
+    #[arg(long)]
+    list: bool,
+    /// Length of the run with single faults, in seconds
+    #[arg(long, default_value_t = 120)]
+    fault_seconds: u64,
+    /// How often all members are killed at once
+    #[arg(long, default_value_t = 5)]
+    kill_all_times: u32,
+    /// Keys that are retried through other members
+    #[arg(long, default_value_t = 10_000)]
+    idempotent_keys: u64,
+    /// Operations a second under faults
+    #[arg(long, default_value_t = 420)]
+    rate: u32,
+    /// Of all random choices; random when not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The source tree
+    #[arg(long, default_value = ".")]
+    tree: PathBuf,
+    /// Where downloaded programs are
+    #[arg(long, env = "SYNOD_TEST_CACHE")]
+    cache: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let named = |scenario: &&Scenario| {
+        let names = &arguments.names;
+        names.is_empty()
+            || names
+                .iter()
+                .any(|name| scenario.name.contains(name.as_str()))
+    };
+    let chosen: Vec<&Scenario> = scenario::ALL.iter().filter(named).collect();
+    if arguments.list {
+        chosen
+            .iter()
+            .for_each(|scenario| println!("{}", scenario.name));
+        return ExitCode::SUCCESS;
+    }
+    if chosen.is_empty() {
+        eprintln!(
+            "no scenario is named like {:?}; see --list",
+            arguments.names
+        );
+        return ExitCode::from(64);
+    }
+    let settings = settings(&arguments);
+    println!("seed {}", settings.seed);
+
+    let mut failed = 0;
+    for scenario in &chosen {
+        failed += usize::from(!run(scenario, &settings));
+    }
+    println!("{} passed, {failed} failed", chosen.len() - failed);
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn settings(arguments: &Arguments) -> Settings {
+    let tree = &arguments.tree;
+    Settings {
+        fault_seconds: arguments.fault_seconds,
+        kill_all_times: arguments.kill_all_times,
+        idempotent_keys: arguments.idempotent_keys,
+        rate: arguments.rate,
+        seed: arguments
+            .seed
+            .unwrap_or_else(|| rand::random_range(0..1_000_000)),
+        out: tree.join("target/system"),
+        apps: absolute(&tree.join("tests/apps")),
+        readme: tree.join("README.md"),
+        cache: arguments
+            .cache
+            .clone()
+            .unwrap_or_else(|| tree.join("target/system/cache")),
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Runs one scenario on a runtime of its own, so that nothing of it outlives it.
+fn run(scenario: &Scenario, settings: &Settings) -> bool {
+    println!("{} ...", scenario.name);
+    let begun = Instant::now();
+    let mut report = Report::default();
+    let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
+    if let Err(error) = runtime.block_on((scenario.run)(settings, &mut report)) {
+        report.fail(format!("{error:#}"));
+    }
+    runtime.shutdown_background();
+    print!("{}", report.text());
+    for problem in report.problems() {
+        println!("    FAILED: {problem}");
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let passed = report.problems().is_empty();
+    println!(
+        "{} {} ({seconds:.1} s)",
+        if passed { "ok  " } else { "FAIL" },
+        scenario.name
+    );
+    passed
+}

@@ -1,0 +1,81 @@
+//! What is tested, by name.
+
+mod agreement;
+mod bad_input;
+mod bare;
+mod command_line;
+mod idempotent;
+mod programs;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+
+pub use agreement::check_history;
+
+use crate::report::Report;
+
+/// How long and how hard.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Length of the run with single faults, in seconds.
+    pub fault_seconds: u64,
+    /// How often all members are killed at once.
+    pub kill_all_times: u32,
+    /// Keys of the idempotency run.
+    pub idempotent_keys: u64,
+    /// Operations a second in fault runs.
+    pub rate: u32,
+    /// Of all random choices.
+    pub seed: u64,
+    /// Where histories and reports of failed runs go.
+    pub out: PathBuf,
+    /// The tree's `tests/apps`.
+    pub apps: PathBuf,
+    /// The tree's README.
+    pub readme: PathBuf,
+    /// Where downloaded programs are.
+    pub cache: PathBuf,
+}
+
+/// A scenario running.
+pub type Running<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
+
+/// One promise, held against reality.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// To choose it by, as `group/promise`.
+    pub name: &'static str,
+    /// Runs it; what it finds is in the report, even when it fails.
+    pub run: for<'a> fn(&'a Settings, &'a mut Report) -> Running<'a>,
+}
+
+macro_rules! scenarios {
+    ($($name:literal => $function:path,)*) => {
+        &[$(Scenario { name: $name, run: |settings, report| Box::pin($function(settings, report)) },)*]
+    };
+}
+
+/// All of them, in the order in which they run.
+pub const ALL: &[Scenario] = scenarios! {
+    "harness/a bare app that is right passes" => bare::a_correct_app_passes,
+    "harness/a bare app that loses writes is found out" => bare::lost_writes_are_found,
+    "harness/a bare app that applies writes twice is found out" => bare::doubled_writes_are_found,
+    "harness/a bare app that answers stale reads is found out" => bare::stale_reads_are_found,
+    "cli/without a command the example app is served and Ctrl-C leaves nothing" => command_line::example_app,
+    "cli/the tour of the README works line by line" => command_line::tour,
+    "cli/a port that is taken is named" => command_line::port_taken,
+    "cli/a command that is missing is named" => command_line::command_missing,
+    "cli/a data folder in use is refused" => command_line::data_in_use,
+    "cli/a data folder outlives its group and serves the next" => command_line::data_is_kept,
+    "input/malformed and oversized requests are refused and change nothing" => bad_input::requests,
+    "input/a slow body gets 408" => bad_input::slow_body,
+    "input/headers of ours never reach the app" => bad_input::reserved_headers,
+    "input/a manifest with an unknown field exits 64 naming it" => bad_input::manifests,
+    "input/a peer without a certificate of the group gets nothing" => bad_input::strangers,
+    "apps/nginx with WebDAV answers as it does alone" => programs::nginx,
+    "apps/json-server answers as it does alone" => programs::json_server,
+    "group/retries through other members during leader changes are executed once" => idempotent::retries,
+    "group/single faults lose nothing and are over within 2 s" => agreement::single_faults,
+    "group/all members killed at once lose nothing" => agreement::all_at_once,
+};
