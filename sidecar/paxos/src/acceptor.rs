@@ -147,7 +147,7 @@ impl Paxos {
             }
             self.resign();
             self.promise(ballot);
-        } else if self.acceptor.accepted == ballot {
+        } else if self.acceptor.accepted == ballot || self.is_promising(ballot) {
             self.counters.stale_messages += 1;
             return;
         }
@@ -170,6 +170,14 @@ impl Paxos {
             loading: None,
         });
         self.continue_promise(None);
+    }
+
+    /// The promise of `ballot` waits for the disk, or for entries to be read back.
+    fn is_promising(&self, ballot: Ballot) -> bool {
+        self.acceptor
+            .promising
+            .as_ref()
+            .is_some_and(|promising| promising.ballot == ballot)
     }
 
     /// Takes `ballot` as the lowest one that may still be accepted (I1).
@@ -379,7 +387,7 @@ impl Paxos {
         let proposer = staging.ballot.node;
         staging.trim(keep);
         self.adopt(staging, keep);
-        self.persist(usize::MAX);
+        self.persist();
         if proposer == self.me {
             self.won();
         }
@@ -411,6 +419,8 @@ impl Paxos {
         self.clock.advanced(self.now);
         self.acceptor.accepted = ballot;
         self.acceptor.voted = None;
+        // What is left of the promise tells of a log that is no more.
+        self.acceptor.promising = None;
         self.acceptor.synced_last = self.acceptor.synced_last.min(keep);
         let from = keep.next();
         self.journal.record(

@@ -124,7 +124,6 @@ impl Paxos {
             adopted: None,
             waiting_on: Some(WaitingOn::Quorum),
         };
-        self.persist(usize::MAX);
         let (prepare, io) = (candidate.prepare(), candidate.io);
         self.office = Office::Candidate(Box::new(candidate));
         let others: Vec<MemberId> = self.peers.keys().copied().collect();

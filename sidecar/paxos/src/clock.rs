@@ -32,6 +32,12 @@ impl Clock {
         self.stamped_at_ns = now.mono_ns;
     }
 
+    /// There is a time to stamp with: a majority's, or one to go on from. A log without any has to
+    /// wait for the majority; a fresh leader (`patient`) waits a little so that time does not lag.
+    pub(crate) fn is_set(&self, last: AgreedTime, patient: bool) -> bool {
+        self.offset_ns.is_some() || (last > AgreedTime(0) && !patient)
+    }
+
     /// Never before `last`, and without a majority's clock no further than time has passed here.
     fn stamp(&self, now: Now, last: AgreedTime) -> AgreedTime {
         let time = match self.offset_ns {

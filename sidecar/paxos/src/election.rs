@@ -205,7 +205,7 @@ impl Paxos {
     }
 
     /// Enough voters follow this leader to commit.
-    fn has_quorum(&self) -> bool {
+    pub(crate) fn has_quorum(&self) -> bool {
         let ballot = self.acceptor.promised;
         let following = self
             .voters
@@ -213,10 +213,11 @@ impl Paxos {
             .filter(|voter| {
                 **voter == self.me
                     || (self.hears(**voter)
-                        && self
-                            .peers
-                            .get(voter)
-                            .is_some_and(|peer| peer.beat.ballot == ballot))
+                        && self.peers.get(voter).is_some_and(|peer| {
+                            // Its heartbeats may not tell yet what it has promised.
+                            peer.beat.ballot == ballot
+                                || (peer.beat.ballot < ballot && self.has_promised(**voter))
+                        }))
             })
             .count();
         following >= self.phase2()
@@ -279,7 +280,7 @@ impl Paxos {
 
     /// Rule E3.
     fn evaluate_leader(&mut self) {
-        if !self.has_quorum() {
+        if self.alone_for_ns() >= self.election.timeout_ns {
             self.step_down();
             return;
         }
@@ -324,6 +325,7 @@ impl Paxos {
     fn consider_takeover(&mut self) {
         let may = self.role.votes()
             && !self.is_disk_stalled()
+            && self.journal.is_synced(self.acceptor.promise_io)
             && !self.hears_health()
             && self.is_heard_by_quorum();
         if !may {

@@ -217,13 +217,28 @@ impl Paxos {
     /// Gives what waits to the leader: into its own log, or in a message.
     pub(crate) fn serve_entrance(&mut self) {
         match (&self.office, self.election.followed) {
-            (Office::Leader(leader), _) => {
-                if leader.transfer.is_none() {
-                    self.propose_own();
-                }
+            (Office::Leader(_), _) if self.may_propose() => {
+                self.propose_own();
+                self.propose_queued();
+                self.propose_noop();
             }
+            (Office::Leader(_), _) | (_, None) => {}
             (_, Some((leader, _))) if leader != self.me => self.forward(leader),
             _ => {}
+        }
+    }
+
+    /// Commands of other entrances, as far as there is room.
+    fn propose_queued(&mut self) {
+        while self.has_room() {
+            let Office::Leader(leader) = &mut self.office else {
+                return;
+            };
+            let Some(command) = leader.queue.pop_front() else {
+                return;
+            };
+            leader.queued_bytes -= command.payload.len() as u64 + Entry::OVERHEAD_BYTES;
+            self.append_command(command);
         }
     }
 
@@ -268,13 +283,14 @@ impl Paxos {
 
     /// Commands of another entrance.
     pub(crate) fn handle_forwarded(&mut self, from: MemberId, commands: Vec<Command>) {
-        let Office::Leader(leader) = &self.office else {
-            // The entrance will find the leader, and give them again.
-            self.counters.stale_messages += 1;
-            return;
-        };
-        let busy = leader.transfer.is_some();
+        let free = self.may_propose();
         for command in commands {
+            let room = self.has_room();
+            let Office::Leader(leader) = &mut self.office else {
+                // The entrance will find the leader, and give them again.
+                self.counters.stale_messages += 1;
+                return;
+            };
             let id = command.id;
             if id.member != from
                 || [CommandKind::NOOP, CommandKind::RECONFIGURE].contains(&command.kind)
@@ -287,11 +303,15 @@ impl Paxos {
                 NotTaken::TooLarge
             } else if self.disk_full {
                 NotTaken::DiskFull
-            } else if busy || !self.has_room() {
-                NotTaken::Overloaded
-            } else {
+            } else if free && room && leader.queue.is_empty() {
                 self.append_command(command);
                 continue;
+            } else if !free && leader.queued_bytes + size <= self.settings.max_pending_bytes {
+                leader.queued_bytes += size + Entry::OVERHEAD_BYTES;
+                leader.queue.push_back(command);
+                continue;
+            } else {
+                NotTaken::Overloaded
             };
             self.send(from, Lane::Log, Message::NotTaken { id, reason });
         }
@@ -314,7 +334,7 @@ impl Paxos {
     /// Gives again what should have been chosen by now.
     pub(crate) fn resend_overdue(&mut self) {
         let now_ns = self.now.mono_ns;
-        let patience_ns = (4 * self.election.timeout_ns) << self.entrance.patience.min(5);
+        let patience_ns = (2 * self.election.timeout_ns) << self.entrance.patience.min(3);
         if now_ns < self.entrance.resend_at_ns {
             return;
         }

@@ -125,6 +125,11 @@ impl Journal {
         Some(effect)
     }
 
+    /// The write has been handed out.
+    pub(crate) fn is_handed_out(&self, io: Io) -> bool {
+        io < self.filling
+    }
+
     pub(crate) fn is_synced(&self, io: Io) -> bool {
         io <= self.synced
     }

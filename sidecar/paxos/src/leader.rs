@@ -1,6 +1,6 @@
 //! Phase 2: the leader sends its log to the followers, counts their votes and commits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::follower::{Follower, Progress};
 use crate::log::Batch;
@@ -20,6 +20,13 @@ pub(crate) struct Leader {
     adopted_last: Slot,
     pub(crate) followers: BTreeMap<MemberId, Follower>,
     pub(crate) transfer: Option<Transfer>,
+    /// Commands of other entrances that came while none could be proposed.
+    pub(crate) queue: VecDeque<Command>,
+    pub(crate) queued_bytes: u64,
+    /// When this began.
+    since_ns: u64,
+    /// Since when too few voters follow; `None` while enough do.
+    alone_since_ns: Option<u64>,
     pub(crate) rounds: Rounds,
     /// Reused by the count of votes.
     votes: Vec<Slot>,
@@ -62,6 +69,10 @@ impl Paxos {
             adopted_last: self.log.last(),
             followers,
             transfer: None,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            since_ns: now_ns,
+            alone_since_ns: None,
             rounds: Rounds::default(),
             votes: Vec::new(),
         }));
@@ -69,23 +80,52 @@ impl Paxos {
         // What waits at this entrance is proposed first; a Noop if nothing does (rule L3).
         self.notice_leader();
         self.serve_entrance();
-        if self.log.last() < self.first_own().unwrap_or_default() {
-            self.append_command(Command::default());
-        }
         for (member, (accepted, last, commit)) in promises {
-            if let Some(peer) = self.peers.get_mut(member) {
-                // It follows from its promise on; its heartbeats will say so.
-                peer.beat.ballot = peer.beat.ballot.max(ballot);
-            }
             self.promised_late(*member, *accepted, *last, *commit);
         }
         self.evaluate();
     }
 
-    pub(crate) fn first_own(&self) -> Option<Slot> {
+    /// New commands may be put into the log: leadership is not on its way out, the time is known.
+    pub(crate) fn may_propose(&self) -> bool {
+        let Office::Leader(leader) = &self.office else {
+            return false;
+        };
+        let patient = self.now.mono_ns < leader.since_ns + self.election.timeout_ns;
+        leader.transfer.is_none() && self.clock.is_set(self.log.time(), patient)
+    }
+
+    /// A fresh leader that has nothing to propose proposes a Noop (rule L3).
+    pub(crate) fn propose_noop(&mut self) {
+        if let Office::Leader(leader) = &self.office
+            && self.log.last() < leader.first_own()
+        {
+            self.append_command(Command::default());
+        }
+    }
+
+    /// Notes whether enough voters follow; says for how long they have not, in nanoseconds.
+    pub(crate) fn alone_for_ns(&mut self) -> u64 {
+        let followed = self.has_quorum();
+        let now_ns = self.now.mono_ns;
+        match &mut self.office {
+            Office::Leader(leader) if followed => {
+                leader.alone_since_ns = None;
+                0
+            }
+            Office::Leader(leader) => now_ns - *leader.alone_since_ns.get_or_insert(now_ns),
+            _ => 0,
+        }
+    }
+
+    /// This follower has promised this leader's ballot.
+    pub(crate) fn has_promised(&self, member: MemberId) -> bool {
         match &self.office {
-            Office::Leader(leader) => Some(leader.first_own()),
-            _ => None,
+            Office::Leader(leader) => leader
+                .followers
+                .get(&member)
+                .is_some_and(|follower| follower.progress != Progress::Unpromised),
+            _ => false,
         }
     }
 

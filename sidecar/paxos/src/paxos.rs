@@ -62,6 +62,8 @@ pub struct Paxos {
     pub(crate) counters: Counters,
     pub(crate) seen: Seen,
     pub(crate) outputs: VecDeque<Output>,
+    /// Messages that depend on a write that is not handed out yet.
+    held: VecDeque<(Io, MemberId, Lane, Message)>,
     /// Something happened since the last flush.
     dirty: bool,
 }
@@ -162,6 +164,7 @@ impl Paxos {
             counters: Counters::default(),
             seen: Seen::default(),
             outputs: VecDeque::new(),
+            held: VecDeque::new(),
             dirty: true,
             identity: recovered.identity,
             boot: recovered.boot,
@@ -324,7 +327,7 @@ impl Paxos {
         self.serve_entrance();
         self.replicate();
         self.serve_reads();
-        self.persist(self.settings.max_persists as usize);
+        self.persist();
         self.deliver();
         let handed = self.delivered;
         self.log.evict(self.settings.cache_bytes, handed);
@@ -365,11 +368,24 @@ impl Paxos {
         !self.forgetful
     }
 
-    /// Hands out the write that was being filled, unless the disk has enough to do.
-    pub(crate) fn persist(&mut self, limit: usize) {
+    /// Hands out the write that was being filled, unless the disk has enough to do, and then what
+    /// depends on it.
+    pub(crate) fn persist(&mut self) {
         let commit = self.log.commit();
-        if let Some((io, records)) = self.journal.take(self.now.mono_ns, limit, commit) {
-            self.outputs.push_back(Output::Persist { io, records });
+        let limit = self.settings.max_persists as usize;
+        let Some((io, records)) = self.journal.take(self.now.mono_ns, limit, commit) else {
+            return;
+        };
+        self.outputs.push_back(Output::Persist { io, records });
+        while self.held.front().is_some_and(|(needed, ..)| *needed <= io) {
+            if let Some((needed, to, lane, message)) = self.held.pop_front() {
+                self.outputs.push_back(Output::Send {
+                    to,
+                    lane,
+                    message,
+                    after: Some(needed),
+                });
+            }
         }
     }
 
@@ -384,7 +400,11 @@ impl Paxos {
 
     /// Sends what depends on `io`. The write is handed out first, so that the shell knows it.
     pub(crate) fn send_after(&mut self, to: MemberId, lane: Lane, message: Message, io: Io) {
-        self.persist(usize::MAX);
+        self.persist();
+        if !self.journal.is_handed_out(io) {
+            self.held.push_back((io, to, lane, message));
+            return;
+        }
         let after = (!self.journal.is_synced(io)).then_some(io);
         self.outputs.push_back(Output::Send {
             to,

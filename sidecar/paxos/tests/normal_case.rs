@@ -3,7 +3,6 @@
 mod common;
 
 use common::{Net, id};
-use synod_paxos::{Quorums, Role, Settings, Slot};
 
 #[test]
 fn a_group_of_one_leads_and_commits_at_once() {

@@ -29,6 +29,11 @@ pub(crate) struct Net {
     /// By member: its disk does not answer.
     pub(crate) stalled: BTreeSet<MemberId>,
     pub(crate) cuts: BTreeSet<(MemberId, MemberId)>,
+    /// Messages take up to so much longer, by chance, and overtake each other.
+    pub(crate) reorder_ns: u64,
+    /// So many of 1000 messages are lost, and as many come twice.
+    pub(crate) loss: u64,
+    pub(crate) chance: Chance,
     pub(crate) filter: Filter,
     pub(crate) genesis: Genesis,
     pub(crate) settings: Settings,
@@ -59,6 +64,24 @@ pub(crate) struct Node {
     sequence: u64,
     pub(crate) loads: u64,
     pub(crate) syncs: u64,
+}
+
+/// Chance that is the same in each run (splitmix64).
+#[derive(Clone, Debug)]
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        if limit == 0 { 0 } else { self.next() % limit }
+    }
 }
 
 enum Event {
@@ -130,6 +153,9 @@ impl Net {
             wall_offset_ns: BTreeMap::new(),
             stalled: BTreeSet::new(),
             cuts: BTreeSet::new(),
+            reorder_ns: 0,
+            loss: 0,
+            chance: Chance(1),
             filter: Box::new(|_, _, _| true),
             nodes: BTreeMap::new(),
             events: BTreeMap::new(),
@@ -582,8 +608,14 @@ impl Net {
             .map(Paxos::boot);
         if let (true, Some(boot)) = (arrives, boot) {
             let envelope = self.paxos(from).envelope(to, message);
-            let delay_ns = self.delay_ns;
-            self.at(delay_ns, Event::Deliver { to, boot, envelope });
+            if self.chance.below(1000) < self.loss {
+                return;
+            }
+            let twice = self.chance.below(1000) < self.loss;
+            for envelope in std::iter::once(envelope.clone()).chain(twice.then_some(envelope)) {
+                let delay_ns = self.delay_ns + self.chance.below(self.reorder_ns);
+                self.at(delay_ns, Event::Deliver { to, boot, envelope });
+            }
         }
     }
 
