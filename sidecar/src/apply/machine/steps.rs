@@ -1,0 +1,264 @@
+//! The machine's three steps (rule A1) and its view of the app's life (rule A4).
+
+use std::sync::Arc;
+
+use synod_paxos::{CommandId, Entry, Slot};
+use synod_proto::v1::Request;
+
+use super::{Action, Answer, App, Busy, Execute, Machine, Queued, Run};
+use super::{
+    FAILED_PAUSE_MS, FAILURES_BEFORE_PAUSE, QUEUE_BYTES, QUEUE_ENTRIES, REPEATS, SUSPECTS,
+};
+use crate::app::Instance;
+use crate::apply::Outcome;
+use crate::apply::fold::Admission;
+use crate::apply::ledger::{Found, InFlight, Record};
+
+// === admit ===
+
+impl Machine {
+    pub(super) fn admit(&mut self, entry: &Entry) {
+        let (slot, id) = (entry.slot, entry.command.id);
+        match self.fold.admit(entry) {
+            Admission::Execute(request) => {
+                self.decisions.note(slot);
+                self.last_to_execute = slot;
+                if slot <= self.answered_before {
+                    self.answer(id, slot, Outcome::Executed);
+                }
+                let room = self.queue.len() < QUEUE_ENTRIES && self.queue_bytes < QUEUE_BYTES;
+                if room && self.app_runs() && self.first_not_queued() == Some(slot) {
+                    self.enqueue(entry, Arc::new(request));
+                }
+            }
+            Admission::Repeat(first) if first <= self.answered => {
+                self.answer(id, first, Outcome::Replayed);
+            }
+            Admission::Repeat(first) => {
+                if self.repeats.len() >= REPEATS {
+                    self.repeats.pop_first();
+                }
+                self.repeats.insert((first, slot), id);
+            }
+            Admission::Settled(outcome) => self.answer(id, slot, outcome),
+            Admission::Nothing => {}
+            Admission::Unknown(kind) => {
+                self.halted = Some((slot, kind));
+                self.actions.push_back(Action::Halt { slot, kind });
+            }
+        }
+    }
+
+    pub(super) fn answer(&mut self, id: CommandId, slot: Slot, outcome: Outcome) {
+        self.actions
+            .push_back(Action::Answer(Answer { id, slot, outcome }));
+    }
+
+    pub(super) fn answer_repeats(&mut self, first: Slot) {
+        while let Some(entry) = self.repeats.first_entry()
+            && entry.key().0 <= first
+        {
+            let ((first, _), id) = entry.remove_entry();
+            self.answer(id, first, Outcome::Replayed);
+        }
+    }
+}
+
+// === execute ===
+
+impl Machine {
+    pub(super) fn app_runs(&self) -> bool {
+        matches!(self.app, App::Running(_))
+    }
+
+    /// The first admitted slot that is executed and was not queued yet.
+    pub(super) fn first_not_queued(&self) -> Option<Slot> {
+        let from = self.queued_through.max(self.applied).next();
+        if from > self.last_to_execute {
+            return None;
+        }
+        self.decisions.next_from(from)
+    }
+
+    pub(super) fn enqueue(&mut self, entry: &Entry, request: Arc<Request>) {
+        let queued = Queued {
+            slot: entry.slot,
+            id: entry.command.id,
+            time: entry.time,
+            seed: entry.seed,
+            weight: entry.weight(),
+            request,
+        };
+        assert!(
+            queued.slot > self.queued_through,
+            "the queue is in slot order"
+        );
+        self.queued_through = queued.slot;
+        self.queue_bytes += queued.weight;
+        self.queue.push_back(queued);
+    }
+
+    pub(super) fn unqueue(&mut self, queued: Queued) {
+        self.queue_bytes += queued.weight;
+        self.queue.push_front(queued);
+    }
+
+    /// Goes on as far as possible: over slots that the app does not see, to the next it does.
+    pub(super) fn advance(&mut self) {
+        while self.busy.is_none()
+            && !self.shutting_down
+            && self.paused.is_none()
+            && self.app_runs()
+            && self.applied < self.fold.admitted()
+        {
+            let next = self.applied.next();
+            if self.decisions.executes(next) {
+                if self.queue.front().is_some_and(|queued| queued.slot == next) {
+                    self.begin(next);
+                }
+                return;
+            }
+            self.applied = next;
+        }
+    }
+
+    fn begin(&mut self, slot: Slot) {
+        let failures = self.failures.get(&slot).copied().unwrap_or(0);
+        if failures >= FAILURES_BEFORE_PAUSE && self.pause_over != Some(slot) {
+            let pause_ms = doubled(FAILED_PAUSE_MS, failures - FAILURES_BEFORE_PAUSE);
+            return self.pause(slot, pause_ms);
+        }
+        let queued = self.queue.pop_front().expect("the caller has seen it");
+        self.queue_bytes -= queued.weight;
+        self.runs += 1;
+        let run = Run(self.runs);
+        let attempt = failures + 1;
+        self.sent = self.sent.max(slot);
+        self.execute = Some(Execute {
+            run,
+            slot,
+            attempt,
+            time: queued.time,
+            seed: queued.seed,
+            request: queued.request.clone(),
+        });
+        self.busy = Some(Busy {
+            run,
+            queued,
+            attempt,
+            slow: false,
+        });
+        self.ledger_dirty = true;
+    }
+
+    pub(super) fn pause(&mut self, slot: Slot, pause_ms: u64) {
+        self.pause_over = None;
+        self.paused = Some(slot);
+        self.actions.push_back(Action::Pause { slot, pause_ms });
+    }
+
+    pub(super) fn take_busy(&mut self, run: Run) -> Option<Busy> {
+        self.busy.take_if(|busy| busy.run == run)
+    }
+
+    /// What is in flight has failed, whatever comes of it.
+    pub(super) fn cut_off(&mut self) {
+        self.execute = None;
+        if let Some(busy) = self.busy.take() {
+            *self.failures.entry(busy.queued.slot).or_default() = busy.attempt;
+            if self.failures.len() > SUSPECTS {
+                self.failures.pop_first();
+            }
+        }
+    }
+}
+
+// === the app's life ===
+
+impl Machine {
+    /// The first look at the app, against what the ledger knew of it.
+    pub(super) fn recover(&mut self, found: Found, instance: Option<Instance>) {
+        let record = match found {
+            // Nothing is known of earlier lives, so nothing of what this app was sent.
+            Found::Missing => {
+                if let Some(instance) = instance {
+                    self.app = App::Unproven(instance);
+                    self.actions.push_back(Action::StopApp(instance));
+                }
+                self.ledger_dirty = true;
+                return;
+            }
+            // The machine has started since: whatever listens has, too.
+            Found::OtherBoot => Record::default(),
+            Found::Record(record) => record,
+        };
+        match (record.instance, instance) {
+            (Some(known), Some(found)) if known == found => {
+                if record.in_flight.is_some() || record.unknown {
+                    return self.condemn(found);
+                }
+                self.app = App::Running(found);
+                self.applied = record.applied;
+                self.queued_through = record.applied;
+                self.answered = record.applied;
+                self.answered_before = record.applied;
+                self.target = self.target.max(self.commit);
+            }
+            (_, Some(found)) => self.app_is_new(found),
+            (previous, None) => self.app = App::Absent { previous },
+        }
+    }
+
+    pub(super) fn condemn(&mut self, instance: Instance) {
+        self.cut_off();
+        self.paused = None;
+        self.app = App::Condemned(instance);
+        self.ledger_dirty = true;
+        self.actions.push_back(Action::StopApp(instance));
+    }
+
+    /// A start: the state is empty, and everything is executed from the first slot on.
+    pub(super) fn app_is_new(&mut self, instance: Instance) {
+        self.cut_off();
+        self.app = App::Running(instance);
+        self.app_starts += 1;
+        self.target = self.target.max(self.commit).max(self.answered);
+        self.applied = Slot::ZERO;
+        self.queue.clear();
+        self.queue_bytes = 0;
+        self.queued_through = Slot::ZERO;
+        self.paused = None;
+        self.pause_over = None;
+        self.refusals = 0;
+        self.ledger_dirty = true;
+    }
+
+    pub(super) fn record(&self) -> Record {
+        Record {
+            instance: match self.app {
+                App::Absent { previous } => previous,
+                App::Unproven(instance) | App::Condemned(instance) | App::Running(instance) => {
+                    Some(instance)
+                }
+            },
+            applied: self.applied,
+            in_flight: self.busy.as_ref().map(|busy| InFlight {
+                slot: busy.queued.slot,
+                attempt: busy.attempt,
+            }),
+            // Also of one that has gone, should it ever listen again.
+            unknown: match self.app {
+                App::Absent { previous } => previous.is_some(),
+                App::Unproven(_) | App::Condemned(_) => true,
+                App::Running(_) => false,
+            },
+        }
+    }
+}
+
+/// `first` doubled `times` times, at most `longest`.
+pub(super) fn doubled((first, longest): (u64, u64), times: u32) -> u64 {
+    first
+        .saturating_mul(1_u64.checked_shl(times).unwrap_or(u64::MAX))
+        .min(longest)
+}

@@ -1,0 +1,212 @@
+//! The rules of apply, one by one, and a random life in the end.
+
+mod admission;
+mod life;
+mod random;
+
+use std::num::NonZeroU64;
+
+use bytes::Bytes;
+use prost::Message;
+use synod_paxos::{
+    AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Configuration, Entry, Epoch,
+    Incarnation, Member, MemberId, Quorums, Role, Slot,
+};
+use synod_proto::v1::{Idempotency, Policy, Request};
+
+use super::*;
+use crate::apply::ledger::InFlight;
+
+/// A machine with its log; what it says is carried out by the test.
+pub(super) struct Bench {
+    pub(super) machine: Machine,
+    pub(super) log: Vec<Entry>,
+    /// What a next process would find.
+    pub(super) ledger: Record,
+}
+
+pub(super) fn instance(number: u64) -> Instance {
+    Instance(NonZeroU64::new(number).unwrap())
+}
+
+pub(super) fn configuration() -> Configuration {
+    Configuration {
+        epoch: Epoch(1),
+        members: (1..=3)
+            .map(|id| Member {
+                id: MemberId(id),
+                name: format!("member-{id}"),
+                incarnation: Incarnation(u128::from(id)),
+                role: Role::Voter,
+                region: String::new(),
+            })
+            .collect(),
+        quorums: Quorums::Majority,
+        first_leader: MemberId(0),
+    }
+}
+
+pub(super) fn id(sequence: u64) -> CommandId {
+    CommandId {
+        member: MemberId(1),
+        boot: Boot(1),
+        sequence,
+    }
+}
+
+pub(super) fn request() -> Request {
+    Request {
+        policy_version: 1,
+        expires_ns: u64::MAX,
+        method: "POST".into(),
+        target: "/notes".into(),
+        ..Request::default()
+    }
+}
+
+pub(super) fn keyed(key: &'static str, principal: &'static str, digest: &'static str) -> Request {
+    Request {
+        idempotency: Some(Idempotency {
+            key: Bytes::from_static(key.as_bytes()),
+            principal: Bytes::from_static(principal.as_bytes()),
+            request_digest: Bytes::from_static(digest.as_bytes()),
+        }),
+        ..request()
+    }
+}
+
+pub(super) fn executed(sequence: u64, slot: u64) -> Action {
+    told(sequence, slot, Outcome::Executed)
+}
+
+pub(super) fn told(sequence: u64, slot: u64, outcome: Outcome) -> Action {
+    Action::Answer(Answer {
+        id: id(sequence),
+        slot: Slot(slot),
+        outcome,
+    })
+}
+
+impl Bench {
+    /// A machine in its first life, with the app listening as instance 1.
+    pub(super) fn new() -> Self {
+        let mut bench = Self::begin(Found::Record(Record::default()), Vec::new());
+        bench.machine.handle_app(Some(instance(1)));
+        bench
+    }
+
+    /// A machine that has not looked at the app yet.
+    pub(super) fn begin(ledger: Found, log: Vec<Entry>) -> Self {
+        let mut machine = Machine::new(Setup {
+            configuration: configuration(),
+            policy: Policy::default(),
+            ledger,
+        });
+        machine.handle_commit(Slot(log.len() as u64));
+        Self {
+            machine,
+            log,
+            ledger: match ledger {
+                Found::Record(record) => record,
+                Found::Missing | Found::OtherBoot => Record::default(),
+            },
+        }
+    }
+
+    /// The same member in its next process.
+    pub(super) fn restarted(&self, listens: Option<Instance>) -> Self {
+        let mut bench = Self::begin(Found::Record(self.ledger), self.log.clone());
+        bench.machine.handle_app(listens);
+        bench
+    }
+
+    /// Puts a command into the log, not yet handed in.
+    pub(super) fn append(&mut self, kind: CommandKind, id: CommandId, payload: Vec<u8>) -> Slot {
+        let slot = Slot(self.log.len() as u64 + 1);
+        self.log.push(Entry {
+            slot,
+            ballot: Ballot::default(),
+            time: AgreedTime(slot.0 * 1_000),
+            seed: u128::from(slot.0),
+            command: Command {
+                kind,
+                id,
+                floor: 1,
+                payload: payload.into(),
+            },
+        });
+        slot
+    }
+
+    /// Has a request chosen under the sequence number.
+    pub(super) fn choose(&mut self, sequence: u64, request: &Request) -> Slot {
+        self.append(CommandKind::REQUEST, id(sequence), request.encode_to_vec())
+    }
+
+    pub(super) fn choose_noop(&mut self) -> Slot {
+        self.append(CommandKind::NOOP, CommandId::default(), Vec::new())
+    }
+
+    pub(super) fn choose_policy(&mut self, sequence: u64, policy: &Policy) -> Slot {
+        self.append(CommandKind::POLICY, id(sequence), policy.encode_to_vec())
+    }
+
+    /// Hands in what the machine wants, as an executor does, and returns what it says to do.
+    pub(super) fn step(&mut self) -> Vec<Action> {
+        self.machine.handle_commit(Slot(self.log.len() as u64));
+        let mut actions = Vec::new();
+        loop {
+            let next = self
+                .machine
+                .next_to_execute()
+                .or(self.machine.next_to_admit());
+            let entry = next
+                .and_then(|slot| self.log.get(slot.0 as usize - 1))
+                .cloned();
+            if let Some(entry) = &entry {
+                self.machine.handle_entry(entry);
+            }
+            while let Some(action) = self.machine.poll_action() {
+                if let Action::Ledger(record) = action {
+                    self.ledger = record;
+                }
+                actions.push(action);
+            }
+            if entry.is_none() {
+                return actions;
+            }
+        }
+    }
+
+    /// Steps, and expects that exactly one request is sent.
+    pub(super) fn sent(&mut self) -> Execute {
+        let actions = self.step();
+        let mut sent = actions.into_iter().filter_map(|action| match action {
+            Action::Execute(execute) => Some(execute),
+            _ => None,
+        });
+        let execute = sent.next().expect("a request is sent");
+        assert!(sent.next().is_none(), "one at a time");
+        execute
+    }
+
+    /// Lets the app execute all that it is sent; returns the slots, and the answers told.
+    pub(super) fn run(&mut self) -> (Vec<u64>, Vec<Action>) {
+        let (mut slots, mut answers) = (Vec::new(), Vec::new());
+        let mut actions = self.step();
+        while !actions.is_empty() {
+            for action in actions {
+                match action {
+                    Action::Execute(execute) => {
+                        slots.push(execute.slot.0);
+                        self.machine.handle_response(execute.run);
+                    }
+                    Action::Ledger(_) => {}
+                    other => answers.push(other),
+                }
+            }
+            actions = self.step();
+        }
+        (slots, answers)
+    }
+}
