@@ -391,3 +391,29 @@ fn memory_does_not_grow_with_what_waits_for_the_app() {
     bench.machine.handle_response(run);
     assert_eq!(bench.run().0, (2..=1_000).collect::<Vec<_>>());
 }
+
+#[test]
+fn an_app_that_vanishes_with_an_unknown_end_is_not_trusted_by_the_next_process_either() {
+    let (mut bench, execute) = in_flight();
+    bench.machine.handle_unknown(execute.run);
+    bench.machine.handle_app(None);
+    bench.step();
+    assert!(bench.ledger.unknown);
+    let mut next = bench.restarted(Some(instance(1)));
+    assert_eq!(next.run().1, [Action::StopApp(instance(1))]);
+}
+
+#[test]
+fn no_reads_go_beside_a_second_attempt_though_the_commit_is_not_known_yet() {
+    let (mut bench, _) = in_flight();
+    let late = bench.log.split_off(3);
+    let mut next = bench.restarted(Some(instance(2)));
+    assert_eq!(next.run().0, [1, 2, 3]);
+    assert!(next.machine.serving());
+    next.log.extend(late);
+    let execute = next.sent();
+    assert_eq!(execute.attempt, 2);
+    assert!(!next.machine.serving());
+    next.machine.handle_response(execute.run);
+    assert!(next.machine.serving());
+}
