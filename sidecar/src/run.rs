@@ -78,3 +78,6 @@ async fn run(path: &Path) -> Result<MemberEnd, StartError> {
         _ = interrupt.recv() => Ok(MemberEnd::Stopped),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,504 @@
+//! Whole members in one process: real ports, certificates and logs; the app is a list in memory.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use synod_proto::v1::control_client::ControlClient;
+use synod_proto::v1::propose_policy_response::Result as Outcome;
+use synod_proto::v1::{
+    IdempotencyPolicy, Policy, ProposePolicyRequest, StatusRequest, TransferLeadershipRequest,
+};
+use tokio::net::TcpStream;
+use tonic::transport::Channel;
+
+use super::*;
+use crate::app::{App, ExecuteError, Executed, Instance, Order};
+use crate::apply::{StoredBody, StoredResponse};
+use crate::config::genesis::{GenesisFile, GenesisMember, GenesisRole};
+use crate::config::peers::{PeerAddress, PeerTable};
+use crate::config::{self, Log, Tls};
+use crate::identity::testing::{Authority, names};
+use crate::identity::{Who, connect};
+use crate::ingress::Reads;
+use crate::ingress::backend::{AppBody, AppError};
+use crate::ingress::body::RequestBody;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A list: a POST adds its body, a GET shows all.
+#[derive(Clone, Debug, Default)]
+struct List {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// Which start of it runs; 0: none.
+    instance: Arc<AtomicU64>,
+}
+
+impl List {
+    fn text(&self) -> String {
+        self.lines.lock().expect("list").join(",")
+    }
+}
+
+impl App for List {
+    fn look(&self) -> io::Result<Option<Instance>> {
+        Ok(NonZeroU64::new(self.instance.load(Ordering::SeqCst)).map(Instance))
+    }
+
+    fn execute(
+        self: Arc<Self>,
+        order: Order,
+    ) -> impl Future<Output = Result<Executed, ExecuteError>> + Send + 'static {
+        let line = String::from_utf8_lossy(&order.request.body).into_owned();
+        self.lines.lock().expect("list").push(line);
+        let response = StoredResponse {
+            status: StatusCode::CREATED,
+            headers: http::HeaderMap::new(),
+            body: StoredBody::Memory(Bytes::from(self.text())),
+            trailers: http::HeaderMap::new(),
+        };
+        std::future::ready(Ok(Executed {
+            response: Some(response),
+        }))
+    }
+
+    fn set_reads(&self, _instance: Option<Instance>) {}
+
+    fn doubted(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+}
+
+impl Reads for List {
+    async fn read(&self, _: Request<RequestBody>) -> Result<Response<AppBody>, AppError> {
+        let body = Full::new(Bytes::from(self.text()));
+        Ok(Response::new(
+            body.map_err(|never| match never {}).boxed_unsync(),
+        ))
+    }
+
+    async fn bypass(&self, request: Request<RequestBody>) -> Result<Response<AppBody>, AppError> {
+        self.read(request).await
+    }
+}
+
+/// Three members, none of which runs at first.
+struct Group {
+    folder: tempfile::TempDir,
+    authority: Authority,
+    members: Vec<Option<Running>>,
+}
+
+struct Running {
+    member: Member,
+    list: List,
+}
+
+fn name(number: usize) -> String {
+    format!("notes-{number}")
+}
+
+impl Group {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().expect("folder"),
+            authority: Authority::new(),
+            members: vec![None, None, None],
+        }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn config(&self, number: usize) -> Config {
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("address");
+        let who = Who::Member(name(number));
+        Config {
+            service: "notes".into(),
+            member: name(number),
+            region: String::new(),
+            trust_domain: "synod.local".into(),
+            namespace: "local".into(),
+            data: self.path(&name(number)),
+            genesis: self.path("genesis.json"),
+            peers: self.path("peers.json"),
+            tls: self
+                .authority
+                .issue(&self.path(&format!("tls-{number}")), &[names().of(&who)]),
+            listen: config::Listen {
+                http: any,
+                peer: any,
+                admin: any,
+            },
+            app: config::App {
+                address: "127.0.0.1:9".parse().expect("address"),
+                protocol: config::Protocol::Http1,
+            },
+            log: Log {
+                max_bytes: 64 << 20,
+                segment_bytes: 4 << 20,
+            },
+        }
+    }
+
+    async fn start(&mut self, number: usize) {
+        let list = List::default();
+        let started = Member::start(self.config(number), list.clone(), list.clone());
+        let member = started.await.expect("starts");
+        // The app starts behind its sidecar, as it does beside a native sidecar.
+        list.instance
+            .store(rand::random_range(1..u64::MAX), Ordering::SeqCst);
+        member.apply().app_started();
+        self.members[number - 1] = Some(Running { member, list });
+        self.write_peers();
+    }
+
+    async fn start_all(&mut self) {
+        for number in 1..=3 {
+            self.start(number).await;
+        }
+    }
+
+    fn write_peers(&self) {
+        let members = self.members.iter().enumerate().filter_map(|(at, it)| {
+            Some(PeerAddress {
+                name: name(at + 1),
+                address: it.as_ref()?.member.addresses().peer.to_string(),
+            })
+        });
+        let table = PeerTable {
+            members: members.collect(),
+        };
+        table.write(&self.path("peers.json")).expect("written");
+    }
+
+    /// Makes the group of the members that run.
+    async fn form(&self) {
+        let mut members = Vec::new();
+        for number in 1..=3 {
+            let status = self.admin_status(number).await;
+            assert_eq!(status.group, None);
+            members.push(GenesisMember {
+                id: number as u32,
+                name: status.member,
+                incarnation: status.incarnation,
+                role: GenesisRole::Voter,
+                region: String::new(),
+            });
+        }
+        let file = GenesisFile::new("notes", 1, members, &policy());
+        file.write_create_only(&self.path("genesis.json"))
+            .expect("written");
+    }
+
+    async fn admin_status(&self, number: usize) -> crate::admin::status::Status {
+        let address = self.running(number).member.addresses().admin;
+        let (status, body) = http(address, Method::GET, "/status", "")
+            .await
+            .expect("answers");
+        assert_eq!(status, StatusCode::OK);
+        serde_json::from_str(&body).expect("a status")
+    }
+
+    fn running(&self, number: usize) -> &Running {
+        self.members[number - 1].as_ref().expect("runs")
+    }
+
+    /// Sends to a member until it answers as expected, and says what.
+    async fn ask(&self, number: usize, method: Method, body: &str, expected: StatusCode) -> String {
+        let address = self.running(number).member.addresses().http;
+        let mut last = None;
+        let asking = async {
+            loop {
+                match http(address, method.clone(), "/list", body).await {
+                    Ok((status, body)) if status == expected => return body,
+                    other => last = Some(other),
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let asked = tokio::time::timeout(PATIENCE, asking).await;
+        asked.unwrap_or_else(|_| {
+            let apply = self.running(number).member.apply().status();
+            panic!("member {number} said {last:?}; {:?}", apply.borrow())
+        })
+    }
+
+    async fn add(&self, number: usize, line: &str) -> String {
+        self.ask(number, Method::POST, line, StatusCode::CREATED)
+            .await
+    }
+
+    async fn show(&self, number: usize) -> String {
+        self.ask(number, Method::GET, "", StatusCode::OK).await
+    }
+
+    async fn control(&self, number: usize) -> ControlClient<Channel> {
+        let files = self
+            .authority
+            .issue(&self.path("operator"), &[names().operator()]);
+        ControlClient::new(self.channel(number, &files, Who::Operator).await)
+    }
+
+    async fn channel(&self, number: usize, files: &Tls, own: Who) -> Channel {
+        let address = self.running(number).member.addresses().peer.to_string();
+        let to = Who::Member(name(number));
+        connect(files, &names(), own, &address, to)
+            .await
+            .expect("connects")
+    }
+}
+
+fn policy() -> Policy {
+    Policy {
+        version: 1,
+        classes_version: 1,
+        idempotency: Some(IdempotencyPolicy {
+            header: "idempotency-key".into(),
+            keep_for_ms: 3_600_000,
+            max_bytes: 1 << 20,
+            ..IdempotencyPolicy::default()
+        }),
+        max_body_bytes: 1 << 20,
+        queue_timeout_ms: 5_000,
+        response_timeout_ms: 5_000,
+        apply_timeout_ms: 5_000,
+        service: "notes".into(),
+        ..Policy::default()
+    }
+}
+
+async fn http(
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+    body: &str,
+) -> Result<(StatusCode, String), String> {
+    let said = |it: &dyn std::fmt::Display| it.to_string();
+    let stream = TcpStream::connect(address).await.map_err(|it| said(&it))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|it| said(&it))?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "notes.example")
+        .body(Full::new(Bytes::from(body.to_owned())))
+        .expect("a request");
+    let response = sender.send_request(request).await.map_err(|it| said(&it))?;
+    let status = response.status();
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .map_err(|it| said(&it))?;
+    Ok((
+        status,
+        String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_serve_one_list_and_a_restarted_one_has_it_again() {
+    let mut group = Group::new();
+    group.start_all().await;
+    group.form().await;
+    assert_eq!(group.add(1, "a").await, "a");
+    assert_eq!(group.add(2, "b").await, "a,b");
+    for number in 1..=3 {
+        assert_eq!(group.show(number).await, "a,b", "member {number}");
+    }
+    // In order, and then as a crash would.
+    for (number, orderly) in [(1, true), (2, false), (3, true)] {
+        let running = group.members[number - 1].take().expect("runs");
+        let end = if orderly {
+            running.member.stop().await
+        } else {
+            running.member.kill().await
+        };
+        assert!(matches!(end, MemberEnd::Stopped), "{end}");
+        let other = number % 3 + 1;
+        let line = format!("without-{number}");
+        let list = group.add(other, &line).await;
+        assert!(list.ends_with(&line), "{list}");
+        group.start(number).await;
+        assert_eq!(
+            group.show(number).await,
+            list,
+            "member {number} after its restart"
+        );
+        let own = tokio::time::timeout(PATIENCE, async {
+            while group.running(number).list.text() != list {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        own.await.expect("its own copy has the list again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_sees_the_status_changes_the_policy_and_moves_the_leader() {
+    let mut group = Group::new();
+    group.start_all().await;
+    group.form().await;
+    group.add(1, "a").await;
+    let mut control = group.control(1).await;
+    let status = control
+        .status(StatusRequest {})
+        .await
+        .expect("answers")
+        .into_inner();
+    assert_eq!(
+        (status.member.as_str(), status.role.as_str()),
+        ("notes-1", "Voter")
+    );
+    assert_eq!(status.group.len(), 32);
+
+    let mut change = ProposePolicyRequest {
+        policy: Some(Policy {
+            max_body_bytes: 512 << 10,
+            ..policy()
+        }),
+        expected_version: 1,
+        epoch: 1,
+    };
+    let done = control
+        .propose_policy(change.clone())
+        .await
+        .expect("agreed")
+        .into_inner();
+    assert_eq!((done.result(), done.version), (Outcome::Done, 2));
+    let late = control
+        .propose_policy(change.clone())
+        .await
+        .expect("answers")
+        .into_inner();
+    assert_eq!((late.result(), late.version), (Outcome::Conflict, 2));
+    change.policy.as_mut().expect("policy").max_body_bytes = 1 << 40;
+    let error = control.propose_policy(change).await.expect_err("too large");
+    assert!(error.message().contains("log.segmentBytes") || error.message().contains("window"));
+
+    let leader = status
+        .leader
+        .strip_prefix("notes-")
+        .expect("leads")
+        .parse()
+        .expect("number");
+    let to = name(leader % 3 + 1);
+    let mut control = group.control(leader).await;
+    let request = TransferLeadershipRequest { to: to.clone() };
+    control
+        .transfer_leadership(request.clone())
+        .await
+        .expect("moved");
+    let error = control
+        .transfer_leadership(request)
+        .await
+        .expect_err("leads no more");
+    assert!(error.message().contains("does not lead"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_may_not_speak_as_a_member() {
+    let mut group = Group::new();
+    group.start(1).await;
+    let files = group
+        .authority
+        .issue(&group.path("operator"), &[names().operator()]);
+    let channel = group.channel(1, &files, Who::Operator).await;
+    let mut peer = synod_proto::v1::peer_client::PeerClient::new(channel.clone());
+    let error = peer
+        .exchange(tokio_stream::empty())
+        .await
+        .expect_err("refused");
+    assert_eq!(error.code(), tonic::Code::PermissionDenied);
+    let mut handover = synod_proto::v1::handover_client::HandoverClient::new(channel);
+    let error = handover
+        .serve(tokio_stream::empty())
+        .await
+        .expect_err("refused");
+    assert_eq!(error.code(), tonic::Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn what_keeps_a_member_from_starting_is_said_with_its_own_exit_code() {
+    let group = Group::new();
+    let start = |config| async move {
+        let list = List::default();
+        let result = Member::start(config, list.clone(), list).await;
+        let error = result.map(|_| ()).expect_err("must not start");
+        let text = error.to_string();
+        (text, format!("{:?}", exit::code(&Err(error))))
+    };
+    let code = |code: u8| format!("{:?}", ExitCode::from(code));
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+    let mut config = group.config(1);
+    config.listen.peer = taken.local_addr().expect("address");
+    let (text, exit) = start(config).await;
+    assert!(text.contains("listen.peer"), "{text}");
+    assert_eq!(exit, code(exit::PORT));
+
+    let mut config = group.config(1);
+    config.tls.key = group.path("missing.pem");
+    let (text, exit) = start(config).await;
+    assert!(text.contains("missing.pem"), "{text}");
+    assert_eq!(exit, code(exit::IDENTITY));
+
+    let mut config = group.config(1);
+    config.log.segment_bytes = 1;
+    let (text, exit) = start(config).await;
+    assert!(text.contains("log.segmentBytes"), "{text}");
+    assert_eq!(exit, code(exit::CONFIG));
+
+    let list = List::default();
+    let running = Member::start(group.config(1), list.clone(), list)
+        .await
+        .expect("starts");
+    let (text, exit) = start(group.config(1)).await;
+    assert!(text.contains("in use"), "{text}");
+    assert_eq!(exit, code(exit::IN_USE));
+    running.kill().await;
+
+    let mut config = group.config(2);
+    config.data = group.path(&name(1));
+    let (text, exit) = start(config).await;
+    assert!(text.contains("notes-1"), "{text}");
+    assert_eq!(exit, code(exit::DATA));
+}
+
+#[tokio::test]
+async fn a_member_that_the_genesis_does_not_name_ends_and_says_so() {
+    let mut group = Group::new();
+    group.start(1).await;
+    let stranger = GenesisMember {
+        id: 1,
+        name: name(1),
+        incarnation: "1".repeat(32),
+        role: GenesisRole::Voter,
+        region: String::new(),
+    };
+    let file = GenesisFile::new("notes", 1, vec![stranger], &policy());
+    let path: &Path = &group.path("genesis.json");
+    file.write_create_only(path).expect("written");
+    let running = group.members[0].as_mut().expect("runs");
+    let ended = tokio::time::timeout(PATIENCE, running.member.ended());
+    let end = ended.await.expect("ends");
+    assert!(end.to_string().contains("incarnation"), "{end}");
+    let code = exit::code(&Ok(end));
+    assert_eq!(
+        format!("{code:?}"),
+        format!("{:?}", ExitCode::from(exit::GENESIS))
+    );
+}
