@@ -341,3 +341,7 @@ async fn until_not_live(admin: SocketAddr) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

@@ -1,0 +1,175 @@
+//! The real program: exit codes, messages, and how processes are tied together.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+const SYNOD: &str = env!("CARGO_BIN_EXE_synod");
+
+fn synod(arguments: &[&str]) -> Output {
+    Command::new(SYNOD)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs")
+}
+
+/// The message of a refusal.
+fn refusal(code: i32, arguments: &[&str]) -> String {
+    let output = synod(arguments);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+    text
+}
+
+fn until(what: &str, mut it: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !it() {
+        assert!(Instant::now() < end, "{what} does not come about");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn is_alive(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|it| {
+        !it.rsplit(')')
+            .next()
+            .unwrap_or("")
+            .trim_start()
+            .starts_with('Z')
+    })
+}
+
+#[test]
+fn what_is_asked_for_is_printed_and_what_is_wrong_ends_with_64() {
+    let output = synod(&["version"]);
+    assert!(output.status.success());
+    assert!(output.stdout.starts_with(b"synod 0."));
+    assert!(synod(&["--help"]).status.success());
+    assert!(synod(&["local", "--help"]).status.success());
+    let script = synod(&["completion", "bash"]);
+    assert!(String::from_utf8_lossy(&script.stdout).contains("_synod"));
+    refusal(64, &[]);
+    refusal(64, &["nonsense"]);
+    refusal(64, &["local", "--replicas", "many"]);
+    assert!(refusal(64, &["local", "--replicas", "4"]).contains("odd"));
+    assert!(refusal(64, &["local", "--", "no-such-program"]).contains("no-such-program"));
+    assert!(refusal(64, &["status", "--data", "/nonexistent"]).contains("/nonexistent"));
+}
+
+#[test]
+fn a_manifest_that_contradicts_itself_is_refused_with_every_field() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("manifest.yaml");
+    fs::write(
+        &path,
+        "apiVersion: synod.dev/v1alpha1\nkind: ReplicatedService\nmetadata: {name: a}\nspec:\n  replicas: 2\n  template: {spec: {containers: [{name: a, ports: [{containerPort: 1}]}]}}\n  routes: [{name: a, consistency: Bypass}]\n",
+    )
+    .expect("write");
+    let text = refusal(64, &["local", "-f", path.to_str().expect("text")]);
+    for field in ["spec.replicas: ", "spec.routes[0].consistency: "] {
+        assert!(text.contains(field), "{text}");
+    }
+}
+
+#[test]
+fn a_taken_port_and_a_foreign_folder_are_named_and_nothing_is_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("free");
+    let address = listener.local_addr().expect("bound").to_string();
+    let folder = tempfile::tempdir().expect("folder");
+    let temporary = folder.path().to_str().expect("text");
+    let output = Command::new(SYNOD)
+        .args(["local", "--replicas", "1", "--listen", &address])
+        .env("TMPDIR", temporary)
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(64));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        text.contains(&address) && text.contains("notes-1"),
+        "{text}"
+    );
+    assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 0);
+
+    fs::write(folder.path().join("letter"), "x").expect("write");
+    assert!(refusal(64, &["local", "--data", temporary]).contains("letter"));
+}
+
+#[test]
+fn a_child_dies_with_its_supervisor() {
+    let script = format!("{SYNOD} exec-child --supervisor $$ -- sleep 1000 & echo $!; wait");
+    let mut supervisor = Command::new("sh")
+        .args(["-c", &script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut pid = String::new();
+    BufReader::new(supervisor.stdout.take().expect("piped"))
+        .read_line(&mut pid)
+        .expect("a pid");
+    let pid = pid.trim();
+    let command = format!("/proc/{pid}/cmdline");
+    until("the child", || {
+        fs::read(&command).is_ok_and(|it| it.starts_with(b"sleep"))
+    });
+    supervisor.kill().expect("killed");
+    supervisor.wait().expect("gone");
+    until("the child's end", || !is_alive(pid));
+}
+
+#[test]
+fn a_child_of_a_supervisor_that_is_gone_does_not_begin() {
+    let output = synod(&["exec-child", "--supervisor", "1", "--", "echo", "begun"]);
+    assert_eq!(output.status.code(), Some(127));
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn the_guard_ends_whole_groups_and_removes_a_folder_when_its_input_ends() {
+    let folder = tempfile::tempdir().expect("folder");
+    let temporary = folder.path().join("temporary");
+    fs::create_dir(&temporary).expect("made");
+    let group = |name: &str| {
+        let file = folder.path().join(name);
+        let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
+        let child = Command::new("sh")
+            .args(["-c", &script])
+            .process_group(0)
+            .spawn()
+            .expect("it runs");
+        until("the worker", || {
+            fs::read_to_string(&file).is_ok_and(|it| it.ends_with('\n'))
+        });
+        let worker = fs::read_to_string(&file).expect("there").trim().to_owned();
+        (child, worker)
+    };
+    let (mut ended, ended_worker) = group("ended");
+    let (mut spared, spared_worker) = group("spared");
+    let mut guard = Command::new(SYNOD)
+        .args(["guard", "--remove"])
+        .arg(&temporary)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut input = guard.stdin.take().expect("piped");
+    let (a, b) = (ended.id(), spared.id());
+    writeln!(input, "+{a}\n+{b}\nnonsense\n-{b}").expect("told");
+    drop(input);
+    assert!(guard.wait().expect("it ends").success());
+    ended.wait().expect("gone");
+    until("the worker's end", || !is_alive(&ended_worker));
+    assert!(is_alive(&spared_worker));
+    assert!(!Path::new(&temporary).exists());
+    let group = i32::try_from(b)
+        .ok()
+        .and_then(Pid::from_raw)
+        .expect("a pid");
+    kill_process_group(group, Signal::KILL).expect("it was there");
+    spared.wait().expect("gone");
+}
