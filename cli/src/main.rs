@@ -90,7 +90,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Version => print(&format!("synod {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completion { shell } => completion(shell, &arguments),
-        Command::Sidecar { config } => return sidecar(&config),
+        Command::Sidecar { config } => return synod_sidecar::run::main(&config),
         Command::ExampleApp => example_app::run().map_err(Failure::from),
         Command::ExecChild {
             supervisor,
@@ -146,12 +146,6 @@ fn print(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-fn sidecar(config: &std::path::Path) -> ExitCode {
-    let _ = config;
-    eprintln!("synod: the sidecar is not there yet");
-    ExitCode::FAILURE
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     };
     let mut running = Running {
         statuses: vec![None; members.len()],
-        told: vec![String::new(); members.len()],
+        told: vec!["Unreachable".to_owned(); members.len()],
         told_leader: None,
         phase: if formed {
             Phase::Starting
