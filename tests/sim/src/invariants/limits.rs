@@ -38,7 +38,7 @@ pub(crate) fn check(
         (
             "cached bytes",
             status.cached_bytes,
-            settings.cache_bytes + settings.total_window_bytes + one,
+            status.uncommitted_bytes + settings.cache_bytes + one,
         ),
         (
             "writes under way",
@@ -50,7 +50,7 @@ pub(crate) fn check(
         (
             "bytes in flight",
             peer.in_flight_bytes,
-            settings.window_bytes + one,
+            settings.window_bytes + settings.max_message_bytes.max(one),
         )
     });
     for (what, is, limit) in queues.into_iter().chain(windows) {
