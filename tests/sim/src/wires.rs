@@ -117,7 +117,13 @@ impl World {
                     }
                 }
             }
-            Packet::Envelope(envelope) => process.paxos.handle_message(now, id_of(from), envelope),
+            Packet::Envelope(envelope) => {
+                self.trace.line(self.now_ns, || {
+                    let message = crate::trace::brief(&envelope.message);
+                    format!("{} <- {}: {message}", to + 1, from + 1)
+                });
+                process.paxos.handle_message(now, id_of(from), envelope);
+            }
         }
         self.settle(to)
     }

@@ -19,6 +19,7 @@ pub(crate) fn check(
 ) -> Result<(), Violation> {
     // A batch takes at least one entry, so each bound in bytes may be passed by one.
     let one = settings.max_payload_bytes() + synod_paxos::Entry::OVERHEAD_BYTES;
+    // What is committed and not synced here yet is in memory too: a window's worth at most.
     let queues = [
         (
             "pending commands",
@@ -38,7 +39,11 @@ pub(crate) fn check(
         (
             "cached bytes",
             status.cached_bytes,
-            status.uncommitted_bytes + settings.cache_bytes + one,
+            status.uncommitted_bytes
+                + settings.cache_bytes
+                + settings.total_window_bytes
+                + settings.window_bytes
+                + one,
         ),
         (
             "writes under way",
