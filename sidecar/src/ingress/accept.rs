@@ -283,10 +283,11 @@ impl<B: Backend> Core<B> {
         client: IpAddr,
         watched: Option<Arc<Watched>>,
     ) -> Responding {
+        // Before anything else is read from the connection.
+        let busy = watched.as_ref().map(Watched::begin);
+        let gap = self.limits.body_gap;
+        let request = request.map(|body| RequestBody::client(body, gap, watched.clone()));
         Box::pin(async move {
-            let busy = watched.as_ref().map(Watched::begin);
-            let gap = self.limits.body_gap;
-            let request = request.map(|body| RequestBody::client(body, gap));
             let response = self.handle(request, client, watched.as_ref()).await;
             Ok(response.map(|body| body.while_busy(busy)))
         })

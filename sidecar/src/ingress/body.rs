@@ -16,13 +16,18 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::io::ReaderStream;
 
 use super::backend::AppBody;
-use super::guard::{Busy, poll_alarm};
+use super::guard::{Busy, Watched, poll_alarm};
 use crate::apply::StoredBody;
 
 const FILE_CHUNK_BYTES: usize = 64 << 10;
 
 /// Any error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A client stopped in the middle of a body.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the client stopped sending its body")]
+pub struct TooSlow;
 
 /// The body of a request, wherever it comes from.
 #[derive(Debug)]
@@ -47,6 +52,8 @@ pub enum RequestBody {
 pub struct ClientBody {
     body: Incoming,
     gap: Duration,
+    /// Knows when what comes is malformed.
+    watched: Option<Arc<Watched>>,
     /// Set while a piece is waited for.
     limit: Option<Instant>,
     alarm: Option<Pin<Box<Sleep>>>,
@@ -68,9 +75,14 @@ impl ClientBody {
             self.limit = None;
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
+        if let Some(watched) = &self.watched
+            && watched.poll_broken(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err("the body is malformed".into())));
+        }
         let limit = *self.limit.get_or_insert_with(|| Instant::now() + self.gap);
         std::task::ready!(poll_alarm(&mut self.alarm, limit, cx));
-        Poll::Ready(Some(Err("the client stopped sending".into())))
+        Poll::Ready(Some(Err(TooSlow.into())))
     }
 }
 
@@ -78,13 +90,14 @@ impl ClientBody {
 
 impl RequestBody {
     /// A body that a client sends; it breaks off when `gap` goes by without a piece of it.
-    pub(super) fn client(body: Incoming, gap: Duration) -> Self {
+    pub(super) fn client(body: Incoming, gap: Duration, watched: Option<Arc<Watched>>) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
         Self::Client(ClientBody {
             body,
             gap,
+            watched,
             limit: None,
             alarm: None,
         })

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::body::RequestBody;
+use super::body::{RequestBody, TooSlow};
 use super::headers::{strip_hop_by_hop, strip_reserved};
 use super::problem::Problem;
 
@@ -97,6 +97,10 @@ impl Budget {
     }
 }
 
+fn too_slow() -> Problem {
+    Problem::too_slow("its body stood still or crept")
+}
+
 fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
@@ -131,8 +135,9 @@ pub(super) async fn capture(
         let earned = Duration::from_secs(buffer.bytes / patience.floor.max(1));
         let limit = (Instant::now() + patience.gap).min(started + patience.total + earned);
         let frame = match timeout_at(limit, Pin::new(&mut body).frame()).await {
-            Err(_) => return Err(Problem::too_slow("its body stood still or crept")),
+            Err(_) => return Err(too_slow()),
             Ok(None) => break,
+            Ok(Some(Err(error))) if error.is::<TooSlow>() => return Err(too_slow()),
             Ok(Some(Err(_))) => {
                 return Err(Problem::malformed(
                     "the body breaks off or its chunks are malformed",

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -26,6 +27,12 @@ pub(super) struct Watched {
     busy: AtomicU32,
     /// The connection was upgraded: its bytes are no longer HTTP.
     tunnel: AtomicBool,
+    /// A body has bytes in it that must not be acted on.
+    broken: AtomicBool,
+    /// Woken when no request is under way any more.
+    reader: AtomicWaker,
+    /// Woken when a body breaks.
+    body: AtomicWaker,
 }
 
 /// Held while a request is under way.
@@ -91,7 +98,7 @@ enum Waits {
 impl Watched {
     /// A request begins.
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
-        self.busy.fetch_add(1, Ordering::Relaxed);
+        self.busy.fetch_add(1, Ordering::AcqRel);
         Busy(self.clone())
     }
 
@@ -101,7 +108,32 @@ impl Watched {
     }
 
     fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) > 0
+        self.busy.load(Ordering::Acquire) > 0
+    }
+
+    /// Ready when no request is under way; else the reader is woken when that is so.
+    fn poll_at_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.reader.register(cx.waker());
+        if self.is_busy() {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+
+    /// For whoever waits for a piece of a body: it broke, and no piece will come.
+    pub(super) fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.body.register(cx.waker());
+        if self.broken.load(Ordering::Acquire) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn breaks(&self) {
+        self.broken.store(true, Ordering::Release);
+        self.body.wake();
     }
 
     fn is_tunnel(&self) -> bool {
@@ -111,7 +143,8 @@ impl Watched {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        self.0.busy.fetch_sub(1, Ordering::AcqRel);
+        self.0.reader.wake();
     }
 }
 
@@ -159,6 +192,7 @@ impl Guard {
             self.refused = Some(if framing.in_head() {
                 Refused::Head(violation)
             } else {
+                self.watched.breaks();
                 Refused::Body
             });
             buf.set_filled(before + passed);
@@ -166,13 +200,10 @@ impl Guard {
     }
 
     /// What the library gets once the connection was refused.
-    fn poll_refused(&self) -> Poll<io::Result<()>> {
-        // An end of the stream would break off the request before the bad one. When its response
-        // is complete, the library reads again.
-        if matches!(self.refused, Some(Refused::Head(_))) && self.watched.is_busy() {
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(()))
+    fn poll_refused(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The library would take an end of the stream for a client that has left, and break off
+        // the request before the bad one, or the one whose body is bad, before it is answered.
+        self.watched.poll_at_rest(cx).map(Ok)
     }
 
     /// Nothing to read now: waits, but not for ever.
@@ -182,7 +213,7 @@ impl Guard {
         };
         let (waits, patience) = if framing.in_head() {
             (Waits::ForRestOfHead(framing.heads()), self.patience.head)
-        } else if framing.is_idle() && !self.watched.is_busy() {
+        } else if framing.is_idle() && self.watched.poll_at_rest(cx).is_ready() {
             (Waits::ForRequest(framing.heads()), self.patience.idle)
         } else {
             self.read_limit = None;
@@ -198,7 +229,7 @@ impl Guard {
             Waits::ForRestOfHead(_) => Refused::SlowHead,
             Waits::ForRequest(_) => Refused::Idle,
         });
-        self.poll_refused()
+        self.poll_refused(cx)
     }
 
     /// After a write: a client that takes nothing for long is cut off.
@@ -246,7 +277,7 @@ impl AsyncRead for Guard {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.refused.is_some() {
-            return self.poll_refused();
+            return self.poll_refused(cx);
         }
         let before = buf.filled().len();
         if self.first.is_empty() {
@@ -262,7 +293,7 @@ impl AsyncRead for Guard {
         let came = buf.filled().len() > before;
         self.inspect(buf, before);
         if came && buf.filled().len() == before {
-            return self.poll_refused();
+            return self.poll_refused(cx);
         }
         Poll::Ready(Ok(()))
     }

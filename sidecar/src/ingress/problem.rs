@@ -331,6 +331,10 @@ impl Problem {
             let value = HeaderValue::from_static(outcome.as_str());
             headers.insert(SYNOD_OUTCOME.clone(), value);
         }
+        if matches!(self.kind, "malformed-request" | "request-too-slow") {
+            // Where the next request begins, if there is one, is anybody's guess.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
