@@ -490,6 +490,32 @@ async fn a_connection_that_the_app_has_closed_is_not_used_again() {
     }
 }
 
+/// The end is in the kernel, but the runtime had no chance to notice it.
+#[tokio::test]
+async fn a_connection_that_was_closed_a_moment_ago_is_not_used_again() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (closed, was_closed) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut bytes = [0; 4_096];
+            let read = stream.read(&mut bytes).unwrap();
+            assert!(bytes[..read].ends_with(b"hello"));
+            stream.write_all(OK.as_bytes()).unwrap();
+            drop(stream);
+            if closed.send(()).is_err() {
+                break;
+            }
+        }
+    });
+    let client = Arc::new(Client::new(address, Protocol::Http1, std::env::temp_dir()));
+    for _ in 0..50 {
+        post(&client).await.unwrap();
+        was_closed.recv().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn responses_are_kept_whole_whatever_their_size() {
     let folder = tempfile::tempdir().unwrap();

@@ -104,10 +104,26 @@ enum Event {
 }
 
 /// What was seen of the app before there was a group.
-struct Prelude {
+pub(super) struct Prelude {
     first: Option<Instance>,
     /// What runs now has started since.
     proven: bool,
+}
+
+impl Prelude {
+    /// The first look, as early as possible. `None` if it shows nothing.
+    pub(super) fn begin<A: App>(app: &A) -> Option<Self> {
+        match app.look() {
+            Ok(first) => {
+                let proven = false;
+                Some(Self { first, proven })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot see whether the app listens");
+                None
+            }
+        }
+    }
 }
 
 /// Runs until the node ends. Before the group exists, only watches the app.
@@ -115,10 +131,11 @@ pub(super) async fn run<A: App>(
     app: Arc<A>,
     mut ledger: Ledger,
     mut found: Found,
+    seen: Option<Prelude>,
     inputs: Inputs,
     published: Published,
 ) -> Result<(), ApplyError> {
-    let Some((prelude, beginning)) = prelude(&*app, &inputs).await else {
+    let Some((prelude, beginning)) = prelude(&*app, seen, &inputs).await else {
         return Ok(());
     };
     if found == Found::Missing && prelude.first.is_none() {
@@ -158,21 +175,18 @@ pub(super) async fn run<A: App>(
     executor.work().await
 }
 
-async fn prelude<A: App>(app: &A, inputs: &Inputs) -> Option<(Prelude, Beginning)> {
-    let mut seen: Option<Prelude> = None;
+async fn prelude<A: App>(
+    app: &A,
+    mut seen: Option<Prelude>,
+    inputs: &Inputs,
+) -> Option<(Prelude, Beginning)> {
     let mut beginning = None;
     loop {
-        let now = app.look();
-        if let Err(error) = &now {
-            tracing::warn!(%error, "cannot see whether the app listens");
-        }
+        let now = Prelude::begin(app);
         match (&mut seen, now) {
-            (None, Ok(first)) => {
-                let proven = false;
-                seen = Some(Prelude { first, proven });
-            }
-            (Some(seen), Ok(now)) => seen.proven |= now != seen.first,
-            (_, Err(_)) => {}
+            (Some(seen), Some(now)) => seen.proven |= now.first != seen.first,
+            (None, now) => seen = now,
+            (Some(_), None) => {}
         }
         let news = inputs.feed.news();
         beginning = beginning.or(news.beginning);

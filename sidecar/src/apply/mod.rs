@@ -14,6 +14,8 @@ mod kept;
 mod keys;
 mod ledger;
 mod machine;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::PathBuf;
@@ -93,10 +95,12 @@ pub fn start<A: App>(
         policy: policy_receiver,
         waiting: waiting_receiver,
     };
+    let seen = executor::Prelude::begin(&parts.app);
     let task = tokio::spawn(executor::run(
         Arc::new(parts.app),
         ledger,
         found,
+        seen,
         executor::Inputs {
             feed: parts.feed,
             log: parts.log,

@@ -1,0 +1,229 @@
+//! Apps, processes and members that die and come back.
+
+use std::net::SocketAddr;
+
+use http_body_util::Full;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::app::Client;
+use crate::config::Protocol;
+
+#[tokio::test]
+async fn an_app_that_starts_anew_executes_the_whole_log_and_nobody_is_answered_twice() {
+    let data = tempfile::tempdir().unwrap();
+    let (log, app) = (Log::default(), TestApp::default());
+    let process = Process::begun(data.path(), &log, app.clone());
+    app.listen(7);
+    for sequence in 1..=3 {
+        process.choose(sequence, &request());
+    }
+    soon(process.handle.wait_applied(Slot(3))).await;
+    app.on_next(Next::Hang);
+    app.listen(8);
+    process.handle.app_started();
+    let status = process.status(|status| status.rebuilding).await;
+    assert!(!status.serving && status.app_stalled);
+    assert_eq!((status.applied, status.sent), (Slot(0), Slot(3)));
+    let applied = process.handle.wait_applied(Slot(1));
+    assert!(
+        applied.now_or_never().is_none(),
+        "the new app has not seen it"
+    );
+    app.shared.go_on.notify_one();
+    process.status(|status| status.serving).await;
+    let expected = [(7, 1), (7, 2), (7, 3), (8, 1), (8, 2), (8, 3)];
+    assert_eq!(app.executed(), expected);
+    assert_eq!(body(&process.answered(2).await), "2");
+    process.shut_down().await;
+}
+
+#[tokio::test]
+async fn after_an_unknown_end_the_app_must_be_stopped_and_the_client_still_gets_its_answer() {
+    let data = tempfile::tempdir().unwrap();
+    let (log, app) = (Log::default(), TestApp::default());
+    let process = Process::begun(data.path(), &log, app.clone());
+    app.listen(7);
+    process.choose(1, &request());
+    process.answered(1).await;
+    app.on_next(Next::BreakOff);
+    process.choose(2, &request());
+    let status = process.status(|status| status.kill_app).await;
+    assert!(!status.serving);
+    app.listen(0);
+    process.status(|status| !status.kill_app).await;
+    app.listen(8);
+    assert_eq!(process.answered(2).await.outcome, Outcome::Executed);
+    assert_eq!(app.executed(), [(7, 1), (8, 1), (8, 2)]);
+    process.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_process_killed_between_requests_goes_on_with_the_same_app() {
+    let data = tempfile::tempdir().unwrap();
+    let (log, app) = (Log::default(), TestApp::default());
+    let process = Process::begun(data.path(), &log, app.clone());
+    app.listen(7);
+    process.choose(1, &keyed("k"));
+    process.choose(2, &request());
+    process.answered(2).await;
+    process.kill().await;
+
+    let process = Process::begun(data.path(), &log, app.clone());
+    process.status(|status| status.serving).await;
+    process.choose(3, &request());
+    process.choose(4, &keyed("k"));
+    assert_eq!(body(&process.answered(3).await), "3");
+    assert_eq!(app.executed(), [(7, 1), (7, 2), (7, 3)]);
+    let first = process.answered(1).await;
+    assert_eq!(first.outcome, Outcome::Executed);
+    assert!(
+        first.response.is_none(),
+        "its response went with the process"
+    );
+    let repeat = process.answered(4).await;
+    assert_eq!((repeat.slot, repeat.outcome), (Slot(1), Outcome::Replayed));
+    process.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_process_killed_with_a_request_in_flight_has_the_app_rebuilt() {
+    let data = tempfile::tempdir().unwrap();
+    let (log, app) = (Log::default(), TestApp::default());
+    let process = Process::begun(data.path(), &log, app.clone());
+    app.listen(7);
+    process.choose(1, &request());
+    process.answered(1).await;
+    app.on_next(Next::Hang);
+    process.choose(2, &request());
+    process.status(|status| status.sent == Slot(2)).await;
+    process.kill().await;
+
+    let process = Process::begun(data.path(), &log, app.clone());
+    process.status(|status| status.kill_app).await;
+    app.listen(8);
+    process.status(|status| status.serving).await;
+    assert_eq!(app.executed(), [(7, 1), (8, 1), (8, 2)]);
+    process.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_process_that_is_asked_to_end_leaves_nothing_in_flight() {
+    let data = tempfile::tempdir().unwrap();
+    let (log, app) = (Log::default(), TestApp::default());
+    let mut process = Process::begun(data.path(), &log, app.clone());
+    app.listen(7);
+    process.status(|status| status.serving).await;
+    app.on_next(Next::Hang);
+    process.choose(1, &request());
+    process.choose(2, &request());
+    process.status(|status| status.sent == Slot(1)).await;
+    process.feed = None;
+    tokio::task::yield_now().await;
+    assert!(!process.task.is_finished());
+    app.shared.go_on.notify_one();
+    process.shut_down().await;
+
+    let process = Process::begun(data.path(), &log, app.clone());
+    process.status(|status| status.applied == Slot(2)).await;
+    assert_eq!(app.executed(), [(7, 1), (7, 2)]);
+    process.shut_down().await;
+}
+
+/// An app behind HTTP, killed again and again: each of its lives executes the log from its first
+/// slot on, in order and without a repeat, and in the end the last one has all of it.
+#[tokio::test]
+async fn an_app_behind_http_that_is_killed_again_and_again_ends_up_with_all_of_the_log() {
+    const REQUESTS: u64 = 300;
+    let data = tempfile::tempdir().unwrap();
+    let lives: Arc<Mutex<Vec<Vec<u64>>>> = Arc::default();
+    let address = {
+        let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        reserved.local_addr().unwrap()
+    };
+    let log = Log::default();
+    let client = Client::new(address, Protocol::Http1, handle::spool_dir(data.path()));
+    let process = Process::begun(data.path(), &log, client);
+    let mut app = live(address, lives.clone()).await;
+    let mut dice = 12_345_u64;
+    for sequence in 1..=REQUESTS {
+        process.choose(sequence, &request());
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        if (dice >> 33).is_multiple_of(20) {
+            // Somewhere within what is under way.
+            tokio::time::sleep(Duration::from_micros((dice >> 40) % 2_000)).await;
+            app.abort();
+            let _ = app.await;
+            app = live(address, lives.clone()).await;
+            if (dice >> 50).is_multiple_of(2) {
+                process.handle.app_started();
+            }
+        }
+        if process.handle.status().borrow().kill_app {
+            app.abort();
+            let _ = app.await;
+            app = live(address, lives.clone()).await;
+        }
+    }
+    while process.handle.status().borrow().applied < Slot(REQUESTS) {
+        let wanted = |status: &ApplyStatus| status.kill_app || status.applied == Slot(REQUESTS);
+        if process.status(wanted).await.kill_app {
+            app.abort();
+            let _ = app.await;
+            app = live(address, lives.clone()).await;
+            process.status(|status| !status.kill_app).await;
+        }
+    }
+    for sequence in 1..=REQUESTS {
+        let answer = process.answered(sequence).await;
+        assert_eq!(
+            (answer.slot, answer.outcome),
+            (Slot(sequence), Outcome::Executed)
+        );
+        assert_eq!(body(&answer), sequence.to_string());
+    }
+    let lives = lives.lock().unwrap().clone();
+    assert!(lives.len() > 5, "it was killed: {}", lives.len());
+    for executed in &lives {
+        let expected: Vec<u64> = (1..=executed.len() as u64).collect();
+        assert_eq!(*executed, expected);
+    }
+    assert_eq!(lives.last().unwrap().len() as u64, REQUESTS);
+    process.shut_down().await;
+}
+
+/// One life of an app that notes the slots it executes; aborted, all its sockets close.
+async fn live(address: SocketAddr, lives: Arc<Mutex<Vec<Vec<u64>>>>) -> JoinHandle<()> {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(address).unwrap();
+    let listener = socket.listen(64).unwrap();
+    let life = {
+        let mut lives = lives.lock().unwrap();
+        lives.push(Vec::new());
+        lives.len() - 1
+    };
+    tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let lives = lives.clone();
+            let service = hyper::service::service_fn(move |request: http::Request<_>| {
+                let lives = lives.clone();
+                async move {
+                    let _: &hyper::body::Incoming = request.body();
+                    let slot = request.headers()["synod-slot"].to_str().unwrap().to_owned();
+                    lives.lock().unwrap()[life].push(slot.parse().unwrap());
+                    // Between the deed and the response.
+                    tokio::time::sleep(Duration::from_micros(200)).await;
+                    let body = Full::new(Bytes::from(slot));
+                    Ok::<_, std::convert::Infallible>(http::Response::new(body))
+                }
+            });
+            connections.spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(hyper_util::rt::TokioIo::new(stream), service),
+            );
+        }
+    })
+}
