@@ -1,6 +1,5 @@
 //! The app behind HTTP: ordered requests on one connection of their own, reads on others.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -173,11 +172,8 @@ impl App for Client {
         look(self.shared.address)
     }
 
-    fn execute(
-        self: Arc<Self>,
-        order: Order,
-    ) -> impl Future<Output = Result<Executed, ExecuteError>> + Send + 'static {
-        async move { self.send(order).await }
+    async fn execute(self: Arc<Self>, order: Order) -> Result<Executed, ExecuteError> {
+        self.send(order).await
     }
 
     fn set_reads(&self, instance: Option<Instance>) {

@@ -74,6 +74,8 @@ pub(super) struct Executor<A> {
     pause: Option<(Slot, Instant)>,
     looked_at: Instant,
     look_failed: bool,
+    /// Reads may go there.
+    reads: Option<Instance>,
     sleep: Pin<Box<Sleep>>,
     elsewhere_ended: bool,
     /// The node has ended: what is in flight is still brought to its end.
@@ -167,6 +169,7 @@ pub(super) async fn run<A: App>(
         pause: None,
         looked_at: Instant::now(),
         look_failed: false,
+        reads: None,
         sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
         elsewhere_ended: false,
         ended: false,
@@ -486,18 +489,18 @@ impl<A: App> Executor<A> {
     }
 
     fn look(&mut self) {
-        if let Some(instance) = self.see() {
+        if let Ok(instance) = self.see() {
             self.note(|machine| machine.handle_app(instance));
         }
     }
 
     fn app_started(&mut self) {
-        if let Some(instance) = self.see() {
+        if let Ok(instance) = self.see() {
             self.note(|machine| machine.handle_app_started(instance));
         }
     }
 
-    fn see(&mut self) -> Option<Option<Instance>> {
+    fn see(&mut self) -> io::Result<Option<Instance>> {
         self.looked_at = Instant::now();
         let seen = self.app.look();
         if let Err(error) = &seen
@@ -506,7 +509,7 @@ impl<A: App> Executor<A> {
             tracing::warn!(%error, "cannot see whether the app listens");
         }
         self.look_failed = seen.is_err();
-        seen.ok()
+        seen
     }
 
     fn note(&mut self, tell: impl FnOnce(&mut Machine)) {
@@ -514,9 +517,10 @@ impl<A: App> Executor<A> {
         tell(&mut self.machine);
         let after = (self.machine.app_starts(), self.machine.instance());
         if before != after {
-            match self.machine.instance() {
-                Some(instance) => tracing::info!(%instance, "the app has started"),
-                None => tracing::info!("the app does not run"),
+            if let Some(instance) = self.machine.instance() {
+                tracing::info!(%instance, "the app has started");
+            } else {
+                tracing::info!("the app does not run");
             }
         }
     }
@@ -568,7 +572,7 @@ impl<A: App> Executor<A> {
         });
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let machine = &self.machine;
         let commit = self.commit;
         let stalled_at = self
@@ -591,7 +595,10 @@ impl<A: App> Executor<A> {
             app_starts: machine.app_starts(),
         };
         let reads = machine.instance().filter(|_| status.serving);
-        self.app.set_reads(reads);
+        if self.reads != reads {
+            self.reads = reads;
+            self.app.set_reads(reads);
+        }
         let (applied, answered) = (status.applied, machine.answered());
         self.published.status.send_if_modified(|published| {
             let changed = *published != status;

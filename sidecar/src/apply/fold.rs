@@ -26,7 +26,7 @@ pub struct Fold {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Admission {
     /// The app executes it: the first time that anybody does.
-    Execute(Request),
+    Execute(Box<Request>),
     /// Repeats, by key, the request at this slot.
     Repeat(Slot),
     /// The app does not see it.
@@ -121,7 +121,7 @@ impl Fold {
                 KeyUse::OtherPrincipal => return Admission::Settled(Outcome::PrincipalChanged),
             }
         }
-        Admission::Execute(request)
+        Admission::Execute(Box::new(request))
     }
 
     fn admit_policy(&mut self, entry: &Entry) -> Admission {

@@ -280,7 +280,7 @@ impl Machine {
             (App::Running(known) | App::Condemned(known) | App::Unproven(known), Some(other))
                 if known != other =>
             {
-                self.app_is_new(other)
+                self.app_is_new(other);
             }
             (App::Running(known) | App::Condemned(known) | App::Unproven(known), None) => {
                 self.cut_off();

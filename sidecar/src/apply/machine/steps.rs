@@ -28,7 +28,7 @@ impl Machine {
                 }
                 let room = self.queue.len() < QUEUE_ENTRIES && self.queue_bytes < QUEUE_BYTES;
                 if room && self.app_runs() && self.first_not_queued() == Some(slot) {
-                    self.enqueue(entry, Arc::new(request));
+                    self.enqueue(entry, Arc::from(request));
                 }
             }
             Admission::Repeat(first) if first <= self.answered => {

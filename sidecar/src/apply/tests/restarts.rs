@@ -144,7 +144,7 @@ async fn an_app_behind_http_that_is_killed_again_and_again_ends_up_with_all_of_t
     let log = Log::default();
     let client = Client::new(address, Protocol::Http1, handle::spool_dir(data.path()));
     let process = Process::begun(data.path(), &log, client);
-    let mut app = live(address, lives.clone()).await;
+    let mut app = live(address, lives.clone());
     let mut dice = 12_345_u64;
     for sequence in 1..=REQUESTS {
         process.choose(sequence, &request());
@@ -154,7 +154,7 @@ async fn an_app_behind_http_that_is_killed_again_and_again_ends_up_with_all_of_t
             tokio::time::sleep(Duration::from_micros((dice >> 40) % 2_000)).await;
             app.abort();
             let _ = app.await;
-            app = live(address, lives.clone()).await;
+            app = live(address, lives.clone());
             if (dice >> 50).is_multiple_of(2) {
                 process.handle.app_started();
             }
@@ -162,7 +162,7 @@ async fn an_app_behind_http_that_is_killed_again_and_again_ends_up_with_all_of_t
         if process.handle.status().borrow().kill_app {
             app.abort();
             let _ = app.await;
-            app = live(address, lives.clone()).await;
+            app = live(address, lives.clone());
         }
     }
     while process.handle.status().borrow().applied < Slot(REQUESTS) {
@@ -170,7 +170,7 @@ async fn an_app_behind_http_that_is_killed_again_and_again_ends_up_with_all_of_t
         if process.status(wanted).await.kill_app {
             app.abort();
             let _ = app.await;
-            app = live(address, lives.clone()).await;
+            app = live(address, lives.clone());
             process.status(|status| !status.kill_app).await;
         }
     }
@@ -193,7 +193,7 @@ async fn an_app_behind_http_that_is_killed_again_and_again_ends_up_with_all_of_t
 }
 
 /// One life of an app that notes the slots it executes; aborted, all its sockets close.
-async fn live(address: SocketAddr, lives: Arc<Mutex<Vec<Vec<u64>>>>) -> JoinHandle<()> {
+fn live(address: SocketAddr, lives: Arc<Mutex<Vec<Vec<u64>>>>) -> JoinHandle<()> {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
     socket.bind(address).unwrap();
