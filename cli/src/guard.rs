@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 /// How long killed processes are waited for before a temporary folder is removed.
 const GRACE: Duration = Duration::from_secs(2);
@@ -42,13 +42,29 @@ pub(crate) fn run(remove: Option<&Path>) {
         let _ = kill_process_group(*group, Signal::KILL);
     }
     let end = Instant::now() + GRACE;
-    while groups.iter().any(|it| test_kill_process_group(*it).is_ok()) && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(5));
+    while remove.is_some() && Instant::now() < end && any_lives(&groups) {
+        std::thread::sleep(Duration::from_millis(20));
     }
     if let Some(folder) = remove {
         // Nothing is left to tell an error to.
         let _ = std::fs::remove_dir_all(folder);
     }
+}
+
+/// Whether a process of these groups still runs. One that has ended may stay listed for as long as
+/// nobody waits for it.
+fn any_lives(groups: &[Pid]) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return false;
+    };
+    processes.filter_map(Result::ok).any(|process| {
+        // `pid (name) state parent group ..`, where the name may hold anything.
+        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        let mut words = stat.rsplit(')').next().unwrap_or("").split_whitespace();
+        let (state, group) = (words.next(), words.nth(1));
+        let group = group.and_then(|it| it.parse().ok()).and_then(Pid::from_raw);
+        state.is_some_and(|it| it != "Z") && group.is_some_and(|it| groups.contains(&it))
+    })
 }
 
 // === impl Guard ===
@@ -57,7 +73,7 @@ impl Guard {
     /// Starts the guard; it removes `remove` when the supervisor is gone.
     pub(crate) fn start(program: &Path, remove: Option<&Path>) -> std::io::Result<Self> {
         let mut command = Command::new(program);
-        command.arg("guard");
+        command.arg0("synod").arg("guard");
         if let Some(folder) = remove {
             command.arg("--remove").arg(folder);
         }

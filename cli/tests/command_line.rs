@@ -102,6 +102,31 @@ fn a_taken_port_and_a_foreign_folder_are_named_and_nothing_is_left() {
 }
 
 #[test]
+fn an_app_that_does_not_come_up_is_shown_with_what_it_said_and_nothing_is_left() {
+    let folder = tempfile::tempdir().expect("folder");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("free");
+    let address = listener.local_addr().expect("bound").to_string();
+    drop(listener);
+    let output = Command::new(SYNOD)
+        .args(["local", "--replicas", "1", "--listen", &address, "--"])
+        .args(["sh", "-c", "echo no configuration >&2; exit 3"])
+        .env("TMPDIR", folder.path())
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for words in [
+        "app does not come up",
+        "exit code 3",
+        "no configuration",
+        "{port}",
+    ] {
+        assert!(text.contains(words), "{text}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 0);
+}
+
+#[test]
 fn a_child_dies_with_its_supervisor() {
     let script = format!("{SYNOD} exec-child --supervisor $$ -- sleep 1000 & echo $!; wait");
     let mut supervisor = Command::new("sh")

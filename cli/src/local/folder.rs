@@ -149,9 +149,13 @@ impl Folder {
     /// Removes a temporary folder; one that was asked for stays.
     pub(super) fn close(self) -> Result<(), Failure> {
         match self.temporary {
-            Some(folder) => folder
-                .close()
-                .map_err(|error| trouble("remove", &self.path, &error)),
+            Some(folder) => match folder.close() {
+                // The guard may have been first.
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(trouble("remove", &self.path, &error))
+                }
+                _ => Ok(()),
+            },
             None => Ok(()),
         }
     }

@@ -119,14 +119,14 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     drop(context);
     running.screen.close();
     let kept = (!running.folder.is_temporary()).then(|| running.folder.path().to_owned());
-    running.folder.close()?;
-    if result.is_ok() {
-        running.screen.say(&match kept {
-            Some(path) => format!("stopped; everything is in {}", path.display()),
-            None => "stopped; the temporary folder is removed".to_owned(),
-        });
-    }
-    result
+    let closed = running.folder.close();
+    result?;
+    closed?;
+    running.screen.say(&match kept {
+        Some(path) => format!("stopped; everything is in {}", path.display()),
+        None => "stopped; the temporary folder is removed".to_owned(),
+    });
+    Ok(())
 }
 
 fn everybody(members: &[Member]) -> Vec<Who> {

@@ -181,7 +181,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// A life at least this long was a decent one.
-    pub(super) const DECENT: Duration = Duration::from_secs(1);
+    pub(super) const DECENT: Duration = Duration::from_secs(2);
     const FIRST: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(5);
 
