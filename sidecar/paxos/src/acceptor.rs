@@ -69,7 +69,7 @@ impl Paxos {
         let epoch = self.configuration().epoch;
         if ballot.node != from
             || !ballot.is_elected()
-            || ballot.epoch != epoch
+            || !ballot.is_of(epoch)
             || !self.is_voter(from)
         {
             self.counters.impossible_messages += 1;
@@ -343,6 +343,14 @@ impl Paxos {
         };
         staging.commit = staging.commit.max(commit.min(staging.last));
         let ballot = staging.ballot;
+        let before = staging.next;
+        let known = entries.last().is_some_and(|entry| entry.slot < before);
+        if known {
+            // The leader sends again what is here: the answer got lost.
+            let through = staging.synced;
+            self.send(ballot.node, Lane::Log, Message::Staged { ballot, through });
+            return;
+        }
         for entry in entries {
             if entry.slot < staging.next {
                 continue;

@@ -3,6 +3,9 @@
 use crate::types::{Ballot, Epoch, MemberId};
 
 impl Ballot {
+    /// More attempts than there will ever be: whoever says so lies.
+    const ROUNDS: u64 = 1 << 62;
+
     /// What everybody has promised when an epoch without a first leader begins (rule M5).
     pub const fn none(epoch: Epoch) -> Self {
         Self {
@@ -19,6 +22,11 @@ impl Ballot {
             round: self.round.saturating_add(1),
             node,
         }
+    }
+
+    /// A ballot that members of `epoch` may have come to by counting.
+    pub(crate) fn is_of(self, epoch: Epoch) -> bool {
+        self.epoch == epoch && self.round < Self::ROUNDS
     }
 
     /// Somebody may propose in it, after phase 1.

@@ -17,10 +17,13 @@ pub(crate) struct Candidate {
     pub(crate) ballot: Ballot,
     /// The write of this member's own promise: it counts once that is synced (rule P1a).
     io: Io,
-    /// This member's log as told in the Prepare.
+    /// This member's log when it prepared.
     accepted: Ballot,
     last: Slot,
     commit: Slot,
+    /// The Prepare told of it. A log with unreadable entries is not told of: it may have to be left
+    /// out, and then the promises must bring everything behind `commit`.
+    told: bool,
     pub(crate) handed_over: bool,
     /// When it gives up.
     pub(crate) deadline_ns: u64,
@@ -67,10 +70,15 @@ impl Candidate {
     }
 
     fn prepare(&self) -> Message {
+        let (accepted, last) = if self.told {
+            (self.accepted, self.last)
+        } else {
+            (Ballot::none(self.ballot.epoch), self.commit)
+        };
         Message::Prepare {
             ballot: self.ballot,
-            accepted: self.accepted,
-            last: self.last,
+            accepted,
+            last,
             commit: self.commit,
             handed_over: self.handed_over,
         }
@@ -116,6 +124,7 @@ impl Paxos {
             accepted: self.acceptor.accepted,
             last: self.log.last(),
             commit: self.log.commit(),
+            told: self.unreadable(self.log.last(), self.log.last()).is_empty(),
             handed_over,
             deadline_ns: self.now.mono_ns + self.election.timeout_ns,
             promises: BTreeMap::new(),
@@ -277,33 +286,39 @@ impl Paxos {
         }
     }
 
+    /// Entries of this member's log up to `keep` that have to be read before a log that ends at
+    /// `last` is led: those not committed, and the last, since the next stamps follow its.
+    fn unreadable(&self, keep: Slot, last: Slot) -> Vec<Header> {
+        let commit = self.log.commit();
+        self.faulty
+            .unfilled_after(Slot::ZERO)
+            .filter(|header| header.slot <= keep && (header.slot > commit || header.slot == last))
+            .collect()
+    }
+
     /// What is needed before this log can be adopted.
     fn obstacles(&self, candidate: &Candidate, choice: &Choice) -> Result<Vec<Header>, WaitingOn> {
-        let commit = self.log.commit();
-        let mut headers = Vec::new();
-        if choice.accepted == candidate.accepted {
-            // This member's own log, up to the end of the chosen one, stays part of it. Its last
-            // entry is needed even if committed: the next stamps follow its.
-            let own = self.faulty.unfilled_after(Slot::ZERO).filter(|header| {
-                header.slot <= choice.last && (header.slot > commit || header.slot == choice.last)
-            });
-            headers.extend(own);
-        }
-        if let Some(promised) = choice
+        let promised = choice
             .from
-            .and_then(|member| candidate.promises.get(&member))
-        {
-            let keep = promised.after.max(commit);
-            if promised.last > keep && promised.first > keep.next() {
-                return Err(WaitingOn::Snapshot);
-            }
-            headers.extend(
-                promised
-                    .faulty
-                    .iter()
-                    .filter(|header| header.slot > keep && !candidate.fills.contains_key(header)),
-            );
+            .and_then(|member| candidate.promises.get(&member));
+        let Some(promised) = promised else {
+            return Ok(self.unreadable(choice.last, choice.last));
+        };
+        if candidate.told && choice.accepted < candidate.accepted {
+            // It brings nothing: its member was told of a greater log, this one's own.
+            return Err(WaitingOn::Quorum);
         }
+        let keep = promised.after.max(self.log.commit());
+        if promised.last > keep && promised.first > keep.next() {
+            return Err(WaitingOn::Snapshot);
+        }
+        let mut headers = self.unreadable(keep, choice.last);
+        headers.extend(
+            promised
+                .faulty
+                .iter()
+                .filter(|header| header.slot > keep && !candidate.fills.contains_key(header)),
+        );
         Ok(headers)
     }
 

@@ -74,7 +74,7 @@ impl Paxos {
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
-        if beat.ballot.epoch != epoch || beat.commit > beat.last {
+        if !beat.ballot.is_of(epoch) || beat.commit > beat.last {
             self.counters.impossible_messages += 1;
             return;
         }
@@ -119,7 +119,7 @@ impl Paxos {
 
     /// A follower refused a ballot of this member.
     pub(crate) fn handle_refused(&mut self, from: MemberId, ballot: Ballot, promised: Ballot) {
-        if promised.epoch != self.configuration().epoch || !self.is_voter(from) {
+        if !promised.is_of(self.configuration().epoch) || !self.is_voter(from) {
             self.counters.stale_messages += 1;
             return;
         }

@@ -179,7 +179,7 @@ impl Slot {
 
     /// The position after this one.
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 
     /// The position before this one; the one before 0 is 0.
