@@ -212,7 +212,9 @@ fn a_failed_sync_is_final_and_the_next_start_writes_the_last_batch_again() {
     let disk = MemDisk::new();
     let (mut wal, _) = open(&disk).unwrap();
     write(&mut wal, &beginning());
-    wal.append(&[Record::Append(entry(1, 1, "one"))]).unwrap();
+    // Larger than the sectors that it shares with what the next start writes.
+    let large = entry(1, 1, vec![1; 3_000]);
+    wal.append(&[Record::Append(large.clone())]).unwrap();
     disk.fail_sync_after(0);
     assert!(wal.sync().is_err());
     assert!(wal.sync().is_err(), "no second try");
@@ -222,13 +224,13 @@ fn a_failed_sync_is_final_and_the_next_start_writes_the_last_batch_again() {
     drop(wal);
     // The process ends, the machine goes on: the batch reads back well but is on no disk.
     let (wal, recovered) = reopen(&disk);
-    assert_eq!(recovered.tail, [entry(1, 1, "one")]);
+    assert_eq!(recovered.tail, [large.clone()]);
     drop(wal);
     disk.crash(|| Survival::Lost, |changes| changes);
     let (_, recovered) = open(&disk).unwrap();
     assert_eq!(
         recovered.tail,
-        [entry(1, 1, "one")],
+        [large],
         "it was written again before it counted"
     );
 }

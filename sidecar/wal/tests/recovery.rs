@@ -323,7 +323,7 @@ fn any_set_of_sectors_of_the_last_batch_may_be_unwritten() {
 
 #[test]
 fn a_flipped_byte_anywhere_is_healed_or_leaves_a_faulty_entry_with_its_header() {
-    let (disk, entries) = log_of(&[b"one", &[0; 700], b"three"]);
+    let (disk, entries) = log_of(&[b"one", b"two", &[0; 700]]);
     let whole = segment(&disk);
     let ranges = records(&whole);
     let (mut faulty, mut sound) = (0, 0);
@@ -449,6 +449,25 @@ fn a_record_whose_both_headers_are_damaged_asks_for_a_new_incarnation() {
 }
 
 #[test]
+fn a_record_that_vanished_without_a_trace_is_no_torn_tail_when_a_later_batch_is_there() {
+    let (disk, _) = log_of(&[b"one", b"two", b"three"]);
+    let ranges = records(&segment(&disk));
+    for (record, range) in ranges.iter().enumerate().rev().skip(1) {
+        let disk = disk.copy();
+        damage(&disk, |bytes| {
+            let copy = bytes.len() - SECTOR - (record + 1) * HEADER;
+            bytes[range.clone()].fill(0);
+            bytes[copy..copy + HEADER].fill(0);
+        });
+        let error = open(&disk).unwrap_err();
+        assert!(
+            matches!(error, OpenError::LostRecords { .. }),
+            "{record}: {error}"
+        );
+    }
+}
+
+#[test]
 fn sectors_that_cannot_be_read_are_damage_and_not_the_end() {
     let (disk, entries) = log_of(&[&[1; 900], &[2; 900], &[3; 900]]);
     let ranges = records(&segment(&disk));
@@ -487,6 +506,9 @@ fn a_faulty_entry_is_repaired_by_a_copy_and_stays_repaired() {
         ],
     );
     assert!(wal.reader().read(Slot(2), Slot(3), u64::MAX).is_err());
+    drop(wal);
+    let (mut wal, recovered) = reopen(&disk);
+    assert_eq!(recovered.faulty, [header(&entries[1])]);
     write(&mut wal, &[Record::Repair(entries[1].clone())]);
     assert_eq!(read_all(&wal.reader()), entries);
     drop(wal);
