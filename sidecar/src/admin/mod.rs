@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub use gauges::register;
 pub use server::serve;
 
+use self::status::Waiting;
 use crate::apply::ApplyStatus;
 use crate::node::NodeStatus;
 
@@ -41,6 +42,8 @@ pub struct AdminParts {
     pub apply: watch::Receiver<ApplyStatus>,
     /// The policy in force.
     pub policy: watch::Receiver<Arc<Policy>>,
+    /// What apply waits for.
+    pub apply_waits: Box<dyn Fn() -> Option<Waiting> + Send + Sync>,
     /// The start signal (rule A5); must return at once.
     pub app_started: Box<dyn Fn() + Send + Sync>,
     /// Everything that is counted.

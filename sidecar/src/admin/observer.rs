@@ -1,4 +1,4 @@
-//! What this member waits for, and since when: told from how its status changes over time.
+//! What the agreement waits for, and since when: told from how its status changes over time.
 
 use std::time::Duration;
 
@@ -6,7 +6,6 @@ use synod_paxos::Slot;
 use tokio::time::Instant;
 
 use super::status::Waiting;
-use crate::apply::ApplyStatus;
 use crate::node::NodeStatus;
 
 /// How often the status is looked at.
@@ -16,7 +15,6 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 #[derive(Debug, Default)]
 pub(super) struct Observer {
     commit: Slot,
-    applied: Slot,
     waits: Option<(&'static str, Slot, Instant)>,
 }
 
@@ -24,9 +22,9 @@ pub(super) struct Observer {
 
 impl Observer {
     /// Looks at the status as it is at `now`.
-    pub(super) fn look(&mut self, now: Instant, node: &NodeStatus, apply: &ApplyStatus) {
-        let on = self.reason(node, apply);
-        (self.commit, self.applied) = (node.commit, apply.applied);
+    pub(super) fn look(&mut self, now: Instant, node: &NodeStatus) {
+        let on = self.reason(node);
+        self.commit = node.commit;
         self.waits = on.map(|(on, slot)| match self.waits {
             Some((same, same_slot, since)) if (same, same_slot) == (on, slot) => (on, slot, since),
             _ => (on, slot, now),
@@ -42,16 +40,12 @@ impl Observer {
         })
     }
 
-    fn reason(&self, node: &NodeStatus, apply: &ApplyStatus) -> Option<(&'static str, Slot)> {
+    fn reason(&self, node: &NodeStatus) -> Option<(&'static str, Slot)> {
+        let stands = node.last > node.commit && node.commit == self.commit;
         if node.group.is_none() {
             Some(("genesis", Slot::ZERO))
-        } else if node.leader.is_none() || (node.last > node.commit && node.commit == self.commit) {
+        } else if node.leader.is_none() || stands {
             Some(("quorum", node.commit.next()))
-        } else if !apply.serving
-            || apply.app_stalled
-            || (node.commit > apply.applied && apply.applied == self.applied)
-        {
-            Some(("app", apply.applied.next()))
         } else {
             None
         }
@@ -76,29 +70,22 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let mut observer = Observer::default();
         let mut node = NodeStatus::default();
-        let mut apply = ApplyStatus::default();
-        observer.look(at(0), &node, &apply);
+        observer.look(at(0), &node);
         assert_eq!(on(&observer, at(5)), Some(("genesis".into(), 0, 5)));
 
         node.group = Some(GroupId([1; 16]));
-        observer.look(at(10), &node, &apply);
-        observer.look(at(20), &node, &apply);
+        observer.look(at(10), &node);
+        observer.look(at(20), &node);
         assert_eq!(on(&observer, at(30)), Some(("quorum".into(), 1, 20)));
 
         node.leader = Some(MemberId(1));
         (node.last, node.commit) = (Slot(9), Slot(8));
-        apply.serving = true;
-        apply.applied = Slot(7);
-        observer.look(at(40), &node, &apply);
+        observer.look(at(40), &node);
         assert_eq!(on(&observer, at(40)), None, "everything moves");
-        apply.applied = Slot(8);
-        observer.look(at(50), &node, &apply);
+        observer.look(at(50), &node);
         assert_eq!(on(&observer, at(60)), Some(("quorum".into(), 9, 10)));
         node.last = Slot(8);
-        observer.look(at(70), &node, &apply);
+        observer.look(at(70), &node);
         assert_eq!(on(&observer, at(70)), None);
-        apply.serving = false;
-        observer.look(at(80), &node, &apply);
-        assert_eq!(on(&observer, at(81)), Some(("app".into(), 9, 1)));
     }
 }

@@ -91,9 +91,8 @@ async fn connection(admin: Arc<Admin>, stream: TcpStream) {
 impl Admin {
     fn look(&self) {
         let node = self.parts.node.borrow().clone();
-        let apply = self.parts.apply.borrow().clone();
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-        observer.look(Instant::now(), &node, &apply);
+        observer.look(Instant::now(), &node);
     }
 
     fn answer<T>(&self, request: &Request<T>) -> Response<Full<Bytes>> {
@@ -195,7 +194,9 @@ impl Admin {
             state: state.to_owned(),
             ready: health::ready(&node, self.leaving()).is_ok(),
             serving: apply.serving,
-            waiting_on: observer.waiting(Instant::now()),
+            waiting_on: observer
+                .waiting(Instant::now())
+                .or_else(|| (self.parts.apply_waits)()),
             app_starts: apply.app_starts,
             protocol: self.parts.protocol,
         }
@@ -268,6 +269,7 @@ mod tests {
 
     use super::*;
     use crate::admin::LogIdentity;
+    use crate::admin::status::Waiting;
     use crate::apply::ApplyStatus;
 
     struct Bench {
@@ -302,6 +304,13 @@ mod tests {
             node: node_receiver,
             apply: apply_receiver,
             policy,
+            apply_waits: Box::new(|| {
+                Some(Waiting {
+                    on: "app".into(),
+                    slot: 10,
+                    age_ms: 5,
+                })
+            }),
             app_started: Box::new(move || {
                 counted.fetch_add(1, Ordering::Relaxed);
             }),
@@ -397,6 +406,11 @@ mod tests {
         assert_eq!(status.group.as_deref(), Some("5f5f5f5f"));
         let waiting = status.waiting_on.unwrap();
         assert_eq!((waiting.on.as_str(), waiting.slot), ("quorum", 12));
+        bench.node.send_modify(|node| node.commit = Slot(12));
+        bench.admin.look();
+        let (_, json) = bench.get("/status").await;
+        let status: Status = serde_json::from_str(&json).unwrap();
+        assert_eq!(status.waiting_on.unwrap().on, "app");
         assert_eq!(bench.get("/ready").await.0, 200);
         bench.admin.parts.leaving.cancel();
         assert_eq!(bench.get("/ready").await.0, 503);

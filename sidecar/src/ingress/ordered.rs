@@ -16,6 +16,7 @@ use http::{Method, Response, StatusCode};
 use prost::Message;
 use synod_paxos::{CommandId, CommandKind, MemberId, Slot};
 use synod_proto::v1::{Idempotency, Request};
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::backend::Backend;
@@ -34,8 +35,9 @@ use crate::node::{Decided, Proposed};
 const GRACE: Duration = Duration::from_millis(500);
 /// What another member gets to say whether it has an answer, when there is no more time.
 const LAST_QUESTION: Duration = Duration::from_millis(500);
-/// Between two members that are asked for an answer one after the other.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// How often a request that waits looks whether its copy has gone away meanwhile, or its time. It
+/// does not follow the status as it changes: with each slot, all who wait would be woken.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// An answer, wherever it was had.
 enum Answered {
@@ -101,9 +103,10 @@ impl<B: Backend> Core<B> {
         } else {
             self.others_that_serve().first().copied()
         };
+        let expires_ns = expiry(times.queue);
         let request = Request {
             policy_version: policy.version,
-            expires_ns: expiry(times.queue),
+            expires_ns,
             answerer: answerer.map_or(0, |member| member.0),
             route: class.route.to_string(),
             idempotency,
@@ -115,7 +118,9 @@ impl<B: Backend> Core<B> {
             .propose(CommandKind::REQUEST, command)
             .map_err(|error| Problem::not_ordered(error.to_string()))?;
         let id = proposed.id;
-        let answered = self.await_answer(proposed, answerer, &times).await?;
+        let answered = self
+            .await_answer(proposed, expires_ns, answerer, &times)
+            .await?;
         if answered.outcome() == Outcome::Reclassify {
             // Definite: it was not executed under this id. The copy that said so may be ahead of
             // this one, whose policy is then still the old one.
@@ -134,64 +139,71 @@ impl<B: Backend> Core<B> {
     async fn await_answer(
         &self,
         proposed: Proposed,
+        expires_ns: u64,
         answerer: Option<MemberId>,
         times: &Times,
     ) -> Result<Answered, Problem> {
         let Proposed { id, mut decided } = proposed;
         let mut here = std::pin::pin!(self.backend.answer(id));
-        let mut serving = self.backend.apply_status().clone();
-        let mut undecided = true;
+        let mut chosen = None;
         let mut limit = Instant::now() + times.queue + GRACE;
         let mut fetching: Option<Fetching> =
             answerer.and_then(|member| self.fetching(id, member, limit));
-        let mut ask_again = Instant::now() + ASK_AGAIN;
         let mut asked = usize::from(fetching.is_some());
         loop {
-            let alone = fetching.is_none();
+            let look = limit.min(Instant::now() + LOOK_EVERY);
             let elsewhere = async {
                 match &mut fetching {
                     Some(fetching) => fetching.await,
                     None => std::future::pending().await,
                 }
             };
-            let stops_serving = serving.wait_for(|status| !status.serving);
-            tokio::select! {
+            let decision = tokio::select! {
                 biased;
                 answer = &mut here => return Ok(Answered::Here(answer)),
-                result = &mut decided, if undecided => match result {
-                    Ok(Decided::Chosen(_)) => {
-                        undecided = false;
-                        limit = Instant::now() + times.response;
-                    }
-                    Ok(Decided::Withdrawn(reason)) => {
-                        tracing::debug!(?reason, "a request was withdrawn");
-                        return Err(Problem::not_ordered("the group could not take the request"));
-                    }
-                    // The node ends: some copy may have left this member.
-                    Err(_) => return self.ask_all(id).await.ok_or_else(Problem::unknown),
-                },
+                decision = &mut decided, if chosen.is_none() => {
+                    Some(decision.map_err(drop))
+                }
                 fetched = elsewhere => {
-                    fetching = None;
                     if let Some(fetched) = fetched {
                         return Ok(Answered::There(Box::new(fetched)));
                     }
-                    ask_again = Instant::now() + ASK_AGAIN;
+                    fetching = None;
+                    None
                 }
-                () = sleep_until(limit) => {
-                    return self.ask_all(id).await.ok_or_else(Problem::unknown);
-                }
-                () = async {
-                    // A closed channel is the end of apply; only the others can answer then.
-                    let _ = stops_serving.await.map(|_| ());
-                    sleep_until(ask_again).await;
-                }, if alone => {
-                    let others = self.others_that_serve();
-                    if !others.is_empty() {
-                        fetching = self.fetching(id, others[asked % others.len()], limit);
-                        asked += 1;
+                () = sleep_until(look) => {
+                    if Instant::now() >= limit {
+                        return self.ask_all(id).await.ok_or_else(|| unknown(chosen));
                     }
-                    ask_again = Instant::now() + ASK_AGAIN;
+                    if fetching.is_none() && !self.serves() {
+                        let others = self.others_that_serve();
+                        if !others.is_empty() {
+                            fetching = self.fetching(id, others[asked % others.len()], limit);
+                            asked += 1;
+                        }
+                    }
+                    // Rule X3. The node says where a command was chosen before it hands that slot
+                    // to apply, so what is not decided after this look is not among the slots that
+                    // are, and any later one comes too late.
+                    let too_late = self.backend.apply_status().borrow().time.0 > expires_ns;
+                    match decided_now(&mut decided, chosen) {
+                        None if too_late && chosen.is_none() => return Err(not_in_time()),
+                        decision => decision,
+                    }
                 }
+            };
+            match decision {
+                None => {}
+                Some(Ok(Decided::Chosen(slot))) => {
+                    chosen = Some(slot);
+                    limit = Instant::now() + times.response;
+                }
+                Some(Ok(Decided::Withdrawn(reason))) => {
+                    tracing::debug!(?reason, "a request was withdrawn");
+                    return Err(Problem::not_ordered("the group could not take the request"));
+                }
+                // The node ends: some copy may have left this member.
+                Some(Err(())) => return self.ask_all(id).await.ok_or_else(|| unknown(chosen)),
             }
         }
     }
@@ -258,8 +270,7 @@ impl<B: Backend> Core<B> {
             Outcome::Executed => OutcomeName::Executed,
             Outcome::Replayed => OutcomeName::Replayed,
             Outcome::Expired => {
-                let detail = "it was not agreed on in time (ordering.queueTimeout)";
-                return Err(Problem::not_ordered(detail).at(slot));
+                return Err(not_in_time().at(slot));
             }
             Outcome::KeyReused => return Err(Problem::key_reused().at(slot)),
             Outcome::PrincipalChanged => return Err(Problem::principal_changed().at(slot)),
@@ -292,6 +303,32 @@ impl<B: Backend> Core<B> {
             HeaderValue::from_static(name.as_str()),
         );
         Ok(response)
+    }
+}
+
+/// What was decided, if it was; an error when the node has ended.
+fn decided_now(
+    decided: &mut oneshot::Receiver<Decided>,
+    chosen: Option<Slot>,
+) -> Option<Result<Decided, ()>> {
+    if chosen.is_some() {
+        return None;
+    }
+    match decided.try_recv() {
+        Ok(decision) => Some(Ok(decision)),
+        Err(TryRecvError::Empty) => None,
+        Err(TryRecvError::Closed) => Some(Err(())),
+    }
+}
+
+fn not_in_time() -> Problem {
+    Problem::not_ordered("it was not agreed on in time (ordering.queueTimeout)")
+}
+
+fn unknown(chosen: Option<Slot>) -> Problem {
+    match chosen {
+        Some(slot) => Problem::unknown().at(slot),
+        None => Problem::unknown(),
     }
 }
 

@@ -59,7 +59,9 @@ impl<B: Backend> Core<B> {
         // The policy says what a principal is, and may have changed up to the index.
         let routes = self.routes();
         let principal = headers::principal(&call.headers, routes.policy().idempotency.as_ref());
-        match self.backend.key_outcome(principal, key).await {
+        // It may wait for the end of the request that the key belongs to.
+        let known = timeout_at(limit, self.backend.key_outcome(principal, key)).await;
+        match known.map_err(|_| Problem::unavailable("the request is still being executed"))? {
             KeyOutcome::Unknown => Ok(self.tell(call, OutcomeName::Unknown, None, None)),
             KeyOutcome::PrincipalChanged => Err(Problem::principal_changed()),
             KeyOutcome::Executed(answer) => Ok(self.tell_answer(call, &answer)),

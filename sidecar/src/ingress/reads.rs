@@ -148,10 +148,12 @@ impl<B: Backend> Core<B> {
                 _ => {}
             }
             self.backend.wait_applied(seen).await;
-            let mut status = self.backend.apply_status().clone();
-            // An end of apply is an end of serving.
-            if status.wait_for(|status| status.serving).await.is_err() {
-                std::future::pending::<()>().await;
+            if !self.serves() {
+                let mut status = self.backend.apply_status().clone();
+                // An end of apply is an end of serving.
+                if status.wait_for(|status| status.serving).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
             }
         };
         timeout_at(limit, fresh).await.is_ok()

@@ -421,7 +421,7 @@ fn admin_parts(
         boot: recovered.boot,
     };
     assert!(log.set(identity).is_ok(), "a new cell is empty");
-    let signalled = apply.clone();
+    let (signalled, waiting) = (apply.clone(), apply.clone());
     AdminParts {
         service: config.service.clone(),
         member: config.member.clone(),
@@ -430,6 +430,7 @@ fn admin_parts(
         node: node.status(),
         apply: apply.status(),
         policy: apply.policy(),
+        apply_waits: Box::new(move || waiting.waiting_on()),
         app_started: Box::new(move || signalled.app_started()),
         registry: Arc::new(registry),
         leaving: stops.leaving.clone(),

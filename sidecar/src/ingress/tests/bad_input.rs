@@ -292,7 +292,7 @@ async fn an_offer_of_http_2_is_ignored() {
     let mut request = "GET /x HTTP/1.1\r\nHost: a\r\n".to_owned();
     request.push_str("Connection: Upgrade, HTTP2-Settings, close\r\n");
     for (name, value) in fields {
-        request.push_str(&format!("{name}: {value}\r\n"));
+        write!(request, "{name}: {value}\r\n").unwrap();
     }
     let reply = bench.raw(format!("{request}\r\n")).await;
     assert_eq!(reply.status(), 200);

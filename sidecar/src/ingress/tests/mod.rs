@@ -6,6 +6,7 @@ mod ordered;
 mod reads;
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -41,7 +42,7 @@ const TOO_LONG: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 enum Plan {
     /// Chosen and done at once.
-    Answer(Outcome, Option<StoredResponse>),
+    Answer(Outcome, Option<Box<StoredResponse>>),
     /// Chosen, not done.
     Choose,
     /// Neither.
@@ -57,7 +58,7 @@ enum App {
     Echo,
     NotSent,
     Lost,
-    Respond(StoredResponse),
+    Respond(Box<StoredResponse>),
     /// A body that never ends after its first piece.
     Stream,
 }
@@ -80,6 +81,8 @@ struct Double {
     changed: Notify,
 }
 
+type Hook = Arc<dyn Fn(&Double) + Send + Sync>;
+
 #[derive(Default)]
 struct State {
     plans: Vec<Plan>,
@@ -91,7 +94,12 @@ struct State {
     read: Vec<String>,
     keys: HashMap<(Bytes, Bytes), Answer>,
     /// Called when the index was answered, before the read goes on.
-    on_index: Option<Arc<dyn Fn(&Double) + Send + Sync>>,
+    on_index: Option<Hook>,
+}
+
+/// Chosen, and executed with this response.
+fn executed(response: StoredResponse) -> Plan {
+    Plan::Answer(Outcome::Executed, Some(Box::new(response)))
 }
 
 impl Double {
@@ -165,7 +173,7 @@ impl Double {
     fn next_plan(&self) -> Plan {
         let plans = &mut self.state().plans;
         match plans.len() {
-            0 => Plan::Answer(Outcome::Executed, Some(response("done"))),
+            0 => executed(response("done")),
             1 => plans[0].clone(),
             _ => plans.remove(0),
         }
@@ -190,7 +198,7 @@ impl Backend for Arc<Double> {
         match plan {
             Plan::Answer(outcome, response) => {
                 decide.send(Decided::Chosen(Slot(1042))).unwrap();
-                self.answered(id, outcome, response);
+                self.answered(id, outcome, response.map(|it| *it));
             }
             Plan::Choose => decide.send(Decided::Chosen(Slot(1042))).unwrap(),
             Plan::Withdraw => decide.send(Decided::Withdrawn(NotTaken::DiskFull)).unwrap(),
@@ -284,9 +292,9 @@ impl Backend for Arc<Double> {
                 let body = body.collect().await.map_err(|_| AppError::Lost)?.to_bytes();
                 let mut text = format!("{line}\n");
                 for (name, value) in &parts.headers {
-                    text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+                    writeln!(text, "{name}: {}", value.to_str().unwrap()).unwrap();
                 }
-                text.push_str(&format!("\n{}", String::from_utf8_lossy(&body)));
+                write!(text, "\n{}", String::from_utf8_lossy(&body)).unwrap();
                 let full = Full::new(Bytes::from(text)).map_err(|never| match never {});
                 Ok(http::Response::new(AppBody::new(full)))
             }
@@ -414,10 +422,10 @@ impl Bench {
     async fn send(&self, line: &str, fields: &[(&str, &str)], body: &str) -> Reply {
         let mut request = format!("{line} HTTP/1.1\r\nHost: notes\r\nConnection: close\r\n");
         for (name, value) in fields {
-            request.push_str(&format!("{name}: {value}\r\n"));
+            write!(request, "{name}: {value}\r\n").unwrap();
         }
         if !body.is_empty() {
-            request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+            write!(request, "Content-Length: {}\r\n", body.len()).unwrap();
         }
         self.raw(format!("{request}\r\n{body}")).await
     }

@@ -1,5 +1,7 @@
 //! Requests that take a slot.
 
+use synod_paxos::AgreedTime;
+
 use super::*;
 
 async fn outcome_of(plan: Plan) -> Reply {
@@ -149,7 +151,11 @@ async fn every_outcome_has_its_status_and_its_name() {
         );
         assert_eq!(reply.field("synod-member"), Some("\"notes-1\""));
     }
-    let reply = outcome_of(Plan::Answer(Outcome::Replayed, Some(response("first")))).await;
+    let reply = outcome_of(Plan::Answer(
+        Outcome::Replayed,
+        Some(Box::new(response("first"))),
+    ))
+    .await;
     assert_eq!((reply.status(), reply.body()), (201, "first"));
     assert_eq!(reply.field("synod-outcome"), Some("replayed"));
 }
@@ -164,9 +170,30 @@ async fn without_a_definite_word_the_outcome_is_unknown_and_no_retry_is_suggeste
 }
 
 #[tokio::test]
+async fn once_a_later_time_was_agreed_on_an_undecided_request_is_definitely_not_ordered() {
+    let bench = Bench::new().await;
+    bench.double.policy.send_modify(|policy| {
+        Arc::make_mut(policy).queue_timeout_ms = 60_000;
+        Arc::make_mut(policy).response_timeout_ms = 300;
+    });
+    let later = AgreedTime(u64::MAX);
+    bench.double.apply.send_modify(|status| status.time = later);
+    bench.double.plan([Plan::Hold, Plan::Choose]);
+    let reply = bench.send("POST /notes", &[], "x").await;
+    assert_eq!(
+        reply.problem(),
+        problem(503, "not-ordered", Some("not-ordered"))
+    );
+    // One that was chosen is at an earlier time, or it will say so itself.
+    let reply = bench.send("POST /notes", &[], "x").await;
+    assert_eq!(reply.problem(), problem(504, "unknown", Some("unknown")));
+    assert_eq!(reply.field("synod-slot"), Some("1042;group=\"5f5f5f5f\""));
+}
+
+#[tokio::test]
 async fn a_request_refused_for_its_class_is_classified_and_proposed_again() {
     let bench = Bench::new().await;
-    let done = Plan::Answer(Outcome::Executed, Some(response("second")));
+    let done = executed(response("second"));
     bench
         .double
         .apply
@@ -228,9 +255,7 @@ async fn responses_without_a_body_keep_the_fields_that_describe_one() {
     head.status = StatusCode::OK;
     head.headers
         .insert("content-length", HeaderValue::from_static("1234"));
-    bench
-        .double
-        .plan([Plan::Answer(Outcome::Executed, Some(head))]);
+    bench.double.plan([executed(head)]);
     let reply = bench.send("HEAD /file", &[], "").await;
     assert_eq!((reply.status(), reply.body()), (200, ""));
     assert_eq!(reply.field("content-length"), Some("1234"));
@@ -240,9 +265,7 @@ async fn responses_without_a_body_keep_the_fields_that_describe_one() {
     not_modified
         .headers
         .insert("etag", HeaderValue::from_static("\"e\""));
-    bench
-        .double
-        .plan([Plan::Answer(Outcome::Executed, Some(not_modified))]);
+    bench.double.plan([executed(not_modified)]);
     let reply = bench.send("GET /file", &[], "").await;
     assert_eq!((reply.status(), reply.body()), (304, ""));
     assert_eq!(reply.field("etag"), Some("\"e\""));
@@ -250,9 +273,7 @@ async fn responses_without_a_body_keep_the_fields_that_describe_one() {
 
     let mut no_content = response("");
     no_content.status = StatusCode::NO_CONTENT;
-    bench
-        .double
-        .plan([Plan::Answer(Outcome::Executed, Some(no_content))]);
+    bench.double.plan([executed(no_content)]);
     let reply = bench.send("DELETE /file", &[], "").await;
     assert_eq!((reply.status(), reply.body()), (204, ""));
     assert_eq!(reply.field("content-length"), None);
@@ -269,9 +290,7 @@ async fn a_large_stored_response_is_read_from_its_file() {
         path: Arc::new(file.into_temp_path()),
         len: content.len() as u64,
     };
-    bench
-        .double
-        .plan([Plan::Answer(Outcome::Executed, Some(stored))]);
+    bench.double.plan([executed(stored)]);
     let reply = bench.send("POST /export", &[], "x").await;
     assert_eq!(reply.status(), 201);
     assert_eq!(reply.field("content-length"), Some("320000"));

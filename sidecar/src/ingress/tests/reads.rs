@@ -151,7 +151,7 @@ async fn the_answer_of_the_app_passes_untouched_but_for_our_names() {
     stored
         .headers
         .insert("keep-alive", HeaderValue::from_static("timeout=5"));
-    bench.double.app(App::Respond(stored));
+    bench.double.app(App::Respond(Box::new(stored)));
     for path in ["/notes", "/bypass"] {
         let reply = bench.get(path).await;
         assert_eq!((reply.status(), reply.body()), (201, "body"));
