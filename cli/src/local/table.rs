@@ -10,16 +10,15 @@ pub(crate) struct Line {
     pub(crate) url: String,
     /// `None`: it does not answer.
     pub(crate) status: Option<Status>,
-    /// It has answered before, so no answer means that something happened to it.
-    pub(crate) known: bool,
+    /// What stands in the last column, besides what the member waits for.
+    pub(crate) note: String,
 }
 
 impl Line {
     /// How the copy is, in a word.
     pub(crate) fn state(&self) -> &str {
         match &self.status {
-            None if self.known => "Unreachable",
-            None => "Starting",
+            None => "Unreachable",
             Some(it) if it.state.is_empty() => "Starting",
             Some(it) => &it.state,
         }
@@ -27,14 +26,19 @@ impl Line {
 
     fn waiting(&self) -> String {
         let waiting = self.status.as_ref().and_then(|it| it.waiting_on.as_ref());
-        waiting.map_or_else(String::new, |it| {
+        let waiting = waiting.map(|it| {
             let slot = if it.slot == 0 {
                 String::new()
             } else {
                 format!(" at slot {}", it.slot)
             };
             format!("waits for {}{slot}", it.on)
-        })
+        });
+        [waiting.unwrap_or_default(), self.note.clone()]
+            .into_iter()
+            .filter(|it| !it.is_empty())
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -125,7 +129,7 @@ mod tests {
                 state: "CaughtUp".to_owned(),
                 ..Status::default()
             }),
-            known: true,
+            note: String::new(),
         }
     }
 
@@ -153,8 +157,6 @@ mod tests {
         assert_eq!(rows[2][2..6], ["leader", "10", "0", "CaughtUp"]);
         assert_eq!(rows[3][2..6], ["-", "-", "-", "Unreachable"]);
         assert!(!text.contains('\u{1b}'));
-        lines[2].known = false;
-        assert!(render(&lines, false).contains("Starting"));
         assert!(render(&lines, true).contains('\u{1b}'));
     }
 

@@ -14,7 +14,7 @@ use crate::load::{Load, MakeRequest};
 use crate::process::{Process, free_addresses};
 
 /// A running cluster.
-pub struct Etcd {
+pub(crate) struct Etcd {
     _members: Vec<Process>,
     clients: Vec<SocketAddr>,
 }
@@ -23,7 +23,7 @@ pub struct Etcd {
 
 impl Etcd {
     /// Starts three members with their data below `folder` and waits until they take requests.
-    pub async fn start(binary: &Path, folder: &Path) -> Result<Self> {
+    pub(crate) async fn start(binary: &Path, folder: &Path) -> Result<Self> {
         let addresses = free_addresses(6)?;
         let (clients, peers) = addresses.split_at(3);
         let cluster: Vec<String> = peers
@@ -59,7 +59,7 @@ impl Etcd {
     }
 
     /// Puts of 255 bytes through all members.
-    pub fn load(&self, connections: usize, duration: Duration) -> Load {
+    pub(crate) fn load(&self, connections: usize, duration: Duration) -> Load {
         Load {
             targets: self.clients.clone(),
             connections,

@@ -15,37 +15,37 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 /// Makes the n-th request of a run.
-pub type MakeRequest = dyn Fn(u64) -> http::Request<Full<Bytes>> + Send + Sync;
+pub(crate) type MakeRequest = dyn Fn(u64) -> http::Request<Full<Bytes>> + Send + Sync;
 
 /// What to send where.
 #[derive(Clone)]
-pub struct Load {
+pub(crate) struct Load {
     /// Connection i goes to target i modulo their number. Loopback only.
-    pub targets: Vec<SocketAddr>,
+    pub(crate) targets: Vec<SocketAddr>,
     /// Connections, each with one request at a time.
-    pub connections: usize,
+    pub(crate) connections: usize,
     /// How long requests are counted, after a tenth of it as warm-up.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
     /// The requests.
-    pub make: Arc<MakeRequest>,
+    pub(crate) make: Arc<MakeRequest>,
 }
 
 /// What came of it.
 #[derive(Clone, Debug)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// Answered requests per second.
-    pub rate: f64,
+    pub(crate) rate: f64,
     /// Median latency in microseconds.
-    pub p50_us: u64,
+    pub(crate) p50_us: u64,
     /// 99th percentile in microseconds.
-    pub p99_us: u64,
+    pub(crate) p99_us: u64,
 }
 
 // === impl Load ===
 
 impl Load {
     /// Runs it; an answer other than 2xx or a broken connection is an error, not a figure.
-    pub async fn run(&self) -> Result<Figures> {
+    pub(crate) async fn run(&self) -> Result<Figures> {
         for target in &self.targets {
             assert!(target.ip().is_loopback(), "load goes to this machine only");
         }
@@ -99,7 +99,10 @@ async fn connection(
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         if !status.is_success() {
-            bail!("{target} answered {status}: {}", String::from_utf8_lossy(&body));
+            bail!(
+                "{target} answered {status}: {}",
+                String::from_utf8_lossy(&body)
+            );
         }
         if sent >= begin {
             latencies.record(u64::try_from(sent.elapsed().as_micros())?.max(1))?;

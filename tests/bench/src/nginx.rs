@@ -9,17 +9,17 @@ use anyhow::Result;
 use crate::process::{Process, free_addresses};
 
 /// A running proxy.
-pub struct Nginx {
+pub(crate) struct Nginx {
     _process: Process,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 // === impl Nginx ===
 
 impl Nginx {
     /// Proxies to `app` with keep-alive connections and without logs.
-    pub fn start(folder: &Path, app: SocketAddr) -> Result<Self> {
+    pub(crate) fn start(folder: &Path, app: SocketAddr) -> Result<Self> {
         let address = free_addresses(1)?[0];
         let folder_name = folder.display();
         let configuration = format!(

@@ -7,9 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A child that is killed when this value goes.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     name: String,
 }
@@ -18,7 +19,7 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` with its output in `folder/name.log`.
-    pub fn start(name: &str, folder: &Path, command: &mut Command) -> Result<Self> {
+    pub(crate) fn start(name: &str, folder: &Path, command: &mut Command) -> Result<Self> {
         let log = File::create(folder.join(format!("{name}.log")))?;
         let child = command
             .stdin(Stdio::null())
@@ -33,7 +34,7 @@ impl Process {
     }
 
     /// Returns once `address` takes connections; an error when the process ends or 20 s pass.
-    pub fn wait_listening(&mut self, address: SocketAddr) -> Result<()> {
+    pub(crate) fn wait_listening(&mut self, address: SocketAddr) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(address).is_err() {
             if let Some(status) = self.child.try_wait()? {
@@ -48,6 +49,16 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Asks it to end and waits until it has.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM)?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // Errors mean that it is gone already.
@@ -57,7 +68,7 @@ impl Drop for Process {
 }
 
 /// Loopback addresses that were free a moment ago.
-pub fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
+pub(crate) fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
     let listeners: Vec<TcpListener> = (0..count)
         .map(|_| TcpListener::bind("127.0.0.1:0"))
         .collect::<Result<_, _>>()?;
@@ -65,4 +76,24 @@ pub fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
         .iter()
         .map(|listener| Ok(listener.local_addr()?))
         .collect()
+}
+
+/// So many loopback addresses with consecutive ports, free a moment ago.
+pub(crate) fn free_port_range(count: u16) -> Result<Vec<SocketAddr>> {
+    for _ in 0..100 {
+        let first = free_addresses(1)?[0];
+        let Some(end) = first.port().checked_add(count) else {
+            continue;
+        };
+        let range: Vec<SocketAddr> = (first.port()..end)
+            .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+            .collect();
+        if range
+            .iter()
+            .all(|address| TcpListener::bind(address).is_ok())
+        {
+            return Ok(range);
+        }
+    }
+    bail!("no {count} consecutive ports are free")
 }

@@ -7,7 +7,7 @@ use crate::load::Figures;
 
 /// All that was measured, by table, row and candidate.
 #[derive(Default)]
-pub struct Report {
+pub(crate) struct Report {
     tables: Vec<Table>,
 }
 
@@ -25,7 +25,7 @@ struct Table {
 
 impl Report {
     /// Adds what one round measured.
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         title: &str,
         anchor: &str,
@@ -60,7 +60,7 @@ impl Report {
     }
 
     /// The tables in Markdown.
-    pub fn markdown(&self) -> String {
+    pub(crate) fn markdown(&self) -> String {
         let mut text = String::new();
         for table in &self.tables {
             table.write(&mut text).expect("a string takes any text");

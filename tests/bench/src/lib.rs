@@ -1,1 +1,0 @@
-//! Measurements next to known programs, in one run.
