@@ -232,7 +232,7 @@ impl Paxos {
         if self.log.commit() == last {
             return true;
         }
-        let (now_ns, timeout_ns) = (self.now.mono_ns, self.election.timeout_ns);
+        let (now_ns, timeout_ns) = (self.now.mono_ns, self.stall_ns());
         let moving = leader
             .followers
             .iter()
@@ -246,11 +246,19 @@ impl Paxos {
         moving + usize::from(!self.is_disk_stalled()) >= self.phase2()
     }
 
-    /// The disk has not answered for an election timeout.
+    /// How long a disk or a stream may stand still before it counts as stuck. On a fast network the
+    /// election timeout is shorter than the odd sync of a healthy disk takes.
+    fn stall_ns(&self) -> u64 {
+        self.settings
+            .election_timeout_ns
+            .max(2 * self.election.timeout_ns)
+    }
+
+    /// The disk has not answered for too long.
     pub(crate) fn is_disk_stalled(&self) -> bool {
         self.journal
             .waiting_since()
-            .is_some_and(|since| self.now.mono_ns >= since + self.election.timeout_ns)
+            .is_some_and(|since| self.now.mono_ns >= since + self.stall_ns())
     }
 
     /// Looks at the group again and acts: takes over, gives up, hands over, tells all.

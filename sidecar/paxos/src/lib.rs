@@ -1,4 +1,88 @@
 //! The agreement: stable-leader Multi-Paxos over a contiguous log, as a pure state machine.
+//!
+//! [`Paxos`] is one member of one group. It does no I/O, reads no clock, draws no random numbers and
+//! iterates nothing in hash order: the same events give the same outputs, in production and in
+//! simulation. This page is the contract with the shell around it.
+//!
+//! # Events and outputs
+//! The shell hands events in (`handle_*`, [`Paxos::propose`], [`Paxos::read`], [`Paxos::transfer`]),
+//! each with the time, then calls [`Paxos::poll_output`] until it returns `None` and does what it
+//! says, in that order, then waits for the next event or for [`Paxos::poll_timeout`]. Several events
+//! may come before a poll: what they cause is batched (rule P2), so a loop that takes all that is
+//! queued and then polls gets large batches under load and none when alone.
+//!
+//! [`Now`] is read once per event. Its monotonic clock must not go back; if it does, it stands still
+//! here. Its wall clock may do anything: it only goes into agreed time, by a majority's median.
+//!
+//! # Start
+//! 1. Read the log. Increment `boot` and sync it before anything else.
+//! 2. [`Paxos::new`] with what was found, and a seed that no other start of any member used.
+//! 3. [`Paxos::handle_applied`] with what the ledger says was applied.
+//!
+//! A [`StartError`] is for people. A member whose incarnation the group does not know never starts.
+//!
+//! # The disk
+//! [`Output::Persist`] numbers its writes one by one, and at most [`Settings::max_persists`] are
+//! under way. Their records go behind all earlier ones; a write is synced when it and all before it
+//! are. [`Paxos::handle_synced`] may skip numbers: each stands for all below it. A failed sync is
+//! final: the process ends.
+//!
+//! Of the records: [`Record::Stage`] changes nothing by itself. The same slot may be staged more than
+//! once in one ballot, always with the same entry; slots may be staged beyond what is adopted. A later
+//! [`Record::Promise`] or [`Record::Adopt`] of another ballot makes all that was staged before
+//! worthless. [`Record::Commit`] may be lost.
+//!
+//! [`Output::Load`] asks for entries that were written before, [`Paxos::handle_loaded`] is called once
+//! per ticket, with what can be read of them from the start on: nothing, if the first cannot be read
+//! (yet). It is asked for again.
+//!
+//! # The network
+//! Three connections per peer, one for each [`Lane`]; each delivers in order what it delivers. On each
+//! one, the first words are [`Paxos::hello`], and nothing of a peer is handed in before
+//! [`Paxos::handle_hello`] took its hello. If it was refused, the peer is told why and closes; the
+//! peer hands the reason to [`Paxos::handle_hello_refused`]. [`Paxos::handle_connection`] tells when a
+//! lane came up or broke: a broken one shortens the wait for a silent leader, a new one makes the
+//! leader send again what was on its way.
+//!
+//! A message is put into its [`Envelope`] by [`Paxos::envelope`], and held back until its
+//! `after` is synced. It may get lost, come twice or late: only speed suffers. Whatever a peer says,
+//! it is checked, and dropped and counted ([`Counters`]) when it makes no sense. But members do trust
+//! each other's word: identities are the transport's job.
+//!
+//! # Apply
+//! [`Output::Chosen`] hands over what is chosen and synced here, each slot once per start, from the
+//! first of the log on. Entries that are no longer in memory are read from the log by the shell.
+//! [`Paxos::handle_applied`] tells how far the app is, [`Paxos::handle_app`] that it stands still.
+//!
+//! # Commands and reads
+//! A command that [`Paxos::propose`] took is kept, given to each leader in turn, and ends with one
+//! [`Output::Resolved`]. It may be chosen more than once: apply drops the second by its id. There is no
+//! way back, since any copy may still be chosen; [`Output::Withdrawn`] has its place for commands that
+//! never left, and is not used yet.
+//!
+//! A [`Paxos::read`] ends with one [`Output::ReadReady`] or [`Output::ReadFailed`]; after the latter
+//! the caller asks again under a new id, so that no old answer can serve it. An id is not used twice.
+//!
+//! # Where things are
+//! | module | what it decides |
+//! |---|---|
+//! | `acceptor`, `staging` | promises, adoption, votes |
+//! | `candidate` | phase 1 and the log to adopt |
+//! | `leader`, `follower` | phase 2, replication, commit, hand-over |
+//! | `election`, `peer` | heartbeats, health, take-over, timeouts |
+//! | `entrance` | commands of this member |
+//! | `reads` | read indexes |
+//! | `clock` | agreed time |
+//! | `repair` | entries that cannot be read |
+//! | `hello` | who may talk to us; forgetful members |
+//! | `log`, `journal` | the log in memory, writes on their way |
+//! | `invariants` | what must hold after each event, in release too |
+//!
+//! # Not yet
+//! Reconfiguration (a configuration changes only with its group so far: `Reconfigure` is not
+//! proposed), leases and their fences, early learning, quorum reads, snapshots in place of the start of
+//! a log. Messages and records have their fields. A candidate that is more than a window behind waits
+//! for better ones for some election timeouts and then fetches all it lacks into memory.
 
 mod acceptor;
 mod ballot;

@@ -18,7 +18,8 @@ pub enum Output {
     /// Write these records behind all earlier ones and sync them; then `handle_synced(io)`.
     /// A record that only carries a commit need not be synced by itself, but is reported too.
     Persist { io: Io, records: Vec<Record> },
-    /// Send, in order per `(to, lane)`; with `after`, not before that write is synced (rule P1).
+    /// Send, in order per `(to, lane)`; with `after`, not before that write is synced (rule P1). The
+    /// write was handed out before. What a broken connection loses is sent again when it matters.
     Send {
         to: MemberId,
         lane: Lane,

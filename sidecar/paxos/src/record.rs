@@ -29,7 +29,8 @@ pub enum Record {
     Promise(Ballot),
     /// The entry was accepted in `accepted`, which equals its ballot, behind the last entry.
     Append(Entry),
-    /// Part of an adoption under way in `ballot`: changes nothing until its `Adopt`.
+    /// Part of an adoption under way in `ballot`: changes nothing until its `Adopt`. A slot may be
+    /// staged again in the same ballot, with the same entry, and beyond what is adopted then.
     Stage {
         /// The ballot of the leader that sends it.
         ballot: Ballot,

@@ -1,5 +1,6 @@
 //! Entries that are there but cannot be read (rule W2, after *Protocol-Aware Recovery*, FAST'18).
-//! They count as present; copies come from any peer by slot, ballot and hash.
+//! They count as present; copies come from any peer by slot, ballot and hash. (A slot known to be
+//! chosen holds the very entry that was chosen, ballot included, so the same question serves for it.)
 
 use std::collections::BTreeMap;
 
@@ -98,14 +99,13 @@ impl Paxos {
             if self.log.ballot_at(header.slot) != Some(header.ballot) {
                 continue;
             }
-            match self.log.entry(header.slot) {
-                Some(entry) if entry.hash() == header.hash => entries.push(entry.clone()),
-                Some(_) => {}
-                None if self.faulty.first_after(header.slot.prev()) == Some(header.slot) => {}
-                None if self.repair_loads() < LIMIT => {
-                    self.load(LoadFor::Repair(from, *header), header.slot, header.slot);
+            let readable = self.faulty.first_after(header.slot.prev()) != Some(header.slot);
+            if let Some(entry) = self.log.entry(header.slot) {
+                if entry.hash() == header.hash {
+                    entries.push(entry.clone());
                 }
-                None => {}
+            } else if readable && self.repair_loads() < LIMIT {
+                self.load(LoadFor::Repair(from, *header), header.slot, header.slot);
             }
         }
         for entry in entries {

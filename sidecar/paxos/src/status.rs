@@ -21,7 +21,7 @@ pub enum Standing {
 pub enum WaitingOn {
     /// No leader, or a leader without enough followers.
     Quorum,
-    /// The disk has not answered for an election timeout.
+    /// The disk has not answered for too long.
     Sync,
     /// A log entry that can be had from nobody reachable (rule W2).
     Repair {

@@ -223,8 +223,9 @@ impl fmt::Display for Incarnation {
 impl fmt::Display for GroupId {
     /// The first 32 bits in hex, as clients see them in `Synod-Slot`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, ..] = self.0;
-        write!(f, "{a:02x}{b:02x}{c:02x}{d:02x}")
+        self.0[..4]
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

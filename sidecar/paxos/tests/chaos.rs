@@ -41,10 +41,11 @@ fn storm(seed: u64, weather: &Weather) -> usize {
                 net.cuts.insert((member, other));
             }
             2 | 3 if weather.cuts => net.cuts.clear(),
+            4 if net.stalled.contains(&member) => {
+                net.stalled.remove(&member);
+            }
             4 => {
-                if !net.stalled.remove(&member) {
-                    net.stalled.insert(member);
-                }
+                net.stalled.insert(member);
             }
             5 if up && net.leader() == Some(member) => net.transfer(None),
             6..=9 if up => {

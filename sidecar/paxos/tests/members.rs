@@ -4,8 +4,9 @@ mod common;
 
 use common::{Net, genesis, id};
 use synod_paxos::{
-    Ballot, Boot, Envelope, Epoch, GroupId, Hello, HelloRefusal, Identity, Incarnation, MemberId,
-    Message, Now, Paxos, Quorums, Recovered, Role, Settings, Slot, StartError,
+    AgreedTime, Ballot, Boot, EntryHash, Envelope, Epoch, GroupId, Hello, HelloRefusal, Identity,
+    Incarnation, MemberId, Message, Now, Paxos, Quorums, Recovered, Role, Settings, Slot,
+    StartError,
 };
 
 fn settled() -> (Net, MemberId, MemberId) {
@@ -224,7 +225,7 @@ fn recovered() -> Recovered {
         first: Slot(1),
         last: Slot(0),
         runs: Vec::new(),
-        last_time: Default::default(),
+        last_time: AgreedTime(0),
         commit: Slot(0),
         tail: Vec::new(),
         faulty: Vec::new(),
@@ -321,7 +322,7 @@ fn a_log_that_contradicts_itself_is_an_error_at_start_and_no_panic() {
             it.faulty.push(synod_paxos::Header {
                 slot: Slot(8),
                 ballot,
-                hash: Default::default(),
+                hash: EntryHash::default(),
             });
         },
     ];
