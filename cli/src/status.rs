@@ -81,7 +81,7 @@ async fn ask(configs: &[Config]) -> Vec<Line> {
             name: config.member.clone(),
             url: format!("http://{}", config.listen.http),
             status: task.await.unwrap_or_default(),
-            note: String::new(),
+            known: true,
         });
     }
     lines

@@ -47,6 +47,8 @@ struct Running {
     certificates: Certificates,
     members: Vec<Member>,
     statuses: Vec<Option<Status>>,
+    /// Who has answered before.
+    known: Vec<bool>,
     /// What was told about each member's state, so that changes are told once.
     told: Vec<String>,
     told_leader: Option<String>,
@@ -85,7 +87,8 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     };
     let mut running = Running {
         statuses: vec![None; members.len()],
-        told: vec!["Unreachable".to_owned(); members.len()],
+        known: vec![false; members.len()],
+        told: vec!["Starting".to_owned(); members.len()],
         told_leader: None,
         phase: if formed {
             Phase::Starting
@@ -181,6 +184,7 @@ impl Running {
                 () = stop.recv() => return Ok(()),
                 Some(event) = happened.recv() => self.happened(event)?,
                 Some((index, status)) = statuses.recv() => {
+                    self.known[index] |= status.is_some();
                     self.statuses[index] = status;
                 }
                 _ = ticks.tick() => {
@@ -261,12 +265,12 @@ impl Running {
     fn lines(&self) -> Vec<Line> {
         self.members
             .iter()
-            .zip(&self.statuses)
-            .map(|(member, status)| Line {
+            .zip(self.statuses.iter().zip(&self.known))
+            .map(|(member, (status, known))| Line {
                 name: member.name.clone(),
                 url: member.url(),
                 status: status.clone(),
-                note: String::new(),
+                known: *known,
             })
             .collect()
     }

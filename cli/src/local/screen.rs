@@ -42,7 +42,7 @@ impl Screen {
 
     /// Shows this table from now on.
     pub(super) fn show(&mut self, table: String) {
-        if !self.terminal {
+        if !self.terminal || (self.drawn > 0 && self.table == table) {
             return;
         }
         self.table = table;

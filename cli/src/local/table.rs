@@ -10,15 +10,16 @@ pub(crate) struct Line {
     pub(crate) url: String,
     /// `None`: it does not answer.
     pub(crate) status: Option<Status>,
-    /// What stands in the last column, besides what the member waits for.
-    pub(crate) note: String,
+    /// It has answered before, so no answer means that something happened to it.
+    pub(crate) known: bool,
 }
 
 impl Line {
     /// How the copy is, in a word.
     pub(crate) fn state(&self) -> &str {
         match &self.status {
-            None => "Unreachable",
+            None if self.known => "Unreachable",
+            None => "Starting",
             Some(it) if it.state.is_empty() => "Starting",
             Some(it) => &it.state,
         }
@@ -26,19 +27,14 @@ impl Line {
 
     fn waiting(&self) -> String {
         let waiting = self.status.as_ref().and_then(|it| it.waiting_on.as_ref());
-        let waiting = waiting.map(|it| {
+        waiting.map_or_else(String::new, |it| {
             let slot = if it.slot == 0 {
                 String::new()
             } else {
                 format!(" at slot {}", it.slot)
             };
             format!("waits for {}{slot}", it.on)
-        });
-        [waiting.unwrap_or_default(), self.note.clone()]
-            .into_iter()
-            .filter(|it| !it.is_empty())
-            .collect::<Vec<_>>()
-            .join(", ")
+        })
     }
 }
 
@@ -129,7 +125,7 @@ mod tests {
                 state: "CaughtUp".to_owned(),
                 ..Status::default()
             }),
-            note: String::new(),
+            known: true,
         }
     }
 
@@ -157,6 +153,8 @@ mod tests {
         assert_eq!(rows[2][2..6], ["leader", "10", "0", "CaughtUp"]);
         assert_eq!(rows[3][2..6], ["-", "-", "-", "Unreachable"]);
         assert!(!text.contains('\u{1b}'));
+        lines[2].known = false;
+        assert!(render(&lines, false).contains("Starting"));
         assert!(render(&lines, true).contains('\u{1b}'));
     }
 
