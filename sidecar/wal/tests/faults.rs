@@ -224,7 +224,7 @@ fn a_failed_sync_is_final_and_the_next_start_writes_the_last_batch_again() {
     drop(wal);
     // The process ends, the machine goes on: the batch reads back well but is on no disk.
     let (wal, recovered) = reopen(&disk);
-    assert_eq!(recovered.tail, [large.clone()]);
+    assert_eq!(recovered.tail, std::slice::from_ref(&large));
     drop(wal);
     disk.crash(|| Survival::Lost, |changes| changes);
     let (_, recovered) = open(&disk).unwrap();

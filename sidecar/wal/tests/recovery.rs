@@ -323,7 +323,7 @@ fn any_set_of_sectors_of_the_last_batch_may_be_unwritten() {
 
 #[test]
 fn a_flipped_byte_anywhere_is_healed_or_leaves_a_faulty_entry_with_its_header() {
-    let (disk, entries) = log_of(&[b"one", b"two", &[0; 700]]);
+    let (disk, entries) = log_of(&[b"one", b"two", &[0; 1100]]);
     let whole = segment(&disk);
     let ranges = records(&whole);
     let (mut faulty, mut sound) = (0, 0);
@@ -488,6 +488,7 @@ fn a_faulty_entry_is_repaired_by_a_copy_and_stays_repaired() {
     let second = ranges[ranges.len() - 2].clone();
     let (mut wal, recovered) = reopen(&disk);
     assert_eq!(recovered.faulty, []);
+    write(&mut wal, &[Record::Commit(Slot(3))]);
     // It goes bad while the log is open.
     damage(&disk, |bytes| bytes[second.start + HEADER + 60] ^= 1);
     let some = wal.reader().read(Slot(1), Slot(3), u64::MAX).unwrap();
@@ -498,13 +499,11 @@ fn a_faulty_entry_is_repaired_by_a_copy_and_stays_repaired() {
     };
     assert_eq!(found, header(&entries[1]));
     // A copy of something else is left out.
-    write(
-        &mut wal,
-        &[
-            Record::Repair(entry(2, 1, "forged")),
-            Record::Repair(entry(9, 1, "x")),
-        ],
-    );
+    let forged = [
+        Record::Repair(entry(2, 1, "forged")),
+        Record::Repair(entry(9, 1, "x")),
+    ];
+    write(&mut wal, &forged);
     assert!(wal.reader().read(Slot(2), Slot(3), u64::MAX).is_err());
     drop(wal);
     let (mut wal, recovered) = reopen(&disk);
@@ -512,29 +511,83 @@ fn a_faulty_entry_is_repaired_by_a_copy_and_stays_repaired() {
     write(&mut wal, &[Record::Repair(entries[1].clone())]);
     assert_eq!(read_all(&wal.reader()), entries);
     drop(wal);
-    let (mut wal, recovered) = reopen(&disk);
+    let (wal, recovered) = reopen(&disk);
     assert_eq!(recovered.faulty, []);
-    assert_eq!(recovered.tail, entries);
-    // A cut takes the repair with it.
+    assert_eq!(read_all(&wal.reader()), entries);
+}
+
+#[test]
+fn a_cut_takes_faulty_entries_and_repairs_with_it() {
+    let (disk, entries) = log_of(&[b"one", b"two", b"three"]);
+    let ranges = records(&segment(&disk));
+    reopen(&disk);
+    damage(&disk, |bytes| {
+        for record in &ranges[ranges.len() - 2..] {
+            bytes[record.start + HEADER + 60] ^= 1;
+        }
+    });
+    let (mut wal, recovered) = reopen(&disk);
+    assert_eq!(recovered.faulty, [header(&entries[1]), header(&entries[2])]);
+    write(&mut wal, &[Record::Repair(entries[1].clone())]);
+    let adopt = Record::Adopt {
+        ballot: ballot(2),
+        from: Slot(2),
+        last: Slot(1),
+    };
     write(
         &mut wal,
         &[
             Record::Promise(ballot(2)),
-            Record::Adopt {
-                ballot: ballot(2),
-                from: Slot(2),
-                last: Slot(1),
-            },
+            adopt,
             Record::Append(entry(2, 2, "other")),
         ],
     );
     drop(wal);
     let (wal, recovered) = reopen(&disk);
     assert_eq!(recovered.faulty, []);
+    assert_eq!(recovered.last, Slot(2));
     assert_eq!(
         read_all(&wal.reader()),
         [entries[0].clone(), entry(2, 2, "other")]
     );
+}
+
+#[test]
+fn a_segment_of_a_cloned_log_is_not_taken_for_its_own() {
+    let (disk, _) = log_of(&[b"one"]);
+    let clone = disk.copy();
+    for (disk, payload) in [(&disk, 1), (&clone, 2)] {
+        let (mut wal, _) = reopen(disk);
+        for slot in 2..30 {
+            write(
+                &mut wal,
+                &[Record::Append(entry(slot, 1, vec![payload; 600]))],
+            );
+        }
+    }
+    let name = "segment-0000000000000002";
+    disk.put(name, clone.content(name).unwrap());
+    disk.restart();
+    assert!(matches!(open(&disk), Err(OpenError::LostRecords { .. })));
+}
+
+#[test]
+fn a_damaged_copy_of_the_state_is_written_before_the_good_one() {
+    for (bad, good) in [("state-a", "state-b"), ("state-b", "state-a")] {
+        let (origin, _) = log_of(&[b"one"]);
+        origin.damage(bad, |bytes| bytes[20] ^= 1);
+        let mut first = None;
+        for steps in 0..20 {
+            let disk = origin.copy();
+            disk.stop_after(steps);
+            let _ = open(&disk);
+            let changed = [bad, good].map(|name| disk.content(name) != origin.content(name));
+            if changed.contains(&true) {
+                first = first.or(Some(changed));
+            }
+        }
+        assert_eq!(first, Some([true, false]), "{bad} is damaged");
+    }
 }
 
 #[test]
