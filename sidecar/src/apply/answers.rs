@@ -75,19 +75,16 @@ impl Answers {
         self.state().keyed.get(&slot).cloned()
     }
 
-    /// Tells whoever waits for the command, and whoever will ask.
+    /// Tells whoever waits for the command, and whoever will ask. A repeat by internal id tells
+    /// nobody anything: its first, which may be decided but not executed yet, has the answer.
     pub(super) fn tell(&self, id: CommandId, answer: Answer) {
+        if answer.outcome == Outcome::Duplicate {
+            return;
+        }
         let waiting = {
             let mut state = self.state();
-            // A repeat by internal id says nothing about what became of its first.
-            if answer.outcome == Outcome::Duplicate {
-                if state.answers.get(&id).is_some() {
-                    return;
-                }
-            } else {
-                let weight = Weight::of(answer.response.as_ref());
-                state.answers.insert(id, answer.clone(), weight);
-            }
+            let weight = Weight::of(answer.response.as_ref());
+            state.answers.insert(id, answer.clone(), weight);
             state.by_id.remove(&id)
         };
         for sender in waiting.into_iter().flat_map(BTreeMap::into_values) {
@@ -240,14 +237,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_repeat_by_id_never_hides_the_answer_of_its_first() {
-        let answers = Answers::default();
-        answers.tell(id(1), executed(7, "x"));
         let duplicate = Answer {
             slot: Slot(9),
             outcome: Outcome::Duplicate,
             response: None,
         };
+        let answers = Answers::default();
+        let mut waiting = Box::pin(answers.wait(id(1)));
+        assert!((&mut waiting).now_or_never().is_none());
+        answers.tell(id(1), duplicate.clone());
+        answers.tell(id(1), executed(7, "x"));
         answers.tell(id(1), duplicate);
+        assert_eq!(waiting.await.outcome, Outcome::Executed);
         assert_eq!(answers.wait(id(1)).await.outcome, Outcome::Executed);
     }
 

@@ -17,7 +17,7 @@ use super::ApplyError;
 use super::answers::Answers;
 use super::feed::{Beginning, EntrySource, Feed, Fresh};
 use super::handle::{Answer, ApplyStatus, Outcome, Query, Signals, StoredResponse, WaitingOn};
-use super::ledger::{Found, Ledger, Record};
+use super::ledger::{Found, Ledger};
 use super::machine::{self, Action, Blocked, Execute, Machine, Run, Setup};
 use crate::app::{App, ExecuteError, Executed, Instance, Order};
 
@@ -108,7 +108,7 @@ enum Event {
 /// What was seen of the app before there was a group.
 pub(super) struct Prelude {
     first: Option<Instance>,
-    /// What runs now has started since.
+    /// A start signal came since.
     proven: bool,
 }
 
@@ -131,8 +131,8 @@ impl Prelude {
 /// Runs until the node ends. Before the group exists, only watches the app.
 pub(super) async fn run<A: App>(
     app: Arc<A>,
-    mut ledger: Ledger,
-    mut found: Found,
+    ledger: Ledger,
+    found: Found,
     seen: Option<Prelude>,
     inputs: Inputs,
     published: Published,
@@ -140,12 +140,6 @@ pub(super) async fn run<A: App>(
     let Some((prelude, beginning)) = prelude(&*app, seen, &inputs).await else {
         return Ok(());
     };
-    if found == Found::Missing && prelude.first.is_none() {
-        // Nothing ran when this life of the log began: whatever does later was sent nothing before.
-        found = Found::Record(Record::default());
-        ledger.write(&Record::default())?;
-    }
-    let found_nothing = found == Found::Missing;
     let mut machine = Machine::new(Setup {
         configuration: beginning.configuration,
         policy: beginning.policy,
@@ -153,7 +147,7 @@ pub(super) async fn run<A: App>(
     });
     let commit = inputs.feed.news().commit;
     machine.handle_commit(commit);
-    let new = found_nothing && prelude.proven;
+    let new = found == Found::Missing && prelude.proven;
     machine.handle_app(if new { None } else { prelude.first });
     let mut executor = Executor {
         app,
@@ -185,12 +179,7 @@ async fn prelude<A: App>(
 ) -> Option<(Prelude, Beginning)> {
     let mut beginning = None;
     loop {
-        let now = Prelude::begin(app);
-        match (&mut seen, now) {
-            (Some(seen), Some(now)) => seen.proven |= now.first != seen.first,
-            (None, now) => seen = now,
-            (Some(_), None) => {}
-        }
+        seen = seen.or_else(|| Prelude::begin(app));
         let news = inputs.feed.news();
         beginning = beginning.or(news.beginning);
         if news.closed {

@@ -81,7 +81,7 @@ pub enum Outcome {
     ResponseGone,
     /// Skipped as poisonous; never executed again.
     Skipped,
-    /// Not executed here: a repeat by internal id. Nobody waits for it.
+    /// Not executed: a repeat by internal id. Nobody is told: the answer is that of its first.
     Duplicate,
     /// A command that is not a request took effect (a policy, for one).
     Done,

@@ -39,6 +39,23 @@ struct AppState {
     go_on: Notify,
     reads: Mutex<Option<Instance>>,
     doubt: Notify,
+    under_way: AtomicU64,
+}
+
+/// Counts the requests that the app has.
+struct UnderWay(Arc<TestApp>);
+
+impl UnderWay {
+    fn begin(app: &Arc<TestApp>) -> Self {
+        app.shared.under_way.fetch_add(1, Ordering::SeqCst);
+        Self(app.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.shared.under_way.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// What comes of the next request.
@@ -78,6 +95,7 @@ impl App for TestApp {
         if next == Next::BreakOff {
             return Err(ExecuteError::Unknown("as the test wants".into()));
         }
+        let _under_way = UnderWay::begin(&self);
         if next == Next::Hang {
             self.shared.go_on.notified().await;
         }
@@ -338,7 +356,7 @@ async fn before_there_is_a_group_the_app_is_only_watched() {
     process.shut_down().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_app_that_ran_before_us_is_stopped_unless_it_is_proven_new() {
     let data = tempfile::tempdir().unwrap();
     let (log, app) = (Log::default(), TestApp::default());
@@ -359,7 +377,7 @@ async fn an_app_that_ran_before_us_is_stopped_unless_it_is_proven_new() {
     app.listen(7);
     let process = Process::start(data.path(), &log, app.clone());
     process.handle.app_started();
-    // The signal is taken before there is a group, or after: it says the same.
+    tokio::time::sleep(Duration::from_millis(1)).await;
     process.feed().begin(beginning());
     process.status(|status| status.serving).await;
     process.shut_down().await;
@@ -382,7 +400,7 @@ async fn reads_are_open_only_to_the_instance_that_serves() {
     process.shut_down().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_read_that_meets_another_process_has_the_app_looked_at() {
     let data = tempfile::tempdir().unwrap();
     let (log, app) = (Log::default(), TestApp::default());
@@ -391,7 +409,9 @@ async fn a_read_that_meets_another_process_has_the_app_looked_at() {
     process.status(|status| status.serving).await;
     app.listen(8);
     app.shared.doubt.notify_one();
+    let asked = tokio::time::Instant::now();
     process.status(|status| status.app_starts == 2).await;
+    assert_eq!(asked.elapsed(), Duration::ZERO, "at once");
     process.shut_down().await;
 }
 
@@ -423,6 +443,24 @@ async fn a_key_tells_its_outcome_to_its_principal_only() {
     let repeat = process.answered(2).await;
     assert_eq!((repeat.slot, repeat.outcome), (Slot(1), Outcome::Replayed));
     assert_eq!(body(&repeat), "1", "the response that the first client got");
+    process.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_command_chosen_twice_has_the_answer_of_its_first_though_that_takes_longer() {
+    let data = tempfile::tempdir().unwrap();
+    let (log, app) = (Log::default(), TestApp::default());
+    let process = Process::begun(data.path(), &log, app.clone());
+    app.listen(7);
+    app.on_next(Next::Hang);
+    let mut answer = Box::pin(process.answered(1));
+    assert!((&mut answer).now_or_never().is_none());
+    process.choose(1, &request());
+    let twice = process.choose(1, &request());
+    process.status(|status| status.admitted == twice).await;
+    app.shared.go_on.notify_one();
+    let answer = answer.await;
+    assert_eq!((answer.slot, answer.outcome), (Slot(1), Outcome::Executed));
     process.shut_down().await;
 }
 
@@ -464,6 +502,7 @@ async fn an_app_that_hangs_is_a_stall_then_slow_and_rebuilt_once_others_have_don
         waited.elapsed() > Duration::from_secs(3),
         "applyTimeout is 5 s"
     );
+    assert_eq!(app.shared.under_way.load(Ordering::SeqCst), 0, "cut off");
     app.listen(8);
     process.status(|status| status.serving).await;
     assert_eq!(app.executed(), [(8, 1)]);

@@ -123,6 +123,7 @@ async fn a_process_that_is_asked_to_end_leaves_nothing_in_flight() {
     assert!(!process.task.is_finished());
     app.shared.go_on.notify_one();
     process.shut_down().await;
+    assert_eq!(app.executed(), [(7, 1)]);
 
     let process = Process::begun(data.path(), &log, app.clone());
     process.status(|status| status.applied == Slot(2)).await;
