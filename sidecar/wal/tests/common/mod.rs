@@ -151,3 +151,43 @@ impl Dice {
         (x ^ (x >> 31)) % sides
     }
 }
+
+pub(crate) const HEADER: usize = 128;
+pub(crate) const SECTOR: usize = 512;
+
+/// A log with one segment: entries 1..=n of some length, each synced by itself.
+pub(crate) fn log_of(payloads: &[&[u8]]) -> (MemDisk, Vec<Entry>) {
+    let disk = MemDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, &beginning());
+    let mut entries = Vec::new();
+    for (slot, payload) in (1..).zip(payloads) {
+        entries.push(entry(slot, 1, *payload));
+        write(
+            &mut wal,
+            &[Record::Append(entries[slot as usize - 1].clone())],
+        );
+    }
+    (disk, entries)
+}
+
+pub(crate) fn segment(disk: &MemDisk) -> Vec<u8> {
+    disk.content("segment-0000000000000001").unwrap()
+}
+
+pub(crate) fn damage(disk: &MemDisk, change: impl FnOnce(&mut [u8])) {
+    disk.damage("segment-0000000000000001", change);
+}
+
+/// Where the records are: walks the headers of a sound segment.
+pub(crate) fn records(segment: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let mut records = Vec::new();
+    let mut at = SECTOR;
+    while segment[at..at + HEADER].iter().any(|byte| *byte != 0) {
+        let length = u32::from_le_bytes(segment[at + 8..at + 12].try_into().unwrap()) as usize;
+        let end = at + HEADER + length.next_multiple_of(8) + 8;
+        records.push(at..end);
+        at = end;
+    }
+    records
+}
