@@ -111,6 +111,9 @@ impl Swarm {
         let dice = &mut Dice::new(seed ^ 0x5eed_0000_5eed);
         let members = [1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7][dice.pick(12)];
         let calm = dice.chance(0.1);
+        // Half of the seeds pack much into little time, half see long stretches of rare events, in
+        // which timeouts, expiry and what grows without bound have their say.
+        let pace = if dice.chance(0.5) { 1 } else { 20 };
         let network = draw_network(dice, calm);
         let sync_low_ns = dice.log_range(20_000, 5 * MS);
         let app_ns = dice.log_range(20_000, 5 * MS);
@@ -118,11 +121,11 @@ impl Swarm {
             seed,
             members,
             plant,
-            faults: draw_faults(dice, calm),
-            safety_ns: dice.log_range(10 * S, 120 * S),
+            faults: draw_faults(dice, calm, pace),
+            safety_ns: dice.log_range(10 * S, 60 * S) * pace,
             liveness_ns: 120 * S,
             clients: dice.range(1, 8) as usize,
-            think_ns: dice.log_range(MS, S),
+            think_ns: dice.log_range(MS * pace, S * pace),
             client_timeout_ns: dice.log_range(200 * MS, 10 * S),
             read_share: [0.0, 0.3, 0.5, 0.9][dice.pick(4)],
             key_share: [0.0, 0.3, 1.0][dice.pick(3)],
@@ -142,7 +145,7 @@ impl Swarm {
             wall_skew_ns: dice.log_range(1, 3_600 * S),
             expires_ns: dice.log_range(2 * S, 60 * S),
             quorums: draw_quorums(dice, members as u32),
-            settings: draw_settings(dice),
+            settings: draw_settings(dice, pace),
             network,
         }
     }
@@ -159,10 +162,11 @@ fn draw_quorums(dice: &mut Dice, voters: u32) -> Quorums {
     }
 }
 
-fn draw_settings(dice: &mut Dice) -> Settings {
+fn draw_settings(dice: &mut Dice, pace: u64) -> Settings {
     let max_body_bytes = 16 << 10;
     let window_bytes = dice.log_range(64 << 10, 4 << 20);
-    let min_election_timeout_ns = dice.log_range(50 * MS, 500 * MS);
+    let shortest_ns = if pace > 1 { 300 * MS } else { 50 * MS };
+    let min_election_timeout_ns = dice.log_range(shortest_ns, S);
     let election_timeout_ns = dice.log_range(min_election_timeout_ns, 2 * S);
     Settings {
         window_bytes,
@@ -195,10 +199,10 @@ fn draw_network(dice: &mut Dice, calm: bool) -> NetworkSwarm {
     }
 }
 
-fn draw_faults(dice: &mut Dice, calm: bool) -> FaultSwarm {
+fn draw_faults(dice: &mut Dice, calm: bool, pace: u64) -> FaultSwarm {
     let mut mean = |low: u64, high: u64| {
         let on = !calm && dice.chance(0.6);
-        let mean = dice.log_range(low, high);
+        let mean = dice.log_range(low, high) * pace;
         on.then_some(mean)
     };
     FaultSwarm {
@@ -212,7 +216,7 @@ fn draw_faults(dice: &mut Dice, calm: bool) -> FaultSwarm {
         app_kill: mean(2 * S, 40 * S),
         disk_full: mean(5 * S, 60 * S),
         transfer: mean(S, 30 * S),
-        length_ns: dice.log_range(50 * MS, 8 * S),
+        length_ns: dice.log_range(50 * MS, 8 * S * pace.min(4)),
         machine: [0.0, 0.5, 1.0][dice.pick(3)],
         spoil: if calm {
             0.0
