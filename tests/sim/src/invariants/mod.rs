@@ -14,6 +14,8 @@ pub(crate) mod once;
 pub(crate) mod one_value;
 pub(crate) mod promised;
 pub(crate) mod read_index;
+#[cfg(test)]
+mod tests;
 pub(crate) mod undone;
 pub(crate) mod unsynced;
 pub(crate) mod votes;
