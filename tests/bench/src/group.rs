@@ -19,7 +19,7 @@ const MEMBERS: u16 = 3;
 
 /// A running group.
 pub(crate) struct Group {
-    _processes: Vec<Process>,
+    processes: Vec<Process>,
     /// Where its members serve clients.
     pub(crate) clients: Vec<SocketAddr>,
 }
@@ -48,7 +48,7 @@ impl Group {
         let folder = data.parent().context("data has a parent")?;
         let process = Process::start("synod-local", folder, &mut local)?;
         let group = Self {
-            _processes: vec![process],
+            processes: vec![process],
             clients,
         };
         group.wait_ready().await?;
@@ -76,7 +76,7 @@ impl Group {
             )?);
         }
         let group = Self {
-            _processes: processes,
+            processes: processes,
             clients,
         };
         group.wait_ready().await?;
@@ -105,7 +105,7 @@ impl Group {
 
     /// Ends it in order.
     fn stop(self) -> Result<()> {
-        for process in self._processes {
+        for process in self.processes {
             process.stop()?;
         }
         Ok(())

@@ -50,20 +50,36 @@ impl Process {
 }
 
 impl Process {
-    /// Asks it to end and waits until it has.
+    /// Asks it to end, and waits until it has.
     pub(crate) fn stop(mut self) -> Result<()> {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM)?;
-        self.child.wait()?;
+        self.end()
+    }
+
+    /// A program with children of its own (nginx, `synod local`) ends them only when asked to end
+    /// itself, so it is killed only when it does not listen.
+    fn end(&mut self) -> Result<()> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                self.child.kill()?;
+                self.child.wait()?;
+                bail!("{} had to be killed", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Ok(())
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Errors mean that it is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Err(error) = self.end() {
+            eprintln!("ending {}: {error}", self.name);
+        }
     }
 }
 
