@@ -12,18 +12,7 @@ impl Pair {
     async fn new() -> Self {
         let here = Bench::new().await;
         let there = Bench::with(2, Limits::default(), None).await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        let service = there.server.handover();
-        tokio::spawn(
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .serve_with_incoming(incoming),
-        );
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
-        let channel = endpoint.unwrap().connect_lazy();
-        here.peers.0.lock().unwrap().insert(MemberId(2), channel);
+        connect(&here, &there).await;
         here.double
             .node
             .send_modify(|status| status.serving = vec![MemberId(1), MemberId(2)]);
@@ -38,6 +27,21 @@ impl Pair {
             .send_modify(|status| status.serving = false);
         pair
     }
+}
+
+/// Gives one member a way to another.
+async fn connect(from: &Bench, to: &Bench) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(to.server.handover())
+            .serve_with_incoming(incoming),
+    );
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
+    let channel = endpoint.unwrap().connect_lazy();
+    from.peers.0.lock().unwrap().insert(to.double.id, channel);
 }
 
 #[tokio::test]
@@ -97,6 +101,8 @@ async fn the_token_of_a_session_goes_along_and_refusals_come_back() {
 #[tokio::test]
 async fn a_read_is_never_handed_on_a_second_time() {
     let pair = Pair::with_copy_away().await;
+    let third = Bench::with(3, Limits::default(), None).await;
+    connect(&pair.there, &third).await;
     pair.there
         .double
         .apply
@@ -108,6 +114,9 @@ async fn a_read_is_never_handed_on_a_second_time() {
     let reply = pair.here.get("/notes").await;
     assert_eq!(reply.problem(), problem(503, "unavailable", None));
     assert_eq!(pair.there.double.state().read, [""; 0]);
+    assert_eq!(third.double.state().read, [""; 0]);
+    // Asked by a client of its own, the second member does hand over.
+    assert_eq!(pair.there.get("/notes").await.status(), 200);
 }
 
 #[tokio::test]

@@ -150,15 +150,20 @@ impl Double {
 
     /// The id of the first proposal, once there is one.
     async fn first_proposed(&self) -> CommandId {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if let Some((id, _)) = self.state().proposed.first() {
-                return *id;
+        let first = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if let Some((id, _)) = self.state().proposed.first() {
+                    return *id;
+                }
+                changed.await;
             }
-            changed.await;
-        }
+        };
+        timeout(TOO_LONG, first)
+            .await
+            .expect("something is proposed")
     }
 
     fn requests(&self) -> Vec<Request> {
