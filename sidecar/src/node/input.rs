@@ -15,6 +15,11 @@ use super::wire::BatchHead;
 /// All lanes, in the order of [`lane_index`].
 pub(super) const LANES: [Lane; 3] = [Lane::Log, Lane::Heartbeat, Lane::Bulk];
 
+/// A peer that was silent for so long gets new connections raced against the old ones: a link that
+/// heals does not revive a TCP connection that waits for its next retransmission (rule E4).
+/// Heartbeats come several times as often.
+pub(super) const SILENT_NS: u64 = 1_000_000_000;
+
 /// One event.
 #[derive(Debug)]
 pub(super) enum Input {
@@ -69,8 +74,10 @@ pub(super) struct Peer {
     pub(super) id: MemberId,
     pub(super) name: String,
     pub(super) incarnation: Incarnation,
-    /// `CLOCK_BOOTTIME` of the last frame that came from it; 0: none yet.
+    /// `CLOCK_BOOTTIME` of the last frame that came from it, or of our start.
     heard_ns: AtomicU64,
+    /// When the last silence of [`SILENT_NS`] ended; 0: there was none.
+    silent_until_ns: AtomicU64,
     /// It was heard on a new connection: whoever waits before dialling it, per lane, stops waiting.
     back: [Notify; 3],
 }
@@ -90,7 +97,8 @@ impl Roster {
                 id: member.id,
                 name: member.name.clone(),
                 incarnation: member.incarnation,
-                heard_ns: AtomicU64::new(0),
+                heard_ns: AtomicU64::new(clock::now().mono_ns),
+                silent_until_ns: AtomicU64::new(0),
                 back: Default::default(),
             };
             peers.insert(member.id, Arc::new(peer));
@@ -108,13 +116,24 @@ impl Roster {
 impl Peer {
     /// A frame came from it.
     pub(super) fn heard(&self) {
-        self.heard_ns.store(clock::now().mono_ns, Ordering::Relaxed);
+        let now = clock::now().mono_ns;
+        let before = self.heard_ns.swap(now, Ordering::Relaxed);
+        if now.saturating_sub(before) > SILENT_NS {
+            self.silent_until_ns.store(now, Ordering::Relaxed);
+        }
     }
 
-    /// How long nothing has come from it, in nanoseconds; `None` when nothing ever came.
-    pub(super) fn silent_ns(&self) -> Option<u64> {
+    /// A connection made at `made_ns` may have died without a word: the peer is silent, or was
+    /// since. Asked again, it says so at most once in [`SILENT_NS`] for each new connection.
+    pub(super) fn casts_doubt_on(&self, made_ns: u64) -> bool {
+        let now = clock::now().mono_ns;
         let heard = self.heard_ns.load(Ordering::Relaxed);
-        (heard > 0).then(|| clock::now().mono_ns.saturating_sub(heard))
+        let silent_until = self.silent_until_ns.load(Ordering::Relaxed);
+        let is_silent = now.saturating_sub(heard) > SILENT_NS;
+        let is_new = made_ns > heard && now.saturating_sub(made_ns) < SILENT_NS;
+        // What was made just before the silence ended is what ended it, or its like.
+        let is_older = made_ns + SILENT_NS / 2 < silent_until;
+        (is_silent && !is_new) || is_older
     }
 
     /// It dialled us, so it can be dialled.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use synod_paxos::{GroupId, Hello, HelloRefusal, Lane};
 use synod_proto::v1::PeerFrame;
 use synod_proto::v1::peer_client::PeerClient;
@@ -12,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tonic::Streaming;
 
+use super::clock;
 use super::complaint::Complaints;
 use super::input::{Input, Inputs, Peer, Roster};
 use super::queue::{Outgoing, SendQueue};
@@ -25,10 +28,11 @@ const FIRST_GAP: Duration = Duration::from_millis(20);
 const LONGEST_GAP: Duration = Duration::from_secs(1);
 /// Limit on the exchange of hellos.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
-/// A peer that was silent for so long gets a new connection raced against the old one: a link that
-/// heals does not revive a TCP connection that waits for its next retransmission (rule E4).
-const SILENT: Duration = Duration::from_secs(1);
-const SILENCE_POLL: Duration = Duration::from_millis(250);
+/// How often a link looks whether its peer is, or was, silent.
+const LOOK: Duration = Duration::from_millis(200);
+/// After so long the next attempt races one that hangs; how many may be under way.
+const RACE_GAP: Duration = Duration::from_millis(500);
+const RACES: usize = 4;
 
 /// Keeps one connection. Runs until it is dropped.
 #[derive(Debug)]
@@ -49,6 +53,15 @@ pub(super) struct Link {
 struct Connection {
     start: oneshot::Sender<u64>,
     answers: Streaming<PeerFrame>,
+    /// When, on `CLOCK_BOOTTIME`.
+    made_ns: u64,
+}
+
+/// The connection in use.
+#[derive(Clone, Copy, Debug)]
+struct Current {
+    number: u64,
+    made_ns: u64,
 }
 
 /// Why there is none.
@@ -74,65 +87,89 @@ impl Link {
     pub(super) async fn run(self) {
         let mut gap = FIRST_GAP;
         loop {
-            match self.attempt().await {
-                Ok(connection) => {
-                    if self.complaints.settled(&self.peer.name) {
-                        tracing::info!(peer = %self.peer.name, "connected again");
-                    }
-                    let since = Instant::now();
-                    self.hold(connection).await;
-                    // One that breaks at once counts as a failed attempt.
-                    if since.elapsed() > LONGEST_GAP {
-                        gap = FIRST_GAP;
-                    }
-                }
-                Err(error) => self.complain(error),
+            let connection = self.connect(&mut gap).await;
+            if self.complaints.settled(&self.peer.name) {
+                tracing::info!(peer = %self.peer.name, "connected again");
             }
-            let jitter = rand::random_range(0.5..1.0);
+            let since = Instant::now();
+            self.hold(connection).await;
+            // One that breaks at once counts as a failed attempt.
+            if since.elapsed() > LONGEST_GAP {
+                gap = FIRST_GAP;
+            }
+            tokio::time::sleep(jittered(gap)).await;
+        }
+    }
+
+    /// Tries until there is a connection. An attempt that hangs does not hold up the next: what
+    /// kept its packets back may be over.
+    async fn connect(&self, gap: &mut Duration) -> Connection {
+        let mut attempts = FuturesUnordered::new();
+        let mut next = Instant::now();
+        loop {
             tokio::select! {
-                () = tokio::time::sleep(gap.mul_f64(jitter)) => gap = (gap * 2).min(LONGEST_GAP),
-                () = self.peer.comes_back(self.lane) => gap = FIRST_GAP,
+                Some(attempt) = attempts.next() => match attempt {
+                    Ok(connection) => return connection,
+                    Err(error) => {
+                        self.complain(error);
+                        if attempts.is_empty() {
+                            next = Instant::now() + jittered(*gap);
+                            *gap = (*gap * 2).min(LONGEST_GAP);
+                        }
+                    }
+                },
+                () = tokio::time::sleep_until(next), if attempts.len() < RACES => {
+                    attempts.push(self.attempt());
+                    next = Instant::now() + RACE_GAP;
+                }
+                () = self.peer.comes_back(self.lane) => {
+                    *gap = FIRST_GAP;
+                    next = Instant::now();
+                }
             }
         }
     }
 
     /// Returns when the connection, or the one that took its place, has ended.
     async fn hold(&self, first: Connection) {
-        let (mut number, mut answers) = self.take_over(first);
-        let mut poll = tokio::time::interval(SILENCE_POLL);
-        let mut race = futures::future::OptionFuture::default();
-        let mut raced = Instant::now();
+        let (mut current, mut answers) = self.take_over(first);
+        let mut look = tokio::time::interval(LOOK);
+        let mut races = FuturesUnordered::new();
+        let mut raced: Option<Instant> = None;
         loop {
             tokio::select! {
                 // It sends nothing behind its hello: whatever comes is the end.
                 _ = answers.message() => break,
-                Some(connection) = &mut race => {
-                    race = futures::future::OptionFuture::default();
-                    if let Ok(connection) = connection {
-                        tracing::debug!(peer = %self.peer.name, "a new connection takes over from a silent one");
-                        self.went_down(number);
-                        (number, answers) = self.take_over(connection);
-                    }
+                Some(raced) = races.next() => {
+                    let Ok::<Connection, LinkError>(connection) = raced else {
+                        continue;
+                    };
+                    tracing::debug!(peer = %self.peer.name, "a new connection takes over");
+                    races.clear();
+                    self.went_down(current.number);
+                    (current, answers) = self.take_over(connection);
                 }
-                _ = poll.tick() => {
-                    let limit = SILENT.as_nanos() as u64;
-                    let silent = self.peer.silent_ns().is_some_and(|it| it > limit);
-                    if silent && raced.elapsed() > SILENT {
-                        raced = Instant::now();
-                        race = Some(Box::pin(self.attempt())).into();
+                _ = look.tick() => {
+                    // The old one may have survived: it stays until a new one is there.
+                    let doubtful = self.peer.casts_doubt_on(current.made_ns);
+                    let again = raced.is_none_or(|it| it.elapsed() > RACE_GAP);
+                    if doubtful && again && races.len() < RACES {
+                        raced = Some(Instant::now());
+                        races.push(self.attempt());
                     }
                 }
             }
         }
-        self.went_down(number);
+        self.went_down(current.number);
     }
 
-    fn take_over(&self, connection: Connection) -> (u64, Streaming<PeerFrame>) {
+    fn take_over(&self, connection: Connection) -> (Current, Streaming<PeerFrame>) {
         let number = self.queue.open();
         self.report(true);
         // Its receiver is gone only if the connection has ended already.
         let _ = connection.start.send(number);
-        (number, connection.answers)
+        let made_ns = connection.made_ns;
+        (Current { number, made_ns }, connection.answers)
     }
 
     fn went_down(&self, number: u64) {
@@ -184,7 +221,11 @@ impl Link {
         let exchanged = timeout(HELLO_TIMEOUT, exchange).await;
         let (hello, answers) = exchanged.map_err(|_| LinkError::TimedOut)??;
         self.check(hello).await?;
-        Ok(Connection { start, answers })
+        Ok(Connection {
+            start,
+            answers,
+            made_ns: clock::now().mono_ns,
+        })
     }
 
     async fn our_hello(&self) -> Result<Hello, LinkError> {
@@ -238,4 +279,8 @@ impl Link {
             tracing::warn!(peer, error = text, "no connection with the peer; trying on");
         }
     }
+}
+
+fn jittered(gap: Duration) -> Duration {
+    gap.mul_f64(rand::random_range(0.5..1.0))
 }

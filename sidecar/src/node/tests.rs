@@ -30,6 +30,8 @@ struct Group {
     genesis: BTreeMap<u32, Genesis>,
     members: BTreeMap<u32, Member>,
     settings: Settings,
+    /// Between all members, if there is one.
+    relay: Option<Relay>,
 }
 
 struct Member {
@@ -88,6 +90,7 @@ impl Group {
                 segment_bytes: 1 << 20,
                 ..Settings::default()
             },
+            relay: None,
         }
     }
 
@@ -114,7 +117,11 @@ impl Group {
             .issue(&self.folder.path().join(name(id)), &[names().of(&who)]);
         let identity = Identity::load(&files, &names(), who).expect("good files");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
-        let address = listener.local_addr().expect("address").to_string();
+        let direct = listener.local_addr().expect("address");
+        let address = match &self.relay {
+            Some(relay) => relay.to(direct).await.to_string(),
+            None => direct.to_string(),
+        };
         self.table.send_modify(|table| {
             table.members.retain(|it| it.name != name(id));
             table.members.push(PeerAddress {
@@ -329,6 +336,103 @@ async fn a_member_knows_whose_copies_serve() {
     group
         .wait(1, "end of serving", |it| it.serving.is_empty())
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_may_not_say_hello_or_send_messages_in_the_name_of_another() {
+    let mut group = Group::new();
+    group.start(1).await;
+    let folder = group.folder.path().join("two");
+    let files = group.authority.issue(&folder, &[names().member(&name(2))]);
+    let address = group.table.borrow().address_of(&name(1)).expect("listed");
+    let (own, to) = (Who::Member(name(2)), Who::Member(name(1)));
+    let channel = crate::identity::connect(&files, &names(), own, &address, to).await;
+    let mut client = synod_proto::v1::peer_client::PeerClient::new(channel.expect("connects"));
+
+    let member = |id: u32| &group.genesis[&1].configuration.members[id as usize - 1];
+    let hello = |name: String, id| {
+        let hello = synod_paxos::Hello {
+            group: group.genesis[&1].group,
+            member: MemberId(id),
+            name,
+            incarnation: member(id).incarnation,
+            boot: synod_paxos::Boot(1),
+            life: 1,
+            epoch: synod_paxos::Epoch(1),
+            promised: synod_paxos::Ballot::default(),
+            accepted: synod_paxos::Ballot::default(),
+            last: Slot::ZERO,
+            protocol_min: 1,
+            protocol_max: 1,
+        };
+        wire::hello(&hello, synod_paxos::Lane::Log)
+    };
+    for (name, id) in [(name(3), 3), (name(2), 3), (name(3), 2)] {
+        let frames = tokio_stream::once(hello(name, id));
+        let error = client.exchange(frames).await.expect_err("refused");
+        assert_eq!(error.code(), tonic::Code::PermissionDenied, "{error}");
+    }
+
+    let head = wire::BatchHead {
+        group: group.genesis[&1].group,
+        from: MemberId(3),
+        from_incarnation: member(3).incarnation,
+        to_incarnation: member(1).incarnation,
+        serving: false,
+    };
+    let frames = [hello(name(2), 2), wire::batch(head, vec![])];
+    let answers = client.exchange(tokio_stream::iter(frames)).await;
+    let mut answers = answers.expect("its own hello is taken").into_inner();
+    answers.message().await.expect("hello").expect("hello");
+    let error = answers.message().await.expect_err("refused");
+    assert_eq!(error.code(), tonic::Code::PermissionDenied, "{error}");
+}
+
+/// Passes connections on, and can make all that exist go silent for ever.
+#[derive(Clone)]
+struct Relay(watch::Sender<u64>);
+
+impl Relay {
+    async fn to(&self, target: std::net::SocketAddr) -> std::net::SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
+        let address = listener.local_addr().expect("address");
+        let generation = self.0.clone();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut silenced = generation.subscribe();
+                tokio::spawn(async move {
+                    let Ok(mut server) = tokio::net::TcpStream::connect(target).await else {
+                        return;
+                    };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = silenced.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        address
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_all_connections_fall_silent_new_ones_take_over_long_before_the_old_ones_fail() {
+    let mut group = Group::new();
+    let relay = Relay(watch::Sender::new(0));
+    group.relay = Some(relay.clone());
+    group.start_all().await;
+    for round in 0..3 {
+        for id in 1..=3 {
+            group.propose(id, "before").await;
+        }
+        relay.0.send_modify(|it| *it += 1);
+        let since = std::time::Instant::now();
+        for id in 1..=3 {
+            group.propose(id, "after").await;
+        }
+        let took = since.elapsed();
+        assert!(took < Duration::from_secs(4), "round {round}: {took:?}");
+    }
 }
 
 /// What was logged on this thread.

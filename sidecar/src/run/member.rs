@@ -438,7 +438,6 @@ fn admin_parts(
 }
 
 /// Hand-over is between members: an operator's certificate opens control only.
-#[expect(clippy::result_large_err, reason = "the interceptor's own signature")]
 fn only_members(request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
         Some(Caller {

@@ -319,6 +319,8 @@ async fn three_members_serve_one_list_and_a_restarted_one_has_it_again() {
     for number in 1..=3 {
         assert_eq!(group.show(number).await, "a,b", "member {number}");
     }
+    // A log that has a group never looks at the file again (rule M5).
+    std::fs::write(group.path("genesis.json"), "not a genesis").expect("written");
     // In order, and then as a crash would.
     for (number, orderly) in [(1, true), (2, false), (3, true)] {
         let running = group.members[number - 1].take().expect("runs");
