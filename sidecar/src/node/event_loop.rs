@@ -394,6 +394,12 @@ impl EventLoop {
         };
         self.others.insert(head.from, other);
         for message in messages {
+            if let (Message::Heartbeat(beat), Some(peer)) =
+                (&message, self.roster.peers.get(&head.from))
+                && !beat.hears.contains(&self.roster.me)
+            {
+                peer.is_deaf();
+            }
             let envelope = Envelope {
                 group: head.group,
                 from: head.from,

@@ -78,6 +78,8 @@ pub(super) struct Peer {
     heard_ns: AtomicU64,
     /// When the last silence of [`SILENT_NS`] ended; 0: there was none.
     silent_until_ns: AtomicU64,
+    /// When it last said that it does not hear us; 0: never.
+    deaf_ns: AtomicU64,
     /// It was heard on a new connection: whoever waits before dialling it, per lane, stops waiting.
     back: [Notify; 3],
 }
@@ -99,6 +101,7 @@ impl Roster {
                 incarnation: member.incarnation,
                 heard_ns: AtomicU64::new(clock::now().mono_ns),
                 silent_until_ns: AtomicU64::new(0),
+                deaf_ns: AtomicU64::new(0),
                 back: Default::default(),
             };
             peers.insert(member.id, Arc::new(peer));
@@ -123,16 +126,22 @@ impl Peer {
         }
     }
 
+    /// Its heartbeat says that it does not hear us.
+    pub(super) fn is_deaf(&self) {
+        self.deaf_ns.store(clock::now().mono_ns, Ordering::Relaxed);
+    }
+
     /// A connection made at `made_ns` may have died without a word: the peer is silent, or was
-    /// since. Asked again, it says so at most once in [`SILENT_NS`] for each new connection.
+    /// since, or says that it does not hear us. Asked again, it says so at most once in [`SILENT_NS`] for each new connection.
     pub(super) fn casts_doubt_on(&self, made_ns: u64) -> bool {
         let now = clock::now().mono_ns;
         let heard = self.heard_ns.load(Ordering::Relaxed);
         let silent_until = self.silent_until_ns.load(Ordering::Relaxed);
         let is_silent = now.saturating_sub(heard) > SILENT_NS;
+        let deaf = self.deaf_ns.load(Ordering::Relaxed);
         let is_new = made_ns > heard && now.saturating_sub(made_ns) < SILENT_NS;
-        // What was made just before the silence ended is what ended it, or its like.
-        let is_older = made_ns + SILENT_NS / 2 < silent_until;
+        // What was made just before a silence ended is what ended it, or its like.
+        let is_older = made_ns + SILENT_NS / 2 < silent_until.max(deaf);
         (is_silent && !is_new) || is_older
     }
 
@@ -155,5 +164,50 @@ pub(super) fn lane_index(lane: Lane) -> usize {
         Lane::Log => 0,
         Lane::Heartbeat => 1,
         Lane::Bulk => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer() -> Peer {
+        Peer {
+            id: MemberId(2),
+            name: "notes-2".into(),
+            incarnation: Incarnation(2),
+            heard_ns: AtomicU64::new(clock::now().mono_ns),
+            silent_until_ns: AtomicU64::new(0),
+            deaf_ns: AtomicU64::new(0),
+            back: Default::default(),
+        }
+    }
+
+    fn ago(seconds: u64) -> u64 {
+        clock::now().mono_ns - seconds * 1_000_000_000
+    }
+
+    #[test]
+    fn a_connection_is_in_doubt_while_the_peer_is_silent_and_after_that_if_it_is_older() {
+        let peer = peer();
+        assert!(!peer.casts_doubt_on(ago(9)));
+        peer.heard_ns.store(ago(5), Ordering::Relaxed);
+        assert!(peer.casts_doubt_on(ago(9)));
+        assert!(
+            peer.casts_doubt_on(ago(2)),
+            "made in the silence, which goes on"
+        );
+        assert!(!peer.casts_doubt_on(ago(0)), "just made");
+        peer.heard();
+        assert!(peer.casts_doubt_on(ago(9)), "older than the silence");
+        assert!(!peer.casts_doubt_on(ago(0)));
+    }
+
+    #[test]
+    fn a_connection_is_in_doubt_when_a_peer_that_is_heard_does_not_hear_us() {
+        let peer = peer();
+        peer.is_deaf();
+        assert!(peer.casts_doubt_on(ago(2)));
+        assert!(!peer.casts_doubt_on(ago(0)), "it will be heard soon");
     }
 }
