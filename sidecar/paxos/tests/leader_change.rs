@@ -65,6 +65,29 @@ fn l1_a_member_without_the_entries_may_lead_and_adopts_them_first() {
 }
 
 #[test]
+fn l1_a_log_of_a_later_ballot_wins_over_a_longer_one() {
+    let mut net = three_led_by_1(Settings::default());
+    net.isolate(id(1));
+    for _ in 0..20 {
+        net.propose(id(1), b"long but old");
+    }
+    net.until(3000, "another leader", |net| {
+        net.settled_leader().is_some_and(|leader| leader != id(1))
+    });
+    let leader = net.leader().unwrap();
+    let command = net.propose(leader, b"short but chosen");
+    net.run(50);
+    let slot = net.node(leader).slot_of(command).unwrap();
+    assert!(slot < net.paxos(id(1)).last());
+    // Only one of those that chose it is left, and 1 has the longer log.
+    net.crash(leader);
+    net.heal();
+    net.elect();
+    net.until_all_applied(2000, slot);
+    assert_eq!(net.node(id(1)).payloads()[0], "short but chosen");
+}
+
+#[test]
 fn l1a_the_log_is_not_changed_before_all_of_an_accept_sync_is_on_disk() {
     let mut net = three_led_by_1(small());
     net.isolate(id(3));
@@ -188,6 +211,90 @@ fn l1b_an_accept_sync_below_commit_is_not_taken() {
     assert_eq!(net.paxos(id(2)).commit(), commit);
     assert!(net.paxos(id(2)).last() >= commit);
     assert!(net.paxos(id(2)).counters().impossible_messages > 0);
+}
+
+/// 2 promises a ballot of 3 on injected words; nothing else of that ballot exists.
+fn promise_of_2_to_3(net: &mut Net) -> Ballot {
+    let before = net.paxos(id(2)).promised();
+    let ballot = Ballot {
+        round: before.round + 5,
+        node: id(3),
+        ..before
+    };
+    let prepare = Message::Prepare {
+        ballot,
+        accepted: net.paxos(id(3)).accepted(),
+        last: net.paxos(id(3)).last(),
+        commit: net.paxos(id(3)).commit(),
+        handed_over: true,
+    };
+    net.inject(id(3), id(2), prepare);
+    assert_eq!(net.paxos(id(2)).promised(), ballot);
+    ballot
+}
+
+#[test]
+fn l1b_an_adoption_leaves_alone_what_got_committed_since_the_promise() {
+    let mut net = three_led_by_1(Settings::default());
+    write(&mut net, id(1), 2);
+    net.run(200);
+    net.filter = Box::new(|_, _, message| !matches!(message, Message::Accepted { .. }));
+    net.propose(id(1), b"chosen, as 2 learns only later");
+    net.run(3);
+    let (last, commit) = (net.paxos(id(2)).last(), net.paxos(id(2)).commit());
+    assert!(commit < last);
+    let old = net.paxos(id(2)).ballot_at(last).unwrap();
+    let held = net.paxos(id(2)).entry(last).unwrap().clone();
+    let ballot = promise_of_2_to_3(&mut net);
+    let beat = Heartbeat {
+        ballot: old,
+        last,
+        commit: last,
+        commit_ballot: old,
+        mono_ns: net.now_ns,
+        ..Heartbeat::default()
+    };
+    net.inject(id(3), id(2), Message::Heartbeat(beat));
+    assert_eq!(net.paxos(id(2)).commit(), last);
+    let sync = Message::AcceptSync {
+        ballot,
+        after: commit,
+        part: 0,
+        done: true,
+        entries: vec![held],
+        last,
+        commit,
+        commit_ballot: old,
+    };
+    net.inject(id(3), id(2), sync);
+    assert_eq!(net.paxos(id(2)).accepted(), ballot);
+    assert_eq!(net.paxos(id(2)).commit(), last);
+    net.run(20);
+}
+
+#[test]
+fn p1b_an_accept_before_the_adoption_is_not_taken() {
+    let mut net = three_led_by_1(Settings::default());
+    write(&mut net, id(1), 2);
+    net.run(200);
+    let last = net.paxos(id(2)).last();
+    let mut entry = net.paxos(id(2)).entry(last).unwrap().clone();
+    let previous_ballot = entry.ballot;
+    let ballot = promise_of_2_to_3(&mut net);
+    entry.slot = last.next();
+    entry.ballot = ballot;
+    let accept = Message::Accept {
+        ballot,
+        previous: last,
+        previous_ballot,
+        entries: vec![entry],
+        commit: last.next(),
+        commit_ballot: ballot,
+        early: false,
+    };
+    net.inject(id(3), id(2), accept);
+    assert_eq!(net.paxos(id(2)).last(), last);
+    assert!(net.paxos(id(2)).accepted() < ballot);
 }
 
 #[test]

@@ -235,6 +235,34 @@ fn p3_a_dead_follower_stops_neither_the_others_nor_the_leaders_memory() {
 }
 
 #[test]
+fn p3_a_follower_that_acknowledges_nothing_is_sent_no_more_than_its_window() {
+    let settings = Settings {
+        window_bytes: 64 << 10,
+        max_message_bytes: 8 << 10,
+        max_body_bytes: 16 << 10,
+        ..Settings::default()
+    };
+    let mut net = Net::with(&[VOTER; 3], Quorums::Majority, settings);
+    let leader = net.elect();
+    let mute = others(&net, leader)[0];
+    net.run(100);
+    net.filter = Box::new(move |from, _, message| {
+        !(from == mute && matches!(message, Message::Accepted { .. }))
+    });
+    for _ in 0..200 {
+        net.propose(leader, &[0; 1000]);
+        net.run(1);
+    }
+    let status = net.paxos(leader).status();
+    let peer = status.peers.iter().find(|peer| peer.member == mute);
+    let in_flight = peer.expect("a peer").in_flight_bytes;
+    assert!(in_flight >= 64 << 10, "the window is used: {in_flight}");
+    assert!(in_flight < 73 << 10, "and kept: {in_flight}");
+    net.heal();
+    net.until_all_applied(5000, status.last);
+}
+
+#[test]
 fn p3_past_the_window_commands_are_refused_and_nothing_is_lost() {
     let settings = Settings {
         window_bytes: 64 << 10,
@@ -409,6 +437,27 @@ fn p5_the_first_stamp_of_all_waits_for_the_clocks_of_a_majority() {
     net.elect();
     net.until(2000, "an entry", |net| net.node(id(1)).through > Slot(0));
     let first = net.node(id(1)).applied[&Slot(1)].time;
+    assert!(first > AgreedTime(1_600_000_000_000_000_000), "{first:?}");
+}
+
+#[test]
+fn p5_a_leader_of_a_log_without_any_time_proposes_nothing_before_it_knows_the_time() {
+    let quorums = Quorums::Flexible {
+        phase1: 1,
+        phase2: 3,
+    };
+    let mut net = Net::with(&[VOTER; 3], quorums, Settings::default());
+    for member in net.members() {
+        net.isolate(member);
+    }
+    net.until(3000, "a leader of its own", |net| net.leader().is_some());
+    let leader = net.leader().unwrap();
+    net.propose(leader, b"too early");
+    net.run(100);
+    assert_eq!(net.paxos(leader).last(), Slot(0));
+    net.heal();
+    net.until(5000, "an entry", |net| net.node(leader).through > Slot(0));
+    let first = net.node(leader).applied[&Slot(1)].time;
     assert!(first > AgreedTime(1_600_000_000_000_000_000), "{first:?}");
 }
 

@@ -252,3 +252,31 @@ fn w2_a_candidate_that_leaves_its_own_log_out_takes_over_nothing_of_it() {
         assert_eq!(net.node(member).payloads(), expected);
     }
 }
+
+#[test]
+fn w2_a_candidate_asks_for_what_a_promiser_cannot_read_and_waits_for_it() {
+    let mut net = Net::new(3);
+    net.elect_member(id(1));
+    net.run(500);
+    // 1 and 2 have an entry that 3 lacks; the copy of 2 goes bad; 3 is the only candidate.
+    net.filter =
+        Box::new(|_, to, message| !(to == id(3) && matches!(message, Message::Accept { .. })));
+    net.propose(id(1), b"chosen by 1 and 2");
+    net.run(3);
+    let last = net.paxos(id(2)).last();
+    assert!(net.paxos(id(1)).commit() == last && net.paxos(id(3)).last() < last);
+    net.crash(id(1));
+    damage(&mut net, 2, last);
+    net.filter =
+        Box::new(|from, _, message| from == id(3) || !matches!(message, Message::Prepare { .. }));
+    net.start(id(2));
+    net.until(5000, "a candidate that waits", |net| {
+        net.paxos(id(3)).status().waiting_on == Some(WaitingOn::Repair { slot: last })
+    });
+    // The good copy is at 1, which comes back just to serve it.
+    net.start(id(1));
+    net.until(10_000, "3 leads", |net| net.settled_leader() == Some(id(3)));
+    net.until_all_applied(5000, last);
+    assert_eq!(net.node(id(3)).payloads(), ["chosen by 1 and 2"]);
+    assert_eq!(net.paxos(id(3)).counters().impossible_messages, 0);
+}

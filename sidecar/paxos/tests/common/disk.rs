@@ -116,7 +116,23 @@ impl Disk {
         &self.durable
     }
 
+    /// L1a: all of a staged log is on disk before the record that adopts it is written.
+    fn check_staged(&self, ballot: Ballot, from: Slot, last: Slot) {
+        for slot in from.0..=last.0 {
+            let staged = self.durable.staged.get(&Slot(slot));
+            assert!(
+                staged.is_some_and(|(staged, _)| *staged == ballot),
+                "L1a: slot {slot} adopted before it was staged and synced"
+            );
+        }
+    }
+
     pub(crate) fn write(&mut self, io: Io, records: Vec<Record>) {
+        for record in &records {
+            if let Record::Adopt { ballot, from, last } = record {
+                self.check_staged(*ballot, *from, *last);
+            }
+        }
         let after = self
             .pending
             .back()
