@@ -59,7 +59,7 @@ struct Running {
 }
 
 /// The signals that end the group.
-struct Stop([Signal; 3]);
+struct Stop(Vec<Signal>);
 
 /// Runs a group until a signal ends it.
 pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
@@ -69,7 +69,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         Group::new(&settings.service, settings.members),
     )?;
     let formed = formation::is_formed(&folder)?;
-    let members = plan(&settings, &folder)?;
+    let members = plan(&settings, &folder).await?;
     let certificates = Certificates::new(folder.ca(), names(&settings.service));
     certificates.ensure(&everybody(&members), SystemTime::now())?;
     for member in &members {
@@ -345,23 +345,42 @@ pub(crate) async fn status(admin: std::net::SocketAddr) -> Option<Status> {
 
 impl Stop {
     fn new() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind)
-                .map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
-        };
-        Ok(Self([
-            listen(SignalKind::interrupt())?,
-            listen(SignalKind::terminate())?,
-            listen(SignalKind::hangup())?,
-        ]))
+        let kinds = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+        ];
+        // `nohup` and shells ignore signals on behalf of what they start; that holds.
+        let ignored = ignored_signals();
+        let signals = kinds
+            .into_iter()
+            .filter(|it| ignored & (1 << (it.as_raw_value() - 1)) == 0)
+            .map(signal)
+            .collect::<Result<_, _>>()
+            .map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
+        Ok(Self(signals))
     }
 
     async fn recv(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
+        std::future::poll_fn(|context| {
+            let mut ready = self.0.iter_mut().map(|it| it.poll_recv(context).is_ready());
+            if ready.any(|it| it) {
+                std::task::Poll::Ready(())
+            } else {
+                std::task::Poll::Pending
+            }
+        })
+        .await;
     }
+}
+
+/// The signals that this process was started to ignore, one bit each.
+fn ignored_signals() -> u64 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|text| {
+            let mask = text.lines().find_map(|it| it.strip_prefix("SigIgn:"))?;
+            u64::from_str_radix(mask.trim(), 16).ok()
+        })
+        .unwrap_or(0)
 }

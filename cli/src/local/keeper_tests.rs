@@ -206,7 +206,11 @@ async fn an_app_that_dies_takes_its_workers_along_and_starts_with_an_empty_folde
     );
     until(|| !is_alive(worker)).await;
     stage.started(Part::App).await;
-    until(|| std::fs::read_to_string(&worker_file).is_ok_and(|it| it.ends_with('\n'))).await;
+    let other = format!("{worker}\n");
+    until(|| {
+        std::fs::read_to_string(&worker_file).is_ok_and(|it| it.ends_with('\n') && it != other)
+    })
+    .await;
     stage.signals(2).await;
     stage.keeper.stop().await;
 }

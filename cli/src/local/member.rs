@@ -32,13 +32,13 @@ pub(super) struct Member {
 }
 
 /// Plans the members of a group: every port is known, and free at this moment.
-pub(super) fn plan(settings: &Settings, folder: &Folder) -> Result<Vec<Member>, Failure> {
+pub(super) async fn plan(settings: &Settings, folder: &Folder) -> Result<Vec<Member>, Failure> {
     let names = &folder.group().members;
     let mut clients = Vec::new();
     for (name, index) in names.iter().zip(0_u16..) {
         let mut address = settings.listen;
         address.set_port(settings.listen.port() + index);
-        ports::check_free(address, name)?;
+        ports::check_free(address, name).await?;
         clients.push(address);
     }
     let taken: BTreeSet<u16> = clients.iter().map(SocketAddr::port).collect();

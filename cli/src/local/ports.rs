@@ -1,29 +1,43 @@
 //! Which ports are free, and whether somebody listens on one.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
 
 use rand::RngExt as _;
+use tokio::time::{Instant, sleep};
 
 use crate::exit::Failure;
 
 /// Ports below which the system wants privileges, or well-known programs live.
 const LOWEST: u16 = 10_240;
 
+/// How long the processes of a group that was killed just now may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Refuses an address on which somebody else listens.
-pub(super) fn check_free(address: SocketAddr, member: &str) -> Result<(), Failure> {
-    match TcpListener::bind(address) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            Err(Failure::usage(format!(
-                "port {} is taken, and {member} should listen on {address}: stop what listens there, or choose other ports with --listen",
-                address.port()
-            )))
+pub(super) async fn check_free(address: SocketAddr, member: &str) -> Result<(), Failure> {
+    let end = Instant::now() + PATIENCE;
+    let error = loop {
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() != ErrorKind::AddrInUse || Instant::now() > end => {
+                break error;
+            }
+            Err(_) => sleep(PATIENCE / 20).await,
         }
-        Err(error) => Err(Failure::usage(format!(
+    };
+    Err(Failure::usage(if error.kind() == ErrorKind::AddrInUse {
+        format!(
+            "port {} is taken, and {member} should listen on {address}: stop what listens there, or choose other ports with --listen",
+            address.port()
+        )
+    } else {
+        format!(
             "{member} cannot listen on {address}: {error}; choose another address with --listen"
-        ))),
-    }
+        )
+    }))
 }
 
 /// Free ports of the loopback. They lie outside the range from which the system takes ports for
@@ -43,7 +57,7 @@ pub(super) fn free(count: usize, besides: &BTreeSet<u16>) -> std::io::Result<Vec
         }
     }
     Err(std::io::Error::new(
-        std::io::ErrorKind::AddrInUse,
+        ErrorKind::AddrInUse,
         format!("no {count} free ports between {LOWEST} and {end}"),
     ))
 }
@@ -88,14 +102,13 @@ pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_taken_port_is_named_and_seen() {
+    #[tokio::test]
+    async fn a_taken_port_is_named_and_seen() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("free");
         let address = listener.local_addr().expect("bound");
         assert!(somebody_listens(address.port()));
-        let text = check_free(address, "notes-2")
-            .expect_err("taken")
-            .to_string();
+        let refused = check_free(address, "notes-2").await.expect_err("taken");
+        let text = refused.to_string();
         assert!(
             text.contains(&address.port().to_string()) && text.contains("notes-2"),
             "{text}"
