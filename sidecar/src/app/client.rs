@@ -5,17 +5,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, Version, header};
+use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 
 use super::connection::Connection;
 use super::headers::keep_end_to_end;
+use super::instance::Listeners;
 use super::reads::Reads;
 use super::request::WholeBody;
 use super::spool::Spool;
-use super::{App, ExecuteError, Executed, Instance, NotSent, Order, look};
+use super::{App, BoxError, ExecuteError, Executed, Instance, NotSent, Order};
 use crate::apply::{StoredBody, StoredResponse};
 use crate::config::Protocol;
 
@@ -28,6 +31,7 @@ pub struct Client {
 pub(super) struct Shared {
     pub(super) address: SocketAddr,
     pub(super) protocol: Protocol,
+    listeners: Listeners,
     spool: PathBuf,
     /// The connection for ordered requests, when none is under way.
     ordered: Mutex<Option<Connection<WholeBody>>>,
@@ -54,12 +58,21 @@ impl Client {
             shared: Arc::new(Shared {
                 address,
                 protocol,
+                listeners: Listeners::new(address),
                 spool,
                 ordered: Mutex::new(None),
                 reads: Reads::default(),
                 doubt: Notify::new(),
             }),
         }
+    }
+
+    pub(super) async fn connect<B>(&self) -> Result<Connection<B>, NotSent>
+    where
+        B: Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+    {
+        let shared = &self.shared;
+        Connection::open(shared.address, shared.protocol, &shared.listeners).await
     }
 
     async fn send(&self, order: Order) -> Result<Executed, ExecuteError> {
@@ -70,7 +83,7 @@ impl Client {
                 result => return self.keep(connection, result),
             }
         }
-        let mut connection = Connection::open(self.shared.address, self.shared.protocol).await?;
+        let mut connection = self.connect().await?;
         if connection.instance() != order.instance {
             return Err(NotSent::OtherInstance.into());
         }
@@ -168,8 +181,16 @@ impl Client {
 }
 
 impl App for Client {
+    fn recognise(&self, instance: Instance) {
+        self.shared.listeners.recognise(instance);
+    }
+
     fn look(&self) -> io::Result<Option<Instance>> {
-        look(self.shared.address)
+        self.shared.listeners.look()
+    }
+
+    fn partly_gone(&self) -> bool {
+        self.shared.listeners.partly_gone()
     }
 
     async fn execute(self: Arc<Self>, order: Order) -> Result<Executed, ExecuteError> {
@@ -200,7 +221,7 @@ fn cannot_be_sent() -> Executed {
         response: Some(StoredResponse {
             status: StatusCode::BAD_REQUEST,
             headers: HeaderMap::new(),
-            body: StoredBody::Memory(bytes::Bytes::new()),
+            body: StoredBody::Memory(Bytes::new()),
             trailers: HeaderMap::new(),
         }),
     }

@@ -14,7 +14,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::Instant;
 
-use super::instance::{Instance, look};
+use super::instance::{Instance, Listeners};
 use super::wire::Wire;
 use super::{BoxError, NotSent};
 use crate::config::Protocol;
@@ -47,9 +47,14 @@ where
 {
     /// Connects, and finds out to whom (rule A4): looked up after connecting, so that an app that
     /// is started anew between the two is noticed.
-    pub(super) async fn open(address: SocketAddr, protocol: Protocol) -> Result<Self, NotSent> {
+    pub(super) async fn open(
+        address: SocketAddr,
+        protocol: Protocol,
+        listeners: &Listeners,
+    ) -> Result<Self, NotSent> {
         let wire = Wire::connect(address).await.map_err(NotSent::Connect)?;
-        let instance = look(address)
+        let instance = listeners
+            .look()
             .map_err(NotSent::Connect)?
             .ok_or(NotSent::NoListener)?;
         let io = TokioIo::new(wire.clone());

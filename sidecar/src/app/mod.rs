@@ -20,7 +20,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use client::Client;
-pub use instance::{Instance, look};
+pub use instance::Instance;
 pub use reads::{ReadBody, ReadError};
 pub use request::Order;
 
@@ -31,8 +31,19 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What executes ordered requests: an app behind HTTP, or one within this process.
 pub trait App: Send + Sync + 'static {
+    /// Before the first look: what an earlier process of ours called the app that it knew.
+    fn recognise(&self, instance: Instance) {
+        let _ = instance;
+    }
+
     /// The process that listens now; `None`: none does. An error says nothing.
     fn look(&self) -> io::Result<Option<Instance>>;
+
+    /// Whether, since the last time this was asked, a part of what listened has gone: then the state
+    /// of what [`App::look`] found is not known.
+    fn partly_gone(&self) -> bool {
+        false
+    }
 
     /// Sends the request and waits for the end of its response. Called for one request at a time.
     /// When dropped before its end, the connection is closed.

@@ -197,7 +197,7 @@ impl Client {
     }
 
     async fn open(&self, to: To) -> Result<ReadConnection, ReadError> {
-        let mut connection = Connection::open(self.shared.address, self.shared.protocol).await?;
+        let mut connection = self.connect().await?;
         if !self.may(&connection, to) {
             // Apply does not know it yet, or it knows more than we do.
             self.shared.doubt.notify_one();

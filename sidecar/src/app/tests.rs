@@ -579,6 +579,31 @@ async fn a_response_that_cannot_be_kept_is_still_a_response() {
     assert!(post(&client).await.unwrap().response.is_none());
 }
 
+#[tokio::test]
+async fn a_second_listener_of_the_same_app_is_no_restart() {
+    let server = Server::start(vec![]).await;
+    let client = server.client();
+    let meant = order(&client, request("POST", "hello"));
+    client.clone().execute(meant.clone()).await.unwrap();
+    let second = v6_listener(server.address.port());
+    assert_eq!(client.look().unwrap(), Some(meant.instance));
+    assert!(client.clone().execute(meant).await.is_ok());
+    assert!(!client.partly_gone());
+    drop(second);
+    client.look().unwrap();
+    assert!(client.partly_gone());
+}
+
+/// The other half of a program that listens for each address family by itself.
+fn v6_listener(port: u16) -> std::net::TcpListener {
+    let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+    socket.set_only_v6(true).unwrap();
+    let any: SocketAddr = format!("[::]:{port}").parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(8).unwrap();
+    socket.into()
+}
+
 // === reads ===
 
 fn get(path: &str) -> Request<Full<Bytes>> {

@@ -15,15 +15,16 @@ use tokio::time::{Instant, Sleep};
 
 use super::ApplyError;
 use super::answers::Answers;
-use super::feed::{Beginning, EntrySource, Feed, Fresh};
+use super::feed::{EntrySource, Feed, Fresh};
 use super::handle::{Answer, ApplyStatus, Outcome, Query, Signals, StoredResponse, WaitingOn};
 use super::ledger::{Found, Ledger};
 use super::machine::{self, Action, Blocked, Execute, Machine, Run, Setup};
+use super::prelude::{Prelude, prelude};
 use crate::app::{App, ExecuteError, Executed, Instance, Order};
 
 /// How often the app's listener is looked at while all is well. What happens in between is noticed
 /// by its connections.
-const LOOK_RUNNING: Duration = Duration::from_millis(250);
+pub(super) const LOOK_RUNNING: Duration = Duration::from_millis(250);
 /// And while a start or an end is awaited.
 const LOOK_WAITING: Duration = Duration::from_millis(20);
 /// A request that takes longer than this counts as a stall, in the eyes of elections.
@@ -105,29 +106,6 @@ enum Event {
     Timer,
 }
 
-/// What was seen of the app before there was a group.
-pub(super) struct Prelude {
-    first: Option<Instance>,
-    /// A start signal came since.
-    proven: bool,
-}
-
-impl Prelude {
-    /// The first look, as early as possible. `None` if it shows nothing.
-    pub(super) fn begin<A: App>(app: &A) -> Option<Self> {
-        match app.look() {
-            Ok(first) => {
-                let proven = false;
-                Some(Self { first, proven })
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot see whether the app listens");
-                None
-            }
-        }
-    }
-}
-
 /// Runs until the node ends. Before the group exists, only watches the app.
 pub(super) async fn run<A: App>(
     app: Arc<A>,
@@ -170,39 +148,6 @@ pub(super) async fn run<A: App>(
     };
     executor.look();
     executor.work().await
-}
-
-async fn prelude<A: App>(
-    app: &A,
-    mut seen: Option<Prelude>,
-    inputs: &Inputs,
-) -> Option<(Prelude, Beginning)> {
-    let mut beginning = None;
-    loop {
-        seen = seen.or_else(|| Prelude::begin(app));
-        let news = inputs.feed.news();
-        beginning = beginning.or(news.beginning);
-        if news.closed {
-            return None;
-        }
-        match (seen, beginning) {
-            (Some(seen), Some(beginning)) => return Some((seen, beginning)),
-            (still_seen, still_beginning) => {
-                seen = still_seen;
-                beginning = still_beginning;
-            }
-        }
-        tokio::select! {
-            biased;
-            () = inputs.feed.changed() => {}
-            () = inputs.signals.app_started.notified(), if seen.is_some() => {
-                if let Some(seen) = &mut seen {
-                    seen.proven = true;
-                }
-            }
-            () = tokio::time::sleep(LOOK_RUNNING) => {}
-        }
-    }
 }
 
 // === the loop ===
@@ -478,15 +423,22 @@ impl<A: App> Executor<A> {
     }
 
     fn look(&mut self) {
-        if let Ok(instance) = self.see() {
-            self.note(|machine| machine.handle_app(instance));
-        }
+        self.see_and_tell(Machine::handle_app);
     }
 
     fn app_started(&mut self) {
-        if let Ok(instance) = self.see() {
-            self.note(|machine| machine.handle_app_started(instance));
-        }
+        self.see_and_tell(Machine::handle_app_started);
+    }
+
+    fn see_and_tell(&mut self, tell: fn(&mut Machine, Option<Instance>)) {
+        let Ok(instance) = self.see() else {
+            return;
+        };
+        let partly_gone = self.app.partly_gone();
+        self.note(|machine| match instance {
+            Some(instance) if partly_gone => machine.handle_app_partly_gone(instance),
+            _ => tell(machine, instance),
+        });
     }
 
     fn see(&mut self) -> io::Result<Option<Instance>> {

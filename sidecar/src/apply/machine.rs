@@ -305,6 +305,15 @@ impl Machine {
         self.handle_app(instance);
     }
 
+    /// This is what listens, but another part of the app has gone: its state is not known.
+    pub fn handle_app_partly_gone(&mut self, instance: Instance) {
+        assert!(
+            self.recovered.is_none(),
+            "the first event is a look at the app"
+        );
+        self.condemn(instance);
+    }
+
     /// The response to an execution is complete.
     pub fn handle_response(&mut self, run: Run) {
         let Some(busy) = self.take_busy(run) else {

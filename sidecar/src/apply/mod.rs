@@ -14,6 +14,7 @@ mod kept;
 mod keys;
 mod ledger;
 mod machine;
+mod prelude;
 #[cfg(test)]
 mod tests;
 
@@ -95,7 +96,14 @@ pub fn start<A: App>(
         policy: policy_receiver,
         waiting: waiting_receiver,
     };
-    let seen = executor::Prelude::begin(&parts.app);
+    if let Found::Record(Record {
+        instance: Some(instance),
+        ..
+    }) = found
+    {
+        parts.app.recognise(instance);
+    }
+    let seen = prelude::Prelude::begin(&parts.app);
     let task = tokio::spawn(executor::run(
         Arc::new(parts.app),
         ledger,

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,6 +40,7 @@ struct AppState {
     reads: Mutex<Option<Instance>>,
     doubt: Notify,
     under_way: AtomicU64,
+    partly_gone: AtomicBool,
 }
 
 /// Counts the requests that the app has.
@@ -109,6 +110,10 @@ impl App for TestApp {
                 trailers: http::HeaderMap::new(),
             }),
         })
+    }
+
+    fn partly_gone(&self) -> bool {
+        self.shared.partly_gone.swap(false, Ordering::SeqCst)
     }
 
     fn set_reads(&self, instance: Option<Instance>) {
@@ -397,6 +402,22 @@ async fn reads_are_open_only_to_the_instance_that_serves() {
     process.choose(1, &request());
     process.status(|status| !status.serving).await;
     assert_eq!(*app.shared.reads.lock().unwrap(), None);
+    process.shut_down().await;
+}
+
+#[tokio::test]
+async fn an_app_of_which_a_part_has_gone_is_stopped_whatever_signal_comes() {
+    let data = tempfile::tempdir().unwrap();
+    let (log, app) = (Log::default(), TestApp::default());
+    let process = Process::begun(data.path(), &log, app.clone());
+    app.listen(7);
+    process.choose(1, &request());
+    process.answered(1).await;
+    app.shared.partly_gone.store(true, Ordering::SeqCst);
+    app.listen(8);
+    process.handle.app_started();
+    process.status(|status| status.kill_app).await;
+    assert_eq!(app.executed(), [(7, 1)]);
     process.shut_down().await;
 }
 

@@ -417,3 +417,17 @@ fn no_reads_go_beside_a_second_attempt_though_the_commit_is_not_known_yet() {
     next.machine.handle_response(execute.run);
     assert!(next.machine.serving());
 }
+
+#[test]
+fn an_app_of_which_a_part_has_gone_is_stopped() {
+    let (mut bench, _) = in_flight();
+    bench.machine.handle_app_partly_gone(instance(2));
+    assert_eq!(bench.step().last(), Some(&Action::StopApp(instance(2))));
+    assert!(bench.ledger.unknown);
+    bench.machine.handle_app(Some(instance(2)));
+    assert_eq!(bench.machine.condemned(), Some(instance(2)));
+    let mut next = bench.restarted(Some(instance(2)));
+    assert_eq!(next.run().1, [Action::StopApp(instance(2))]);
+    bench.machine.handle_app(Some(instance(3)));
+    assert_eq!(bench.run().0, [1, 2, 3, 4]);
+}
