@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use synod_paxos::{
     CommandId, Configuration, Envelope, Io, Lane, MemberId, Message, NotTaken, Now, Output, Paxos,
-    ProposeRefused, ReadId, Recovered, Settings, Slot, StartError, Ticket,
+    ProposeRefused, Recovered, Settings, Slot, StartError, Ticket,
 };
 use synod_proto::v1::Policy;
 use synod_wal::{LogReader, LogWriter, Wal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,9 @@ use super::door::PeerDoor;
 use super::handle::{Decided, Errand, NodeStatus, Seat};
 use super::input::{Input, Inputs, LANES, Roster, lane_index};
 use super::link::Link;
+use super::outbox::Outbox;
 use super::queue::SendQueue;
+use super::reads::Reads;
 use super::wire::BatchHead;
 use crate::apply::{ApplyStatus, Beginning, FeedSender};
 use crate::config::peers::PeerTable;
@@ -38,8 +40,6 @@ use crate::identity::{Connector, Identity, Who};
 const BATCH: usize = 256;
 /// Read rounds asked for at once; readers that come meanwhile share the next.
 const READ_ROUNDS: usize = 8;
-/// Gap before a failed round is asked for again.
-const READ_AGAIN_NS: u64 = 10_000_000;
 /// The loop looks around at least so often.
 const LOOK_NS: u64 = 100_000_000;
 /// A member whose heartbeats are older than this does not count as serving.
@@ -129,23 +129,6 @@ struct EventLoop {
     others: BTreeMap<MemberId, Other>,
     log_counts: bool,
     end: Option<NodeEnd>,
-}
-
-/// Messages to one peer on one lane, of which the first may wait for the disk.
-struct Outbox {
-    queue: Arc<SendQueue>,
-    /// In order; the first waits for a write, all others for it.
-    held: VecDeque<(Option<Io>, Message)>,
-}
-
-/// Readers under way.
-#[derive(Default)]
-struct Reads {
-    last: u64,
-    rounds: BTreeMap<ReadId, Vec<oneshot::Sender<Slot>>>,
-    again: Vec<oneshot::Sender<Slot>>,
-    /// Not before this, in `mono_ns`.
-    again_ns: u64,
 }
 
 /// What another member says about its copy.
@@ -595,119 +578,5 @@ impl EventLoop {
             .map(|it| it.commit);
         let furthest = furthest.max().unwrap_or_default();
         status.healthy && furthest.0 <= status.last.0 + CLOSE_SLOTS
-    }
-}
-
-// === impl Outbox ===
-
-impl Outbox {
-    /// Sends, now or when `after` is synced and everything before it has left.
-    fn send(&mut self, message: Message, after: Option<Io>, synced: Io) {
-        let after = after.filter(|it| *it > synced);
-        if after.is_none() && self.held.is_empty() {
-            self.queue.push(message);
-        } else {
-            self.held.push_back((after, message));
-        }
-    }
-
-    fn release(&mut self, synced: Io) {
-        while let Some((after, _)) = self.held.front() {
-            if after.is_some_and(|it| it > synced) {
-                return;
-            }
-            let (_, message) = self.held.pop_front().expect("just seen");
-            self.queue.push(message);
-        }
-    }
-}
-
-// === impl Reads ===
-
-impl Reads {
-    fn may_ask(&self, now: Now) -> bool {
-        self.again.is_empty() || now.mono_ns >= self.again_ns
-    }
-
-    /// Begins a round for these readers and those whose last one failed; `None` when nobody waits.
-    fn ask(&mut self, new: Vec<oneshot::Sender<Slot>>) -> Option<ReadId> {
-        let mut readers = std::mem::take(&mut self.again);
-        readers.extend(new);
-        readers.retain(|it| !it.is_closed());
-        if readers.is_empty() {
-            return None;
-        }
-        self.last += 1;
-        let id = ReadId(self.last);
-        self.rounds.insert(id, readers);
-        Some(id)
-    }
-
-    fn ready(&mut self, id: ReadId, index: Slot) {
-        for reader in self.rounds.remove(&id).unwrap_or_default() {
-            // It may have given up.
-            let _ = reader.send(index);
-        }
-    }
-
-    /// Never answered from this round: they ask again in a new one (rule R1).
-    fn failed(&mut self, id: ReadId, now: Now) {
-        self.again
-            .extend(self.rounds.remove(&id).unwrap_or_default());
-        self.again_ns = now.mono_ns + READ_AGAIN_NS;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_overtakes_a_message_that_waits_for_the_disk() {
-        let queue = Arc::new(SendQueue::new(Lane::Log));
-        queue.open();
-        let mut outbox = Outbox {
-            queue,
-            held: VecDeque::new(),
-        };
-        let message = |round| Message::Confirm {
-            ballot: synod_paxos::Ballot::default(),
-            round,
-        };
-        outbox.send(message(1), Some(Io(1)), Io(1));
-        assert!(
-            outbox.held.is_empty(),
-            "what is synced already waits for nothing"
-        );
-        outbox.send(message(2), Some(Io(2)), Io(1));
-        outbox.send(message(3), None, Io(1));
-        outbox.send(message(4), Some(Io(4)), Io(1));
-        assert_eq!(outbox.held.len(), 3);
-        outbox.release(Io(1));
-        assert_eq!(outbox.held.len(), 3);
-        outbox.release(Io(3));
-        assert_eq!(outbox.held.len(), 1);
-        outbox.release(Io(4));
-        assert!(outbox.held.is_empty());
-    }
-
-    #[test]
-    fn a_reader_whose_round_failed_gets_the_answer_of_a_later_round_only() {
-        let mut reads = Reads::default();
-        let (sender, mut reader) = oneshot::channel();
-        let first = reads.ask(vec![sender]).expect("somebody waits");
-        let now = Now {
-            mono_ns: 1_000,
-            wall_ns: 0,
-        };
-        reads.failed(first, now);
-        reads.ready(first, Slot(3));
-        assert!(reader.try_recv().is_err());
-        assert!(!reads.may_ask(now));
-        let second = reads.ask(vec![]).expect("still waits");
-        assert_ne!(first, second);
-        reads.ready(second, Slot(5));
-        assert_eq!(reader.try_recv(), Ok(Slot(5)));
-        assert_eq!(reads.ask(vec![]), None);
     }
 }

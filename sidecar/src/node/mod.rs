@@ -1,9 +1,9 @@
 //! The shell around the agreement: event loop, peers over gRPC, the log's thread.
 //!
 //! In: what the rest of the sidecar wants agreed on ([`NodeHandle`]), what peers say, what the log
-//! has synced. Out: chosen entries
-//! (to [`crate::apply::Feed`]), answers, messages. It decides nothing: every
-//! decision is `synod_paxos::Paxos`'s, which this feeds and whose outputs it carries out.
+//! has synced. Out: chosen entries (to [`crate::apply::Feed`]), answers, messages. It decides
+//! nothing: every decision is `synod_paxos::Paxos`'s, which this feeds and whose outputs it carries
+//! out.
 
 mod channels;
 mod clock;
@@ -14,7 +14,9 @@ mod event_loop;
 pub mod handle;
 mod input;
 mod link;
+mod outbox;
 mod queue;
+mod reads;
 mod refusal;
 mod source;
 pub mod wire;

@@ -425,8 +425,8 @@ async fn when_all_connections_fall_silent_the_group_goes_on_by_new_ones() {
 /// A member that says hello and then nothing.
 struct Mute {
     hello: synod_paxos::Hello,
-    /// Streams that were opened and streams that were closed, by lane.
-    opened: watch::Sender<BTreeMap<synod_paxos::Lane, (u32, u32)>>,
+    /// Streams by lane: open now, and the most that were open at one time.
+    streams: watch::Sender<BTreeMap<synod_paxos::Lane, (u32, u32)>>,
 }
 
 #[tonic::async_trait]
@@ -448,12 +448,15 @@ impl synod_proto::v1::peer_server::Peer for Mute {
             .send(Ok(wire::hello(&self.hello, lane)))
             .await
             .expect("room");
-        self.opened
-            .send_modify(|it| it.entry(lane).or_default().0 += 1);
-        let opened = self.opened.clone();
+        self.streams.send_modify(|it| {
+            let (open, most) = it.entry(lane).or_default();
+            *open += 1;
+            *most = (*most).max(*open);
+        });
+        let streams = self.streams.clone();
         tokio::spawn(async move {
             while let Ok(Some(_)) = frames.message().await {}
-            opened.send_modify(|it| it.entry(lane).or_default().1 += 1);
+            streams.send_modify(|it| it.entry(lane).or_default().0 -= 1);
             drop(sender);
         });
         Ok(tonic::Response::new(receiver.into()))
@@ -475,30 +478,22 @@ async fn a_silent_peer_is_dialled_anew_while_the_old_connections_are_open() {
     let files = group.authority.issue(&folder, &[names().of(&who)]);
     let identity = Identity::load(&files, &names(), who).expect("good files");
     let member = &group.genesis[&2].configuration.members[1];
-    let opened = watch::Sender::new(BTreeMap::new());
+    let streams = watch::Sender::new(BTreeMap::new());
     let mute = Mute {
         hello: hello_of(&group, member),
-        opened: opened.clone(),
+        streams: streams.clone(),
     };
     let server = tonic::transport::Server::builder()
         .add_service(synod_proto::v1::peer_server::PeerServer::new(mute))
         .serve_with_incoming(accept(listener, identity));
     tokio::spawn(server);
     group.start(1).await;
-    let mut opened = opened.subscribe();
-    let twice = opened.wait_for(|it| it.len() == 3 && it.values().all(|(opened, _)| *opened >= 2));
-    let twice = tokio::time::timeout(PATIENCE, twice)
-        .await
-        .expect("dialled anew");
-    let closed_first = twice
-        .expect("runs")
-        .values()
-        .filter(|(_, closed)| *closed >= 2)
-        .count();
-    assert_eq!(
-        closed_first, 0,
-        "the old ones stayed until the new ones were there"
-    );
+    let mut streams = streams.subscribe();
+    let two = streams.wait_for(|it| it.len() == 3 && it.values().all(|(_, most)| *most >= 2));
+    let waited = tokio::time::timeout(PATIENCE, two).await;
+    waited
+        .expect("dialled anew, beside the old one")
+        .expect("runs");
 }
 
 fn hello_of(group: &Group, member: &synod_paxos::Member) -> synod_paxos::Hello {
@@ -556,7 +551,7 @@ impl Lines {
 
 // One thread: the lines of all tasks are captured.
 #[tokio::test]
-async fn a_member_of_another_group_or_version_is_refused_with_one_line_and_the_others_go_on() {
+async fn a_member_of_another_group_is_refused_with_one_line_and_the_others_go_on() {
     let lines = Lines::default();
     let _guard = lines.capture();
     let mut group = Group::new();
@@ -590,4 +585,32 @@ async fn a_member_of_another_group_or_version_is_refused_with_one_line_and_the_o
         "by each of the others, once: {refused:#?}"
     );
     assert_eq!(group.members[&3].handle.status().borrow().leader, None);
+}
+
+#[tokio::test]
+async fn a_peer_that_speaks_another_version_is_told_so_and_reported_once() {
+    let lines = Lines::default();
+    let _guard = lines.capture();
+    let mut group = Group::new();
+    group.start(1).await;
+    let folder = group.folder.path().join("two");
+    let files = group.authority.issue(&folder, &[names().member(&name(2))]);
+    let address = group.table.borrow().address_of(&name(1)).expect("listed");
+    let (own, to) = (Who::Member(name(2)), Who::Member(name(1)));
+    let channel = crate::identity::connect(&files, &names(), own, &address, to).await;
+    let mut client = synod_proto::v1::peer_client::PeerClient::new(channel.expect("connects"));
+    let hello = synod_paxos::Hello {
+        protocol_min: 7,
+        protocol_max: 8,
+        ..hello_of(&group, &group.genesis[&1].configuration.members[1])
+    };
+    for _ in 0..3 {
+        let frames = tokio_stream::once(wire::hello(&hello, synod_paxos::Lane::Log));
+        let error = client.exchange(frames).await.expect_err("refused");
+        assert_eq!(error.code(), tonic::Code::FailedPrecondition);
+        assert!(error.message().contains("protocol 7 to 8"), "{error}");
+    }
+    let refused = lines.with("refused a peer");
+    assert_eq!(refused.len(), 1, "{refused:#?}");
+    assert!(refused[0].contains("notes-2") && refused[0].contains("protocol 7 to 8"));
 }
