@@ -5,6 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -12,6 +13,8 @@ use tempfile::TempDir;
 use crate::exit::Failure;
 
 const FORMAT: u32 = 1;
+/// How long a lock is tried for.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What `group.json` says: which group this folder belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,28 +239,36 @@ fn lock(folder: &Path) -> Result<File, Failure> {
         .truncate(false)
         .open(&path)
         .map_err(|error| trouble("write", &path, &error))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut owner = String::new();
-            let _ = file.read_to_string(&mut owner);
-            return Err(Failure::usage(format!(
-                "{} is in use by a running `synod local`, process {}: stop it first, or use another folder",
-                folder.display(),
-                if owner.trim().is_empty() {
-                    "unknown"
-                } else {
-                    owner.trim()
-                }
-            )));
+    // An owner that was killed just now may take a moment to be gone.
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                std::thread::sleep(PATIENCE / 20);
+            }
+            Err(TryLockError::WouldBlock) => return Err(in_use(folder, &mut file)),
+            Err(TryLockError::Error(error)) => return Err(trouble("lock", &path, &error)),
         }
-        Err(TryLockError::Error(error)) => return Err(trouble("lock", &path, &error)),
     }
     file.set_len(0)
         .and_then(|()| file.rewind())
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(|error| trouble("write", &path, &error))?;
     Ok(file)
+}
+
+fn in_use(folder: &Path, lock: &mut File) -> Failure {
+    let mut owner = String::new();
+    let _ = lock.read_to_string(&mut owner);
+    let owner = match owner.trim() {
+        "" => "unknown",
+        owner => owner,
+    };
+    Failure::usage(format!(
+        "{} is in use by a running `synod local`, process {owner}: stop it first, or use another folder",
+        folder.display()
+    ))
 }
 
 /// Whether a running `synod local` owns the folder.

@@ -345,16 +345,13 @@ pub(crate) async fn status(admin: std::net::SocketAddr) -> Option<Status> {
 
 impl Stop {
     fn new() -> Result<Self, Failure> {
-        let kinds = [
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::hangup(),
-        ];
-        // `nohup` and shells ignore signals on behalf of what they start; that holds.
-        let ignored = ignored_signals();
+        let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+        // Under `nohup` the end of the terminal is not to end the group.
+        if !is_ignored(SignalKind::hangup()) {
+            kinds.push(SignalKind::hangup());
+        }
         let signals = kinds
             .into_iter()
-            .filter(|it| ignored & (1 << (it.as_raw_value() - 1)) == 0)
             .map(signal)
             .collect::<Result<_, _>>()
             .map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
@@ -374,13 +371,10 @@ impl Stop {
     }
 }
 
-/// The signals that this process was started to ignore, one bit each.
-fn ignored_signals() -> u64 {
-    std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|text| {
-            let mask = text.lines().find_map(|it| it.strip_prefix("SigIgn:"))?;
-            u64::from_str_radix(mask.trim(), 16).ok()
-        })
-        .unwrap_or(0)
+/// Whether this process was started to ignore a signal.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|it| it.strip_prefix("SigIgn:"));
+    mask.and_then(|it| u64::from_str_radix(it.trim(), 16).ok())
+        .is_some_and(|it| it & (1 << (kind.as_raw_value() - 1)) != 0)
 }
