@@ -7,6 +7,7 @@ use std::time::Instant;
 use clap::Parser;
 use synod_system::report::Report;
 use synod_system::scenario::{self, Scenario, Settings};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(about = "Real processes, real programs, real faults")]
@@ -69,7 +70,10 @@ fn main() -> ExitCode {
     for scenario in &chosen {
         failed += usize::from(!run(scenario, &settings));
     }
-    println!("{} passed, {failed} failed", chosen.len() - failed);
+    println!(
+        "scenarios: {} passed, {failed} failed",
+        chosen.len() - failed
+    );
     if failed == 0 {
         ExitCode::SUCCESS
     } else {
@@ -101,26 +105,43 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
+enum Ended {
+    Passed,
+    Failed,
+    Interrupted,
+}
+
 /// Runs one scenario on a runtime of its own, so that nothing of it outlives it.
-fn run(scenario: &Scenario, settings: &Settings) -> bool {
+fn run(scenario: &Scenario, settings: &Settings) -> Ended {
     println!("{} ...", scenario.name);
     let begun = Instant::now();
     let mut report = Report::default();
     let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
-    if let Err(error) = runtime.block_on((scenario.run)(settings, &mut report)) {
-        report.fail(format!("{error:#}"));
-    }
+    // What a scenario has started ends when it is dropped, so it must be when we are told to end.
+    let result = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).expect("signals can be heard");
+        tokio::select! {
+            result = (scenario.run)(settings, &mut report) => Some(result),
+            _ = tokio::signal::ctrl_c() => None,
+            _ = terminate.recv() => None,
+        }
+    });
     runtime.shutdown_background();
+    match result {
+        None => return Ended::Interrupted,
+        Some(Err(error)) => report.fail(format!("{error:#}")),
+        Some(Ok(())) => {}
+    }
     print!("{}", report.text());
     for problem in report.problems() {
         println!("    FAILED: {problem}");
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let passed = report.problems().is_empty();
-    println!(
-        "{} {} ({seconds:.1} s)",
-        if passed { "ok  " } else { "FAIL" },
-        scenario.name
-    );
-    passed
+    if report.problems().is_empty() {
+        println!("ok   {} ({seconds:.1} s)", scenario.name);
+        Ended::Passed
+    } else {
+        println!("FAIL {} ({seconds:.1} s)", scenario.name);
+        Ended::Failed
+    }
 }

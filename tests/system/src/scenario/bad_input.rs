@@ -502,7 +502,7 @@ fn forged() -> anyhow::Result<Identity> {
     let issuer = Issuer::new(authority, authority_key);
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
-    let name = "spiffe://synod.local/ns/local/rsvc/app/member/member-1";
+    let name = "spiffe://synod.local/ns/local/rsvc/synod-test-app/member/synod-test-app-1";
     params
         .subject_alt_names
         .push(rcgen::SanType::URI(name.try_into()?));
