@@ -66,14 +66,15 @@ fn main() -> ExitCode {
     let settings = settings(&arguments);
     println!("seed {}", settings.seed);
 
-    let mut failed = 0;
+    let (mut passed, mut failed) = (0, 0);
     for scenario in &chosen {
-        failed += usize::from(!run(scenario, &settings));
+        match run(scenario, &settings) {
+            Ended::Passed => passed += 1,
+            Ended::Failed => failed += 1,
+            Ended::Interrupted => return ExitCode::from(130),
+        }
     }
-    println!(
-        "scenarios: {} passed, {failed} failed",
-        chosen.len() - failed
-    );
+    println!("scenarios: {passed} passed, {failed} failed");
     if failed == 0 {
         ExitCode::SUCCESS
     } else {
