@@ -312,6 +312,10 @@ pub(super) async fn tour(settings: &Settings, report: &mut Report) -> anyhow::Re
             output.status.success(),
             format!("`{line}` ended with {}: {said}{error}", output.status),
         );
+        report.expect(
+            !line.starts_with("curl") || said.starts_with("HTTP/1.1 2"),
+            format!("`{line}` was not answered with success: {said}"),
+        );
     }
     report.expect(given >= 4, format!("only {given} commands in the tour"));
     let mut running = running.context("the tour starts no group")?;
