@@ -212,6 +212,7 @@ mod tests {
         Answer {
             slot: Slot(slot),
             outcome: Outcome::Executed,
+            first_answerer: None,
             response: Some(Arc::new(StoredResponse {
                 status: http::StatusCode::OK,
                 headers: http::HeaderMap::new(),
@@ -240,6 +241,7 @@ mod tests {
         let duplicate = Answer {
             slot: Slot(9),
             outcome: Outcome::Duplicate,
+            first_answerer: None,
             response: None,
         };
         let answers = Answers::default();

@@ -358,6 +358,7 @@ impl<A: App> Executor<A> {
             Answer {
                 slot: answer.slot,
                 outcome: answer.outcome,
+                first_answerer: answer.first_answerer,
                 response,
             },
         );

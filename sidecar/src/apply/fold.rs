@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use prost::Message;
-use synod_paxos::{AgreedTime, CommandId, CommandKind, Configuration, Entry, Slot};
+use synod_paxos::{AgreedTime, CommandId, CommandKind, Configuration, Entry, MemberId, Slot};
 use synod_proto::v1::{Policy, Request};
 
 use super::Outcome;
 use super::ids::Ids;
-use super::keys::{KeyLookup, KeyUse, Keys};
+use super::keys::{First, KeyLookup, KeyUse, Keys};
 
 /// The replicated state besides the app's own.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,8 +27,8 @@ pub struct Fold {
 pub(super) enum Admission {
     /// The app executes it: the first time that anybody does.
     Execute(Box<Request>),
-    /// Repeats, by key, the request at this slot.
-    Repeat(Slot),
+    /// Repeats this one, by key.
+    Repeat(First),
     /// The app does not see it.
     Settled(Outcome),
     /// Nobody waits for it and nothing comes of it.
@@ -115,7 +115,15 @@ impl Fold {
         }
         if let Some(idempotency) = &request.idempotency {
             match self.keys.check(idempotency) {
-                KeyUse::Free => self.keys.note(idempotency, entry.slot, self.time),
+                KeyUse::Free => {
+                    let answerer = match request.answerer {
+                        0 => entry.command.id.member,
+                        other => MemberId(other),
+                    };
+                    let slot = entry.slot;
+                    let first = First { slot, answerer };
+                    self.keys.note(idempotency, first, self.time);
+                }
                 KeyUse::Same(first) => return Admission::Repeat(first),
                 KeyUse::OtherRequest => return Admission::Settled(Outcome::KeyReused),
                 KeyUse::OtherPrincipal => return Admission::Settled(Outcome::PrincipalChanged),

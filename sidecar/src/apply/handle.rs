@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use synod_paxos::{AgreedTime, CommandId, Slot};
+use synod_paxos::{AgreedTime, CommandId, MemberId, Slot};
 use synod_proto::v1::Policy;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -58,6 +58,9 @@ pub struct Answer {
     pub slot: Slot,
     /// What was done.
     pub outcome: Outcome,
+    /// For a repeat by key: whose copy answered the client of the first. Its response is the one
+    /// that the repeat should get (rule X2); responses of other copies may differ in their headers.
+    pub first_answerer: Option<MemberId>,
     /// The app's response, for `Executed` and `Replayed`.
     pub response: Option<Arc<StoredResponse>>,
 }
@@ -184,6 +187,7 @@ impl ApplyHandle {
         KeyOutcome::Executed(Answer {
             slot,
             outcome: Outcome::Executed,
+            first_answerer: None,
             response: self.answers.keyed(slot),
         })
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use synod_paxos::{AgreedTime, Slot};
+use synod_paxos::{AgreedTime, MemberId, Slot};
 use synod_proto::v1::{Idempotency, IdempotencyPolicy};
 
 /// How long a key is kept when the policy does not say.
@@ -29,7 +29,16 @@ pub(super) struct Keys {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Used {
     digest: Bytes,
-    slot: Slot,
+    first: First,
+}
+
+/// The first request under a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct First {
+    /// Where it is.
+    pub(super) slot: Slot,
+    /// Whose copy answered its client.
+    pub(super) answerer: MemberId,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +53,8 @@ struct Aged {
 pub(super) enum KeyUse {
     /// Not used yet.
     Free,
-    /// Used for this very request, at this slot.
-    Same(Slot),
+    /// Used for this very request.
+    Same(First),
     /// Used for another request.
     OtherRequest,
     /// Used for this request by another principal.
@@ -93,7 +102,7 @@ impl Keys {
         let key = idempotency.key.clone();
         if let Some(used) = self.used.get(&(key.clone(), idempotency.principal.clone())) {
             return if used.digest == idempotency.request_digest {
-                KeyUse::Same(used.slot)
+                KeyUse::Same(used.first)
             } else {
                 KeyUse::OtherRequest
             };
@@ -108,7 +117,7 @@ impl Keys {
     }
 
     /// Notes the first request under a key that is free.
-    pub(super) fn note(&mut self, idempotency: &Idempotency, slot: Slot, time: AgreedTime) {
+    pub(super) fn note(&mut self, idempotency: &Idempotency, first: First, time: AgreedTime) {
         // Copied: the bytes at hand are part of a request, whose body must not be kept with them.
         let key = Bytes::copy_from_slice(&idempotency.key);
         let principal = Bytes::copy_from_slice(&idempotency.principal);
@@ -123,7 +132,7 @@ impl Keys {
         );
         let known = self
             .used
-            .insert((key.clone(), principal.clone()), Used { digest, slot });
+            .insert((key.clone(), principal.clone()), Used { digest, first });
         assert!(known.is_none(), "a key is noted only when it is free");
         self.by_age.push_back(Aged {
             time,
@@ -135,7 +144,7 @@ impl Keys {
     /// What is known of a key.
     pub(super) fn lookup(&self, principal: &Bytes, key: &Bytes) -> KeyLookup {
         if let Some(used) = self.used.get(&(key.clone(), principal.clone())) {
-            return KeyLookup::Used(used.slot);
+            return KeyLookup::Used(used.first.slot);
         }
         let mut others = self.used.range((key.clone(), Bytes::new())..);
         match others.next() {
@@ -178,6 +187,13 @@ mod tests {
         }
     }
 
+    fn at(slot: u64) -> First {
+        First {
+            slot: Slot(slot),
+            answerer: MemberId(1),
+        }
+    }
+
     fn policy(keep_for_ms: u64, max_bytes: u64) -> IdempotencyPolicy {
         IdempotencyPolicy {
             keep_for_ms,
@@ -191,8 +207,8 @@ mod tests {
         let mut keys = Keys::default();
         let first = idempotency("k", "ann", "post 1");
         assert_eq!(keys.check(&first), KeyUse::Free);
-        keys.note(&first, Slot(5), AgreedTime(0));
-        assert_eq!(keys.check(&first), KeyUse::Same(Slot(5)));
+        keys.note(&first, at(5), AgreedTime(0));
+        assert_eq!(keys.check(&first), KeyUse::Same(at(5)));
         assert_eq!(
             keys.check(&idempotency("k", "ann", "post 2")),
             KeyUse::OtherRequest
@@ -211,7 +227,7 @@ mod tests {
     #[test]
     fn a_lookup_never_yields_the_slot_of_another_principal() {
         let mut keys = Keys::default();
-        keys.note(&idempotency("k", "ann", "post 1"), Slot(5), AgreedTime(0));
+        keys.note(&idempotency("k", "ann", "post 1"), at(5), AgreedTime(0));
         let (ann, bob) = (Bytes::from_static(b"ann"), Bytes::from_static(b"bob"));
         let (k, j, ka) = (
             Bytes::from_static(b"k"),
@@ -229,9 +245,9 @@ mod tests {
         let mut keys = Keys::default();
         let policy = policy(10, 0);
         let used = idempotency("k", "ann", "post 1");
-        keys.note(&used, Slot(1), AgreedTime(5_000_000));
+        keys.note(&used, at(1), AgreedTime(5_000_000));
         keys.evict(AgreedTime(15_000_000), Some(&policy));
-        assert_eq!(keys.check(&used), KeyUse::Same(Slot(1)));
+        assert_eq!(keys.check(&used), KeyUse::Same(at(1)));
         keys.evict(AgreedTime(15_000_001), Some(&policy));
         assert_eq!(keys.check(&used), KeyUse::Free);
         assert_eq!(keys, Keys::default(), "nothing is left of it");
@@ -245,7 +261,7 @@ mod tests {
         for slot in 0..50_u64 {
             keys.note(
                 &idempotency(&format!("k-{slot:02}"), "ann", "post 1"),
-                Slot(slot),
+                at(slot),
                 AgreedTime(slot),
             );
             keys.evict(AgreedTime(slot), Some(&policy));
@@ -257,7 +273,7 @@ mod tests {
         );
         assert_eq!(
             keys.check(&idempotency("k-40", "ann", "post 1")),
-            KeyUse::Same(Slot(40))
+            KeyUse::Same(at(40))
         );
     }
 
@@ -265,9 +281,9 @@ mod tests {
     fn without_a_policy_keys_are_kept_for_a_day() {
         let mut keys = Keys::default();
         let used = idempotency("k", "ann", "post 1");
-        keys.note(&used, Slot(1), AgreedTime(0));
+        keys.note(&used, at(1), AgreedTime(0));
         keys.evict(AgreedTime(86_400 * 1_000_000_000), None);
-        assert_eq!(keys.check(&used), KeyUse::Same(Slot(1)));
+        assert_eq!(keys.check(&used), KeyUse::Same(at(1)));
         keys.evict(AgreedTime(86_400 * 1_000_000_000 + 1), None);
         assert_eq!(keys.check(&used), KeyUse::Free);
     }

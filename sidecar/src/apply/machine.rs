@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use prost::Message;
-use synod_paxos::{AgreedTime, CommandId, CommandKind, Configuration, Entry, Slot};
+use synod_paxos::{AgreedTime, CommandId, CommandKind, Configuration, Entry, MemberId, Slot};
 use synod_proto::v1::{Policy, Request};
 
 mod steps;
@@ -20,6 +20,7 @@ mod tests;
 use self::steps::doubled;
 use super::Outcome;
 use super::fold::{Decisions, Fold};
+use super::keys::First;
 use super::ledger::{Found, Record};
 use crate::app::Instance;
 
@@ -96,6 +97,8 @@ pub struct Answer {
     pub slot: Slot,
     /// What was done with it.
     pub outcome: Outcome,
+    /// For a repeat by key: whose copy answered the client of the first.
+    pub first_answerer: Option<MemberId>,
 }
 
 /// Why nothing is executed, when nothing is.
@@ -181,7 +184,7 @@ pub struct Machine {
     failures: BTreeMap<Slot, u32>,
     refusals: u32,
     /// Repeats by key whose first is not done here, by its slot.
-    repeats: BTreeMap<(Slot, Slot), CommandId>,
+    repeats: BTreeMap<(Slot, Slot), (CommandId, First)>,
 
     shutting_down: bool,
     ledger_dirty: bool,

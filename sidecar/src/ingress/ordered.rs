@@ -247,8 +247,18 @@ impl<B: Backend> Core<B> {
         timeout(2 * LAST_QUESTION, first).await.ok().flatten()
     }
 
-    /// Where the stored response is gone here, another member may have it (rule X2).
+    /// A repeat by key gets the response that the first client got, from the member that answered
+    /// it, else this member's own. Where that is gone, another member may have it (rule X2).
     async fn with_response(&self, id: CommandId, answered: Answered) -> Answered {
+        let own = self.backend.node_status().borrow().member;
+        if let Answered::Here(answer) = &answered
+            && let Some(member) = answer.first_answerer.filter(|member| *member != own)
+            && let Some(fetching) = self.fetching(id, member, Instant::now() + LAST_QUESTION)
+            && let Ok(Some(fetched)) = timeout(LAST_QUESTION, fetching).await
+            && fetched.response.is_some()
+        {
+            return Answered::There(Box::new(fetched));
+        }
         let wants_one = matches!(
             answered.outcome(),
             Outcome::Executed | Outcome::Replayed | Outcome::ResponseGone

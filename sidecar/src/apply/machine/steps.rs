@@ -12,6 +12,7 @@ use super::{
 use crate::app::Instance;
 use crate::apply::Outcome;
 use crate::apply::fold::Admission;
+use crate::apply::keys::First;
 use crate::apply::ledger::{Found, InFlight, Record};
 
 // === admit ===
@@ -31,14 +32,14 @@ impl Machine {
                     self.enqueue(entry, Arc::from(request));
                 }
             }
-            Admission::Repeat(first) if first <= self.answered => {
-                self.answer(id, first, Outcome::Replayed);
+            Admission::Repeat(first) if first.slot <= self.answered => {
+                self.answer_repeat(id, first);
             }
             Admission::Repeat(first) => {
                 if self.repeats.len() >= REPEATS {
                     self.repeats.pop_first();
                 }
-                self.repeats.insert((first, slot), id);
+                self.repeats.insert((first.slot, slot), (id, first));
             }
             Admission::Settled(outcome) => self.answer(id, slot, outcome),
             Admission::Nothing => {}
@@ -50,16 +51,29 @@ impl Machine {
     }
 
     pub(super) fn answer(&mut self, id: CommandId, slot: Slot, outcome: Outcome) {
-        self.actions
-            .push_back(Action::Answer(Answer { id, slot, outcome }));
+        self.actions.push_back(Action::Answer(Answer {
+            id,
+            slot,
+            outcome,
+            first_answerer: None,
+        }));
+    }
+
+    fn answer_repeat(&mut self, id: CommandId, first: First) {
+        self.actions.push_back(Action::Answer(Answer {
+            id,
+            slot: first.slot,
+            outcome: Outcome::Replayed,
+            first_answerer: Some(first.answerer),
+        }));
     }
 
     pub(super) fn answer_repeats(&mut self, first: Slot) {
         while let Some(entry) = self.repeats.first_entry()
             && entry.key().0 <= first
         {
-            let ((first, _), id) = entry.remove_entry();
-            self.answer(id, first, Outcome::Replayed);
+            let (id, first) = entry.remove();
+            self.answer_repeat(id, first);
         }
     }
 }

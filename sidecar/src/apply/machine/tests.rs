@@ -84,6 +84,8 @@ pub(super) fn told(sequence: u64, slot: u64, outcome: Outcome) -> Action {
         id: id(sequence),
         slot: Slot(slot),
         outcome,
+        // The entrance of every request in these tests.
+        first_answerer: (outcome == Outcome::Replayed).then_some(id(sequence).member),
     })
 }
 

@@ -311,6 +311,7 @@ fn answer(slot: Slot, outcome: Outcome, response: Option<StoredResponse>) -> Ans
     Answer {
         slot,
         outcome,
+        first_answerer: None,
         response: response.map(Arc::new),
     }
 }
