@@ -215,6 +215,28 @@ async fn the_others_are_asked_before_an_outcome_is_called_unknown_or_gone() {
 }
 
 #[tokio::test]
+async fn a_repeat_gets_the_response_of_the_copy_that_answered_the_first() {
+    let pair = Pair::new().await;
+    let first = CommandId {
+        member: MemberId(1),
+        boot: Boot(1),
+        sequence: 1,
+    };
+    let there = Some(response("there"));
+    pair.there.double.answered(first, Outcome::Replayed, there);
+    let here = Plan::Answer(Outcome::Replayed, Some(Box::new(response("here"))));
+    pair.here.double.plan([here]);
+    let reply = pair.here.send("POST /notes", &[], "x").await;
+    assert_eq!((reply.status(), reply.body()), (201, "there"));
+    let reply = pair.here.send("POST /notes", &[], "x").await;
+    assert_eq!(
+        (reply.status(), reply.body()),
+        (201, "here"),
+        "that copy has lost it: this one's own will do"
+    );
+}
+
+#[tokio::test]
 async fn another_group_gets_nothing() {
     let pair = Pair::with_copy_away().await;
     pair.there

@@ -311,7 +311,8 @@ fn answer(slot: Slot, outcome: Outcome, response: Option<StoredResponse>) -> Ans
     Answer {
         slot,
         outcome,
-        first_answerer: None,
+        // Where there is another member, it is the one that answered the first.
+        first_answerer: (outcome == Outcome::Replayed).then_some(MemberId(2)),
         response: response.map(Arc::new),
     }
 }
