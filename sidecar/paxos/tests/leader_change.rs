@@ -118,6 +118,93 @@ fn l1a_the_log_is_not_changed_before_all_of_an_accept_sync_is_on_disk() {
 }
 
 #[test]
+fn l1a_a_long_log_arrives_although_answers_about_its_parts_got_lost() {
+    let settings = Settings {
+        window_bytes: 32 << 10,
+        max_body_bytes: 8 << 10,
+        max_message_bytes: 4 << 10,
+        cache_bytes: 8 << 10,
+        ..Settings::default()
+    };
+    let mut net = Net::with(&[Role::Voter; 5], Quorums::Majority, settings);
+    net.elect_member(id(1));
+    net.run(300);
+    net.isolate(id(3));
+    for _ in 0..200 {
+        net.propose(id(1), &[0; 1000]);
+        net.run(2);
+    }
+    let last = net.paxos(id(1)).commit();
+    net.crash(id(1));
+    net.heal();
+    net.filter = Box::new(|from, _, message| match message {
+        Message::Prepare { .. } => from == id(2),
+        Message::Staged { .. } => false,
+        _ => true,
+    });
+    net.until(10_000, "2 leads", |net| net.settled_leader() == Some(id(2)));
+    net.run(100);
+    let ballot = net.paxos(id(2)).promised();
+    assert!(net.paxos(id(3)).accepted() < ballot);
+    net.heal();
+    net.until_all_applied(3000, last);
+    assert_eq!(net.paxos(id(2)).promised(), ballot, "by this very leader");
+}
+
+#[test]
+fn l1_a_promise_ends_when_its_ballot_is_adopted() {
+    let mut net = Net::with(&[Role::Voter; 5], Quorums::Majority, small());
+    net.elect_member(id(1));
+    net.run(300);
+    net.isolate(id(3));
+    write(&mut net, id(1), 40);
+    net.elect_member(id(4));
+    write(&mut net, id(4), 5);
+    net.run(100);
+    // Only 3, which lacks it all, may stand. 2 reads its part of the log back slowly, and is given
+    // the new leader's log before it has told all of its own.
+    net.crash(id(4));
+    net.heal();
+    net.load_ns.insert(id(2), 5 * MS);
+    net.filter =
+        Box::new(|from, _, message| from == id(3) || !matches!(message, Message::Prepare { .. }));
+    net.until(10_000, "3 leads", |net| net.settled_leader() == Some(id(3)));
+    net.run(500);
+    let slot = net.paxos(id(3)).last();
+    net.until_all_applied(3000, slot);
+    assert_eq!(net.paxos(id(3)).counters().impossible_messages, 0);
+    assert!(net.node(id(2)).loads > 0);
+}
+
+#[test]
+fn p1b_after_a_promise_nothing_of_an_older_ballot_is_acknowledged() {
+    let mut net = three_led_by_1(Settings::default());
+    write(&mut net, id(1), 2);
+    net.run(200);
+    net.stalled.insert(id(2));
+    net.propose(id(1), b"not synced at 2");
+    net.run(2);
+    assert!(net.paxos(id(2)).last() > net.paxos(id(2)).synced());
+    let votes = Rc::new(Cell::new(0));
+    let counter = Rc::clone(&votes);
+    let old = net.paxos(id(2)).accepted();
+    net.filter = Box::new(move |from, _, message| {
+        if let Message::Accepted { ballot, .. } = message
+            && from == id(2)
+            && *ballot == old
+        {
+            counter.set(counter.get() + 1);
+        }
+        true
+    });
+    promise_of_2_to_3(&mut net);
+    net.stalled.clear();
+    net.run(50);
+    assert_eq!(net.paxos(id(2)).synced(), net.paxos(id(2)).last());
+    assert_eq!(votes.get(), 0);
+}
+
+#[test]
 fn l1b_what_the_old_leader_alone_had_is_cut_when_it_comes_back() {
     let mut net = three_led_by_1(Settings::default());
     net.isolate(id(1));

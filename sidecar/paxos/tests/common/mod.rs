@@ -24,6 +24,8 @@ pub(crate) struct Net {
     pub(crate) now_ns: u64,
     pub(crate) delay_ns: u64,
     pub(crate) sync_ns: u64,
+    /// By member: how long it takes to read entries back, if not the usual time.
+    pub(crate) load_ns: BTreeMap<MemberId, u64>,
     /// By member: how far its wall clock is off.
     pub(crate) wall_offset_ns: BTreeMap<MemberId, i64>,
     /// By member: its disk does not answer.
@@ -152,6 +154,7 @@ impl Net {
             now_ns: MS,
             delay_ns: MS / 10,
             sync_ns: MS / 5,
+            load_ns: BTreeMap::new(),
             wall_offset_ns: BTreeMap::new(),
             stalled: BTreeSet::new(),
             cuts: BTreeSet::new(),
@@ -582,7 +585,8 @@ impl Net {
                         through,
                         max_bytes,
                     };
-                    self.at(MS / 20, event);
+                    let delay_ns = self.load_ns.get(&member).copied().unwrap_or(MS / 20);
+                    self.at(delay_ns, event);
                 }
                 Output::LeaderChanged { leader } => node.leaders.push(leader),
                 Output::Forgetful { .. } => node.forgetful = true,
