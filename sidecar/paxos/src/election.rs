@@ -382,24 +382,6 @@ impl Paxos {
         delay_ns
     }
 
-    /// The leader asks this member to take over now (rule E3).
-    pub(crate) fn handle_transfer(&mut self, ballot: Ballot) {
-        if ballot != self.acceptor.accepted || !self.role.votes() || self.is_disk_stalled() {
-            self.counters.stale_messages += 1;
-            return;
-        }
-        self.campaign(true);
-    }
-
-    /// If this member leads: let `to`, or the best other voter, lead.
-    pub fn transfer(&mut self, now: Now, to: Option<MemberId>) {
-        if self.enter(now)
-            && let Some(to) = to.or_else(|| self.successor())
-        {
-            self.begin_transfer(to);
-        }
-    }
-
     /// Gives up whatever office this member has.
     pub(crate) fn resign(&mut self) {
         if let Office::Leader(leader) = std::mem::replace(&mut self.office, Office::Follower) {

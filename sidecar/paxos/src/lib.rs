@@ -68,7 +68,8 @@
 //! |---|---|
 //! | `acceptor`, `staging` | promises, adoption, votes |
 //! | `candidate` | phase 1 and the log to adopt |
-//! | `leader`, `follower` | phase 2, replication, commit, hand-over |
+//! | `leader`, `follower` | phase 2, replication, commit |
+//! | `transfer` | hand-over of leadership |
 //! | `election`, `peer` | heartbeats, health, take-over, timeouts |
 //! | `entrance` | commands of this member |
 //! | `reads` | read indexes |
@@ -110,6 +111,7 @@ mod rng;
 mod settings;
 mod staging;
 mod status;
+mod transfer;
 pub mod types;
 
 pub use configuration::{Configuration, Member, Role};

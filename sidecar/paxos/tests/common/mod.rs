@@ -2,12 +2,17 @@
 //! constant delay that can be cut or filtered. Deterministic. Checks agreement at each step.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod chance;
 pub(crate) mod disk;
+pub(crate) mod node;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+pub(crate) use chance::Chance;
 use disk::Disk;
+use node::Node;
+pub(crate) use node::kind;
 use synod_paxos::{
     Ballot, Boot, Command, CommandId, CommandKind, Configuration, Entry, EntryHash, Envelope,
     Epoch, Genesis, GroupId, HelloRefusal, Incarnation, Io, Lane, Member, MemberId, Message, Now,
@@ -48,44 +53,6 @@ pub(crate) struct Net {
     chosen: BTreeMap<Slot, EntryHash>,
     /// Messages delivered, by kind.
     pub(crate) delivered: BTreeMap<&'static str, u64>,
-}
-
-pub(crate) struct Node {
-    pub(crate) paxos: Option<Paxos>,
-    pub(crate) disk: Disk,
-    held: Vec<(Io, MemberId, Lane, Message)>,
-    pub(crate) synced: Io,
-    /// What apply got in this start, by slot.
-    pub(crate) applied: BTreeMap<Slot, Entry>,
-    pub(crate) through: Slot,
-    pub(crate) resolved: Vec<(CommandId, Slot)>,
-    pub(crate) ready: BTreeMap<ReadId, Slot>,
-    pub(crate) failed: Vec<ReadId>,
-    pub(crate) leaders: Vec<Option<MemberId>>,
-    pub(crate) forgetful: bool,
-    /// Lets apply say at once that it has executed what it got.
-    pub(crate) applies: bool,
-    sequence: u64,
-    pub(crate) loads: u64,
-    pub(crate) syncs: u64,
-}
-
-/// Chance that is the same in each run (splitmix64).
-#[derive(Clone, Debug)]
-pub(crate) struct Chance(pub(crate) u64);
-
-impl Chance {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        if limit == 0 { 0 } else { self.next() % limit }
-    }
 }
 
 enum Event {
@@ -695,67 +662,5 @@ impl Net {
         {
             paxos.handle_applied(through);
         }
-    }
-}
-
-impl Node {
-    fn new(disk: Disk) -> Self {
-        Self {
-            paxos: None,
-            disk,
-            held: Vec::new(),
-            synced: Io(0),
-            applied: BTreeMap::new(),
-            through: Slot::ZERO,
-            resolved: Vec::new(),
-            ready: BTreeMap::new(),
-            failed: Vec::new(),
-            leaders: Vec::new(),
-            forgetful: false,
-            applies: true,
-            sequence: 0,
-            loads: 0,
-            syncs: 0,
-        }
-    }
-
-    /// Payloads in slot order, Noops left out.
-    pub(crate) fn payloads(&self) -> Vec<Bytes> {
-        self.applied
-            .values()
-            .filter(|entry| entry.command.kind == CommandKind::REQUEST)
-            .map(|entry| entry.command.payload.clone())
-            .collect()
-    }
-
-    pub(crate) fn slot_of(&self, id: CommandId) -> Option<Slot> {
-        self.resolved
-            .iter()
-            .find(|(resolved, _)| *resolved == id)
-            .map(|(_, slot)| *slot)
-    }
-}
-
-pub(crate) fn kind(message: &Message) -> &'static str {
-    match message {
-        Message::Prepare { .. } => "prepare",
-        Message::Promise { .. } => "promise",
-        Message::Refused { .. } => "refused",
-        Message::AcceptSync { .. } => "accept_sync",
-        Message::Staged { .. } => "staged",
-        Message::Accept { .. } => "accept",
-        Message::Accepted { .. } => "accepted",
-        Message::Gap { .. } => "gap",
-        Message::Heartbeat(_) => "heartbeat",
-        Message::Propose { .. } => "propose",
-        Message::NotTaken { .. } => "not_taken",
-        Message::ReadIndex { .. } => "read_index",
-        Message::ReadIndexes { .. } => "read_indexes",
-        Message::ReadRefused { .. } => "read_refused",
-        Message::Confirm { .. } => "confirm",
-        Message::Confirmed { .. } => "confirmed",
-        Message::Transfer { .. } => "transfer",
-        Message::RepairRequest { .. } => "repair_request",
-        Message::Repair { .. } => "repair",
     }
 }

@@ -1,0 +1,92 @@
+//! One member as its shell sees it: what it holds, and what it was told.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use synod_paxos::{
+    CommandId, CommandKind, Entry, Io, Lane, MemberId, Message, Paxos, ReadId, Slot,
+};
+
+use super::disk::Disk;
+
+pub(crate) struct Node {
+    pub(crate) paxos: Option<Paxos>,
+    pub(crate) disk: Disk,
+    pub(crate) held: Vec<(Io, MemberId, Lane, Message)>,
+    pub(crate) synced: Io,
+    /// What apply got in this start, by slot.
+    pub(crate) applied: BTreeMap<Slot, Entry>,
+    pub(crate) through: Slot,
+    pub(crate) resolved: Vec<(CommandId, Slot)>,
+    pub(crate) ready: BTreeMap<ReadId, Slot>,
+    pub(crate) failed: Vec<ReadId>,
+    pub(crate) leaders: Vec<Option<MemberId>>,
+    pub(crate) forgetful: bool,
+    /// Lets apply say at once that it has executed what it got.
+    pub(crate) applies: bool,
+    pub(crate) sequence: u64,
+    pub(crate) loads: u64,
+    pub(crate) syncs: u64,
+}
+
+impl Node {
+    pub(crate) fn new(disk: Disk) -> Self {
+        Self {
+            paxos: None,
+            disk,
+            held: Vec::new(),
+            synced: Io(0),
+            applied: BTreeMap::new(),
+            through: Slot::ZERO,
+            resolved: Vec::new(),
+            ready: BTreeMap::new(),
+            failed: Vec::new(),
+            leaders: Vec::new(),
+            forgetful: false,
+            applies: true,
+            sequence: 0,
+            loads: 0,
+            syncs: 0,
+        }
+    }
+
+    /// Payloads in slot order, Noops left out.
+    pub(crate) fn payloads(&self) -> Vec<Bytes> {
+        self.applied
+            .values()
+            .filter(|entry| entry.command.kind == CommandKind::REQUEST)
+            .map(|entry| entry.command.payload.clone())
+            .collect()
+    }
+
+    pub(crate) fn slot_of(&self, id: CommandId) -> Option<Slot> {
+        self.resolved
+            .iter()
+            .find(|(resolved, _)| *resolved == id)
+            .map(|(_, slot)| *slot)
+    }
+}
+
+pub(crate) fn kind(message: &Message) -> &'static str {
+    match message {
+        Message::Prepare { .. } => "prepare",
+        Message::Promise { .. } => "promise",
+        Message::Refused { .. } => "refused",
+        Message::AcceptSync { .. } => "accept_sync",
+        Message::Staged { .. } => "staged",
+        Message::Accept { .. } => "accept",
+        Message::Accepted { .. } => "accepted",
+        Message::Gap { .. } => "gap",
+        Message::Heartbeat(_) => "heartbeat",
+        Message::Propose { .. } => "propose",
+        Message::NotTaken { .. } => "not_taken",
+        Message::ReadIndex { .. } => "read_index",
+        Message::ReadIndexes { .. } => "read_indexes",
+        Message::ReadRefused { .. } => "read_refused",
+        Message::Confirm { .. } => "confirm",
+        Message::Confirmed { .. } => "confirmed",
+        Message::Transfer { .. } => "transfer",
+        Message::RepairRequest { .. } => "repair_request",
+        Message::Repair { .. } => "repair",
+    }
+}
