@@ -452,6 +452,8 @@ impl Paxos {
             self.stream_restarted(peer);
             if self.leader() == Some(peer) {
                 self.restart_entrance();
+                // A vote may have been lost with the old stream.
+                self.vote(true);
             }
         }
         if lane == Lane::Heartbeat {
