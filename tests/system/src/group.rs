@@ -71,7 +71,7 @@ pub struct Group {
     log: PathBuf,
     first_port: u16,
     names: Vec<String>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 // === impl Options ===
@@ -144,7 +144,7 @@ impl Group {
             log,
             first_port,
             names: Vec::new(),
-            _folder: folder,
+            folder,
         })
     }
 
@@ -280,7 +280,7 @@ impl Group {
 
     /// All living processes that belong to this group.
     pub fn processes(&self) -> Vec<Process> {
-        process::with_variable(MARKER, &self.mark)
+        process::belonging_to(MARKER, &self.mark, self.folder.path())
     }
 
     /// Ends it as Ctrl-C does. Fails when anything is left running.

@@ -112,13 +112,18 @@ fn stat(pid: i32) -> Option<(char, u64)> {
     ))
 }
 
-/// All living processes that have `name=value` in their environment.
-pub fn with_variable(name: &str, value: &str) -> Vec<Process> {
+/// All living processes that have `name=value` in their environment, or `folder` as a part of the
+/// way to the folder they work in: some programs, such as nginx, write over their environment.
+pub fn belonging_to(name: &str, value: &str, folder: &Path) -> Vec<Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
-    let processes = pids.filter_map(Process::of);
-    processes
-        .filter(|process| process.variable(name).as_deref() == Some(value))
+    let works_there = |process: &Process| {
+        let place = fs::read_link(format!("/proc/{}/cwd", process.pid));
+        place.is_ok_and(|place| place.starts_with(folder))
+    };
+    let is_marked = |process: &Process| process.variable(name).as_deref() == Some(value);
+    pids.filter_map(Process::of)
+        .filter(|process| is_marked(process) || works_there(process))
         .collect()
 }
 

@@ -333,7 +333,8 @@ fn read_answer(shared: &Shared, answer: &Answer, action: Action) -> (Outcome, Op
 
 /// Latencies of what was served, in microseconds.
 pub fn latencies(tries: &[Try], writes: bool) -> Histogram<u64> {
-    let mut histogram = Histogram::new(3).expect("three digits are allowed");
+    let bounds = Histogram::new_with_bounds(1, 600_000_000, 3);
+    let mut histogram = bounds.expect("these bounds and three digits are allowed");
     for one in tries.iter().filter(|one| one.served && one.write == writes) {
         histogram.saturating_record((one.ended_ns - one.begun_ns) / 1_000);
     }

@@ -62,7 +62,7 @@ impl Running {
     }
 
     fn processes(&self) -> Vec<Process> {
-        process::with_variable(MARKER, &self.mark)
+        process::belonging_to(MARKER, &self.mark, self.folder.path())
     }
 
     async fn says(&mut self, wanted: &str, limit: Duration) -> anyhow::Result<()> {

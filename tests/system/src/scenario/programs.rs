@@ -373,7 +373,7 @@ struct Alone {
     child: Child,
     mark: String,
     address: SocketAddr,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
 }
 
 impl Alone {
@@ -390,6 +390,7 @@ impl Alone {
             .current_dir(data.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
@@ -398,7 +399,7 @@ impl Alone {
             child,
             mark,
             address,
-            _data: data,
+            data,
         };
         let up = eventually(LIMIT, Duration::from_millis(20), async || {
             tokio::net::TcpStream::connect(address).await.is_ok()
@@ -421,7 +422,7 @@ impl Alone {
     }
 
     fn processes(&self) -> Vec<Process> {
-        process::with_variable(MARKER, &self.mark)
+        process::belonging_to(MARKER, &self.mark, self.data.path())
     }
 }
 
