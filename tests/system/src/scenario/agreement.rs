@@ -186,6 +186,11 @@ fn tell_faults(deeds: &Deeds, tries: &[Try], report: &mut Report) {
             kills.extend(gaps);
         }
     }
+    for fault in faults {
+        if back_after(fault, faults, tries).is_some_and(|ms| ms > BACK_WITHIN_MS) {
+            tell_slow(fault, tries, report);
+        }
+    }
     let kills = Distribution::new(kills);
     report.say(format!(
         "service back after a single kill, all kinds: {kills}"
@@ -195,6 +200,43 @@ fn tell_faults(deeds: &Deeds, tries: &[Try], report: &mut Report) {
         kills.max() <= BACK_WITHIN_MS,
         format!("service was back only {:.0} ms after a kill", kills.max()),
     );
+}
+
+/// Who was served when, after a fault that was felt for long.
+fn tell_slow(fault: &Fault, tries: &[Try], report: &mut Report) {
+    let seconds = |ns: u64| (ns as f64 - fault.at_ns as f64) / 1e9;
+    report.say(format!(
+        "slow, {:.1} s into the run: {fault:?}",
+        fault.at_ns as f64 / 1e9
+    ));
+    for member in 1..=MEMBERS {
+        for write in [true, false] {
+            let what = if write { "writes" } else { "reads" };
+            let begun = tries.iter().filter(|one| {
+                let near = seconds(one.begun_ns).abs() < 12.0;
+                one.member == member && one.write == write && near
+            });
+            let (after, before): (Vec<&Try>, Vec<&Try>) =
+                begun.partition(|one| one.begun_ns >= fault.at_ns);
+            let ends = |tries: &[&Try], served| {
+                let like = tries.iter().filter(|one| one.served == served);
+                like.map(|one| seconds(one.ended_ns)).collect::<Vec<_>>()
+            };
+            let first = ends(&after, true).into_iter().fold(f64::INFINITY, f64::min);
+            let failed = ends(&after, false)
+                .into_iter()
+                .filter(|&end| end < first)
+                .count();
+            let last = ends(&before, true)
+                .into_iter()
+                .fold(f64::NEG_INFINITY, f64::max);
+            report.say(format!(
+                "  {what} through {member}: of those begun before, the last was served at \
+                 {last:+.3} s; of those begun after, {failed} failed and the first was served at \
+                 {first:+.3} s"
+            ));
+        }
+    }
 }
 
 /// Milliseconds until writes and reads that began after the fault were served through each member
@@ -231,7 +273,6 @@ async fn conclude(
     recorded: Recorded,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let before = report.problems().len();
     if let Err(error) = group.wait_until_level(Duration::from_secs(60)).await {
         report.fail(format!("{error:#}"));
     }
@@ -245,7 +286,7 @@ async fn conclude(
     for panic in group.panics() {
         report.fail(format!("a process panicked: {panic}"));
     }
-    if report.problems().len() > before {
+    if !report.problems().is_empty() {
         keep(settings, group, name, &recorded, &copies)?;
         report.say(format!(
             "history, dumps and logs kept in {}",
