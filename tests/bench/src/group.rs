@@ -75,10 +75,7 @@ impl Group {
                 &mut command,
             )?);
         }
-        let group = Self {
-            processes: processes,
-            clients,
-        };
+        let group = Self { processes, clients };
         group.wait_ready().await?;
         Ok(group)
     }

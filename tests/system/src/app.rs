@@ -179,7 +179,8 @@ impl App {
     fn get(&self, key: &str) -> Answer {
         let mut state = self.state();
         state.reads += 1;
-        let stale = matches!(self.options.bug, Bug::Stale(every) if state.reads % every == 0);
+        let stale =
+            matches!(self.options.bug, Bug::Stale(every) if state.reads.is_multiple_of(every));
         let cells = if stale { &state.before } else { &state.cells };
         match cells.get(key) {
             Some(cell) => (StatusCode::OK, cell.json()),
@@ -202,8 +203,10 @@ impl App {
         let old = state.cells.get(key).cloned().unwrap_or_default();
         let after = old.changed(number, &change);
         let kept = match self.options.bug {
-            Bug::Lose(every) if state.writes % every == 0 => old.clone(),
-            Bug::Twice(every) if state.writes % every == 0 => after.changed(number, &change),
+            Bug::Lose(every) if state.writes.is_multiple_of(every) => old.clone(),
+            Bug::Twice(every) if state.writes.is_multiple_of(every) => {
+                after.changed(number, &change)
+            }
             _ => after.clone(),
         };
         state.before.insert(key.to_owned(), old);

@@ -294,7 +294,7 @@ impl Group {
             .supervisor
             .id()
             .context("synod local has ended before")?;
-        let process = Process::of(pid as i32).context("synod local has ended before")?;
+        let process = Process::of(pid.cast_signed()).context("synod local has ended before")?;
         process.signal(Signal::INT)?;
         let status = timeout(Duration::from_secs(30), self.supervisor.wait()).await;
         let status = status.context("synod local did not end within 30 s of Ctrl-C")??;
@@ -335,7 +335,11 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         // The supervisor first: it would start the others again.
-        if let Some(supervisor) = self.supervisor.id().and_then(|pid| Process::of(pid as i32)) {
+        if let Some(supervisor) = self
+            .supervisor
+            .id()
+            .and_then(|pid| Process::of(pid.cast_signed()))
+        {
             let _ = supervisor.signal(Signal::KILL);
         }
         let parts = [Part::Sidecar, Part::App];
@@ -384,7 +388,8 @@ pub fn synod() -> anyhow::Result<PathBuf> {
 /// A program of the workspace: the one that `variable` names, or the one built beside this one.
 pub fn binary(name: &str, variable: &str) -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
-        return Ok(fs::canonicalize(&path).with_context(|| format!("{variable} is {path:?}"))?);
+        return fs::canonicalize(&path)
+            .with_context(|| format!("{variable} is {}", path.display()));
     }
     let own = std::env::current_exe()?;
     // A test of cargo's lies one folder deeper than a program.

@@ -51,9 +51,9 @@ fn main() -> ExitCode {
     };
     let chosen: Vec<&Scenario> = scenario::ALL.iter().filter(named).collect();
     if arguments.list {
-        chosen
-            .iter()
-            .for_each(|scenario| println!("{}", scenario.name));
+        for scenario in chosen {
+            println!("{}", scenario.name);
+        }
         return ExitCode::SUCCESS;
     }
     if chosen.is_empty() {

@@ -43,12 +43,12 @@ fn vectors() -> Vec<Vector> {
             allowed,
         });
     };
-    const BAD: &[u16] = &[400];
-    add("no HTTP at all", "\x16\x03\x01\x02\x00 hello\r\n\r\n", BAD);
+    let bad: &[u16] = &[400];
+    add("no HTTP at all", "\x16\x03\x01\x02\x00 hello\r\n\r\n", bad);
     add(
         "a method with a space before it",
         " GET /r/1 HTTP/1.1\r\nHost: a\r\n\r\n",
-        BAD,
+        bad,
     );
     add(
         "an unknown version",
@@ -58,37 +58,37 @@ fn vectors() -> Vec<Vector> {
     add(
         "no host",
         "PUT /r/1 HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
-        BAD,
+        bad,
     );
     add(
         "two hosts",
         "PUT /r/1 HTTP/1.1\r\nHost: a\r\nHost: b\r\nContent-Length: 0\r\n\r\n",
-        BAD,
+        bad,
     );
     add(
         "both lengths",
         "PUT /r/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        BAD,
+        bad,
     );
     add(
         "two different lengths",
         "PUT /r/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n11",
-        BAD,
+        bad,
     );
     add(
         "a list of lengths",
         "PUT /r/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 2\r\n\r\n11",
-        BAD,
+        bad,
     );
     add(
         "a signed length",
         "PUT /r/1 HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n1",
-        BAD,
+        bad,
     );
     add(
         "a negative length",
         "PUT /r/1 HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n1",
-        BAD,
+        bad,
     );
     add(
         "a length beyond all numbers",
@@ -98,12 +98,12 @@ fn vectors() -> Vec<Vector> {
     add(
         "a chunk size that is no number",
         "PUT /r/1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n1\r\n0\r\n\r\n",
-        BAD,
+        bad,
     );
     add(
         "a chunk longer than it says",
         "PUT /r/1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n123\r\n0\r\n\r\n",
-        BAD,
+        bad,
     );
     add(
         "a chunk size beyond all numbers",
@@ -128,27 +128,27 @@ fn vectors() -> Vec<Vector> {
     add(
         "a space before the colon",
         "PUT /r/1 HTTP/1.1\r\nHost: a\r\nContent-Length : 1\r\n\r\n1",
-        BAD,
+        bad,
     );
     add(
         "a folded header",
         "PUT /r/1 HTTP/1.1\r\nHost: a\r\nX-A: 1\r\n Content-Length: 1\r\n\r\n1",
-        BAD,
+        bad,
     );
     add(
         "a bare line feed in a header",
         "PUT /r/1 HTTP/1.1\nHost: a\nContent-Length: 1\n\n1",
-        BAD,
+        bad,
     );
     add(
         "a zero byte in a header",
         "PUT /r/1 HTTP/1.1\r\nHost: a\r\nX-A: a\0b\r\nContent-Length: 1\r\n\r\n1",
-        BAD,
+        bad,
     );
     add(
         "a header without a colon",
         "PUT /r/1 HTTP/1.1\r\nHost: a\r\nNonsense\r\n\r\n",
-        BAD,
+        bad,
     );
     let mut headers = String::new();
     for number in 0..5_000 {

@@ -103,7 +103,7 @@ impl Running {
 
     fn interrupt(&self) -> anyhow::Result<()> {
         let pid = self.child.id().context("it has ended")?;
-        Process::of(pid as i32)
+        Process::of(pid.cast_signed())
             .context("it has ended")?
             .signal(Signal::INT)?;
         Ok(())

@@ -147,7 +147,7 @@ async fn drive(
 
 /// Every tenth key is sent through two members at the same time.
 fn is_concurrent(key: u64) -> bool {
-    key % 10 == 0
+    key.is_multiple_of(10)
 }
 
 async fn twice(clients: &[Client], key: u64) -> (Result<Answer, String>, Result<Answer, String>) {

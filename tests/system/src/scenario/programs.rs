@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 
 use super::Settings;
 use crate::client::{Answer, Client, request};
-use crate::group::{self, Group, MARKER, MEMBERS, Options, Part};
+use crate::group::{self, Group, MARKER, Options, Part};
 use crate::process::{self, Process, eventually};
 use crate::report::Report;
 
@@ -265,8 +265,8 @@ async fn compare(program: Program, report: &mut Report) -> anyhow::Result<()> {
         .iter()
         .zip(&expected[program.script.len()..])
     {
-        for member in 0..MEMBERS as usize {
-            let answer = ask(&clients[member], step).await?;
+        for (member, client) in clients.iter().enumerate() {
+            let answer = ask(client, step).await?;
             asked += 1;
             different += u32::from(differs(&program, step, member, expected, &answer, report));
         }
