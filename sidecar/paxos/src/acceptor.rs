@@ -341,7 +341,15 @@ impl Paxos {
         let Some(staging) = &mut self.acceptor.staging else {
             return;
         };
+        let chosen = staging.commit;
         staging.commit = staging.commit.max(commit.min(staging.last));
+        // Chosen entries of a staged log may leave memory: their commands are resolved before.
+        for entry in &staging.tail {
+            if entry.slot > chosen && entry.slot <= staging.commit {
+                self.entrance
+                    .resolve(entry.command.id, entry.slot, &mut self.outputs);
+            }
+        }
         let ballot = staging.ballot;
         let before = staging.next;
         let known = entries.last().is_some_and(|entry| entry.slot < before);
@@ -415,6 +423,9 @@ impl Paxos {
         assert!(ballot > self.acceptor.accepted, "adopted once");
         assert!(keep >= self.log.commit(), "a committed entry is never cut");
         let commit = self.log.commit().max(staging.commit.min(last));
+        // What is kept and chosen may leave memory with the installation. (What is staged and
+        // chosen is resolved already.)
+        self.raise_commit(commit.min(keep));
         self.log.install(
             keep,
             last,
@@ -495,9 +506,20 @@ impl Paxos {
         self.clock.advanced(self.now);
     }
 
-    /// Everything up to `slot` is chosen; the caller knows it by rule L4.
+    /// Everything up to `slot` is chosen; the caller knows it by rule L4. Own commands are resolved
+    /// here, before anything of them can be handed to apply: an entry that is not known to be chosen
+    /// is in memory, or is older than this start.
     pub(crate) fn raise_commit(&mut self, slot: Slot) {
+        let before = self.log.commit();
         self.log.raise_commit(slot);
+        let commit = self.log.commit();
+        for entry in self.log.after(before) {
+            if entry.slot > commit {
+                break;
+            }
+            self.entrance
+                .resolve(entry.command.id, entry.slot, &mut self.outputs);
+        }
     }
 
     /// A write is synced: what it made true.

@@ -280,7 +280,7 @@ impl Paxos {
         }
         self.dirty = true;
         self.applied = self.applied.max(slot);
-        self.log.raise_commit(slot);
+        self.raise_commit(slot);
     }
 
     /// The app stands still though something waits for it, or goes on again (rule E3).
@@ -350,8 +350,6 @@ impl Paxos {
             if entry.slot > through {
                 break;
             }
-            self.entrance
-                .resolve(entry.command.id, entry.slot, &mut self.outputs);
             entries.push(entry.clone());
         }
         self.delivered = through;

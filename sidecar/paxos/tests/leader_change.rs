@@ -531,6 +531,30 @@ fn l4_what_was_applied_was_chosen() {
 }
 
 #[test]
+fn x3_an_own_command_is_resolved_though_its_entry_leaves_memory_before_it_is_handed_over() {
+    let mut net = three_led_by_1(small());
+    write(&mut net, id(3), 3);
+    net.run(200);
+    let before = net.paxos(id(3)).last();
+    let command = net.propose(id(3), b"chosen, as 3 does not know");
+    net.until(10, "its entry at 3", |net| net.paxos(id(3)).last() > before);
+    net.isolate(id(3));
+    let slot = net.paxos(id(3)).last();
+    net.run(5);
+    assert!(net.paxos(id(1)).commit() >= slot && net.paxos(id(3)).commit() < slot);
+    // Another leader's log, far longer than the cache, is adopted behind that entry.
+    net.elect_member(id(2));
+    write(&mut net, id(2), 40);
+    assert_eq!(net.node(id(3)).slot_of(command), None);
+    net.heal();
+    // The group sees that nothing is handed over before it is resolved.
+    let last = net.paxos(id(2)).last();
+    net.until_all_applied(3000, last);
+    assert_eq!(net.node(id(3)).slot_of(command), Some(slot));
+    assert_eq!(net.paxos(id(3)).counters().resends, 0);
+}
+
+#[test]
 fn p1a_a_restarted_leader_prepares_anew_before_it_proposes() {
     let mut net = Net::new(1);
     net.elect();

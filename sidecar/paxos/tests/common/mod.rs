@@ -645,8 +645,17 @@ impl Net {
         }
         all.extend(entries);
         assert_eq!(all.last().map(|entry| entry.slot), Some(through));
+        let boot = node.disk.boot();
         for entry in all {
             assert_eq!(entry.slot, node.through.next(), "in order");
+            let id = entry.command.id;
+            assert!(
+                !self.agreement
+                    || (id.member, id.boot) != (member, boot)
+                    || node.resolved.iter().rev().any(|(known, _)| *known == id),
+                "X3: slot {} was handed over before its command was resolved",
+                entry.slot
+            );
             let hash = entry.hash();
             let known = *self.chosen.entry(entry.slot).or_insert(hash);
             assert!(
