@@ -7,6 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use futures::future::join_all;
 use rand::RngExt;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -71,6 +72,8 @@ pub struct Group {
     log: PathBuf,
     first_port: u16,
     names: Vec<String>,
+    /// Where each member tells its status; asked directly, since a test asks often.
+    admins: Vec<Client>,
     folder: TempDir,
 }
 
@@ -97,9 +100,12 @@ impl Group {
     pub async fn start(options: &Options) -> anyhow::Result<Self> {
         let mut group = Self::launch(options)?;
         group.wait_until_all_serve(Duration::from_secs(60)).await?;
-        let mut names: Vec<_> = group.status().await?.into_iter().map(|s| s.name).collect();
-        names.sort();
-        group.names = names;
+        let told = group.ask_command().await?;
+        let mut members = Vec::new();
+        collect_members(&told, &mut members);
+        group.names = members.into_iter().map(|member| member.name).collect();
+        group.names.sort();
+        group.admins = admins(&told, &group.names)?;
         Ok(group)
     }
 
@@ -144,6 +150,7 @@ impl Group {
             log,
             first_port,
             names: Vec::new(),
+            admins: Vec::new(),
             folder,
         })
     }
@@ -178,15 +185,34 @@ impl Group {
         let level = eventually(limit, Duration::from_millis(50), async || {
             self.status().await.is_ok_and(|members| {
                 let highest = members.iter().map(|member| member.commit).max();
-                members.iter().all(|member| Some(member.applied) == highest)
+                let all = members.len() == MEMBERS as usize;
+                all && members.iter().all(|member| Some(member.applied) == highest)
             })
         });
         ensure!(level.await, "the copies are not level after {limit:?}");
         Ok(())
     }
 
-    /// What `synod status -o json` says, in the order of the members.
+    /// What the members that answer say of themselves, in the order of their names.
     pub async fn status(&self) -> anyhow::Result<Vec<MemberStatus>> {
+        let mut members = Vec::new();
+        if self.admins.is_empty() {
+            collect_members(&self.ask_command().await?, &mut members);
+        } else {
+            let asked = self.admins.iter().map(|admin| {
+                let request = crate::client::request("GET", "/status", "");
+                admin.send(request, Duration::from_millis(500))
+            });
+            for answer in join_all(asked).await.into_iter().flatten() {
+                collect_members(&serde_json::from_slice(&answer.body)?, &mut members);
+            }
+        }
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(members)
+    }
+
+    /// What `synod status -o json` says.
+    async fn ask_command(&self) -> anyhow::Result<Value> {
         let mut command = Command::new(synod()?);
         command
             .args(["status", "-o", "json", "--data"])
@@ -194,14 +220,10 @@ impl Group {
         let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
         let output = timeout(Duration::from_secs(5), output).await??;
         let text = String::from_utf8_lossy(&output.stdout);
-        let value: Value = serde_json::from_str(&text).with_context(|| {
+        serde_json::from_str(&text).with_context(|| {
             let error = String::from_utf8_lossy(&output.stderr);
             format!("synod status said {text:?} and {error:?}")
-        })?;
-        let mut members = Vec::new();
-        collect_members(&value, &mut members);
-        members.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(members)
+        })
     }
 
     /// Where member `index` (from 1) serves clients.
@@ -378,6 +400,20 @@ fn collect_members(value: &Value, members: &mut Vec<MemberStatus>) {
         }
         _ => {}
     }
+}
+
+/// Where the members of these names tell their status.
+fn admins(told: &Value, names: &[String]) -> anyhow::Result<Vec<Client>> {
+    let members = told["members"]
+        .as_array()
+        .context("synod status lists no members")?;
+    let admin = |name: &String| {
+        let member = members.iter().find(|member| member["name"] == **name);
+        let address = member.and_then(|member| member["admin"].as_str());
+        let address = address.with_context(|| format!("{name} has no admin address"))?;
+        Ok(Client::new(address.parse()?))
+    };
+    names.iter().map(admin).collect()
 }
 
 /// The program under test: `SYNOD_BIN`, or the one built beside this one.

@@ -263,15 +263,18 @@ pub(super) async fn tour(settings: &Settings, report: &mut Report) -> anyhow::Re
     let readme = readme.with_context(|| settings.readme.display().to_string())?;
     let lines = tour_lines(&readme)?;
     let first = group::free_ports(MEMBERS as u16)?;
+    let place = tempfile::tempdir()?;
     let moved = |line: &str| {
-        let mut line = line.to_owned();
+        let mut line = line.replace("/tmp/", &format!("{}/", place.path().display()));
         for member in 0..MEMBERS as u16 {
-            line = line.replace(&(8_080 + member).to_string(), &(first + member).to_string());
+            let said = format!("127.0.0.1:{}", 8_080 + member);
+            line = line.replace(&said, &format!("127.0.0.1:{}", first + member));
         }
         line
     };
     let mut running: Option<Running> = None;
     let mut given = 0;
+    let mut replayed = false;
     for line in &lines {
         if let Some(arguments) = line.strip_prefix("cargo run --release -- ") {
             if !arguments.starts_with("local") {
@@ -313,11 +316,17 @@ pub(super) async fn tour(settings: &Settings, report: &mut Report) -> anyhow::Re
             format!("`{line}` ended with {}: {said}{error}", output.status),
         );
         report.expect(
+            !line.starts_with("curl -i") || said.starts_with("HTTP/1.1 2"),
+            format!("`{line}` was answered {said}"),
+        );
+        replayed |= said.contains("synod-outcome: replayed");
+        report.expect(
             !line.starts_with("curl") || said.starts_with("HTTP/1.1 2"),
             format!("`{line}` was not answered with success: {said}"),
         );
     }
     report.expect(given >= 4, format!("only {given} commands in the tour"));
+    report.expect(replayed, "no second answer of the tour was replayed");
     let mut running = running.context("the tour starts no group")?;
     running.interrupt()?;
     running.ended(30 * SECOND).await?;
