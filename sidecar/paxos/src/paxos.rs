@@ -329,8 +329,10 @@ impl Paxos {
         self.serve_reads();
         self.persist();
         self.deliver();
-        let handed = self.delivered;
-        self.log.evict(self.settings.cache_bytes, handed);
+        // Handed to apply or not: an entry that cannot be read may hold that up for ever, and what
+        // is synced is read from the log then.
+        let synced = self.acceptor.synced_last;
+        self.log.evict(self.settings.cache_bytes, synced);
         self.check_invariants();
     }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Net, id};
-use synod_paxos::{Message, Slot, Standing, WaitingOn};
+use synod_paxos::{Message, Quorums, Role, Settings, Slot, Standing, WaitingOn};
 
 /// 1 leads, all have the same entries; the last one is known chosen nowhere but at 1.
 fn with_uncommitted_tail() -> (Net, Slot) {
@@ -87,6 +87,36 @@ fn w2_nothing_beyond_an_unreadable_entry_goes_to_apply() {
         net.paxos(other).status().waiting_on,
         Some(WaitingOn::Repair { slot: Slot(3) })
     );
+}
+
+#[test]
+fn i12_memory_stays_bounded_while_an_entry_that_cannot_be_read_holds_apply_up() {
+    let settings = Settings {
+        cache_bytes: 1000,
+        ..Settings::default()
+    };
+    let mut net = Net::with(&[Role::Voter; 3], Quorums::Majority, settings);
+    let leader = net.elect();
+    let write = |net: &mut Net, count| {
+        for _ in 0..count {
+            net.propose(leader, b"payload");
+            net.run(5);
+        }
+    };
+    write(&mut net, 10);
+    net.run(500);
+    let other = net.members().into_iter().find(|it| *it != leader).unwrap();
+    damage(&mut net, other.0, Slot(3));
+    net.filter = Box::new(|_, _, message| !matches!(message, Message::Repair { .. }));
+    net.start(other);
+    write(&mut net, 100);
+    net.run(100);
+    assert_eq!(net.node(other).through, Slot(2));
+    let status = net.paxos(other).status();
+    assert!(status.cached_bytes <= 1000, "{}", status.cached_bytes);
+    net.heal();
+    let last = net.paxos(leader).last();
+    net.until_all_applied(2000, last);
 }
 
 #[test]
