@@ -2,8 +2,10 @@
 //! process. It is not synced, so it says nothing after the machine itself went down; it carries
 //! the machine's boot id, by which that is seen.
 //!
-//! Two cells are written in turn, so that a write cut off half way leaves the one before. One cell,
-//! little endian: magic (4), version (2), flags (2), sequence (8), machine boot (16), incarnation
+//! Two cells are written in turn; the one with the higher sequence counts. A write of one cell is
+//! not cut in half by the death of the process, so a cell with bytes that do not decode is damage.
+//! It may have been the newest, and the one before may not know of a slot that was sent: then
+//! nothing is known. One cell, little endian: magic (4), version (2), flags (2), sequence (8), machine boot (16), incarnation
 //! (16), instance (8), applied (8), numbers of slots in flight and of slots done above `applied`
 //! (1 + 1), unused (6), up to 7 x in flight (slot 8, attempt 4), up to 11 x done (8), unused (4),
 //! checksum (8). A serial apply has at most one slot in flight and none done above `applied`.
@@ -53,7 +55,7 @@ pub struct InFlight {
 /// What a start finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// No ledger of this log, or not a readable one: nothing is known.
+    /// No ledger of this log, or a damaged one: nothing is known.
     Missing,
     /// The machine has started since it was written: nothing that runs now was sent anything.
     OtherBoot,
@@ -118,23 +120,28 @@ impl Ledger {
             .open(&path)
             .map_err(failed("open"))?;
         let mut newest: Option<Cell> = None;
+        let mut damaged = false;
         for at in [0, STRIDE] {
-            let mut bytes = [0; CELL];
-            match file.read_exact_at(&mut bytes, at) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
-                Err(error) => return Err(failed("read")(error)),
-            }
-            if let Some(cell) = Cell::decode(&bytes)
-                && newest
-                    .as_ref()
-                    .is_none_or(|newest| cell.sequence > newest.sequence)
-            {
-                newest = Some(cell);
+            let bytes = read_cell(&file, at).map_err(failed("read"))?;
+            match Cell::decode(&bytes) {
+                Some(cell) => {
+                    if newest
+                        .as_ref()
+                        .is_none_or(|newest| cell.sequence > newest.sequence)
+                    {
+                        newest = Some(cell);
+                    }
+                }
+                None => damaged |= bytes != [0; CELL],
             }
         }
+        if damaged {
+            tracing::warn!(path = %path.display(), "the ledger is damaged: it says nothing");
+        }
+        // The next write goes where the damage is, if one cell is whole.
         let sequence = newest.as_ref().map_or(0, |cell| cell.sequence);
         let found = match newest {
+            _ if damaged => Found::Missing,
             Some(cell) if cell.incarnation != incarnation => Found::Missing,
             Some(cell) if cell.machine != machine => Found::OtherBoot,
             Some(cell) => Found::Record(cell.record),
@@ -240,6 +247,21 @@ impl Cell {
     }
 }
 
+/// The bytes of one cell; zeros where nothing was ever written.
+fn read_cell(file: &File, at: u64) -> io::Result<[u8; CELL]> {
+    let mut bytes = [0; CELL];
+    let mut filled = 0;
+    while filled < CELL {
+        match file.read_at(&mut bytes[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
+
 fn array<const N: usize>(bytes: &[u8; CELL], at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);
@@ -317,22 +339,39 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_byte_of_the_newest_record_leaves_the_one_before() {
+    fn with_any_byte_of_either_record_flipped_nothing_is_known() {
         let data = tempfile::tempdir().unwrap();
         let (mut ledger, _) = open(data.path(), 1);
         ledger.write(&record(1, None)).unwrap();
         ledger.write(&record(1, Some((2, 1)))).unwrap();
         let path = data.path().join("ledger");
         let good = std::fs::read(&path).unwrap();
-        for at in 0..CELL {
+        for at in (0..CELL).flat_map(|at| [at, at + STRIDE as usize]) {
             let mut bytes = good.clone();
             bytes[at] ^= 0x40;
             std::fs::write(&path, &bytes).unwrap();
-            assert_eq!(
-                open(data.path(), 1).1,
-                Found::Record(record(1, None)),
-                "byte {at}"
-            );
+            assert_eq!(open(data.path(), 1).1, Found::Missing, "byte {at}");
+        }
+        std::fs::write(&path, &good[..good.len() - 1]).unwrap();
+        assert_eq!(open(data.path(), 1).1, Found::Missing, "cut off");
+    }
+
+    #[test]
+    fn a_record_written_after_damage_is_found() {
+        let data = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = open(data.path(), 1);
+        ledger.write(&record(1, None)).unwrap();
+        ledger.write(&record(2, None)).unwrap();
+        let path = data.path().join("ledger");
+        let good = std::fs::read(&path).unwrap();
+        for at in [100, 100 + STRIDE as usize] {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0x40;
+            std::fs::write(&path, &bytes).unwrap();
+            let (mut ledger, found) = open(data.path(), 1);
+            assert_eq!(found, Found::Missing);
+            ledger.write(&record(3, None)).unwrap();
+            assert_eq!(open(data.path(), 1).1, Found::Record(record(3, None)));
         }
     }
 
