@@ -3,11 +3,15 @@
 //! A request's way through it: [`ingress`] takes and classifies it, [`node`] has it agreed on,
 //! [`apply`] decides what each copy does with it and [`app`] does it; [`ingress`] answers.
 
+#[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod admin;
+#[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod app;
 pub mod apply;
 pub mod config;
 pub mod identity;
+#[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod ingress;
+#[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod node;
 pub mod run;

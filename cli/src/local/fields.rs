@@ -14,7 +14,7 @@ pub(super) struct Ignored {
 }
 
 const ONE_MACHINE: &str = "there is no cluster here";
-const COMMAND: &str = "the command line says what runs";
+const COMMAND: &str = "what runs is the command after `--`, or else the example app";
 const NOT_YET: &str = "not in this version yet";
 
 const FIELDS: [(&str, &str); 23] = [

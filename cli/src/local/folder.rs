@@ -97,8 +97,9 @@ impl Folder {
         refuse_foreign(&path)?;
         let lock = lock(&path)?;
         match Group::read(&path)? {
-            Some(found) => check(&path, &found, &group)?,
-            None => write(&path.join("group.json"), &group)?,
+            // A start that failed before it made any member has left nothing to keep.
+            Some(found) if MemberFolder::of(&path, 1).0.exists() => check(&path, &found, &group)?,
+            _ => write(&path.join("group.json"), &group)?,
         }
         Ok(Self {
             path,
@@ -346,7 +347,10 @@ mod tests {
     fn a_folder_is_taken_over_by_the_same_group_only() {
         let parent = tempfile::tempdir().expect("folder");
         let path = parent.path().join("new/data");
-        drop(Folder::open(Some(&path), group()).expect("made"));
+        drop(Folder::open(Some(&path), Group::new("failed", 1)).expect("made"));
+        let folder = Folder::open(Some(&path), group()).expect("nothing was in it yet");
+        folder.member(1).expect("made");
+        drop(folder);
         drop(Folder::open(Some(&path), group()).expect("taken over"));
         let text = refusal(&path, Group::new("wiki", 3));
         assert!(

@@ -63,7 +63,7 @@ impl<B: Backend> Core<B> {
         let known = timeout_at(limit, self.backend.key_outcome(principal, key)).await;
         match known.map_err(|_| Problem::unavailable("the request is still being executed"))? {
             KeyOutcome::Unknown => Ok(self.tell(call, OutcomeName::Unknown, None, None)),
-            KeyOutcome::PrincipalChanged => Err(Problem::principal_changed()),
+            KeyOutcome::PrincipalChanged => Err(Problem::key_of_another()),
             KeyOutcome::Executed(answer) => Ok(self.tell_answer(call, &answer)),
         }
     }

@@ -276,6 +276,16 @@ impl Problem {
         .with_outcome(OutcomeName::NotOrdered)
     }
 
+    /// Of the outcome endpoint: nothing is told about other principals' requests.
+    pub(super) fn key_of_another() -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency-principal-changed",
+            "The Idempotency-Key belongs to another principal",
+            "ask with the credentials that the request was sent with",
+        )
+    }
+
     pub(super) fn unavailable(detail: &'static str) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -46,12 +46,18 @@ async fn a_session_read_waits_for_the_slot_of_its_token() {
         problem(409, "other-history", None)
     );
     let cookie = [("Cookie", "synod-slot=41")];
-    assert_eq!(bench.send("GET /session", &cookie, "").await.status(), 503);
+    for target in ["GET /session", "GET /local"] {
+        let reply = bench.send(target, &cookie, "").await;
+        assert_eq!(reply.status(), 503, "{target}");
+    }
     bench
         .double
         .apply
         .send_modify(|status| status.applied = Slot(41));
-    assert_eq!(bench.send("GET /session", &cookie, "").await.status(), 200);
+    for target in ["GET /session", "GET /local"] {
+        let reply = bench.send(target, &cookie, "").await;
+        assert_eq!(reply.status(), 200, "{target}");
+    }
 }
 
 #[tokio::test]
