@@ -261,7 +261,9 @@ impl<A: App> Executor<A> {
             return;
         }
         if let Some(next) = self.machine.next_to_execute() {
-            return self.fetch(next, self.commit);
+            // What was admitted is chosen and synced, though the news of it may not be read yet.
+            let through = self.commit.max(self.machine.fold().admitted());
+            return self.fetch(next, through);
         }
         let Some(next) = self.machine.next_to_admit() else {
             self.fetch = None;

@@ -125,6 +125,35 @@ impl App for TestApp {
     }
 }
 
+/// An app whose first request lets the node choose more, and which never keeps apply waiting.
+struct Chooser {
+    app: TestApp,
+    feed: Arc<FeedSender>,
+    later: Mutex<Vec<Entry>>,
+}
+
+impl App for Chooser {
+    fn look(&self) -> io::Result<Option<Instance>> {
+        self.app.look()
+    }
+
+    async fn execute(self: Arc<Self>, order: Order) -> Result<Executed, ExecuteError> {
+        let later = std::mem::take(&mut *self.later.lock().unwrap());
+        if let Some(last) = later.last() {
+            self.feed.chosen(last.slot, later.clone());
+        }
+        Arc::new(self.app.clone()).execute(order).await
+    }
+
+    fn set_reads(&self, instance: Option<Instance>) {
+        self.app.set_reads(instance);
+    }
+
+    async fn doubted(&self) {
+        self.app.doubted().await;
+    }
+}
+
 /// A log in memory.
 #[derive(Clone, Default)]
 struct Log {
@@ -305,6 +334,39 @@ fn body(answer: &Answer) -> String {
         StoredBody::Memory(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
         StoredBody::File { .. } => panic!("it is small"),
     }
+}
+
+#[tokio::test]
+async fn entries_admitted_before_their_news_is_read_are_fetched_from_the_log() {
+    let data = tempfile::tempdir().unwrap();
+    let (log, app) = (Log::default(), TestApp::default());
+    let payload = request().encode_to_vec();
+    let entries: Vec<Entry> = (1..=2_000)
+        .map(|sequence| log.append(CommandKind::REQUEST, sequence, payload.clone()))
+        .collect();
+    let (sender, feed) = feed();
+    let sender = Arc::new(sender);
+    let (_elsewhere, elsewhere) = watch::channel(Slot::ZERO);
+    let (handle, task) = start(Parts {
+        data: data.path().to_path_buf(),
+        incarnation: Incarnation(1),
+        feed,
+        log: Arc::new(log.clone()),
+        elsewhere,
+        app: Chooser {
+            app: app.clone(),
+            feed: sender.clone(),
+            later: Mutex::new(entries[1..].to_vec()),
+        },
+    })
+    .unwrap();
+    app.listen(7);
+    sender.begin(beginning());
+    sender.chosen(Slot(1), entries[..1].to_vec());
+    soon(handle.wait_applied(Slot(2_000))).await;
+    let wanted: Vec<(u64, u64)> = (1..=2_000).map(|slot| (7, slot)).collect();
+    assert_eq!(app.executed(), wanted);
+    task.abort();
 }
 
 #[tokio::test]
