@@ -1,5 +1,5 @@
 //! Complete responses: read to their end at the app's speed, small ones into memory, large ones
-//! into a file.
+//! into a file, those beyond all bounds nowhere.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -13,6 +13,10 @@ use crate::apply::StoredBody;
 /// Bodies up to this size stay in memory, in bytes.
 pub(super) const MEMORY_BYTES: usize = 64 << 10;
 
+/// Bodies up to this size are kept at all, in bytes: as much as apply keeps on disk of all
+/// responses. The log is on the same volume, and a response may have no end.
+const DISK_BYTES: u64 = 1 << 30;
+
 /// A body as it comes.
 #[derive(Debug)]
 pub(super) struct Spool<'a> {
@@ -20,7 +24,8 @@ pub(super) struct Spool<'a> {
     memory: Memory,
     file: Option<NamedTempFile>,
     len: u64,
-    /// The first error of the file; what comes after it is thrown away.
+    limit: u64,
+    /// Why it cannot be kept: the file is gone, and what comes is thrown away.
     failed: Option<io::Error>,
 }
 
@@ -39,21 +44,35 @@ impl<'a> Spool<'a> {
             memory: Memory::Empty,
             file: None,
             len: 0,
+            limit: DISK_BYTES,
             failed: None,
         }
     }
 
+    /// Takes the next part. Never fails: what cannot be kept is still read to its end.
     pub(super) fn push(&mut self, bytes: Bytes) {
-        self.len += bytes.len() as u64;
         if self.failed.is_some() {
             return;
         }
+        self.len += bytes.len() as u64;
+        if let Err(error) = self.keep(bytes) {
+            // At once, and not only at the end of the body, which may be far away.
+            self.file = None;
+            self.memory = Memory::Empty;
+            self.failed = Some(error);
+        }
+    }
+
+    fn keep(&mut self, bytes: Bytes) -> io::Result<()> {
+        if self.len > self.limit {
+            let what = format!("it is longer than {} bytes", self.limit);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+        }
         if self.file.is_none() && self.len > MEMORY_BYTES as u64 {
-            self.failed = self.open().err();
+            self.open()?;
         }
         if let Some(file) = &mut self.file {
-            self.failed = file.write_all(&bytes).err();
-            return;
+            return file.write_all(&bytes);
         }
         self.memory = match std::mem::replace(&mut self.memory, Memory::Empty) {
             Memory::Empty => Memory::One(bytes),
@@ -68,6 +87,7 @@ impl<'a> Spool<'a> {
                 Memory::Many(many)
             }
         };
+        Ok(())
     }
 
     /// All of it, unless it could not be kept.
@@ -144,6 +164,27 @@ mod tests {
             drop(body);
             assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         }
+    }
+
+    #[test]
+    fn a_body_beyond_the_limit_takes_no_room_while_the_rest_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = || std::fs::read_dir(folder.path()).unwrap().count();
+        let chunk = Bytes::from(vec![0; MEMORY_BYTES]);
+        let mut spool = Spool {
+            limit: 3 * MEMORY_BYTES as u64,
+            ..Spool::new(folder.path())
+        };
+        for _ in 0..3 {
+            spool.push(chunk.clone());
+        }
+        assert_eq!(files(), 1);
+        for _ in 0..10 {
+            spool.push(chunk.clone());
+            assert_eq!(files(), 0);
+        }
+        let error = spool.finish().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]
