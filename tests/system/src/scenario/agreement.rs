@@ -59,7 +59,7 @@ pub(super) async fn all_at_once(settings: &Settings, report: &mut Report) -> any
     let mut random = StdRng::seed_from_u64(settings.seed ^ 0xa11);
     let begun = Instant::now();
     let mut back = Vec::new();
-    let mut times = 0;
+    let mut killed_ns = Vec::new();
     for _ in 0..settings.kill_all_times {
         let before = workload.completed();
         sleep(Duration::from_millis(random.random_range(3_000..5_000))).await;
@@ -68,16 +68,25 @@ pub(super) async fn all_at_once(settings: &Settings, report: &mut Report) -> any
             done > 300,
             format!("only {done} operations between two kills: invalid"),
         );
+        killed_ns.push(workload.now_ns());
         nemesis::kill_all(&group).await?;
-        times += 1;
         let took = group.wait_until_all_serve(Duration::from_secs(60)).await?;
         back.push(took.as_secs_f64() * 1_000.0);
     }
     sleep(Duration::from_secs(2)).await;
     let seconds = begun.elapsed().as_secs_f64();
     let recorded = workload.finish().await?;
+    let first_write = |at: &u64| {
+        let writes = recorded.tries.iter().filter(|one| one.write && one.served);
+        let after = writes.filter(|one| one.begun_ns >= *at);
+        after
+            .map(|one| (one.ended_ns - at) as f64 / 1e6)
+            .min_by(f64::total_cmp)
+    };
+    let served = Distribution::new(killed_ns.iter().filter_map(first_write).collect());
     report.say(format!(
-        "all killed {times} times; all copies back: {}",
+        "all killed {} times; first write served: {served}; all copies back: {}",
+        killed_ns.len(),
         Distribution::new(back)
     ));
     tell_traffic(&recorded, seconds, report);
