@@ -19,8 +19,8 @@ use super::{BoxError, Instance, NotSent, request};
 
 /// Connections for reads, at most; more requests wait.
 const CONNECTIONS: usize = 128;
-/// Of these, kept open while idle.
-const IDLE: usize = 32;
+/// Of these, kept open while idle: all, since a new connection costs a look at who listens.
+const IDLE: usize = CONNECTIONS;
 
 type Sent = UnsyncBoxBody<Bytes, BoxError>;
 type ReadConnection = Connection<Sent>;
