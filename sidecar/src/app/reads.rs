@@ -110,14 +110,7 @@ impl Client {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let permit = self
-            .shared
-            .reads
-            .permits
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| ReadError::NotServing)?;
+        let permit = self.permit().await?;
         let (mut head, body) = request.into_parts();
         keep_end_to_end(&mut head.headers);
         // Set anew from the body.
@@ -150,14 +143,7 @@ impl Client {
         (method, uri, headers): (Method, Uri, HeaderMap),
         to: To,
     ) -> Result<Response<ReadBody>, ReadError> {
-        let permit = self
-            .shared
-            .reads
-            .permits
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| ReadError::NotServing)?;
+        let permit = self.permit().await?;
         let body: Sent = http_body_util::Empty::new()
             .map_err(|never| match never {})
             .boxed_unsync();
@@ -171,6 +157,15 @@ impl Client {
             _permit: permit,
         };
         lent.send(request).await
+    }
+
+    /// The right to one of the connections.
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, ReadError> {
+        let permits = self.shared.reads.permits.clone();
+        permits
+            .acquire_owned()
+            .await
+            .map_err(|_| ReadError::NotServing)
     }
 
     /// A connection to whom the request may go, and whether it is new.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 
 use crate::load::{Load, MakeRequest};
-use crate::process::{Process, free_addresses, free_port_range};
+use crate::process::{Process, free_addresses};
 
 /// Members of a group.
 const MEMBERS: u16 = 3;
@@ -34,7 +34,10 @@ impl Group {
         manifest: Option<&Path>,
         command: &[&str],
     ) -> Result<Self> {
-        let clients = free_port_range(MEMBERS)?;
+        let first = synod_system::group::free_ports(MEMBERS)?;
+        let clients: Vec<SocketAddr> = (first..first + MEMBERS)
+            .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+            .collect();
         let mut local = Command::new(synod);
         local
             .args(["local", "--replicas", &MEMBERS.to_string()])

@@ -93,23 +93,3 @@ pub(crate) fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
         .map(|listener| Ok(listener.local_addr()?))
         .collect()
 }
-
-/// So many loopback addresses with consecutive ports, free a moment ago.
-pub(crate) fn free_port_range(count: u16) -> Result<Vec<SocketAddr>> {
-    for _ in 0..100 {
-        let first = free_addresses(1)?[0];
-        let Some(end) = first.port().checked_add(count) else {
-            continue;
-        };
-        let range: Vec<SocketAddr> = (first.port()..end)
-            .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
-            .collect();
-        if range
-            .iter()
-            .all(|address| TcpListener::bind(address).is_ok())
-        {
-            return Ok(range);
-        }
-    }
-    bail!("no {count} consecutive ports are free")
-}
