@@ -237,6 +237,8 @@ impl<F: FnMut(u64)> Writer<F> {
             self.wal.sync()?;
             self.must_sync = false;
         }
+        // First the gauges: who hears of a sync may ask for the bytes that it took.
+        self.show();
         if let Some(io) = self.taken.take() {
             (self.on_synced)(io);
         }
