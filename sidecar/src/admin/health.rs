@@ -1,5 +1,6 @@
 //! Whether this member, and the app beside it, are as they should be: pure answers to probes.
 
+use crate::app::Instance;
 use crate::apply::ApplyStatus;
 use crate::node::NodeStatus;
 
@@ -45,9 +46,10 @@ pub(super) fn app(
     node: &NodeStatus,
     apply: &ApplyStatus,
     leaving: bool,
+    may_stop: impl Fn(Instance) -> bool,
 ) -> Result<(), &'static str> {
     match probe {
-        AppProbe::Live if apply.kill_app => {
+        AppProbe::Live if apply.condemned.is_some_and(may_stop) => {
             Err("the app must be started anew: its state is not known any more")
         }
         AppProbe::Ready => ready(node, leaving),
@@ -74,16 +76,20 @@ mod tests {
     }
 
     #[test]
-    fn the_app_is_alive_until_it_has_to_be_started_anew() {
+    fn the_app_is_alive_until_it_has_to_be_started_anew_and_the_group_allows_it() {
         let node = NodeStatus::default();
         let mut apply = ApplyStatus::default();
-        let ask = |probe, apply: &ApplyStatus| app(probe, &node, apply, false).is_ok();
+        let seven = Instance(std::num::NonZeroU64::new(7).expect("not zero"));
+        let ask = |probe, apply: &ApplyStatus| {
+            app(probe, &node, apply, false, |instance| instance == seven).is_ok()
+        };
         assert!(ask(AppProbe::Live, &apply));
         assert!(!ask(AppProbe::Started, &apply));
         apply.app_starts = 1;
         assert!(ask(AppProbe::Started, &apply));
-        apply.kill_app = true;
+        apply.condemned = Some(seven);
         assert!(!ask(AppProbe::Live, &apply));
+        assert!(app(AppProbe::Live, &node, &apply, false, |_| false).is_ok());
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub use gauges::register;
 pub use server::serve;
 
 use self::status::Waiting;
+use crate::app::Instance;
 use crate::apply::ApplyStatus;
 use crate::node::NodeStatus;
 
@@ -44,6 +45,8 @@ pub struct AdminParts {
     pub policy: watch::Receiver<Arc<Policy>>,
     /// What apply waits for.
     pub apply_waits: Box<dyn Fn() -> Option<Waiting> + Send + Sync>,
+    /// The group allows that this instance of the app is stopped now.
+    pub may_stop: Box<dyn Fn(Instance) -> bool + Send + Sync>,
     /// The start signal (rule A5); must return at once.
     pub app_started: Box<dyn Fn() + Send + Sync>,
     /// Everything that is counted.

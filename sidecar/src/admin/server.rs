@@ -119,7 +119,8 @@ impl Admin {
                 Some(asked) => {
                     let node = self.parts.node.borrow();
                     let apply = self.parts.apply.borrow();
-                    probe(health::app(asked, &node, &apply, self.leaving()))
+                    let may_stop = &self.parts.may_stop;
+                    probe(health::app(asked, &node, &apply, self.leaving(), may_stop))
                 }
                 None => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
             },
@@ -311,6 +312,7 @@ mod tests {
                     age_ms: 5,
                 })
             }),
+            may_stop: Box::new(|_| true),
             app_started: Box::new(move || {
                 counted.fetch_add(1, Ordering::Relaxed);
             }),
@@ -420,7 +422,10 @@ mod tests {
     async fn the_app_is_reported_dead_only_while_it_must_be_stopped() {
         let bench = bench();
         assert_eq!(bench.get("/app-health/notes/livez").await.0, 200);
-        bench.apply.send_modify(|apply| apply.kill_app = true);
+        let instance = crate::app::Instance(std::num::NonZeroU64::MIN);
+        bench
+            .apply
+            .send_modify(|apply| apply.condemned = Some(instance));
         assert_eq!(bench.get("/app-health/notes/livez").await.0, 503);
     }
 

@@ -535,7 +535,7 @@ impl<A: App> Executor<A> {
             serving: machine.serving() && !behind,
             rebuilding: machine.rebuilding(),
             app_stalled: blocked.is_some() || stalled_at.is_some() || machine.rebuilding(),
-            kill_app: machine.condemned().is_some(),
+            condemned: machine.condemned(),
             app_starts: machine.app_starts(),
         };
         let reads = machine.instance().filter(|_| status.serving);

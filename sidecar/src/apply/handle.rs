@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::answers::{Answers, Which};
 use super::keys::KeyLookup;
 use crate::admin::status::Waiting;
+use crate::app::Instance;
 
 /// A cheap handle on this member's apply.
 #[derive(Clone, Debug)]
@@ -136,8 +137,9 @@ pub struct ApplyStatus {
     pub rebuilding: bool,
     /// It executes what others executed long ago, or waits for an app that does not answer.
     pub app_stalled: bool,
-    /// The app must be stopped: its liveness probe answers 503.
-    pub kill_app: bool,
+    /// This instance of the app must be stopped: its state is not known. It is, once the group
+    /// allows it ([`super::stop`]).
+    pub condemned: Option<Instance>,
     /// Starts of the app that were seen.
     pub app_starts: u64,
 }

@@ -16,6 +16,7 @@ mod keys;
 mod ledger;
 mod machine;
 mod prelude;
+pub mod stop;
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 mod tests;

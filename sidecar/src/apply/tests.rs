@@ -430,10 +430,10 @@ async fn an_app_that_ran_before_us_is_stopped_unless_it_is_proven_new() {
     app.listen(7);
     let process = Process::begun(data.path(), &log, app.clone());
     process.choose(1, &request());
-    process.status(|status| status.kill_app).await;
+    process.status(|status| status.condemned.is_some()).await;
     assert_eq!(process.handle.waiting_on().unwrap().on, "app");
     app.listen(0);
-    process.status(|status| !status.kill_app).await;
+    process.status(|status| status.condemned.is_none()).await;
     app.listen(8);
     process.status(|status| status.serving).await;
     assert_eq!(app.executed(), [(8, 1)]);
@@ -478,7 +478,7 @@ async fn an_app_of_which_a_part_has_gone_is_stopped_whatever_signal_comes() {
     app.shared.partly_gone.store(true, Ordering::SeqCst);
     app.listen(8);
     process.handle.app_started();
-    process.status(|status| status.kill_app).await;
+    process.status(|status| status.condemned.is_some()).await;
     assert_eq!(app.executed(), [(7, 1)]);
     process.shut_down().await;
 }
@@ -578,9 +578,9 @@ async fn an_app_that_hangs_is_a_stall_then_slow_and_rebuilt_once_others_have_don
     assert!(status.serving, "nobody answers better yet");
     process.elsewhere.send_replace(Slot(1));
     let status = process.status(|status| !status.serving).await;
-    assert!(!status.kill_app, "it may still answer");
+    assert!(status.condemned.is_none(), "it may still answer");
     let waited = tokio::time::Instant::now();
-    process.status(|status| status.kill_app).await;
+    process.status(|status| status.condemned.is_some()).await;
     assert!(
         waited.elapsed() > Duration::from_secs(3),
         "applyTimeout is 5 s"

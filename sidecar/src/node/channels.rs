@@ -1,4 +1,5 @@
-//! Connections for what members ask of each other besides the agreement: hand-over. Never on the
+//! Connections for what members ask of each other besides the agreement: hand-over, and
+//! the token for stopping apps. Never on the
 //! connections of the agreement itself.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The `Control` service: what operators and command lines ask of a member. Whoever comes through
+//! The `Control` service: what operators, command lines and other members ask of a member. Whoever comes through
 //! the door of the peer port with a certificate of this service may call it.
 
 use std::sync::Arc;
@@ -7,20 +7,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use synod_paxos::{CommandKind, GroupId, Incarnation, Member, NotTaken};
+use synod_proto::v1::acquire_stop_request::Claim as WireClaim;
 use synod_proto::v1::control_server::{self, ControlServer};
 use synod_proto::v1::propose_policy_response::Result as Outcome;
 use synod_proto::v1::{
-    Policy, ProposePolicyRequest, ProposePolicyResponse, StatusRequest, StatusResponse,
-    TransferLeadershipRequest, TransferLeadershipResponse,
+    AcquireStopRequest, AcquireStopResponse, Policy, ProposePolicyRequest, ProposePolicyResponse,
+    StatusRequest, StatusResponse, TransferLeadershipRequest, TransferLeadershipResponse,
 };
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 use super::handle::{Decided, NodeHandle, NodeStatus, ProposeError};
-use super::wire::PROTOCOL;
+use super::stops::Stops;
+use super::wire::{self, PROTOCOL};
+use crate::apply::stop::Claim;
 use crate::apply::{self, ApplyHandle};
 use crate::config::{Log, limits};
-use crate::identity::Caller;
+use crate::identity::{Caller, Who};
 
 /// Longest wait for an answer; a caller's own deadline may be shorter.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,14 +51,25 @@ pub struct Control {
     facts: Arc<Facts>,
     node: NodeHandle,
     apply: ApplyHandle,
+    stops: Stops,
 }
 
 // === impl Control ===
 
 impl Control {
     /// The gRPC service.
-    pub fn service(facts: Arc<Facts>, node: NodeHandle, apply: ApplyHandle) -> ControlServer<Self> {
-        ControlServer::new(Self { facts, node, apply })
+    pub fn service(
+        facts: Arc<Facts>,
+        node: NodeHandle,
+        apply: ApplyHandle,
+        stops: Stops,
+    ) -> ControlServer<Self> {
+        ControlServer::new(Self {
+            facts,
+            node,
+            apply,
+            stops,
+        })
     }
 
     async fn propose(&self, policy: &Policy) -> Result<ProposePolicyResponse, Status> {
@@ -207,6 +221,28 @@ impl control_server::Control for Control {
                 "no other voter could take over in time",
             )),
         }
+    }
+
+    async fn acquire_stop(
+        &self,
+        request: Request<AcquireStopRequest>,
+    ) -> Result<Response<AcquireStopResponse>, Status> {
+        let Who::Member(name) = caller(&request)?.who else {
+            return Err(Status::permission_denied("only members stop their apps"));
+        };
+        let status = self.node.status().borrow().clone();
+        let member = Self::find(&status, &name)?.ok_or_else(no_group)?;
+        let request = request.into_inner();
+        let claim = match request.claim() {
+            WireClaim::Nothing => Claim::Nothing,
+            WireClaim::Wants => Claim::Wants(request.wish),
+            WireClaim::Holds => Claim::Holds(request.wish),
+            WireClaim::Unspecified => return Err(Status::invalid_argument("claim is missing")),
+        };
+        let term = wire::read_term(request.term)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let granted_ms = self.stops.hear(member.id, term, claim).await?;
+        Ok(Response::new(AcquireStopResponse { granted_ms }))
     }
 }
 

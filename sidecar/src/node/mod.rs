@@ -19,6 +19,7 @@ mod queue;
 mod reads;
 mod refusal;
 mod source;
+mod stops;
 pub mod wire;
 
 pub use channels::Channels;
@@ -27,6 +28,7 @@ pub use door::PeerDoor;
 pub use event_loop::{NodeEnd, Parts, Running, start};
 pub use handle::{Decided, NodeHandle, NodeStatus, Proposed, Seat};
 pub use source::LogSource;
+pub use stops::Stops;
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 mod incoming;
 mod outgoing;
 
-use synod_paxos::{GroupId, Hello, Incarnation, Lane, MemberId, Message};
+use synod_paxos::{Ballot, GroupId, Hello, Incarnation, Lane, MemberId, Message};
 use synod_proto::v1;
 
 /// Lowest and highest protocol version that this build speaks.
@@ -67,6 +67,16 @@ pub fn hello(hello: &Hello, lane: Lane) -> v1::PeerFrame {
     v1::PeerFrame {
         frame: Some(v1::peer_frame::Frame::Hello(outgoing::hello(hello, lane))),
     }
+}
+
+/// A ballot that names a leadership.
+pub(super) fn term(ballot: Ballot) -> v1::Ballot {
+    outgoing::ballot(ballot)
+}
+
+/// The same, of another member.
+pub(super) fn read_term(ballot: Option<v1::Ballot>) -> Result<Ballot, WireError> {
+    incoming::ballot(ballot)
 }
 
 /// Any other frame.

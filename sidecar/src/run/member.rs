@@ -189,13 +189,24 @@ impl Member {
         let mut registry = Registry::with_prefix("synod");
         let metrics = ingress::Metrics::register(&mut registry);
         admin::register(&mut registry, node.status(), apply.status());
-        let admin_parts = admin_parts(&config, &recovered, &node, &apply, registry, &stops);
+        let app_stops = node::Stops::new(node.clone());
+        let admin_parts = admin_parts(
+            &config,
+            &recovered,
+            &node,
+            &apply,
+            registry,
+            &stops,
+            app_stops.clone(),
+        );
         tasks.spawn(admin::serve(admin, admin_parts, stops.rest.clone()));
         let table = peers::follow(config.peers.clone());
         let channels = Channels::new(identity.clone(), table.clone(), node.status());
+        let channels = Arc::new(channels);
+        tasks.spawn(app_stops.clone().run(apply.status(), channels.clone()));
         let ingress = Arc::new(ingress::Server::new(ingress::Parts {
             backend: Handles::new(node.clone(), apply.clone(), reads),
-            peers: Arc::new(channels),
+            peers: channels,
             member: config.member.clone(),
             app: (config.app.protocol == Protocol::Http1).then_some(config.app.address),
             limits: Limits {
@@ -221,6 +232,7 @@ impl Member {
                 Arc::new(facts),
                 node.clone(),
                 apply.clone(),
+                app_stops,
             ))
             .add_service(handover)
             .serve_with_incoming_shutdown(
@@ -414,6 +426,7 @@ fn admin_parts(
     apply: &ApplyHandle,
     registry: Registry,
     stops: &Stops,
+    app_stops: node::Stops,
 ) -> AdminParts {
     let log = OnceLock::new();
     let identity = LogIdentity {
@@ -431,6 +444,7 @@ fn admin_parts(
         apply: apply.status(),
         policy: apply.policy(),
         apply_waits: Box::new(move || waiting.waiting_on()),
+        may_stop: Box::new(move |instance| app_stops.allows(instance)),
         app_started: Box::new(move || signalled.app_started()),
         registry: Arc::new(registry),
         leaving: stops.leaving.clone(),

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,14 +16,15 @@ use hyper_util::rt::TokioIo;
 use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::propose_policy_response::Result as Outcome;
 use synod_proto::v1::{
-    IdempotencyPolicy, Policy, ProposePolicyRequest, StatusRequest, TransferLeadershipRequest,
+    AcquireStopRequest, IdempotencyPolicy, Policy, ProposePolicyRequest, StatusRequest,
+    TransferLeadershipRequest,
 };
 use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
 use super::*;
 use crate::app::{App, ExecuteError, Executed, Instance, Order};
-use crate::apply::{StoredBody, StoredResponse};
+use crate::apply::{ApplyStatus, StoredBody, StoredResponse};
 use crate::config::genesis::{GenesisFile, GenesisMember, GenesisRole};
 use crate::config::peers::{PeerAddress, PeerTable};
 use crate::config::{self, Log, Tls};
@@ -41,11 +42,23 @@ struct List {
     lines: Arc<Mutex<Vec<String>>>,
     /// Which start of it runs; 0: none.
     instance: Arc<AtomicU64>,
+    /// It breaks off its next ordered request, and goes on running.
+    breaks_off: Arc<AtomicBool>,
 }
 
 impl List {
     fn text(&self) -> String {
         self.lines.lock().expect("list").join(",")
+    }
+
+    fn start(&self) {
+        self.lines.lock().expect("list").clear();
+        let instance = rand::random_range(1..u64::MAX);
+        self.instance.store(instance, Ordering::SeqCst);
+    }
+
+    fn stop(&self) {
+        self.instance.store(0, Ordering::SeqCst);
     }
 }
 
@@ -59,6 +72,10 @@ impl App for List {
         order: Order,
     ) -> impl Future<Output = Result<Executed, ExecuteError>> + Send + 'static {
         let line = String::from_utf8_lossy(&order.request.body).into_owned();
+        if self.breaks_off.swap(false, Ordering::SeqCst) {
+            let error = "the connection was lost".to_owned();
+            return std::future::ready(Err(ExecuteError::Unknown(error)));
+        }
         self.lines.lock().expect("list").push(line);
         let response = StoredResponse {
             status: StatusCode::CREATED,
@@ -156,8 +173,7 @@ impl Group {
         let started = Member::start(self.config(number), list.clone(), list.clone());
         let member = started.await.expect("starts");
         // The app starts behind its sidecar, as it does beside a native sidecar.
-        list.instance
-            .store(rand::random_range(1..u64::MAX), Ordering::SeqCst);
+        list.start();
         member.apply().app_started();
         self.members[number - 1] = Some(Running { member, list });
         self.write_peers();
@@ -212,6 +228,35 @@ impl Group {
 
     fn running(&self, number: usize) -> &Running {
         self.members[number - 1].as_ref().expect("runs")
+    }
+
+    /// What a supervisor of the app asks: may it go on?
+    async fn is_live(&self, number: usize) -> bool {
+        let address = self.running(number).member.addresses().admin;
+        let asked = http(address, Method::GET, "/app-health/app/livez", "").await;
+        asked.expect("answers").0 == StatusCode::OK
+    }
+
+    /// Waits until one of these is to be stopped.
+    async fn first_to_stop(&self, numbers: &[usize]) -> usize {
+        let asking = async {
+            loop {
+                for number in numbers {
+                    if !self.is_live(*number).await {
+                        return *number;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let asked = tokio::time::timeout(PATIENCE, asking).await;
+        asked.expect("one of them is to be stopped")
+    }
+
+    async fn until(&self, number: usize, wanted: impl FnMut(&ApplyStatus) -> bool) {
+        let mut status = self.running(number).member.apply().status();
+        let waiting = tokio::time::timeout(PATIENCE, status.wait_for(wanted));
+        waiting.await.expect("in time").expect("the member runs");
     }
 
     /// Sends to a member until it answers as expected, and says what.
@@ -350,6 +395,86 @@ async fn three_members_serve_one_list_and_a_restarted_one_has_it_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_that_lose_the_same_request_are_stopped_one_after_another() {
+    let mut group = Group::new();
+    group.start_all().await;
+    group.form().await;
+    group.add(1, "a").await;
+    for number in 1..=3 {
+        group
+            .until(number, |copy| copy.serving && copy.applied.0 > 0)
+            .await;
+        let list = &group.running(number).list;
+        list.breaks_off.store(true, Ordering::SeqCst);
+    }
+    // Its client waits until the first copy is back.
+    let entrance = group.running(1).member.addresses().http;
+    let client = tokio::spawn(async move { http(entrance, Method::POST, "/list", "b").await });
+    for number in 1..=3 {
+        group.until(number, |copy| copy.condemned.is_some()).await;
+    }
+    let mut left = vec![1, 2, 3];
+    while !left.is_empty() {
+        let number = group.first_to_stop(&left).await;
+        left.retain(|it| *it != number);
+        let list = &group.running(number).list;
+        list.stop();
+        group
+            .until(number, |copy| copy.condemned.is_none() && !copy.serving)
+            .await;
+        // As long as its member needs to ask twice for what another has.
+        for _ in 0..20 {
+            for other in &left {
+                assert!(
+                    group.is_live(*other).await,
+                    "{number} and {other} are stopped"
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        list.start();
+        group.until(number, |copy| copy.serving).await;
+    }
+    let (status, list) = client.await.expect("runs").expect("answered");
+    assert_eq!((status, list.as_str()), (StatusCode::CREATED, "a,b"));
+    for number in 1..=3 {
+        assert_eq!(group.running(number).list.text(), "a,b", "member {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_no_app_that_runs_is_stopped() {
+    let mut group = Group::new();
+    group.start_all().await;
+    group.form().await;
+    group.add(1, "a").await;
+    group.until(3, |copy| copy.serving).await;
+    for number in [1, 2] {
+        let running = group.members[number - 1].take().expect("runs");
+        running.member.kill().await;
+    }
+    // Its sidecar finds an app of which it does not know what it was sent.
+    let running = group.members[2].take().expect("runs");
+    running.member.kill().await;
+    std::fs::remove_file(group.path(&name(3)).join("ledger")).expect("removed");
+    let started = Member::start(group.config(3), running.list.clone(), running.list.clone());
+    let member = started.await.expect("starts");
+    let list = running.list;
+    group.members[2] = Some(Running { member, list });
+    group.until(3, |copy| copy.condemned.is_some()).await;
+    for _ in 0..20 {
+        assert!(group.is_live(3).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let status = group.admin_status(3).await;
+    assert_eq!(status.waiting_on.expect("waits").on, "quorum");
+    for number in [1, 2] {
+        group.start(number).await;
+    }
+    assert_eq!(group.first_to_stop(&[3]).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_sees_the_status_changes_the_policy_and_moves_the_leader() {
     let mut group = Group::new();
     group.start_all().await;
@@ -428,6 +553,12 @@ async fn an_operator_may_not_speak_as_a_member() {
     let mut handover = synod_proto::v1::handover_client::HandoverClient::new(channel);
     let error = handover
         .serve(tokio_stream::empty())
+        .await
+        .expect_err("refused");
+    assert_eq!(error.code(), tonic::Code::PermissionDenied);
+    let mut control = group.control(1).await;
+    let error = control
+        .acquire_stop(AcquireStopRequest::default())
         .await
         .expect_err("refused");
     assert_eq!(error.code(), tonic::Code::PermissionDenied);

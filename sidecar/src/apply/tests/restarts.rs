@@ -48,10 +48,10 @@ async fn after_an_unknown_end_the_app_must_be_stopped_and_the_client_still_gets_
     process.answered(1).await;
     app.on_next(Next::BreakOff);
     process.choose(2, &request());
-    let status = process.status(|status| status.kill_app).await;
+    let status = process.status(|status| status.condemned.is_some()).await;
     assert!(!status.serving);
     app.listen(0);
-    process.status(|status| !status.kill_app).await;
+    process.status(|status| status.condemned.is_none()).await;
     app.listen(8);
     assert_eq!(process.answered(2).await.outcome, Outcome::Executed);
     assert_eq!(app.executed(), [(7, 1), (8, 1), (8, 2)]);
@@ -100,7 +100,7 @@ async fn a_process_killed_with_a_request_in_flight_has_the_app_rebuilt() {
     process.kill().await;
 
     let process = Process::begun(data.path(), &log, app.clone());
-    process.status(|status| status.kill_app).await;
+    process.status(|status| status.condemned.is_some()).await;
     app.listen(8);
     process.status(|status| status.serving).await;
     assert_eq!(app.executed(), [(7, 1), (8, 1), (8, 2)]);
@@ -160,19 +160,20 @@ async fn an_app_behind_http_that_is_killed_again_and_again_ends_up_with_all_of_t
                 process.handle.app_started();
             }
         }
-        if process.handle.status().borrow().kill_app {
+        if process.handle.status().borrow().condemned.is_some() {
             app.abort();
             let _ = app.await;
             app = live(address, lives.clone());
         }
     }
     while process.handle.status().borrow().applied < Slot(REQUESTS) {
-        let wanted = |status: &ApplyStatus| status.kill_app || status.applied == Slot(REQUESTS);
-        if process.status(wanted).await.kill_app {
+        let wanted =
+            |status: &ApplyStatus| status.condemned.is_some() || status.applied == Slot(REQUESTS);
+        if process.status(wanted).await.condemned.is_some() {
             app.abort();
             let _ = app.await;
             app = live(address, lives.clone());
-            process.status(|status| !status.kill_app).await;
+            process.status(|status| status.condemned.is_none()).await;
         }
     }
     for sequence in 1..=REQUESTS {

@@ -210,7 +210,7 @@ fn command_id(it: Option<v1::CommandId>) -> Read<CommandId> {
     })
 }
 
-fn ballot(it: Option<v1::Ballot>) -> Read<Ballot> {
+pub(super) fn ballot(it: Option<v1::Ballot>) -> Read<Ballot> {
     let it = it.ok_or(WireError::Missing("ballot"))?;
     Ok(Ballot {
         epoch: Epoch(count("epoch", it.epoch)?),

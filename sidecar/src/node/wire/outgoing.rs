@@ -193,7 +193,7 @@ fn heartbeat(it: Heartbeat) -> v1::Heartbeat {
     }
 }
 
-fn ballot(it: Ballot) -> v1::Ballot {
+pub(super) fn ballot(it: Ballot) -> v1::Ballot {
     v1::Ballot {
         epoch: it.epoch.0,
         round: it.round,
