@@ -435,7 +435,7 @@ impl Paxos {
             staging.tail,
         );
         self.faulty.cut(keep);
-        self.clock.advanced(self.now);
+        self.clock.stamped(self.now.mono_ns, self.log.time());
         self.acceptor.accepted = ballot;
         self.acceptor.voted = None;
         // What is left of the promise tells of a log that is no more.
@@ -503,7 +503,7 @@ impl Paxos {
         self.log.append(entry.clone());
         self.journal
             .record(Record::Append(entry), Effect::Log { accepted, last });
-        self.clock.advanced(self.now);
+        self.clock.stamped(self.now.mono_ns, self.log.time());
     }
 
     /// Everything up to `slot` is chosen; the caller knows it by rule L4. Own commands are resolved

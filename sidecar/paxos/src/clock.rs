@@ -1,83 +1,245 @@
-//! Agreed time (rule P5): the leader stamps by the median clock of a majority of voters, so that one
-//! wrong clock, its own included, never leads all copies astray.
+//! Agreed time (rule P5): what a majority of the voters' clocks vouch for, so that one wrong clock,
+//! the leader's own included, never leads all copies astray.
+//!
+//! In: looks at the voters' wall clocks, each as an interval (Cristian, *Probabilistic Clock
+//! Synchronization*, 1989: a clock was read some time between our question and its answer), and the
+//! stamps in the log. Out: the next stamp. Everything is kept against this machine's monotonic
+//! clock, so that a wall clock that is set moves one of the intervals and nothing else.
+//!
+//! Agreed time goes on as time passes here. It is moved forward only as far as a majority of the
+//! voters' clocks read at least, and back only as far as a majority reads at most (after Marzullo,
+//! Owicki, *Maintaining the Time in a Distributed System*, PODC 1983). With all voters heard that is
+//! their median. With as few as a majority heard one of them may be off, and which one nobody can
+//! tell: then what all of them vouch for counts, and what was agreed before.
 
 use crate::paxos::Paxos;
-use crate::types::{AgreedTime, Now};
+use crate::types::{AgreedTime, Reading};
 
+/// A look at a clock counts for so long: drift of 1,000 ppm makes 10 ms of it.
+const COUNTS_NS: u64 = 10_000_000_000;
 /// Off by more than this is reported.
 const SKEWED_NS: u64 = 1_000_000_000;
+
+/// One look at a wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// What it read, at the latest when the answer came.
+    earliest: Reading,
+    /// From our question to the answer: it may have been read so long before.
+    trip_ns: u64,
+}
 
 /// What the next stamp is made of.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    /// Median offset of the voters' wall clocks from ours, while a majority is known.
-    offset_ns: Option<i64>,
-    /// When the greatest stamp of the log was made or came, on our monotonic clock.
-    stamped_at_ns: u64,
-    /// Somebody's clock is off.
+    /// Agreed time, by the log's last stamp and by all majorities since.
+    known: Option<Reading>,
+    bounds: Option<Bounds>,
+    /// This machine's wall clock, as it counts among the voters'.
+    own: Option<Look>,
+    /// A majority's clocks were known once in this life.
+    measured: bool,
+    /// Some voter's clock is off.
     pub(crate) skewed: bool,
 }
 
-impl Clock {
-    pub(crate) fn new(now: Now) -> Self {
+/// What a majority of the voters' clocks vouch for.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// A majority reads this or later.
+    low: Reading,
+    /// A majority reads this or earlier.
+    high: Reading,
+    /// The oldest look no longer counts then.
+    until_ns: u64,
+}
+
+// === impl Look ===
+
+impl Look {
+    /// An answer that came at `now_ns`, `trip_ns` after our question.
+    pub(crate) fn new(wall_ns: u64, trip_ns: u64, now_ns: u64) -> Self {
         Self {
-            offset_ns: None,
-            stamped_at_ns: now.mono_ns,
-            skewed: false,
+            earliest: Reading {
+                time: AgreedTime(wall_ns),
+                mono_ns: now_ns,
+            },
+            trip_ns,
         }
     }
 
-    /// A later stamp was made or came.
-    pub(crate) fn advanced(&mut self, now: Now) {
-        self.stamped_at_ns = now.mono_ns;
+    fn latest(self) -> Reading {
+        let Reading { time, mono_ns } = self.earliest;
+        Reading {
+            time: AgreedTime(time.0.saturating_add(self.trip_ns)),
+            mono_ns,
+        }
+    }
+
+    /// Until when it counts.
+    fn until_ns(self) -> u64 {
+        self.earliest
+            .mono_ns
+            .saturating_add(COUNTS_NS)
+            .saturating_sub(self.trip_ns)
+    }
+
+    /// What that clock most likely reads at `now_ns`.
+    fn likely_ns(self, now_ns: u64) -> u64 {
+        self.earliest.at(now_ns).0.saturating_add(self.trip_ns / 2)
+    }
+}
+
+// === impl Bounds ===
+
+impl Bounds {
+    /// Of looks that all count; `None` when they are not a majority's.
+    fn of(looks: &[Look], majority: usize, now_ns: u64) -> Option<Self> {
+        if looks.len() < majority {
+            return None;
+        }
+        assert!(looks.len() < 2 * majority, "no more looks than voters");
+        let sorted = |time: fn(Look) -> Reading| {
+            let mut times: Vec<_> = looks.iter().map(|it| time(*it).at(now_ns)).collect();
+            times.sort_unstable();
+            times
+        };
+        let reading = |time| Reading {
+            time,
+            mono_ns: now_ns,
+        };
+        let low = sorted(|it| it.earliest)[looks.len() - majority];
+        let high = sorted(Look::latest)[majority - 1];
+        assert!(low <= high, "two majorities have a voter in common");
+        Some(Self {
+            low: reading(low),
+            high: reading(high),
+            until_ns: looks.iter().map(|it| it.until_ns()).min()?,
+        })
+    }
+}
+
+// === impl Clock ===
+
+impl Clock {
+    /// The clock of a start, with the greatest stamp of its log.
+    pub(crate) fn new(now_ns: u64, last: AgreedTime) -> Self {
+        let mut clock = Self {
+            known: None,
+            bounds: None,
+            own: None,
+            measured: false,
+            skewed: false,
+        };
+        clock.stamped(now_ns, last);
+        clock
+    }
+
+    /// The log's greatest stamp is `last`, by an entry that was made or came just now.
+    pub(crate) fn stamped(&mut self, now_ns: u64, last: AgreedTime) {
+        let later = self.known.is_none_or(|known| known.at(now_ns) < last);
+        if later && last > AgreedTime(0) {
+            self.known = Some(Reading {
+                time: last,
+                mono_ns: now_ns,
+            });
+        }
     }
 
     /// There is a time to stamp with: a majority's, or one to go on from. A log without any has to
     /// wait for the majority; a fresh leader (`patient`) waits a little so that time does not lag.
-    pub(crate) fn is_set(&self, last: AgreedTime, patient: bool) -> bool {
-        self.offset_ns.is_some() || (last > AgreedTime(0) && !patient)
+    pub(crate) fn is_set(&self, now_ns: u64, patient: bool) -> bool {
+        self.bounds_at(now_ns).is_some() || (self.known.is_some() && !patient)
     }
 
-    /// Never before `last`, and without a majority's clock no further than time has passed here.
-    fn stamp(&self, now: Now, last: AgreedTime) -> AgreedTime {
-        let time = match self.offset_ns {
-            Some(offset) => now.wall_ns.saturating_add_signed(offset),
-            None => last
-                .0
-                .saturating_add(now.mono_ns.saturating_sub(self.stamped_at_ns)),
+    /// Takes what the voters' clocks are known to read.
+    fn look(&mut self, now_ns: u64, looks: &[Look], majority: usize) {
+        self.bounds = Bounds::of(looks, majority, now_ns);
+        self.measured |= self.bounds.is_some();
+        let agreed = self.agreed(now_ns);
+        self.known = agreed.map(|time| Reading {
+            time,
+            mono_ns: now_ns,
+        });
+        let is_off = |look: &Look, agreed: AgreedTime| {
+            look.earliest.at(now_ns).0 > agreed.0.saturating_add(SKEWED_NS)
+                || look.latest().at(now_ns).0.saturating_add(SKEWED_NS) < agreed.0
         };
-        AgreedTime(time.max(last.0.saturating_add(1)))
+        self.skewed = self.bounds.is_some()
+            && agreed.is_some_and(|agreed| looks.iter().any(|look| is_off(look, agreed)));
+    }
+
+    fn bounds_at(&self, now_ns: u64) -> Option<Bounds> {
+        self.bounds.filter(|it| now_ns < it.until_ns)
+    }
+
+    /// What agreed time is at `now_ns`; without a majority, what it was and the time since.
+    fn agreed(&self, now_ns: u64) -> Option<AgreedTime> {
+        let known = self.known.map(|it| it.at(now_ns));
+        let Some(bounds) = self.bounds_at(now_ns) else {
+            return known;
+        };
+        let (low, high) = (bounds.low.at(now_ns), bounds.high.at(now_ns));
+        Some(known.map_or(low, |known| known.clamp(low, high)))
+    }
+
+    /// Never at or before `last`.
+    fn stamp(&self, now_ns: u64, last: AgreedTime) -> AgreedTime {
+        let next = AgreedTime(last.0.saturating_add(1));
+        self.agreed(now_ns).map_or(next, |time| time.max(next))
     }
 }
 
 impl Paxos {
     /// Looks at the voters' clocks again.
     pub(crate) fn read_clocks(&mut self) {
-        let mut offsets: Vec<i64> = Vec::with_capacity(self.voters.len());
-        let timeout_ns = self.election.timeout_ns;
-        for voter in &self.voters {
-            if *voter == self.me {
-                offsets.push(0);
-            } else if let Some(peer) = self.peers.get(voter)
-                && peer.is_heard(self.now.mono_ns, timeout_ns)
-            {
-                offsets.extend(peer.clock_offset_ns);
-            }
-        }
-        offsets.sort_unstable();
-        let majority = self.voters.len() / 2 + 1;
-        self.clock.offset_ns =
-            (offsets.len() >= majority).then(|| offsets[(offsets.len() - 1) / 2]);
-        self.clock.skewed = offsets
+        let now_ns = self.now.mono_ns;
+        self.clock.own = Some(Look::new(self.now.wall_ns, 0, now_ns));
+        let looks: Vec<Look> = self
+            .voters
             .iter()
-            .any(|offset| offset.unsigned_abs() > SKEWED_NS);
+            .filter_map(|voter| match self.peers.get(voter) {
+                Some(peer) => peer.clock,
+                None => self.clock.own,
+            })
+            .filter(|look| now_ns < look.until_ns())
+            .collect();
+        let majority = self.voters.len() / 2 + 1;
+        self.clock.look(now_ns, &looks, majority);
     }
 
     /// The stamp for the next entry.
     pub(crate) fn stamp(&mut self) -> AgreedTime {
-        let time = self.clock.stamp(self.now, self.log.time());
-        self.clock.advanced(self.now);
-        time
+        self.clock.stamp(self.now.mono_ns, self.log.time())
+    }
+
+    /// What agreed time is now, as far as this member knows: about what the leader stamps. `None`
+    /// until a majority's clocks were known once since the start: a log may be old.
+    pub fn agreed_clock(&self) -> Option<Reading> {
+        let mono_ns = self.now.mono_ns;
+        let time = self.clock.agreed(mono_ns).filter(|_| self.clock.measured)?;
+        Some(Reading {
+            time: time.max(self.log.time()),
+            mono_ns,
+        })
+    }
+
+    /// A voter's wall clock is off by more than a second.
+    pub fn clock_skewed(&self) -> bool {
+        self.clock.skewed
+    }
+
+    /// By how much the clock that was looked at is ahead of what the majority's say.
+    pub(crate) fn clock_offset_ns(&self, look: Option<Look>) -> Option<i64> {
+        let now_ns = self.now.mono_ns;
+        let agreed = self.clock.agreed(now_ns).filter(|_| self.clock.measured)?;
+        let theirs_ns = look?.likely_ns(now_ns);
+        Some(theirs_ns.wrapping_sub(agreed.0).cast_signed())
+    }
+
+    /// The same of this machine's clock.
+    pub(crate) fn own_clock_offset_ns(&self) -> Option<i64> {
+        self.clock_offset_ns(self.clock.own)
     }
 }
 
@@ -87,33 +249,101 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn now(mono_s: u64, wall_s: u64) -> Now {
-        Now {
-            mono_ns: mono_s * SECOND,
-            wall_ns: wall_s * SECOND,
-        }
+    /// Looks at clocks that read these seconds at second 100, with their round trips.
+    fn looks(clocks: &[(u64, u64)]) -> Vec<Look> {
+        clocks
+            .iter()
+            .map(|(wall, trip)| Look::new(wall * SECOND, trip * SECOND, 100 * SECOND))
+            .collect()
+    }
+
+    /// At second 100 agreed time is `last`; what it is after these looks, in seconds.
+    fn agreed(last: u64, clocks: &[(u64, u64)], majority: usize) -> u64 {
+        let mut clock = Clock::new(100 * SECOND, AgreedTime(last * SECOND));
+        clock.look(100 * SECOND, &looks(clocks), majority);
+        let stamp = clock.stamp(100 * SECOND, AgreedTime(0));
+        assert_eq!(stamp.0 % SECOND, 0);
+        stamp.0 / SECOND
     }
 
     #[test]
-    fn without_a_majority_time_goes_on_as_it_passes_here_whatever_the_wall_says() {
-        let clock = Clock::new(now(100, 5000));
-        let stamp = clock.stamp(now(103, 9_000_000), AgreedTime(50 * SECOND));
+    fn without_a_majority_time_goes_on_as_it_passes_here() {
+        let mut clock = Clock::new(100 * SECOND, AgreedTime(50 * SECOND));
+        clock.look(100 * SECOND, &looks(&[(9_000_000, 0)]), 2);
+        let stamp = clock.stamp(103 * SECOND, AgreedTime(50 * SECOND));
         assert_eq!(stamp, AgreedTime(53 * SECOND));
+        assert!(!clock.skewed, "nobody can tell");
     }
 
     #[test]
-    fn with_a_majority_time_is_the_median_clock() {
-        let mut clock = Clock::new(now(100, 5000));
-        clock.offset_ns = Some(-2 * SECOND.cast_signed());
-        let stamp = clock.stamp(now(103, 5003), AgreedTime(50 * SECOND));
-        assert_eq!(stamp, AgreedTime(5001 * SECOND));
+    fn with_all_voters_time_is_the_median_clock() {
+        assert_eq!(agreed(50, &[(5001, 0), (9000, 0), (4000, 0)], 2), 5001);
+        assert_eq!(agreed(9500, &[(5001, 0), (9000, 0), (4000, 0)], 2), 5001);
+        assert_eq!(agreed(50, &[(700, 0)], 1), 700, "alone");
     }
 
     #[test]
-    fn time_never_goes_back() {
-        let mut clock = Clock::new(now(100, 5000));
-        clock.offset_ns = Some(0);
+    fn with_as_few_as_a_majority_one_wrong_clock_moves_nothing() {
+        assert_eq!(agreed(5000, &[(5000, 0), (8600, 0)], 2), 5000);
+        assert_eq!(agreed(5000, &[(5000, 0), (1400, 0)], 2), 5000);
+        let two_of_five = [(5000, 0), (8600, 0), (8600, 0)];
+        assert_eq!(agreed(5000, &two_of_five, 3), 5000);
+        assert_eq!(agreed(0, &[(5000, 0), (8600, 0)], 2), 5000, "the first");
+        assert_eq!(agreed(50, &[(5000, 0), (8600, 0)], 2), 5000, "long after");
+        let four = [(5000, 0), (5001, 0), (8600, 0), (5002, 0)];
+        assert_eq!(agreed(5000, &four, 3), 5001);
+    }
+
+    #[test]
+    fn how_long_an_answer_took_makes_time_no_later() {
+        assert_eq!(agreed(50, &[(5000, 8), (5000, 8)], 2), 5000);
+        assert_eq!(agreed(5004, &[(5000, 8), (5000, 8)], 2), 5004);
+        assert_eq!(agreed(5100, &[(5000, 8), (5000, 8)], 2), 5008);
+    }
+
+    #[test]
+    fn a_look_counts_for_a_while_only_and_less_when_its_answer_took_long() {
+        let mut clock = Clock::new(100 * SECOND, AgreedTime(50 * SECOND));
+        clock.look(100 * SECOND, &looks(&[(5000, 0), (5000, 4)]), 2);
+        assert!(clock.is_set(105 * SECOND, true));
+        assert!(!clock.is_set(106 * SECOND, true));
+        assert!(clock.is_set(106 * SECOND, false), "what is known goes on");
+        let stamp = clock.stamp(110 * SECOND, AgreedTime(0));
+        assert_eq!(stamp, AgreedTime(5010 * SECOND));
+    }
+
+    #[test]
+    fn a_log_without_any_time_has_none_to_go_on_from() {
+        let mut clock = Clock::new(100 * SECOND, AgreedTime(0));
+        assert!(!clock.is_set(100 * SECOND, false));
+        clock.stamped(100 * SECOND, AgreedTime(7));
+        assert!(clock.is_set(100 * SECOND, false));
+        assert!(!clock.is_set(100 * SECOND, true));
+    }
+
+    #[test]
+    fn time_never_goes_back_and_waits_for_the_clocks() {
+        let mut clock = Clock::new(100 * SECOND, AgreedTime(6000 * SECOND));
+        clock.look(100 * SECOND, &looks(&[(5000, 0), (5000, 0)]), 2);
         let last = AgreedTime(6000 * SECOND);
-        assert_eq!(clock.stamp(now(101, 5001), last), AgreedTime(last.0 + 1));
+        let stamp = clock.stamp(101 * SECOND, last);
+        assert_eq!(stamp, AgreedTime(last.0 + 1));
+        // A stamp that is ahead does not make time run from there.
+        clock.stamped(101 * SECOND, stamp);
+        let next = clock.stamp(105 * SECOND, stamp);
+        assert_eq!(next, AgreedTime(last.0 + 2));
+    }
+
+    #[test]
+    fn a_clock_is_off_when_it_is_even_if_the_answer_took_as_long_as_it_did() {
+        let skewed = |clocks: &[(u64, u64)]| {
+            let mut clock = Clock::new(100 * SECOND, AgreedTime(0));
+            clock.look(100 * SECOND, &looks(clocks), 2);
+            clock.skewed
+        };
+        assert!(!skewed(&[(5000, 0), (5001, 0), (5000, 0)]));
+        assert!(skewed(&[(5000, 0), (5002, 0), (5000, 0)]));
+        assert!(skewed(&[(5000, 0), (4998, 0), (5000, 0)]));
+        assert!(!skewed(&[(5000, 0), (4996, 5), (5000, 0)]));
     }
 }

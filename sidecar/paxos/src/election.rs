@@ -1,6 +1,7 @@
 //! Who leads (rules E1-E4, after Omni-Paxos' quorum-connected election, EuroSys'23): heartbeats to
 //! all, health, take-over, step-down, hand-over, and timeouts that follow the network.
 
+use crate::clock::Look;
 use crate::configuration::Role;
 use crate::follower::Progress;
 use crate::message::{Heartbeat, Lane, Message};
@@ -97,8 +98,7 @@ impl Paxos {
             peer.trip.sample(trip_ns);
             // A delayed answer tells little about the clock.
             if trip_ns <= 2 * peer.trip.ns {
-                let theirs = beat.wall_ns.saturating_add(trip_ns / 2);
-                peer.clock_offset_ns = Some(theirs.wrapping_sub(now.wall_ns).cast_signed());
+                peer.clock = Some(Look::new(beat.wall_ns, trip_ns, now.mono_ns));
             }
         }
         let (ballot, commit, commit_ballot) = (beat.ballot, beat.commit, beat.commit_ballot);

@@ -85,7 +85,7 @@ impl Paxos {
             return false;
         };
         let patient = self.now.mono_ns < leader.since_ns + self.election.timeout_ns;
-        leader.transfer.is_none() && self.clock.is_set(self.log.time(), patient)
+        leader.transfer.is_none() && self.clock.is_set(self.now.mono_ns, patient)
     }
 
     /// A fresh leader that has nothing to propose proposes a Noop (rule L3).

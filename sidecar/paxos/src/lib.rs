@@ -12,7 +12,8 @@
 //! queued and then polls gets large batches under load and none when alone.
 //!
 //! [`Now`] is read once per event. Its monotonic clock must not go back; if it does, it stands still
-//! here. Its wall clock may do anything: it only goes into agreed time, by a majority's median.
+//! here. Its wall clock may do anything: it is only one of the voters' clocks that agreed time follows
+//! as far as a majority of them vouches for it ([`Paxos::agreed_clock`]).
 //!
 //! # Start
 //! 1. Read the log. Increment `boot` and sync it before anything else.
@@ -125,5 +126,5 @@ pub use settings::{Settings, SettingsError};
 pub use status::{Counters, PeerStatus, Standing, Status, WaitingOn};
 pub use types::{
     AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Entry, EntryHash, Epoch, GroupId,
-    Header, Incarnation, MemberId, Now, Slot,
+    Header, Incarnation, MemberId, Now, Reading, Slot,
 };

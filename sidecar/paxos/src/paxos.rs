@@ -151,7 +151,7 @@ impl Paxos {
             office: Office::Follower,
             peers,
             election: Election::new(&settings, promised, now),
-            clock: Clock::new(now),
+            clock: Clock::new(now.mono_ns, recovered.last_time),
             entrance: Entrance::new(me, recovered.boot),
             reads: Reads::new(recovered.boot),
             loads: BTreeMap::new(),

@@ -1,5 +1,6 @@
 //! What this member knows about one other.
 
+use crate::clock::Look;
 use crate::configuration::{Member, Role};
 use crate::message::Heartbeat;
 use crate::types::{Ballot, Boot, Incarnation, Slot};
@@ -16,8 +17,8 @@ pub(crate) struct Peer {
     /// Its last heartbeat.
     pub(crate) beat: Heartbeat,
     pub(crate) trip: RoundTrip,
-    /// Its wall clock less ours.
-    pub(crate) clock_offset_ns: Option<i64>,
+    /// The last good look at its wall clock.
+    pub(crate) clock: Option<Look>,
     pub(crate) remembered: Remembered,
     /// It was found to be forgetful: nothing of it counts.
     pub(crate) barred: bool,
@@ -50,7 +51,7 @@ impl Peer {
             suspect: false,
             beat: Heartbeat::default(),
             trip: RoundTrip::default(),
-            clock_offset_ns: None,
+            clock: None,
             remembered: Remembered::default(),
             barred: false,
         }

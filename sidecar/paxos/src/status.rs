@@ -63,7 +63,7 @@ pub struct PeerStatus {
     pub rtt_ns: u64,
     /// Mean deviation of the round trip, in nanoseconds.
     pub jitter_ns: u64,
-    /// Its wall clock less ours, in nanoseconds.
+    /// Its wall clock less what the majority's say (rule P5), in nanoseconds.
     pub clock_offset_ns: Option<i64>,
     /// Leader only: what it acknowledged in this ballot.
     pub acknowledged: Option<Slot>,
@@ -116,7 +116,9 @@ pub struct Status {
     pub pending_reads: u64,
     /// Entries that are there but cannot be read.
     pub faulty: u64,
-    /// Somebody's wall clock is off by more than a second (rule P5).
+    /// This machine's wall clock less what the majority's say (rule P5), in nanoseconds.
+    pub clock_offset_ns: Option<i64>,
+    /// Some voter's wall clock is off by more than a second.
     pub clock_skewed: bool,
     /// The reason, if nothing goes on.
     pub waiting_on: Option<WaitingOn>,
@@ -178,7 +180,8 @@ impl Paxos {
             pending_bytes: self.entrance.bytes(),
             pending_reads: self.reads.count() as u64,
             faulty: self.faulty.len() as u64,
-            clock_skewed: self.clock.skewed,
+            clock_offset_ns: self.own_clock_offset_ns(),
+            clock_skewed: self.clock_skewed(),
             waiting_on: self.waiting_on(),
             peers: self.peer_statuses(),
         }
@@ -212,7 +215,7 @@ impl Paxos {
                     disk_stalled: peer.beat.disk_stalled,
                     rtt_ns: peer.trip.ns,
                     jitter_ns: peer.trip.jitter_ns,
-                    clock_offset_ns: peer.clock_offset_ns,
+                    clock_offset_ns: self.clock_offset_ns(peer.clock),
                     acknowledged: follower.map(|follower| follower.acknowledged),
                     in_flight_bytes: follower.map_or(0, |follower| follower.in_flight_bytes),
                 }

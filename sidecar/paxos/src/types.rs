@@ -171,6 +171,25 @@ pub struct Now {
     pub wall_ns: u64,
 }
 
+/// Agreed time as it was known once; it goes on with this machine's monotonic clock (rule P5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reading {
+    /// What it was.
+    pub time: AgreedTime,
+    /// When, as [`Now::mono_ns`].
+    pub mono_ns: u64,
+}
+
+// === impl Reading ===
+
+impl Reading {
+    /// What it is at `mono_ns`.
+    pub fn at(self, mono_ns: u64) -> AgreedTime {
+        let since_ns = mono_ns.saturating_sub(self.mono_ns);
+        AgreedTime(self.time.0.saturating_add(since_ns))
+    }
+}
+
 // === impl Slot ===
 
 impl Slot {

@@ -7,8 +7,7 @@ use std::rc::Rc;
 
 use common::{MS, Net, id};
 use synod_paxos::{
-    AgreedTime, Ballot, CommandKind, Epoch, MemberId, Message, ProposeRefused, Quorums, Role,
-    Settings, Slot,
+    Ballot, CommandKind, Epoch, MemberId, Message, ProposeRefused, Quorums, Role, Settings, Slot,
 };
 
 const VOTER: Role = Role::Voter;
@@ -388,77 +387,6 @@ fn p4_observers_take_the_log_but_do_not_count() {
     net.heal();
     net.run(3000);
     assert_eq!(net.settled_leader(), None, "observers do not elect");
-}
-
-#[test]
-fn p5_the_median_clock_stamps_and_a_wrong_one_is_reported() {
-    let mut net = Net::new(3);
-    let leader = net.elect();
-    net.run(500);
-    let hour_ns = 3_600_000 * MS;
-    net.wall_offset_ns.insert(leader, hour_ns.cast_signed());
-    net.run(500);
-    net.propose(leader, b"one");
-    net.run(50);
-    let entry = net.node(leader).applied.values().last().expect("applied");
-    let right = net.now(others(&net, leader)[0]).wall_ns;
-    assert!(
-        right.abs_diff(entry.time.0) < 1000 * MS,
-        "not its own clock"
-    );
-    assert!(net.paxos(leader).status().clock_skewed);
-}
-
-#[test]
-fn p5_time_never_goes_back_and_seeds_differ_across_leaders_with_wrong_clocks() {
-    let mut net = Net::new(3);
-    for (member, minutes) in [(1, -50), (2, 0), (3, 70)] {
-        let offset = minutes * 60_000 * MS.cast_signed();
-        net.wall_offset_ns.insert(id(member), offset);
-    }
-    for leader in [1, 3, 2, 1] {
-        net.elect_member(id(leader));
-        for _ in 0..5 {
-            net.propose(id(leader), b"tick");
-            net.run(20);
-        }
-    }
-    let entries: Vec<_> = net.node(id(1)).applied.values().collect();
-    assert!(entries.is_sorted_by(|a, b| a.time < b.time));
-    let mut seeds: Vec<u128> = entries.iter().map(|entry| entry.seed).collect();
-    seeds.sort_unstable();
-    seeds.dedup();
-    assert_eq!(seeds.len(), entries.len());
-}
-
-#[test]
-fn p5_the_first_stamp_of_all_waits_for_the_clocks_of_a_majority() {
-    let mut net = Net::new(5);
-    net.elect();
-    net.until(2000, "an entry", |net| net.node(id(1)).through > Slot(0));
-    let first = net.node(id(1)).applied[&Slot(1)].time;
-    assert!(first > AgreedTime(1_600_000_000_000_000_000), "{first:?}");
-}
-
-#[test]
-fn p5_a_leader_of_a_log_without_any_time_proposes_nothing_before_it_knows_the_time() {
-    let quorums = Quorums::Flexible {
-        phase1: 1,
-        phase2: 3,
-    };
-    let mut net = Net::with(&[VOTER; 3], quorums, Settings::default());
-    for member in net.members() {
-        net.isolate(member);
-    }
-    net.until(3000, "a leader of its own", |net| net.leader().is_some());
-    let leader = net.leader().unwrap();
-    net.propose(leader, b"too early");
-    net.run(100);
-    assert_eq!(net.paxos(leader).last(), Slot(0));
-    net.heal();
-    net.until(5000, "an entry", |net| net.node(leader).through > Slot(0));
-    let first = net.node(leader).applied[&Slot(1)].time;
-    assert!(first > AgreedTime(1_600_000_000_000_000_000), "{first:?}");
 }
 
 #[test]
