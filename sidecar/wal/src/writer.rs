@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use synod_paxos::Record;
 
@@ -67,6 +67,8 @@ struct Writer<F> {
     must_sync: bool,
     /// Nothing fits at the moment.
     stuck: bool,
+    /// No segment is made in reserve before this: the last try failed.
+    spare_after: Option<Instant>,
     closing: bool,
 }
 
@@ -93,6 +95,7 @@ impl LogWriter {
             taken: None,
             must_sync: false,
             stuck: false,
+            spare_after: None,
             closing: false,
         };
         writer.show();
@@ -191,7 +194,7 @@ impl<F: FnMut(u64)> Writer<F> {
                 records,
                 taken: 0,
             }),
-            Input::SpareMade(spare) => self.wal.spare_made(spare),
+            Input::SpareMade(spare) => self.spare_made(spare),
             Input::Close => self.closing = true,
         }
     }
@@ -245,9 +248,15 @@ impl<F: FnMut(u64)> Writer<F> {
         Ok(())
     }
 
+    fn spare_made(&mut self, spare: Spare) {
+        self.wal.spare_made(spare);
+        // A full disk is asked again now and then, not as fast as it can say no.
+        self.spare_after = self.wal.is_full().then(|| Instant::now() + RETRY);
+    }
+
     /// Has the next segment made in a thread of its own.
     fn want_spare(&mut self) {
-        if self.closing {
+        if self.closing || self.spare_after.is_some_and(|after| Instant::now() < after) {
             return;
         }
         let Some(maker) = self.wal.spare_wanted() else {
@@ -261,7 +270,7 @@ impl<F: FnMut(u64)> Writer<F> {
                 let _ = queue.send(Input::SpareMade(maker.make()));
             });
         if let Err(error) = spawned {
-            self.wal.spare_made(Spare::failed(error));
+            self.spare_made(Spare::failed(error));
         }
     }
 
