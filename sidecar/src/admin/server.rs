@@ -290,7 +290,12 @@ mod tests {
         let mut registry = Registry::with_prefix("synod");
         crate::admin::register(&mut registry, node_receiver.clone(), apply_receiver.clone());
         let ingress = crate::ingress::Metrics::register(&mut registry);
-        ingress.answered("ordered", &"notes".into(), 201, std::time::Duration::ZERO);
+        ingress.answered(
+            "ordered",
+            &"notes".into(),
+            StatusCode::CREATED,
+            std::time::Duration::ZERO,
+        );
         let signals = Arc::new(AtomicU32::new(0));
         let counted = signals.clone();
         let log = LogIdentity {

@@ -250,7 +250,6 @@ async fn last_words<B: Backend>(core: &Arc<Core<B>>, returned: Returned) {
         Refused::SlowHead => Problem::too_slow("its header section took too long"),
         Refused::Body | Refused::Idle => return,
     };
-    core.metrics.refused_connection();
     let mut stream = returned.stream;
     let words = async {
         stream.write_all(&core.raw_problem(&problem)).await?;

@@ -22,7 +22,7 @@ use super::capture::{BodyPatience, Budget, Captured, capture};
 use super::guard::Watched;
 use super::handover::PeerChannels;
 use super::headers::{self, SYNOD_MEMBER, SYNOD_MIN_SLOT, SYNOD_SLOT};
-use super::metrics::Metrics;
+use super::metrics::{Metrics, NO_CLASS};
 use super::probes::Probes;
 use super::problem::Problem;
 use super::route::{Class, Level, Refusal, Routes};
@@ -153,11 +153,10 @@ impl<B: Backend> Core<B> {
         let response = answer.unwrap_or_else(|problem| self.problem(&problem));
         let (level, route) = match &class {
             Some(class) => (class.level.as_str(), &class.route),
-            None => ("none", &self.no_route),
+            None => (NO_CLASS, &self.no_route),
         };
-        let status = response.status().as_u16();
         self.metrics
-            .answered(level, route, status, started.elapsed());
+            .answered(level, route, response.status(), started.elapsed());
         response
     }
 
@@ -173,7 +172,7 @@ impl<B: Backend> Core<B> {
             return Err(Problem::connect());
         }
         let target = normalise_target(&mut parts)?;
-        check_expectation(&parts.headers)?;
+        let expectation = check_expectation(&parts.headers);
         if self.group().is_none() {
             return Err(Problem::no_group());
         }
@@ -192,15 +191,21 @@ impl<B: Backend> Core<B> {
             handed_over: false,
         };
         if call.target.path().starts_with(OUR_PATHS) {
+            expectation?;
             return self.our_own(&call).await;
         }
         let routes = self.routes();
         let class = classify(&routes, &call)?;
         *seen = Some(class.clone());
+        let refused = |problem: Problem| match class.level {
+            Level::Ordered => problem.of_ordered(),
+            _ => problem,
+        };
+        expectation.map_err(refused)?;
         if let Some(upgrade) = upgrade {
             return match watched.filter(|_| class.streaming) {
                 Some(watched) => self.upgrade(&call, upgrade, watched).await,
-                None => Err(Problem::upgrade_refused()),
+                None => Err(refused(Problem::upgrade_refused())),
             };
         }
         self.dispatch(&call, Payload::Stream(body), routes, class, seen)
@@ -342,26 +347,34 @@ impl<B: Backend> Core<B> {
         self.backend.apply_status().borrow().sent
     }
 
+    /// The state that an answer of our own reflects.
+    pub(super) fn applied(&self) -> Slot {
+        self.backend.apply_status().borrow().applied
+    }
+
     /// An answer of our own.
     pub(super) fn problem(&self, problem: &Problem) -> Response<ResponseBody> {
         let mut response = problem.response();
-        let slot = problem.slot.unwrap_or_else(|| self.sent());
+        let slot = problem.slot.unwrap_or_else(|| self.applied());
         self.sign(response.headers_mut(), slot);
         response
     }
 
-    /// An answer to bytes that never became a request.
+    /// An answer to bytes that never became a request: the last one on its connection.
     pub(super) fn raw_problem(&self, problem: &Problem) -> Vec<u8> {
+        self.metrics.refused(&self.no_route, problem.status);
         let body = problem.body();
-        let mut raw = format!(
-            "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
-             connection: close\r\nsynod-member: ",
-            problem.status,
-            body.len()
-        )
-        .into_bytes();
-        raw.extend_from_slice(self.member_value.as_bytes());
-        raw.extend_from_slice(b"\r\n\r\n");
+        let mut response = self.problem(problem);
+        let fields = response.headers_mut();
+        fields.insert(header::CONTENT_LENGTH, body.len().into());
+        fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let mut raw = format!("HTTP/1.1 {}\r\n", problem.status).into_bytes();
+        for (name, value) in fields.iter() {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                raw.extend_from_slice(part);
+            }
+        }
+        raw.extend_from_slice(b"\r\n");
         raw.extend_from_slice(&body);
         raw
     }

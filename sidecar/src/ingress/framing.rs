@@ -3,6 +3,8 @@
 //! In: the bytes of a connection, in any pieces. Out: whether they may be passed on to the HTTP
 //! library. Calls nothing.
 //!
+//! What the library would refuse is refused here, too: its own refusal has no words.
+//!
 //! The library follows the letter of RFC 9112 where it lets a server repair what is doubtful: it
 //! takes `Transfer-Encoding` over `Content-Length` when both are there, and line ends without CR.
 //! A proxy in front of us may have taken the other way, and then the two of us disagree on where
@@ -218,6 +220,14 @@ impl Framing {
                 "the request line has no method or no target",
             ));
         }
+        if !is_token(method) {
+            return Err(Violation::Malformed("the method is not a token"));
+        }
+        if !is_target(target) {
+            return Err(Violation::Malformed(
+                "the target is not a URI: percent-encode what may not stand in one",
+            ));
+        }
         self.head.http_10 = match version {
             b"HTTP/1.1" => false,
             b"HTTP/1.0" => true,
@@ -317,12 +327,33 @@ fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
         return Err(Violation::Malformed("a header field has no colon"));
     };
     let (name, value) = (&line[..colon], &line[colon + 1..]);
-    if name.is_empty() || name.iter().any(|b| *b <= b' ' || *b >= 0x7f) {
+    if !is_token(name) {
         return Err(Violation::Malformed(
             "the name of a header field is not a token",
         ));
     }
+    if value.iter().any(|b| b.is_ascii_control() && *b != b'\t') {
+        return Err(Violation::Malformed(
+            "the value of a header field has a control character in it",
+        ));
+    }
     Ok((name, value.trim_ascii()))
+}
+
+/// RFC 9110, 5.6.2.
+fn is_token(bytes: &[u8]) -> bool {
+    let in_token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    !bytes.is_empty() && bytes.iter().all(in_token)
+}
+
+/// Whether the library takes it. A fragment, which it would drop without a word, is none of a
+/// target (RFC 9112, 3.2).
+fn is_target(bytes: &[u8]) -> bool {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%?".contains(b);
+    if bytes.starts_with(b"/") && bytes.iter().all(plain) {
+        return true;
+    }
+    !bytes.contains(&b'#') && http::Uri::try_from(bytes).is_ok()
 }
 
 /// Digits and nothing else: no sign, no list, no white space inside.
@@ -439,6 +470,10 @@ mod tests {
         (
             "a space in the target",
             "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+        ),
+        (
+            "a fragment in the target",
+            "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
         ),
         ("HTTP/0.9", "GET /\r\n\r\n"),
         ("HTTP/1.2", "GET / HTTP/1.2\r\nHost: a\r\n\r\n"),

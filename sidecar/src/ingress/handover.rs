@@ -107,7 +107,7 @@ impl<B: Backend> Handover for HandoverService<B> {
         self.check_group(&head.group)?;
         let wait = Duration::from_millis(head.wait_ms).min(MAX_WAIT);
         let call = read_call(head)?;
-        let body = RequestBody::Channel(receive_body(parts));
+        let body = RequestBody::Channel(receive_body(parts, None, Piece::of_call));
         let served = timeout(wait, self.core.handle_handed_over(&call, body)).await;
         let response = match served {
             Err(_) => return Err(Status::deadline_exceeded("the read took too long here")),
@@ -169,20 +169,25 @@ fn read_call(head: ServeHead) -> Result<Call, Status> {
     })
 }
 
-/// The body that another member passes on.
-fn receive_body(mut parts: Streaming<ServePart>) -> body::Channel {
+/// The body behind a head, as another member sends it; `piece` takes a message apart. `bytes`: its
+/// length, where that is known.
+fn receive_body<M: Send + 'static>(
+    mut messages: Streaming<M>,
+    bytes: Option<u64>,
+    piece: fn(M) -> Option<Piece>,
+) -> body::Channel {
     let (sender, frames) = mpsc::channel(QUEUED_PIECES);
     tokio::spawn(async move {
         loop {
-            let frame = match parts.message().await {
+            let frame = match messages.message().await {
                 Ok(None) => return,
-                Ok(Some(ServePart {
-                    part: Some(ServePiece::Data(data)),
-                })) => Ok(Frame::data(data)),
-                Ok(Some(ServePart {
-                    part: Some(ServePiece::Trailers(trailers)),
-                })) => Ok(Frame::trailers(headers::from_wire(trailers.headers))),
-                Ok(Some(_)) => Err("a second head".into()),
+                Ok(Some(message)) => match piece(message) {
+                    Some(Piece::Data(data)) => Ok(Frame::data(data)),
+                    Some(Piece::Trailers(trailers)) => {
+                        Ok(Frame::trailers(headers::from_wire(trailers.headers)))
+                    }
+                    None => Err("neither data nor trailers behind the head".into()),
+                },
                 Err(status) => Err(BoxError::from(status)),
             };
             let ends = frame.is_err();
@@ -191,47 +196,84 @@ fn receive_body(mut parts: Streaming<ServePart>) -> body::Channel {
             }
         }
     });
-    body::Channel::new(frames, None)
+    body::Channel::new(frames, bytes)
 }
 
 /// An answer in pieces, as fast as the other side takes them.
 fn send_answer(mut head: AnswerHead, response: Option<Response<ResponseBody>>) -> Answers {
-    let piece = |part| Ok(AnswerPart { part: Some(part) });
+    let first = |head| {
+        let part = Some(AnswerPiece::Head(head));
+        futures::stream::iter([Ok(AnswerPart { part })])
+    };
     let Some(response) = response else {
-        let head = piece(AnswerPiece::Head(head));
-        return Box::pin(futures::stream::iter([head]));
+        return Box::pin(first(head));
     };
     let (parts, body) = response.into_parts();
     head.status = parts.status.as_u16().into();
     head.headers = headers::to_wire(&parts.headers);
     head.body_bytes = body.size_hint().exact();
-    let head = futures::stream::iter([piece(AnswerPiece::Head(head))]);
-    let rest = BodyStream::new(body).flat_map(move |frame| {
+    let rest = BodyStream::new(body).flat_map(|frame| {
         futures::stream::iter(match frame {
             Ok(frame) => cut(frame)
                 .into_iter()
-                .map(|cut| match cut {
-                    Cut::Data(data) => piece(AnswerPiece::Data(data)),
-                    Cut::Trailers(trailers) => piece(AnswerPiece::Trailers(trailers)),
-                })
+                .map(|piece| Ok(piece.for_answer()))
                 .collect(),
             Err(error) => vec![Err(Status::aborted(error.to_string()))],
         })
     });
-    Box::pin(head.chain(rest))
+    Box::pin(first(head).chain(rest))
 }
 
-enum Cut {
+/// What a message behind a head carries, in either direction.
+enum Piece {
     Data(Bytes),
     Trailers(Trailers),
 }
 
-fn cut(frame: Frame<Bytes>) -> Vec<Cut> {
+// === impl Piece ===
+
+impl Piece {
+    fn of_call(message: ServePart) -> Option<Self> {
+        match message.part {
+            Some(ServePiece::Data(data)) => Some(Self::Data(data)),
+            Some(ServePiece::Trailers(trailers)) => Some(Self::Trailers(trailers)),
+            Some(ServePiece::Head(_)) | None => None,
+        }
+    }
+
+    fn of_answer(message: AnswerPart) -> Option<Self> {
+        match message.part {
+            Some(AnswerPiece::Data(data)) => Some(Self::Data(data)),
+            Some(AnswerPiece::Trailers(trailers)) => Some(Self::Trailers(trailers)),
+            Some(AnswerPiece::Head(_)) | None => None,
+        }
+    }
+
+    fn for_call(self) -> ServePart {
+        ServePart {
+            part: Some(match self {
+                Self::Data(data) => ServePiece::Data(data),
+                Self::Trailers(trailers) => ServePiece::Trailers(trailers),
+            }),
+        }
+    }
+
+    fn for_answer(self) -> AnswerPart {
+        AnswerPart {
+            part: Some(match self {
+                Self::Data(data) => AnswerPiece::Data(data),
+                Self::Trailers(trailers) => AnswerPiece::Trailers(trailers),
+            }),
+        }
+    }
+}
+
+fn cut(frame: Frame<Bytes>) -> Vec<Piece> {
     match frame.into_data() {
         Ok(mut data) => {
             let mut pieces = Vec::with_capacity(data.len().div_ceil(PIECE_BYTES));
             while !data.is_empty() {
-                pieces.push(Cut::Data(data.split_to(data.len().min(PIECE_BYTES))));
+                pieces.push(Piece::Data(data.split_to(data.len().min(PIECE_BYTES))));
             }
             pieces
         }
@@ -240,7 +282,7 @@ fn cut(frame: Frame<Bytes>) -> Vec<Cut> {
             .ok()
             .filter(|fields| !fields.is_empty())
             .map(|fields| {
-                Cut::Trailers(Trailers {
+                Piece::Trailers(Trailers {
                     headers: headers::to_wire(&fields),
                 })
             })
@@ -277,12 +319,7 @@ pub(super) fn serve(
         Frame::data(body.data.clone()),
         Frame::trailers(body.trailers.clone()),
     ];
-    let rest = body.into_iter().flat_map(cut).map(|cut| ServePart {
-        part: Some(match cut {
-            Cut::Data(data) => ServePiece::Data(data),
-            Cut::Trailers(trailers) => ServePiece::Trailers(trailers),
-        }),
-    });
+    let rest = body.into_iter().flat_map(cut).map(Piece::for_call);
     let parts = futures::stream::iter([head].into_iter().chain(rest).collect::<Vec<_>>());
     let mut client = HandoverClient::new(channel);
     let answering = async move {
@@ -359,37 +396,12 @@ async fn receive_answer(
     let body = if head.body_bytes == Some(0) {
         ResponseBody::empty()
     } else {
-        let (sender, frames) = mpsc::channel(QUEUED_PIECES);
-        tokio::spawn(pass_on(parts, sender));
-        ResponseBody::channel(body::Channel::new(frames, head.body_bytes))
+        ResponseBody::channel(receive_body(parts, head.body_bytes, Piece::of_answer))
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = fields;
     Ok((head, Some(response)))
-}
-
-async fn pass_on(
-    mut parts: Streaming<AnswerPart>,
-    sender: mpsc::Sender<Result<Frame<Bytes>, BoxError>>,
-) {
-    loop {
-        let frame = match parts.message().await {
-            Ok(None) => return,
-            Ok(Some(AnswerPart {
-                part: Some(AnswerPiece::Data(data)),
-            })) => Ok(Frame::data(data)),
-            Ok(Some(AnswerPart {
-                part: Some(AnswerPiece::Trailers(trailers)),
-            })) => Ok(Frame::trailers(headers::from_wire(trailers.headers))),
-            Ok(Some(_)) => Err("a second head".into()),
-            Err(status) => Err(BoxError::from(status)),
-        };
-        let ends = frame.is_err();
-        if sender.send(frame).await.is_err() || ends {
-            return;
-        }
-    }
 }
 
 fn outcome_to_wire(outcome: Outcome) -> AnswerOutcome {

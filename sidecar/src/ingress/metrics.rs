@@ -8,12 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use http::StatusCode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+/// Of a request that was refused before it was known how to serve it.
+pub(super) const NO_CLASS: &str = "none";
 
 /// Handles on the metrics of this room.
 #[derive(Clone, Debug)]
@@ -103,25 +107,31 @@ impl Metrics {
         &self,
         class: &'static str,
         route: &Arc<str>,
-        status: u16,
+        status: StatusCode,
         took: Duration,
     ) {
-        let labels = RequestLabels {
-            class,
-            route: RouteName(route.clone()),
-            status,
-        };
-        self.requests.get_or_create(&labels).inc();
+        self.count(class, route, status);
         self.duration
             .get_or_create(&ClassLabels { class })
             .observe(took.as_secs_f64());
+    }
+
+    fn count(&self, class: &'static str, route: &Arc<str>, status: StatusCode) {
+        let labels = RequestLabels {
+            class,
+            route: RouteName(route.clone()),
+            status: status.as_u16(),
+        };
+        self.requests.get_or_create(&labels).inc();
     }
 
     pub(super) fn handed_over(&self) {
         self.handed_over.inc();
     }
 
-    pub(super) fn refused_connection(&self) {
+    /// A connection was refused before there was a request on it; it has no class and no time.
+    pub(super) fn refused(&self, no_route: &Arc<str>, status: StatusCode) {
+        self.count(NO_CLASS, no_route, status);
         self.refused_connections.inc();
     }
 

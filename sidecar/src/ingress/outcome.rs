@@ -107,7 +107,7 @@ impl<B: Backend> Core<B> {
             HeaderValue::from_static("application/json"),
         );
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        self.sign(fields, self.backend.apply_status().borrow().applied);
+        self.sign(fields, self.applied());
         response
     }
 }

@@ -163,12 +163,89 @@ async fn our_refusals_are_problem_details_with_our_name() {
         .await;
     assert_eq!(reply.problem(), problem(400, "malformed-request", None));
     assert_eq!(reply.field("synod-member"), Some("\"notes-1\""));
+    assert_eq!(reply.field("synod-slot"), Some("40;group=\"5f5f5f5f\""));
+    assert_eq!(reply.field("connection"), Some("close"));
     let reply = bench.send("POST /", &[("Idempotency-Key", "")], "x").await;
     assert_eq!(
         reply.problem(),
         problem(400, "invalid-idempotency-key", Some("not-ordered"))
     );
-    assert_eq!(reply.field("synod-slot"), Some("42;group=\"5f5f5f5f\""));
+    assert_eq!(reply.field("synod-slot"), Some("40;group=\"5f5f5f5f\""));
+}
+
+#[tokio::test]
+async fn refusals_of_bytes_that_never_became_a_request_are_counted() {
+    let limits = Limits {
+        header_timeout: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let bench = Bench::with(1, limits, None).await;
+    bench
+        .raw("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+        .await;
+    let many = "X: y\r\n".repeat(100);
+    bench
+        .raw(format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n"))
+        .await;
+    bench.raw("GET / HTTP/1.1\r\n").await;
+    let text = bench.metrics();
+    for status in [400, 431, 408] {
+        let line = format!(
+            "synod_ingress_requests_total{{class=\"none\",route=\"\",status=\"{status}\"}} 1\n"
+        );
+        assert!(text.contains(&line), "{line}{text}");
+    }
+    assert!(text.contains("synod_ingress_refused_connections_total 3\n"));
+}
+
+/// Whatever a single byte does to a request, the client gets an answer with words.
+#[tokio::test]
+async fn no_byte_anywhere_in_a_head_gets_a_refusal_without_words() {
+    let bench = Bench::new().await;
+    let places: [(&[u8], &[u8]); 4] = [
+        (
+            b"GE",
+            b"T / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        ),
+        (
+            b"GET /a",
+            b"c HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX",
+            b"Y: 1\r\n\r\n",
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: 1",
+            b"2\r\n\r\n",
+        ),
+    ];
+    for (before, after) in places {
+        for byte in 0..=u8::MAX {
+            let reply = bench.raw([before, &[byte], after].concat()).await;
+            if reply.status() == 400 {
+                assert_eq!(
+                    reply.problem().1,
+                    "malformed-request",
+                    "{byte:#x}: {reply:?}"
+                );
+            } else {
+                assert!([200, 201].contains(&reply.status()), "{byte:#x}: {reply:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_expectation_that_is_not_met_says_that_an_ordered_request_was_not_executed() {
+    let bench = Bench::new().await;
+    let fields = [("Expect", "miracles")];
+    let reply = bench.send("POST /x", &fields, "a").await;
+    let not_ordered = problem(417, "expectation-failed", Some("not-ordered"));
+    assert_eq!(reply.problem(), not_ordered);
+    let reply = bench.send("GET /x", &fields, "").await;
+    assert_eq!(reply.problem(), problem(417, "expectation-failed", None));
+    assert_eq!(bench.double.requests(), []);
 }
 
 #[tokio::test]
@@ -377,4 +454,21 @@ async fn a_stop_cuts_off_what_takes_too_long() {
     stream.read_exact(&mut first).await.unwrap();
     bench.stop.cancel();
     timeout(TOO_LONG, bench.served).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_path_in_raw_utf_8_is_passed_on_and_one_in_another_coding_is_refused() {
+    let bench = Bench::new().await;
+    let get = |path: &[u8]| {
+        let head: [&[u8]; 3] = [
+            b"GET /",
+            path,
+            b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        ];
+        bench.raw(head.concat())
+    };
+    let reply = get("caf\u{e9}".as_bytes()).await;
+    assert!(reply.body().starts_with("GET /caf\u{e9}\n"), "{reply:?}");
+    let reply = get(b"caf\xe9").await;
+    assert_eq!(reply.problem(), problem(400, "malformed-request", None));
 }

@@ -297,7 +297,8 @@ impl Backend for Arc<Double> {
                 let body = body.collect().await.map_err(|_| AppError::Lost)?.to_bytes();
                 let mut text = format!("{line}\n");
                 for (name, value) in &parts.headers {
-                    writeln!(text, "{name}: {}", value.to_str().unwrap()).unwrap();
+                    let value = String::from_utf8_lossy(value.as_bytes());
+                    writeln!(text, "{name}: {value}").unwrap();
                 }
                 write!(text, "\n{}", String::from_utf8_lossy(&body)).unwrap();
                 let full = Full::new(Bytes::from(text)).map_err(|never| match never {});
@@ -435,6 +436,13 @@ impl Bench {
             write!(request, "Content-Length: {}\r\n", body.len()).unwrap();
         }
         self.raw(format!("{request}\r\n{body}")).await
+    }
+
+    /// The page of metrics.
+    fn metrics(&self) -> String {
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &self.registry).unwrap();
+        page
     }
 
     async fn get(&self, path: &str) -> Reply {
