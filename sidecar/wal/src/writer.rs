@@ -67,7 +67,7 @@ struct Writer<F> {
     must_sync: bool,
     /// Nothing fits at the moment.
     stuck: bool,
-    /// No segment is made in reserve before this: the last try failed.
+    /// While the disk is full, no segment is made in reserve before this.
     spare_after: Option<Instant>,
     closing: bool,
 }
@@ -256,7 +256,8 @@ impl<F: FnMut(u64)> Writer<F> {
 
     /// Has the next segment made in a thread of its own.
     fn want_spare(&mut self) {
-        if self.closing || self.spare_after.is_some_and(|after| Instant::now() < after) {
+        let waits = self.spare_after.is_some_and(|after| Instant::now() < after);
+        if self.closing || (waits && self.wal.is_full()) {
             return;
         }
         let Some(maker) = self.wal.spare_wanted() else {

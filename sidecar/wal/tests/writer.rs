@@ -195,7 +195,7 @@ fn entries_wait_for_space_in_their_order_and_the_warning_comes_before() {
         }
     }
     // A full disk is not asked for a segment at each write.
-    for _ in 0..300 {
+    for _ in 0..2_000 {
         io += 1;
         writer.write(io, vec![Record::Commit(Slot(1))]);
         assert_eq!(synced.recv(), Ok(io));
