@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 pub use client::Client;
 pub use instance::Instance;
-pub use reads::{ReadBody, ReadError};
+pub use reads::{Pool, ReadBody, ReadError};
 pub use request::Order;
 
 use crate::apply::StoredResponse;

@@ -17,7 +17,7 @@ use super::connection::Connection;
 use super::headers::keep_end_to_end;
 use super::{BoxError, Instance, NotSent, request};
 
-/// Connections for reads, at most; more requests wait.
+/// Connections for reads, streams aside, at most; more requests wait.
 const CONNECTIONS: usize = 128;
 /// Of these, kept open while idle: all, since a new connection costs a look at who listens.
 const IDLE: usize = CONNECTIONS;
@@ -71,7 +71,16 @@ pub struct ReadBody {
 struct Lent {
     connection: ReadConnection,
     client: Client,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Which connections a request may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// Those for responses that end soon: as many as there are, and then it waits.
+    Reads,
+    /// One beside them, for a response that may never end. Whoever asks limits their number.
+    Streams,
 }
 
 /// Which process a request may go to.
@@ -88,29 +97,42 @@ enum To {
 impl Client {
     /// Sends a read. It goes only to the process whose state answers clients now, as
     /// `ApplyStatus::serving` says.
-    pub async fn send_read<B>(&self, request: Request<B>) -> Result<Response<ReadBody>, ReadError>
+    pub async fn send_read<B>(
+        &self,
+        request: Request<B>,
+        pool: Pool,
+    ) -> Result<Response<ReadBody>, ReadError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        self.pass(request, To::Serving).await
+        self.pass(request, To::Serving, pool).await
     }
 
     /// Sends a request that is none of our business: whatever state the app is in.
-    pub async fn send_bypass<B>(&self, request: Request<B>) -> Result<Response<ReadBody>, ReadError>
+    pub async fn send_bypass<B>(
+        &self,
+        request: Request<B>,
+        pool: Pool,
+    ) -> Result<Response<ReadBody>, ReadError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        self.pass(request, To::Any).await
+        self.pass(request, To::Any, pool).await
     }
 
-    async fn pass<B>(&self, request: Request<B>, to: To) -> Result<Response<ReadBody>, ReadError>
+    async fn pass<B>(
+        &self,
+        request: Request<B>,
+        to: To,
+        pool: Pool,
+    ) -> Result<Response<ReadBody>, ReadError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let permit = self.permit().await?;
+        let permit = self.permit(pool).await?;
         let (mut head, body) = request.into_parts();
         keep_end_to_end(&mut head.headers);
         // Set anew from the body.
@@ -133,7 +155,7 @@ impl Client {
         };
         match (lent.send(Request::from_parts(head, body)).await, again) {
             // The app closed it as we sent. What is safe and has no body can be said again.
-            (Err(_), Some(again)) if !fresh => self.pass_again(again, to).await,
+            (Err(_), Some(again)) if !fresh => self.pass_again(again, to, pool).await,
             (result, _) => result,
         }
     }
@@ -142,8 +164,9 @@ impl Client {
         &self,
         (method, uri, headers): (Method, Uri, HeaderMap),
         to: To,
+        pool: Pool,
     ) -> Result<Response<ReadBody>, ReadError> {
-        let permit = self.permit().await?;
+        let permit = self.permit(pool).await?;
         let body: Sent = http_body_util::Empty::new()
             .map_err(|never| match never {})
             .boxed_unsync();
@@ -159,13 +182,14 @@ impl Client {
         lent.send(request).await
     }
 
-    /// The right to one of the connections.
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, ReadError> {
+    /// The right to one of the connections; a stream needs none.
+    async fn permit(&self, pool: Pool) -> Result<Option<OwnedSemaphorePermit>, ReadError> {
+        if pool == Pool::Streams {
+            return Ok(None);
+        }
         let permits = self.shared.reads.permits.clone();
-        permits
-            .acquire_owned()
-            .await
-            .map_err(|_| ReadError::NotServing)
+        let permit = permits.acquire_owned().await;
+        permit.map(Some).map_err(|_| ReadError::NotServing)
     }
 
     /// A connection to whom the request may go, and whether it is new.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use synod_paxos::{AgreedTime, Slot};
@@ -619,10 +620,10 @@ fn get(path: &str) -> Request<Full<Bytes>> {
 async fn reads_go_only_to_the_process_that_serves() {
     let mut server = Server::start(vec![]).await;
     let client = server.client();
-    let result = client.send_read(get("/a")).await;
+    let result = client.send_read(get("/a"), Pool::Reads).await;
     assert!(matches!(result, Err(ReadError::NotServing)));
     client.set_reads(client.look().unwrap());
-    let response = client.send_read(get("/a?b=c")).await.unwrap();
+    let response = client.send_read(get("/a?b=c"), Pool::Reads).await.unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, "ok");
     assert_eq!(
@@ -631,7 +632,7 @@ async fn reads_go_only_to_the_process_that_serves() {
     );
     let address = server.kill().await;
     let next = Server::start_at(address, vec![]).await;
-    let result = client.send_read(get("/a")).await;
+    let result = client.send_read(get("/a"), Pool::Reads).await;
     assert!(matches!(
         result,
         Err(ReadError::NotSent(NotSent::OtherInstance))
@@ -639,7 +640,12 @@ async fn reads_go_only_to_the_process_that_serves() {
     client.doubted().await;
     assert!(next.requests.is_empty());
     client.set_reads(None);
-    assert!(client.send_bypass(get("/healthz")).await.is_ok());
+    assert!(
+        client
+            .send_bypass(get("/healthz"), Pool::Reads)
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -651,13 +657,16 @@ async fn reads_run_beside_an_ordered_request_and_each_other() {
         let client = client.clone();
         async move { post(&client).await }
     });
-    let reads = (0..20).map(|_| client.send_read(get("/read")));
+    let reads = (0..20).map(|_| client.send_read(get("/read"), Pool::Reads));
     for response in futures::future::join_all(reads).await {
         let body = response.unwrap().into_body().collect().await.unwrap();
         assert_eq!(body.to_bytes(), "read");
     }
     assert!(!slow.is_finished());
-    let release = client.send_bypass(get("/release")).await.unwrap();
+    let release = client
+        .send_bypass(get("/release"), Pool::Reads)
+        .await
+        .unwrap();
     assert_eq!(release.status(), StatusCode::OK);
     assert!(slow.await.unwrap().is_ok());
 }
@@ -699,12 +708,66 @@ async fn beside() -> SocketAddr {
 }
 
 #[tokio::test]
+async fn reads_go_on_beside_any_number_of_streams() {
+    let app = streaming().await;
+    let client = Client::new(app, Protocol::Http1, std::env::temp_dir());
+    client.set_reads(client.look().unwrap());
+    let mut streams = Vec::new();
+    // More than there are connections for reads.
+    for number in 0..200 {
+        let stream = async {
+            match number % 2 {
+                0 => client.send_read(get("/stream"), Pool::Streams).await,
+                _ => client.send_bypass(get("/stream"), Pool::Streams).await,
+            }
+        };
+        let stream = tokio::time::timeout(Duration::from_secs(10), stream).await;
+        let mut body = stream.expect("it need not wait").unwrap().into_body();
+        body.frame().await.unwrap().unwrap();
+        streams.push(body);
+    }
+    let read = client.send_read(get("/read"), Pool::Reads);
+    let read = tokio::time::timeout(Duration::from_secs(10), read).await;
+    let body = read.expect("it need not wait").unwrap().into_body();
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "event");
+}
+
+/// An app whose responses begin with an event; the one to `/stream` has no end.
+async fn streaming() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service =
+                hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
+                    let first = Ok::<_, std::convert::Infallible>(http_body::Frame::data(
+                        Bytes::from_static(b"event"),
+                    ));
+                    let first = futures::stream::iter([first]);
+                    let pieces = match request.uri().path() {
+                        "/stream" => first.chain(futures::stream::pending()).boxed(),
+                        _ => first.boxed(),
+                    };
+                    let body = http_body_util::StreamBody::new(pieces);
+                    Ok::<_, std::convert::Infallible>(http::Response::new(body))
+                });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(hyper_util::rt::TokioIo::new(stream), service),
+            );
+        }
+    });
+    address
+}
+
+#[tokio::test]
 async fn reads_share_idle_connections() {
     let server = Server::start(vec![]).await;
     let client = server.client();
     client.set_reads(client.look().unwrap());
     for _ in 0..10 {
-        let response = client.send_read(get("/a")).await.unwrap();
+        let response = client.send_read(get("/a"), Pool::Reads).await.unwrap();
         response.into_body().collect().await.unwrap();
         // The connection goes back at the end of the body, and is free a moment later.
         tokio::task::yield_now().await;
@@ -718,7 +781,11 @@ async fn a_response_is_passed_on_as_it_comes() {
     let server = Server::start(vec![Turn::Say(head.into())]).await;
     let client = server.client();
     client.set_reads(client.look().unwrap());
-    let mut body = client.send_read(get("/a")).await.unwrap().into_body();
+    let mut body = client
+        .send_read(get("/a"), Pool::Reads)
+        .await
+        .unwrap()
+        .into_body();
     let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
     assert_eq!(first, "half");
     server.kill().await;
@@ -730,9 +797,9 @@ async fn a_read_that_met_a_closing_connection_is_sent_again_if_it_is_safe() {
     let server = Server::start(vec![Turn::Say(OK.into()), Turn::Reset]).await;
     let client = server.client();
     client.set_reads(client.look().unwrap());
-    let response = client.send_read(get("/a")).await.unwrap();
+    let response = client.send_read(get("/a"), Pool::Reads).await.unwrap();
     response.into_body().collect().await.unwrap();
-    let again = client.send_read(get("/b")).await;
+    let again = client.send_read(get("/b"), Pool::Reads).await;
     assert_eq!(again.unwrap().status(), StatusCode::OK);
 }
 
@@ -773,7 +840,7 @@ async fn an_app_that_speaks_http2_is_served_alike() {
         );
     }
     client.set_reads(client.look().unwrap());
-    let response = client.send_read(get("/a")).await.unwrap();
+    let response = client.send_read(get("/a"), Pool::Reads).await.unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, "GET http://notes.example/a None ");
 }

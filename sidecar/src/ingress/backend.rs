@@ -13,7 +13,7 @@ use synod_proto::v1::Policy;
 use tokio::sync::watch;
 
 use super::body::{BoxError, RequestBody};
-use crate::app::{Client, ReadBody, ReadError};
+use crate::app::{Client, Pool, ReadBody, ReadError};
 use crate::apply::handle::KeyOutcome;
 use crate::apply::{Answer, ApplyHandle, ApplyStatus};
 use crate::node::handle::ProposeError;
@@ -56,13 +56,15 @@ pub trait Backend: Send + Sync + 'static {
     fn send_read(
         &self,
         request: http::Request<RequestBody>,
+        pool: Pool,
     ) -> impl Future<Output = Result<http::Response<AppBody>, AppError>> + Send;
     /// As [`Backend::send_read`], whatever state the app is in.
     fn send_bypass(
         &self,
         request: http::Request<RequestBody>,
+        pool: Pool,
     ) -> impl Future<Output = Result<http::Response<AppBody>, AppError>> + Send {
-        self.send_read(request)
+        self.send_read(request, pool)
     }
 }
 
@@ -72,11 +74,13 @@ pub trait Reads: Send + Sync + 'static {
     fn read(
         &self,
         request: http::Request<RequestBody>,
+        pool: Pool,
     ) -> impl Future<Output = Result<http::Response<AppBody>, AppError>> + Send;
     /// See [`Backend::send_bypass`].
     fn bypass(
         &self,
         request: http::Request<RequestBody>,
+        pool: Pool,
     ) -> impl Future<Output = Result<http::Response<AppBody>, AppError>> + Send;
 }
 
@@ -143,15 +147,17 @@ impl<R: Reads> Backend for Handles<R> {
     async fn send_read(
         &self,
         request: http::Request<RequestBody>,
+        pool: Pool,
     ) -> Result<http::Response<AppBody>, AppError> {
-        self.reads.read(request).await
+        self.reads.read(request, pool).await
     }
 
     async fn send_bypass(
         &self,
         request: http::Request<RequestBody>,
+        pool: Pool,
     ) -> Result<http::Response<AppBody>, AppError> {
-        self.reads.bypass(request).await
+        self.reads.bypass(request, pool).await
     }
 }
 
@@ -161,15 +167,17 @@ impl Reads for Client {
     async fn read(
         &self,
         request: http::Request<RequestBody>,
+        pool: Pool,
     ) -> Result<http::Response<AppBody>, AppError> {
-        passed(self.send_read(request).await)
+        passed(self.send_read(request, pool).await)
     }
 
     async fn bypass(
         &self,
         request: http::Request<RequestBody>,
+        pool: Pool,
     ) -> Result<http::Response<AppBody>, AppError> {
-        passed(Client::send_bypass(self, request).await)
+        passed(Client::send_bypass(self, request, pool).await)
     }
 }
 

@@ -11,7 +11,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tempfile::TempPath;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, Sleep};
 use tokio_util::io::ReaderStream;
 
@@ -203,6 +203,8 @@ pub struct ResponseBody {
     kind: Kind,
     /// Until the last byte, the connection is busy.
     busy: Option<Busy>,
+    /// Of a stream, among those that may be open.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 enum Kind {
@@ -230,7 +232,11 @@ struct FileBody {
 
 impl ResponseBody {
     fn of(kind: Kind) -> Self {
-        Self { kind, busy: None }
+        Self {
+            kind,
+            busy: None,
+            place: None,
+        }
     }
 
     pub(super) fn empty() -> Self {
@@ -274,6 +280,11 @@ impl ResponseBody {
                 })))
             }
         }
+    }
+
+    pub(super) fn in_place(mut self, place: Option<OwnedSemaphorePermit>) -> Self {
+        self.place = place;
+        self
     }
 
     pub(super) fn while_busy(mut self, busy: Option<Busy>) -> Self {

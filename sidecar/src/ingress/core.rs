@@ -14,6 +14,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, Version};
 use synod_paxos::{GroupId, MemberId, Slot};
 use synod_proto::v1::Policy;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::backend::Backend;
@@ -44,6 +45,8 @@ pub(super) struct Core<B> {
     pub(super) probes: Probes,
     pub(super) app: Option<SocketAddr>,
     budget: Budget,
+    /// Places for streams and upgrades.
+    streams: Arc<Semaphore>,
     routes: RwLock<Arc<Routes>>,
     no_route: Arc<str>,
 }
@@ -126,6 +129,7 @@ impl<B: Backend> Core<B> {
             member_value: headers::quoted(&parts.member),
             member: parts.member,
             budget: Budget::new(parts.limits.body_memory_bytes, parts.limits.memory_patience),
+            streams: Arc::new(Semaphore::new(parts.limits.open_streams)),
             limits: parts.limits,
             metrics: parts.metrics,
             probes: Probes::default(),
@@ -308,6 +312,13 @@ impl<B: Backend> Core<B> {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         routes.clone_from(&compiled);
         compiled
+    }
+
+    /// A place among the streams that may be open to the app. They may stay for ever, so nobody waits
+    /// for one.
+    pub(super) fn stream_place(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let place = self.streams.clone().try_acquire_owned();
+        place.map_err(|_| Problem::too_many_streams(self.limits.open_streams))
     }
 
     pub(super) fn group(&self) -> Option<GroupId> {

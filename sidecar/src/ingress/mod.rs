@@ -63,6 +63,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// Requests at one time on one HTTP/2 connection.
     pub max_streams: u32,
+    /// Streams and upgrades that are open to the app at one time; more get 503.
+    pub open_streams: usize,
     /// Size of a header section.
     pub header_bytes: usize,
     /// Fields in a header section.
@@ -92,6 +94,7 @@ impl Default for Limits {
         Self {
             max_connections: 10_000,
             max_streams: 256,
+            open_streams: 1_024,
             header_bytes: 64 << 10,
             header_fields: 100,
             header_timeout: Duration::from_secs(10),

@@ -296,6 +296,16 @@ impl Problem {
         .retry_after(1)
     }
 
+    pub(super) fn too_many_streams(most: usize) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too-many-streams",
+            "Too many streams are open",
+            format!("this member keeps up to {most} streams open; try again, or another member"),
+        )
+        .retry_after(1)
+    }
+
     pub(super) fn app_failed() -> Self {
         Self::new(
             StatusCode::BAD_GATEWAY,

@@ -22,6 +22,7 @@ use super::headers::{self, Token};
 use super::probes::Moment;
 use super::problem::Problem;
 use super::route::{Class, Level, Routes};
+use crate::app::Pool;
 
 /// After this time a member that lags behind asks another one.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -38,6 +39,8 @@ enum Missed {
     NotHere,
     /// The app broke off.
     Lost,
+    /// It is the matter of this request alone.
+    Refused(Problem),
 }
 
 // === impl Core ===
@@ -109,7 +112,7 @@ impl<B: Backend> Core<B> {
             Ok(response) => Ok(Step::Done(Box::new(response))),
             Err(missed) => {
                 // An app that broke off may have begun with the request.
-                let may = !asked && (matches!(missed, Missed::NotHere) || is_safe(&call.method));
+                let may = !asked && (!matches!(missed, Missed::Lost) || is_safe(&call.method));
                 if may
                     && let Some(whole) = payload.as_whole()
                     && let Some(response) = self.hand_over(call, whole, limit).await
@@ -117,6 +120,7 @@ impl<B: Backend> Core<B> {
                     return Ok(Step::Done(Box::new(response)));
                 }
                 Err(match missed {
+                    Missed::Refused(problem) => problem,
                     Missed::Lost => Problem::app_failed(),
                     Missed::NotHere => {
                         Problem::unavailable("the app beside this member does not run")
@@ -193,14 +197,20 @@ impl<B: Backend> Core<B> {
         if !matches!(class.level, Level::Local | Level::Bypass) && !self.serves() {
             return Err(Missed::NotHere);
         }
+        let (pool, place) = if class.streaming {
+            let place = self.stream_place().map_err(Missed::Refused)?;
+            (Pool::Streams, Some(place))
+        } else {
+            (Pool::Reads, None)
+        };
         let mut request = http::Request::new(payload.attempt());
         *request.method_mut() = call.method.clone();
         *request.uri_mut() = call.target.clone().into();
         request.headers_mut().clone_from(&call.headers);
         let sent = if class.level == Level::Bypass {
-            self.backend.send_bypass(request).await
+            self.backend.send_bypass(request, pool).await
         } else {
-            self.backend.send_read(request).await
+            self.backend.send_read(request, pool).await
         };
         let response = match sent {
             Ok(response) => response,
@@ -213,7 +223,7 @@ impl<B: Backend> Core<B> {
         } else {
             hold(body).await.map_err(|_| Missed::Lost)?
         };
-        let mut response = Response::from_parts(parts, held);
+        let mut response = Response::from_parts(parts, held.in_place(place));
         let fields = response.headers_mut();
         headers::strip_hop_by_hop(fields);
         headers::strip_reserved(fields);

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::backend::{AppBody, Backend};
@@ -73,6 +74,7 @@ impl<B: Backend> Core<B> {
         if call.method != Method::GET {
             return Err(Problem::upgrade_refused());
         }
+        let place = self.stream_place()?;
         let away = || Problem::unavailable("the app beside this member does not run");
         let Ok(Ok(stream)) = timeout(PATIENCE, TcpStream::connect(app)).await else {
             return Err(away());
@@ -87,12 +89,13 @@ impl<B: Backend> Core<B> {
         let Ok(Ok(mut response)) = timeout(PATIENCE, sender.send_request(request)).await else {
             return Err(Problem::app_failed());
         };
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let mut place = Some(place);
+        if switches {
             let server = hyper::upgrade::on(&mut response);
             watched.becomes_tunnel();
-            tokio::spawn(tunnel(client, server));
+            tokio::spawn(tunnel(client, server, place.take()));
         }
-        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = response.headers().get(header::UPGRADE).cloned();
         let (mut parts, body) = response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
@@ -108,7 +111,10 @@ impl<B: Backend> Core<B> {
             return Ok(Response::from_parts(parts, ResponseBody::empty()));
         }
         let body = AppBody::new(body.map_err(Into::into));
-        Ok(Response::from_parts(parts, ResponseBody::app(body)))
+        Ok(Response::from_parts(
+            parts,
+            ResponseBody::app(body).in_place(place),
+        ))
     }
 }
 
@@ -123,7 +129,7 @@ fn request_to_app(call: &Call, protocol: &HeaderValue) -> Request<Empty<bytes::B
     request
 }
 
-async fn tunnel(client: OnUpgrade, server: OnUpgrade) {
+async fn tunnel(client: OnUpgrade, server: OnUpgrade, place: Option<OwnedSemaphorePermit>) {
     let (client, server) = match tokio::try_join!(client, server) {
         Ok(both) => both,
         Err(error) => {
@@ -134,4 +140,5 @@ async fn tunnel(client: OnUpgrade, server: OnUpgrade) {
     let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
     // Either side may go at any time; there is nobody to tell.
     let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+    drop(place);
 }

@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
 use super::*;
-use crate::app::{App, ExecuteError, Executed, Instance, Order};
+use crate::app::{App, ExecuteError, Executed, Instance, Order, Pool};
 use crate::apply::{ApplyStatus, StoredBody, StoredResponse};
 use crate::config::genesis::{GenesisFile, GenesisMember, GenesisRole};
 use crate::config::peers::{PeerAddress, PeerTable};
@@ -96,15 +96,19 @@ impl App for List {
 }
 
 impl Reads for List {
-    async fn read(&self, _: Request<RequestBody>) -> Result<Response<AppBody>, AppError> {
+    async fn read(&self, _: Request<RequestBody>, _: Pool) -> Result<Response<AppBody>, AppError> {
         let body = Full::new(Bytes::from(self.text()));
         Ok(Response::new(
             body.map_err(|never| match never {}).boxed_unsync(),
         ))
     }
 
-    async fn bypass(&self, request: Request<RequestBody>) -> Result<Response<AppBody>, AppError> {
-        self.read(request).await
+    async fn bypass(
+        &self,
+        request: Request<RequestBody>,
+        pool: Pool,
+    ) -> Result<Response<AppBody>, AppError> {
+        self.read(request, pool).await
     }
 }
 

@@ -13,7 +13,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, Full};
-use synod_sidecar::app::{App, ExecuteError, Executed, Instance, Order};
+use synod_sidecar::app::{App, ExecuteError, Executed, Instance, Order, Pool};
 use synod_sidecar::apply::{StoredBody, StoredResponse};
 use synod_sidecar::config::Config;
 use synod_sidecar::ingress::Reads;
@@ -64,6 +64,7 @@ impl Reads for Stub {
     async fn read(
         &self,
         request: http::Request<RequestBody>,
+        _: Pool,
     ) -> Result<http::Response<AppBody>, AppError> {
         let target = request.uri().path();
         let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,8 +76,9 @@ impl Reads for Stub {
     async fn bypass(
         &self,
         request: http::Request<RequestBody>,
+        pool: Pool,
     ) -> Result<http::Response<AppBody>, AppError> {
-        self.read(request).await
+        self.read(request, pool).await
     }
 }
 

@@ -30,6 +30,7 @@ use tonic::transport::Channel;
 use super::backend::{AppBody, AppError, Backend};
 use super::body::RequestBody;
 use super::{Limits, Metrics, Parts, PeerChannels, Server};
+use crate::app::Pool;
 use crate::apply::handle::KeyOutcome;
 use crate::apply::{Answer, ApplyStatus, Outcome, StoredBody, StoredResponse};
 use crate::node::handle::ProposeError;
@@ -266,6 +267,7 @@ impl Backend for Arc<Double> {
     async fn send_read(
         &self,
         request: http::Request<RequestBody>,
+        _: Pool,
     ) -> Result<http::Response<AppBody>, AppError> {
         let app = self.state().app.clone().unwrap_or(App::Echo);
         let (parts, body) = request.into_parts();

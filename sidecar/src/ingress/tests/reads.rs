@@ -173,22 +173,55 @@ async fn a_stream_is_passed_on_as_it_comes() {
     let bench = Bench::new().await;
     bench.double.app(App::Stream);
     for path in ["/stream", "/bypass", "/notes"] {
-        let mut stream = TcpStream::connect(bench.address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut seen = Vec::new();
-        while !seen.ends_with(b"event\n\r\n") {
-            let read = timeout(TOO_LONG, stream.read_buf(&mut seen))
-                .await
-                .expect("it streams");
-            assert_ne!(
-                read.unwrap(),
-                0,
-                "{path}: {}",
-                String::from_utf8_lossy(&seen)
-            );
-        }
+        open_stream(&bench, path).await;
     }
+}
+
+/// Sends a request and reads until its response has shown the first event of a stream.
+async fn open_stream(bench: &Bench, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(bench.address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"event\n\r\n") {
+        let read = timeout(TOO_LONG, stream.read_buf(&mut seen))
+            .await
+            .expect("it streams")
+            .unwrap();
+        assert_ne!(read, 0, "{path}: {}", String::from_utf8_lossy(&seen));
+    }
+    stream
+}
+
+#[tokio::test]
+async fn streams_beyond_the_limit_are_refused_until_one_ends_and_other_reads_go_on() {
+    let limits = Limits {
+        open_streams: 2,
+        ..Limits::default()
+    };
+    let bench = Bench::with(1, limits, Some(([127, 0, 0, 1], 9).into())).await;
+    bench.double.app(App::Stream);
+    let first = open_stream(&bench, "/stream/a").await;
+    let _second = open_stream(&bench, "/stream/b").await;
+    let full = problem(503, "too-many-streams", None);
+    let reply = bench.get("/stream/c").await;
+    assert_eq!(reply.problem(), full);
+    assert_eq!(reply.field("retry-after"), Some("1"));
+    let upgrade = [("Connection", "upgrade"), ("Upgrade", "websocket")];
+    let reply = bench.send("GET /stream/ws", &upgrade, "").await;
+    assert_eq!(reply.problem(), full);
+    let _no_stream = open_stream(&bench, "/bypass").await;
+    bench.double.app(App::Echo);
+    assert_eq!(bench.get("/notes").await.status(), 200);
+    drop(first);
+    let freed = async {
+        while bench.get("/stream/d").await.status() != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(TOO_LONG, freed)
+        .await
+        .expect("a place is free again");
 }
 
 #[tokio::test]
