@@ -6,6 +6,7 @@
 
 mod app;
 mod duration;
+mod group;
 mod int_or_string;
 mod manifest;
 mod meta;
@@ -23,6 +24,10 @@ mod validate;
 
 pub use app::{App, AppProtocol, PassthroughAcknowledgement, PassthroughPort};
 pub use duration::{Duration, DurationError};
+pub use group::{
+    GroupApp, GroupIssuer, GroupMember, GroupMemberStatus, GroupPeer, ReplicaGroup,
+    ReplicaGroupSpec, ReplicaGroupStatus,
+};
 pub use int_or_string::IntOrString;
 pub use manifest::{ManifestError, parse};
 pub use meta::ObjectMeta;

@@ -1,0 +1,214 @@
+//! The `ReplicaGroup`: the exact work for one cluster, written by the hub and reported on by that
+//! cluster's operator. People read it; only operators write it.
+
+use std::collections::BTreeMap;
+
+use kube_derive::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::app::AppProtocol;
+use crate::placement::Overrides;
+use crate::raw::RawObject;
+use crate::runtime::{Leader, Network, Service, Sidecar, Update};
+use crate::state::{Log, State, VolumeClaimRetentionPolicy};
+use crate::status::{Condition, MemberRole, MemberState};
+
+/// What one cluster runs of a replicated service. Written by the operator of the hub; do not edit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, CustomResource)]
+#[kube(
+    group = "synod.dev",
+    version = "v1alpha1",
+    kind = "ReplicaGroup",
+    plural = "replicagroups",
+    shortname = "rgrp",
+    namespaced,
+    status = "ReplicaGroupStatus",
+    derive = "PartialEq",
+    crates(kube_core = "::kube_core")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaGroupSpec {
+    /// UID of the ReplicatedService that this belongs to: two hubs cannot share a group.
+    pub owner: String,
+    /// Name of this cluster in the hub.
+    #[schemars(length(min = 1, max = 40))]
+    pub cluster: String,
+    /// Region of this cluster.
+    #[serde(default)]
+    #[schemars(length(max = 63))]
+    pub region: String,
+    /// Trust domain of the members' certificates.
+    #[schemars(length(min = 1, max = 253))]
+    pub trust_domain: String,
+    /// The members in this cluster.
+    #[schemars(length(max = 27), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub members: Vec<GroupMember>,
+    /// Pod template of the app, before the sidecar is added.
+    pub template: RawObject,
+    /// The app's container and port.
+    pub app: GroupApp,
+    /// The log of each member.
+    #[serde(default)]
+    pub log: Log,
+    /// Where the app keeps its state.
+    #[serde(default)]
+    pub state: State,
+    /// What becomes of claims.
+    #[serde(default)]
+    pub volume_claim_retention_policy: VolumeClaimRetentionPolicy,
+    /// The Service that clients use.
+    #[serde(default)]
+    pub service: Service,
+    /// The proxy next to each copy.
+    #[serde(default)]
+    pub sidecar: Sidecar,
+    /// How members reach each other.
+    #[serde(default)]
+    pub network: Network,
+    /// Where the leader should be.
+    #[serde(default)]
+    pub leader: Leader,
+    /// How a new revision takes over.
+    #[serde(default)]
+    pub update: Update,
+    /// What differs in this cluster.
+    #[serde(default)]
+    pub overrides: Overrides,
+    /// The replicated policy as it should be: `synod.v1.Policy` in hex.
+    #[schemars(length(max = 262_144))]
+    pub policy: String,
+    /// Every member of the group and where it listens for its peers.
+    #[serde(default)]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub peers: Vec<GroupPeer>,
+    /// The first configuration, JSON; set once all members have reported, never changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 524_288))]
+    pub genesis: Option<String>,
+    /// Certificates from the hub.
+    #[serde(default)]
+    pub issuer: GroupIssuer,
+    /// This cluster may replace pods now: the hub lets one cluster at a time.
+    #[serde(default)]
+    pub rollout: bool,
+    /// Nothing is done while this is set.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupMember {
+    /// Name of its pod, and of the member.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Its number in the configuration.
+    #[schemars(range(min = 1))]
+    pub id: u32,
+    /// What it does.
+    pub role: MemberRole,
+}
+
+/// The app, with every default filled in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupApp {
+    /// Name of its container.
+    pub container: String,
+    /// Number of its port.
+    pub port: u16,
+    /// How it is spoken to.
+    #[serde(default)]
+    pub protocol: AppProtocol,
+    /// Numbers of further ports that may be reached directly.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub passthrough_ports: Vec<u16>,
+}
+
+/// Where a member listens for its peers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupPeer {
+    /// The member.
+    pub name: String,
+    /// `host:port`.
+    pub address: String,
+}
+
+/// Certificates that come from the hub.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GroupIssuer {
+    /// Trusted roots, PEM.
+    pub roots: String,
+    /// This cluster's intermediate certificate, PEM; empty until its request was answered.
+    pub chain: String,
+}
+
+/// What this cluster reports.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReplicaGroupStatus {
+    /// Generation of the spec that this is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// What is so, and what is not.
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The members in this cluster as they are.
+    #[schemars(length(max = 27), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub members: Vec<GroupMemberStatus>,
+    /// The request for this cluster's intermediate certificate, PEM.
+    pub issuer_request: String,
+    /// Pods that run the template as it is now, of how many.
+    pub updated: u32,
+    /// Labels of the pods, as a selector.
+    pub selector: String,
+    /// Further facts by name, for people.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub facts: BTreeMap<String, String>,
+}
+
+/// One member as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupMemberStatus {
+    /// Its name.
+    pub name: String,
+    /// The life of its log, 32 hex digits; empty until it was heard.
+    #[serde(default)]
+    pub incarnation: String,
+    /// Where it listens for its peers, `host:port`; empty until that is known.
+    #[serde(default)]
+    pub endpoint: String,
+    /// How it is.
+    pub state: MemberState,
+    /// Its role in the group's configuration, as it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<MemberRole>,
+    /// Name of the leader it follows.
+    #[serde(default)]
+    pub leader: String,
+    /// Number of the membership configuration it acts in; 0 before genesis.
+    #[serde(default)]
+    pub epoch: u64,
+    /// It accepts clients' requests and its log counts.
+    #[serde(default)]
+    pub ready: bool,
+    /// Version of the policy in force there.
+    #[serde(default)]
+    pub policy_version: u64,
+    /// Lowest and highest protocol version that it speaks.
+    #[serde(default)]
+    pub protocol: [u32; 2],
+    /// It runs the pod template as it is now.
+    #[serde(default)]
+    pub updated: bool,
+    /// What keeps its pod from running, if anything: in kubelet's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub problem: String,
+}

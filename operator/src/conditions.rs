@@ -1,0 +1,1 @@
+//! Conditions of services and groups, with their reasons.
