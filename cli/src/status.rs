@@ -32,17 +32,21 @@ enum Output {
 
 /// Asks every member once.
 pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
+    let data = args.data.display();
     let group = Group::read(&args.data)?.ok_or_else(|| {
+        let what = if args.data.exists() {
+            "no group was started in this folder"
+        } else {
+            "there is no such folder"
+        };
         Failure::usage(format!(
-            "{} belongs to no group: give the folder that `synod local` was started with",
-            args.data.display()
+            "--data {data}: {what}: give the DIR of a running `synod local --data DIR`; one that was started without --data says where its folder is"
         ))
     })?;
     if !is_in_use(&args.data) {
         return Err(Failure::failed(format!(
-            "the group {} in {} is not running: start it with `synod local --data`",
-            group.service,
-            args.data.display()
+            "the group {} in {data} is not running: start it with `synod local --data {data}`",
+            group.service
         )));
     }
     let configs = (1..)

@@ -1,14 +1,17 @@
 //! The real program: exit codes, messages, and how processes are tied together.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
+
+use common::{is_alive, three_ports, until};
 
 const SYNOD: &str = env!("CARGO_BIN_EXE_synod");
 
@@ -28,24 +31,6 @@ fn refusal(code: i32, arguments: &[&str]) -> String {
     text
 }
 
-fn until(what: &str, mut it: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !it() {
-        assert!(Instant::now() < end, "{what} does not come about");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn is_alive(pid: &str) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|it| {
-        !it.rsplit(')')
-            .next()
-            .unwrap_or("")
-            .trim_start()
-            .starts_with('Z')
-    })
-}
-
 #[test]
 fn what_is_asked_for_is_printed_and_what_is_wrong_ends_with_64() {
     let output = synod(&["version"]);
@@ -60,7 +45,15 @@ fn what_is_asked_for_is_printed_and_what_is_wrong_ends_with_64() {
     refusal(64, &["local", "--replicas", "many"]);
     assert!(refusal(64, &["local", "--replicas", "4"]).contains("odd"));
     assert!(refusal(64, &["local", "--", "no-such-program"]).contains("no-such-program"));
-    assert!(refusal(64, &["status", "--data", "/nonexistent"]).contains("/nonexistent"));
+    let text = refusal(64, &["status", "--data", "/nonexistent"]);
+    assert!(
+        text.contains("/nonexistent: there is no such folder"),
+        "{text}"
+    );
+    let text = refusal(64, &["status", "--data", "/dev/null"]);
+    assert!(text.contains("/dev/null: this is a file"), "{text}");
+    let text = refusal(64, &["local", "--listen", "8080"]);
+    assert!(text.contains("localhost:8080"), "{text}");
 }
 
 #[test]
@@ -120,6 +113,29 @@ fn an_app_that_does_not_come_up_is_shown_with_what_it_said_and_nothing_is_left()
         "exit code 3",
         "no configuration",
         "{port}",
+    ] {
+        assert!(text.contains(words), "{text}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 0);
+}
+
+#[test]
+fn apps_that_never_listen_end_the_start_with_their_port_and_what_they_said() {
+    let folder = tempfile::tempdir().expect("folder");
+    let output = Command::new(SYNOD)
+        .args(["local", "--app-timeout", "1s", "--listen"])
+        .arg(format!("localhost:{}", three_ports()))
+        .args(["--", "sh", "-c", "echo listens elsewhere; sleep 1000"])
+        .env("TMPDIR", folder.path())
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for words in [
+        "does not listen on port ",
+        "listens elsewhere",
+        "app.log",
+        "--app-timeout",
     ] {
         assert!(text.contains(words), "{text}");
     }

@@ -1,9 +1,11 @@
 //! A whole group by the real program: three members, written to through one and read from another,
 //! while processes are killed; stopped, started again with a changed manifest, and killed itself.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-const LONG: Duration = Duration::from_secs(60);
+use common::{LONG, is_alive, three_ports, until};
 
 /// A running `synod local`.
 struct Local {
@@ -22,12 +24,11 @@ struct Local {
 }
 
 impl Local {
-    fn start(data: &Path, port: u16, manifest: &Path) -> Self {
+    fn start(data: &Path, port: u16, manifest: Option<&Path>) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_synod"))
             .args(["local", "--listen", &format!("127.0.0.1:{port}"), "--data"])
             .arg(data)
-            .arg("-f")
-            .arg(manifest)
+            .args(manifest.iter().flat_map(|it| [Path::new("-f"), it]))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -145,32 +146,6 @@ fn request(
     Ok((status, body.to_owned()))
 }
 
-fn until(what: &str, mut it: impl FnMut() -> bool) {
-    let end = Instant::now() + LONG;
-    while !it() {
-        assert!(Instant::now() < end, "{what} does not come about");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn is_alive(pid: &str) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|it| {
-        !it.rsplit(')')
-            .next()
-            .unwrap_or("")
-            .trim_start()
-            .starts_with('Z')
-    })
-}
-
-/// The first of three free ports in a row.
-fn three_ports() -> u16 {
-    (20_000 + std::process::id() as u16 % 10_000..31_000)
-        .step_by(3)
-        .find(|first| (0..3).all(|it| TcpListener::bind(("127.0.0.1", first + it)).is_ok()))
-        .expect("free ports")
-}
-
 fn manifest(folder: &Path, max_body: &str) -> PathBuf {
     let path = folder.join("manifest.yaml");
     let text = format!(
@@ -185,7 +160,7 @@ fn a_group_outlives_its_processes_and_takes_over_a_changed_manifest() {
     let folder = tempfile::tempdir().expect("folder");
     let data = folder.path().join("data");
     let port = three_ports();
-    let mut local = Local::start(&data, port, &manifest(folder.path(), "1Ki"));
+    let mut local = Local::start(&data, port, Some(&manifest(folder.path(), "1Ki")));
     assert!(
         local.has_said("spec.template"),
         "fields without a meaning are listed"
@@ -226,11 +201,20 @@ fn a_group_outlives_its_processes_and_takes_over_a_changed_manifest() {
     assert!(!pids.iter().any(|it| is_alive(it)));
     drop(local);
 
-    let mut local = Local::start(&data, port, &manifest(folder.path(), "2Ki"));
+    let mut local = Local::start(&data, port, Some(&manifest(folder.path(), "2Ki")));
     until("the new policy", || local.has_said("in force as policy 2"));
     local.ask(2, 201, "POST", "/notes", "d", &long);
     let page = local.ask(3, 200, "GET", "/notes", "", "");
     assert!(page.starts_with("{\"count\":4,"), "{page}");
+
+    local.end(Signal::TERM);
+    drop(local);
+
+    // Whose folder it is, and by which rules it goes, is known without the manifest.
+    let mut local = Local::start(&data, port, None);
+    assert!(local.has_said("members of board"));
+    assert!(local.has_said("the policy that this group agreed on last stays in force"));
+    local.ask(1, 201, "POST", "/notes", "e", &long);
 
     let pids = local.pids();
     local.end(Signal::KILL);

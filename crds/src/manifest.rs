@@ -1,5 +1,7 @@
 //! From a manifest's text to a checked [`ReplicatedService`].
 
+mod words;
+
 use std::fmt;
 
 use serde::Deserialize;
@@ -77,15 +79,17 @@ pub fn parse(yaml: &str) -> Result<ReplicatedService, ManifestError> {
     }
 }
 
-/// A field's error without its path said twice: the YAML library puts it in front of some.
 fn field(path: &str, message: &str) -> ManifestError {
-    let message = message
-        .strip_prefix(path)
-        .and_then(|rest| rest.strip_prefix(": "))
-        .unwrap_or(message);
     ManifestError::Field {
         path: if path == "." { "manifest" } else { path }.to_owned(),
-        message: message.to_owned(),
+        message: words::plain(path, message),
+    }
+}
+
+fn syntax(message: String) -> ManifestError {
+    match words::duplicate(&message) {
+        Some((path, message)) => ManifestError::Field { path, message },
+        None => ManifestError::Syntax(message),
     }
 }
 
@@ -94,8 +98,7 @@ fn find(yaml: &str) -> Result<usize, ManifestError> {
     let mut services = Vec::new();
     let mut kinds = Vec::new();
     for (index, document) in serde_yaml::Deserializer::from_str(yaml).enumerate() {
-        let value = Value::deserialize(document)
-            .map_err(|error| ManifestError::Syntax(error.to_string()))?;
+        let value = Value::deserialize(document).map_err(|error| syntax(error.to_string()))?;
         let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
         match text("kind") {
             Some(kind) if kind == KIND => services.push((index, text("apiVersion"))),
@@ -143,9 +146,13 @@ mod tests {
         );
 
         let text = refusal("  replica: 3");
-        assert!(text.starts_with("spec"), "{text}");
         assert!(
-            text.contains("unknown field `replica`") && text.contains("`replicas`"),
+            text.starts_with("spec.replica: unknown field `replica`: did you mean `replicas`?"),
+            "{text}"
+        );
+        let text = refusal("  replicas: 3\n  replicas: 5");
+        assert!(
+            text.starts_with("spec.replicas: it is given twice"),
             "{text}"
         );
     }
@@ -163,7 +170,10 @@ mod tests {
     #[test]
     fn a_value_of_the_wrong_type_is_refused_with_its_path() {
         let text = refusal("  replicas: three");
-        assert!(text.starts_with("spec.replicas: "), "{text}");
+        assert_eq!(
+            text,
+            "spec.replicas: found the text `three`: give a whole number, 0 or more (line 6)"
+        );
         let text = refusal("  ordering: {queueTimeout: 10}");
         assert!(text.starts_with("spec.ordering.queueTimeout: "), "{text}");
         let text = refusal("  ordering: {queueTimeout: 10x}");

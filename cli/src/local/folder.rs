@@ -52,8 +52,20 @@ impl Group {
         }
     }
 
+    /// The group that has members in a folder; `None` when none has.
+    pub(super) fn recorded(folder: &Path) -> Result<Option<Self>, Failure> {
+        // A start that failed before it made any member has left nothing to keep.
+        Ok(Self::read(folder)?.filter(|_| MemberFolder::of(folder, 1).0.exists()))
+    }
+
+    /// Number of its members.
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.members.len()).unwrap_or(u32::MAX)
+    }
+
     /// The group that a folder belongs to; `None` when it belongs to none.
     pub(crate) fn read(folder: &Path) -> Result<Option<Self>, Failure> {
+        refuse_file(folder)?;
         let path = folder.join("group.json");
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -88,6 +100,7 @@ impl Folder {
                 .map_err(|error| trouble("make a folder in", &std::env::temp_dir(), &error))?;
             (folder.path().to_owned(), Some(folder))
         };
+        refuse_file(&path)?;
         fs::create_dir_all(&path).map_err(|error| trouble("make", &path, &error))?;
         if temporary.is_some() {
             // Apps may give up root and still have to reach their own folder in it.
@@ -96,10 +109,9 @@ impl Folder {
         }
         refuse_foreign(&path)?;
         let lock = lock(&path)?;
-        match Group::read(&path)? {
-            // A start that failed before it made any member has left nothing to keep.
-            Some(found) if MemberFolder::of(&path, 1).0.exists() => check(&path, &found, &group)?,
-            _ => write(&path.join("group.json"), &group)?,
+        match Group::recorded(&path)? {
+            Some(found) => check(&path, &found, &group)?,
+            None => write(&path.join("group.json"), &group)?,
         }
         Ok(Self {
             path,
@@ -209,6 +221,16 @@ impl MemberFolder {
         }
         fs::create_dir_all(path)
     }
+}
+
+fn refuse_file(path: &Path) -> Result<(), Failure> {
+    if !path.exists() || path.is_dir() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "--data {}: this is a file, and a folder is needed: give an empty one, one that `synod local` made, or a name that does not exist yet",
+        path.display()
+    )))
 }
 
 /// A folder with something else in it is not ours to fill.
@@ -387,7 +409,7 @@ mod tests {
         let parent = tempfile::tempdir().expect("folder");
         fs::write(parent.path().join("thesis.txt"), "x").expect("write");
         assert!(refusal(parent.path(), group()).contains("thesis.txt"));
-        assert!(refusal(&parent.path().join("thesis.txt"), group()).contains("--data"));
+        assert!(refusal(&parent.path().join("thesis.txt"), group()).contains("is a file"));
         assert_eq!(fs::read_dir(parent.path()).expect("list").count(), 1);
     }
 

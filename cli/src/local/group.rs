@@ -15,8 +15,9 @@ use tokio::time::{Instant, interval, sleep};
 use super::certificates::Certificates;
 use super::folder::{Folder, Group};
 use super::formation;
-use super::keeper::{Context, Event, HOPELESS, Keeper, What};
+use super::keeper::{Context, Event, HOPELESS, Keeper, Part, What};
 use super::member::{Member, names, plan};
+use super::ports::somebody_listens;
 use super::screen::Screen;
 use super::settings::{Settings, pairs};
 use super::table::{self, Line};
@@ -28,8 +29,8 @@ use crate::http::call;
 const STATUS_PERIOD: Duration = Duration::from_millis(250);
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 const RENEWAL_PERIOD: Duration = Duration::from_secs(3600);
-/// Without a quorum for this long, the reasons are told.
-const SLOW_START: Duration = Duration::from_secs(30);
+/// Without a quorum for this long after the apps should listen, the reasons are told.
+const SLOW_START: Duration = Duration::from_secs(10);
 
 /// How far the group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ struct Running {
     /// What was told about each member's state, so that changes are told once.
     told: Vec<String>,
     told_leader: Option<String>,
+    /// Whose app runs and does not listen.
+    silent: Vec<bool>,
     phase: Phase,
     since: Instant,
     slow_told: bool,
@@ -83,6 +86,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     let context = Context {
         own: own.to_owned(),
         guard,
+        app_timeout: settings.app_timeout,
         events,
     };
     let mut running = Running {
@@ -90,6 +94,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         known: vec![false; members.len()],
         told: vec!["Starting".to_owned(); members.len()],
         told_leader: None,
+        silent: vec![false; members.len()],
         phase: if formed {
             Phase::Starting
         } else {
@@ -106,6 +111,10 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     running
         .screen
         .say(&words::introduction(&running.settings, &running.folder));
+    let kept = formation::has_changed(&running.folder, &running.settings.policy);
+    if formed && !running.settings.policy_given && kept {
+        running.screen.say(words::POLICY_KEPT);
+    }
     let keepers: Vec<_> = running
         .members
         .iter()
@@ -220,7 +229,8 @@ impl Running {
             self.screen
                 .say(&words::invitation(&self.settings, &self.members));
         }
-        if self.phase != Phase::Running && !self.slow_told && self.since.elapsed() > SLOW_START {
+        let slow = self.settings.app_timeout + SLOW_START;
+        if self.phase != Phase::Running && !self.slow_told && self.since.elapsed() > slow {
             self.slow_told = true;
             let table = table::render(&self.lines(), false);
             self.screen.say(&format!(
@@ -253,6 +263,17 @@ impl Running {
         };
         let text = words::event(&event, member);
         if hopeless && self.phase != Phase::Running {
+            return Err(Failure::failed(text));
+        }
+        if event.part == Part::App {
+            let silent = matches!(event.what, What::NotListening(_));
+            self.silent[event.member as usize - 1] = silent;
+        }
+        let silent = self.silent.iter().zip(&self.members);
+        let silent = silent.filter(|(silent, it)| **silent && !somebody_listens(it.app.port()));
+        let others = self.members.len() - silent.count();
+        if self.phase != Phase::Running && others <= self.members.len() / 2 {
+            let text = format!("{text}\n{}", words::HOPELESSLY_SILENT);
             return Err(Failure::failed(text));
         }
         let is_start = matches!(event.what, What::Started { .. });

@@ -26,8 +26,6 @@ const APP_GRACE: Duration = Duration::from_secs(1);
 const SIDECAR_GRACE: Duration = Duration::from_secs(3);
 const CALL_LIMIT: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(50);
-/// An app that does not listen after this time is reported.
-const SLOW_APP: Duration = Duration::from_secs(30);
 
 /// Starts in a row that came to nothing, after which something must be wrong.
 pub(super) const HOPELESS: u32 = 3;
@@ -64,8 +62,8 @@ pub(super) enum What {
     StoppedForRebuild,
     /// It could not be started; it is tried again.
     CannotStart(String),
-    /// The app is there but nobody listens on its port.
-    NotListening,
+    /// The app is there but nobody has listened on its port for that long.
+    NotListening(Duration),
 }
 
 /// What all keepers share.
@@ -74,6 +72,8 @@ pub(super) struct Context {
     /// This program's file.
     pub(super) own: PathBuf,
     pub(super) guard: Guard,
+    /// An app that does not listen after this time is reported.
+    pub(super) app_timeout: Duration,
     pub(super) events: mpsc::UnboundedSender<Event>,
 }
 
@@ -242,8 +242,8 @@ impl Keep {
                     sleep(LIVENESS_PERIOD).await;
                 }
             };
-            if timeout(SLOW_APP, listens).await.is_err() {
-                self.tell(What::NotListening);
+            if timeout(self.context.app_timeout, listens).await.is_err() {
+                self.tell(What::NotListening(self.context.app_timeout));
             }
         };
         let liveness = until_not_live(admin);

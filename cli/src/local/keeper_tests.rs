@@ -85,6 +85,7 @@ impl Stage {
         let context = Context {
             guard: Guard::start(&own, None).expect("a guard"),
             own,
+            app_timeout: Duration::from_secs(30),
             events: sender,
         };
         let command = ["sh", "-c", app].map(str::to_owned);

@@ -18,6 +18,7 @@ mod words;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::exit::Failure;
 
@@ -38,11 +39,17 @@ pub(crate) struct LocalArgs {
     #[arg(long)]
     replicas: Option<u32>,
     /// Where member 1 serves clients; each further member uses the next port
-    #[arg(long, default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080", value_parser = settings::listen)]
     listen: SocketAddr,
-    /// Where logs and certificates are kept; default: a temporary folder, removed at the end
+    /// Where logs and certificates are kept; default: a temporary folder, removed at the end. What
+    /// is not given otherwise (the service's name, the number of members, the policy) is what the
+    /// folder was used with before
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// How long the app may take until it listens on its port. If so many copies do not that there
+    /// can be no quorum, the command ends
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = settings::app_timeout)]
+    app_timeout: Duration,
     /// Simulated round-trip times between members, one for each pair: 1-2, 1-3, 2-3 and so on
     #[arg(long, value_name = "TIME,TIME,..")]
     rtt: Option<String>,

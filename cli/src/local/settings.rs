@@ -1,7 +1,7 @@
 //! What `synod local` was asked for, checked before anything is touched. Comes in: arguments and a
 //! manifest's text. Goes out: [`Settings`], or a message with the way out.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,12 +10,14 @@ use synod_proto::v1::Policy;
 
 use super::LocalArgs;
 use super::fields::{self, Ignored};
+use super::folder::Group;
 use crate::exit::Failure;
 
 /// Service name of the bundled example.
 const BUNDLED_NAME: &str = "notes";
 const MAX_MEMBERS: u32 = 9;
 const MAX_RTT: Duration = Duration::from_secs(10);
+const SHORTEST_APP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// All that a local group is made from.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(super) struct Settings {
     /// `None`: a temporary folder.
     pub(super) data: Option<PathBuf>,
     pub(super) rtts: Vec<Duration>,
+    /// How long an app may take until it listens.
+    pub(super) app_timeout: Duration,
     /// `None`: the bundled example.
     pub(super) command: Option<Vec<String>>,
     pub(super) policy: Policy,
@@ -53,7 +57,14 @@ impl Settings {
         if let Some(command) = &command {
             find_program(&command[0])?;
         }
-        let members = members(args.replicas, &spec)?;
+        let recorded = match (&args.data, &name) {
+            (Some(folder), None) => Group::recorded(folder)?,
+            _ => None,
+        };
+        let members = match (&recorded, args.replicas) {
+            (Some(group), None) => group.count(),
+            (_, asked) => members(asked, &spec)?,
+        };
         let ports = u32::from(args.listen.port()) + members - 1;
         if args.listen.port() == 0 || ports > u32::from(u16::MAX) {
             return Err(Failure::usage(format!(
@@ -63,7 +74,8 @@ impl Settings {
                 u32::from(u16::MAX) + 1 - members
             )));
         }
-        let service = name.unwrap_or_else(|| match &command {
+        let of_folder = recorded.map(|group| group.service);
+        let service = name.or(of_folder).unwrap_or_else(|| match &command {
             Some(command) => service_name(&command[0]),
             None => BUNDLED_NAME.to_owned(),
         });
@@ -75,6 +87,7 @@ impl Settings {
             listen: args.listen,
             data: args.data,
             rtts: rtts(args.rtt.as_deref(), members)?,
+            app_timeout: args.app_timeout,
             command,
             protocol: spec.app.protocol,
             log_max_bytes: spec.log.max_size.bytes(),
@@ -84,17 +97,43 @@ impl Settings {
 }
 
 fn read_manifest(path: &Path) -> Result<(synod_api::ReplicatedService, Vec<Ignored>), Failure> {
-    let text = if path == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())
+    let (text, name) = if path == Path::new("-") {
+        let text = std::io::read_to_string(std::io::stdin());
+        (text, "on standard input".to_owned())
     } else {
-        std::fs::read_to_string(path)
+        (std::fs::read_to_string(path), path.display().to_string())
     };
     let text =
-        text.map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
+        text.map_err(|error| Failure::usage(format!("cannot read the manifest {name}: {error}")))?;
     let service = synod_api::parse(&text)
-        .map_err(|error| Failure::usage(format!("{} is refused:\n{error}", path.display())))?;
+        .map_err(|error| Failure::usage(format!("the manifest {name} is refused:\n{error}")))?;
     let ignored = fields::without_meaning(&text);
     Ok((service, ignored))
+}
+
+/// An address to listen on. Names are those of this machine itself: which other of its addresses
+/// a name may stand for one day is not for a resolver to say.
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+    const ALLOWED: &str = "give an address of this machine and a port, such as 127.0.0.1:8080, localhost:8080, [::1]:8080 or 0.0.0.0:8080";
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let Ok(addresses) = text.to_socket_addrs() else {
+        return Err(ALLOWED.to_owned());
+    };
+    let mut addresses: Vec<_> = addresses.filter(|it| it.ip().is_loopback()).collect();
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    let none = || format!("this name does not stand for this machine's loopback: {ALLOWED}");
+    addresses.first().copied().ok_or_else(none)
+}
+
+/// A time limit for apps.
+pub(super) fn app_timeout(text: &str) -> Result<Duration, String> {
+    let time: synod_api::Duration = text.parse().map_err(|error| format!("{error}"))?;
+    if time.get() < SHORTEST_APP_TIMEOUT {
+        return Err("no app listens that soon: give 1s or more".to_owned());
+    }
+    Ok(time.get())
 }
 
 fn members(asked: Option<u32>, spec: &ReplicatedServiceSpec) -> Result<u32, Failure> {
@@ -208,6 +247,7 @@ fn service_name(program: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::folder::Folder;
     use super::*;
     use crate::exit::USAGE;
 
@@ -268,6 +308,44 @@ mod tests {
         assert!(refusal(&["--replicas", "11"]).contains("1 to 9"));
         assert!(refusal(&["--listen", "127.0.0.1:65534"]).contains("65533"));
         assert!(refusal(&["--listen", "127.0.0.1:0"]).contains("--listen"));
+    }
+
+    #[test]
+    fn names_of_the_loopback_are_addresses_to_listen_on() {
+        assert_eq!(
+            listen("localhost:81").map(|it| it.to_string()),
+            Ok("127.0.0.1:81".to_owned())
+        );
+        assert!(listen("[::1]:81").is_ok() && listen("0.0.0.0:81").is_ok());
+        for text in ["8080", "localhost", ":8080", "a b:1", "localhost:x", ""] {
+            let error = listen(text).expect_err(text);
+            assert!(error.contains("localhost:8080"), "{error}");
+        }
+        assert_eq!(app_timeout("2m"), Ok(Duration::from_secs(120)));
+        assert!(app_timeout("0s").is_err() && app_timeout("5").is_err());
+    }
+
+    #[test]
+    fn what_a_folder_was_used_with_counts_where_nothing_else_is_said() {
+        let parent = tempfile::tempdir().expect("folder");
+        let path = parent.path().join("data");
+        let data = path.to_str().expect("text");
+        let folder = Folder::open(Some(&path), Group::new("wiki", 5)).expect("made");
+        let named = |list: &[&str]| {
+            let list = [&["--data", data], list].concat();
+            let settings = Settings::new(args(&list)).expect("fine");
+            (settings.service, settings.members)
+        };
+        let fresh = ("sh".to_owned(), 3);
+        assert_eq!(named(&["--", "sh"]), fresh, "no member was made in it yet");
+        folder.member(1).expect("made");
+        assert_eq!(named(&["--", "sh"]), ("wiki".to_owned(), 5));
+        assert_eq!(named(&["--replicas", "3"]), ("wiki".to_owned(), 3));
+        let file = parent.path().join("m.yaml");
+        std::fs::write(&file, "apiVersion: synod.dev/v1alpha1\nkind: ReplicatedService\nmetadata: {name: board}\nspec: {template: {spec: {containers: [{name: a, ports: [{containerPort: 80}]}]}}}\n").expect("write");
+        let given = named(&["-f", file.to_str().expect("text")]);
+        assert_eq!(given, ("board".to_owned(), 3));
+        assert!(refusal(&["--data", file.to_str().expect("text")]).contains("is a file"));
     }
 
     #[test]

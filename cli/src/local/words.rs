@@ -78,6 +78,12 @@ pub(super) fn invitation(settings: &Settings, members: &[Member]) -> String {
     lines.join("\n")
 }
 
+/// The apps do not listen, so there will be no quorum.
+pub(super) const HOPELESSLY_SILENT: &str = "so many apps do not listen that there can be no quorum; one that only needs more time gets it with --app-timeout";
+
+/// A group that was started without a manifest goes on with the policy of an earlier one.
+pub(super) const POLICY_KEPT: &str = "without -f the policy that this group agreed on last stays in force: routes and limits of an earlier manifest";
+
 /// What happened to a process of `member`.
 pub(super) fn event(event: &Event, member: &Member) -> String {
     let name = &member.name;
@@ -104,9 +110,10 @@ pub(super) fn event(event: &Event, member: &Member) -> String {
             format!("{name}: the app is stopped, to start over with an empty state")
         }
         What::CannotStart(problem) => format!("{name}: {title} cannot be started: {problem}"),
-        What::NotListening => format!(
-            "{name}: nobody listens on port {}, where the app should be{hint}\n{}",
+        What::NotListening(since) => format!(
+            "{name}: the app runs, but does not listen on port {}, {} after it was started{hint}\n{}",
             member.app.port(),
+            humantime::format_duration(*since),
             last_lines(&log)
         ),
     }
