@@ -8,6 +8,8 @@ use crate::world::World;
 
 /// How often convergence is looked for.
 const EVERY_NS: u64 = 100_000_000;
+/// How far a member's time may lag: some round trips of a slow network.
+const LAG_NS: u64 = 2_000_000_000;
 
 impl World {
     /// The safety phase ends: no more faults, all run, all paths are free.
@@ -90,6 +92,27 @@ impl World {
                 return Some(format!(
                     "member {name} has {} faulty slots",
                     host.disk.faulty_count()
+                ));
+            }
+        }
+        self.clock_that_lags()
+    }
+
+    /// Once all hear each other, a member knows a time that is no earlier than what a majority of
+    /// the clocks reads; round trips aside.
+    fn clock_that_lags(&self) -> Option<String> {
+        let members = self.swarm.members;
+        let mut clocks: Vec<_> = (0..members).map(|it| self.clock(it).wall_ns).collect();
+        clocks.sort_unstable();
+        let majority_ns = clocks[members - (members / 2 + 1)];
+        for (index, host) in self.hosts.iter().enumerate() {
+            let process = host.process.as_ref()?;
+            let now_ns = self.clock(index).mono_ns;
+            let known = process.paxos.agreed_clock().map(|it| it.at(now_ns).0);
+            if known.is_none_or(|known| known + LAG_NS < majority_ns) {
+                return Some(format!(
+                    "member {} takes the time for {known:?}, a majority's clocks say {majority_ns}",
+                    index + 1
                 ));
             }
         }

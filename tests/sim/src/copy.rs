@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message as _;
-use synod_paxos::{AgreedTime, Genesis, Slot};
+use synod_paxos::{AgreedTime, Genesis, Now, Reading, Slot};
 use synod_proto::v1::{IdempotencyPolicy, Policy};
 use synod_sidecar::app::Instance;
 use synod_sidecar::apply::{Action, Found, Machine, Outcome, Record, Run, Setup};
@@ -43,8 +43,8 @@ pub(crate) struct Copy {
     /// All slots up to here were handed over by the agreement.
     through: Slot,
     pub(crate) responses: BTreeMap<Slot, Register>,
-    /// The agreed time last seen, and what the monotonic clock said then.
-    agreed: Option<(AgreedTime, u64)>,
+    /// The agreed time last seen.
+    time: AgreedTime,
     told_applied: Slot,
     told_stalled: bool,
 }
@@ -89,18 +89,16 @@ impl Copy {
             machine,
             through: Slot::ZERO,
             responses: BTreeMap::new(),
-            agreed: None,
+            time: AgreedTime(0),
             told_applied: Slot::ZERO,
             told_stalled: false,
         }
     }
 
-    /// What agreed time is about now, for deadlines.
-    pub(crate) fn agreed_now(&self, now: synod_paxos::Now) -> u64 {
-        match self.agreed {
-            Some((time, mono)) => time.0 + (now.mono_ns - mono),
-            None => now.wall_ns,
-        }
+    /// What agreed time is about now, for deadlines (rule X3).
+    pub(crate) fn agreed_now(&self, clock: Option<Reading>, now: Now) -> AgreedTime {
+        let clock = clock.map_or(AgreedTime(now.wall_ns), |it| it.at(now.mono_ns));
+        clock.max(self.time)
     }
 
     /// All up to `through` may be applied.
@@ -171,7 +169,6 @@ impl World {
 
     /// Reads from the log what the machine wants next.
     fn feed(&mut self, member: usize) -> Result<(), Violation> {
-        let now = self.clock(member);
         let tampered = self.swarm.plant == Plant::TamperedCommit && member == 0;
         let Host {
             disk,
@@ -201,10 +198,7 @@ impl World {
                 self.checks.chosen.handed(member, entry)?;
                 copy.machine.handle_entry(entry);
             }
-            let entry_time = disk.entry(slot).expect("it was read").time;
-            if copy.agreed.is_none_or(|(time, _)| time < entry_time) {
-                copy.agreed = Some((entry_time, now.mono_ns));
-            }
+            copy.time = copy.time.max(disk.entry(slot).expect("it was read").time);
         }
         Ok(())
     }

@@ -123,15 +123,7 @@ impl World {
                 self.plan(length, Event::Heal(Fault::PartitionOf { mask }));
             }
             Fault::Spike => self.network.spike(self.now_ns + length),
-            Fault::ClockJump => {
-                let by = self
-                    .dice
-                    .log_range(1_000_000, 7_200_000_000_000)
-                    .cast_signed();
-                let by = if self.dice.chance(0.5) { by } else { -by };
-                self.tally.clock_jumps += 1;
-                self.hosts[member].clock.jump_wall(by);
-            }
+            Fault::ClockJump => self.set_clock(member),
             Fault::AppKill => {
                 self.tally.app_kills += 1;
                 let process = self.hosts[member].app.process;
@@ -186,6 +178,19 @@ impl World {
         let life = process.life;
         self.tally.pauses += 1;
         self.plan(length, Event::Resume { member, life });
+    }
+
+    /// Somebody sets a wall clock: by an hour, as a wrong time zone does, or by anything.
+    fn set_clock(&mut self, member: usize) {
+        if member >= self.swarm.stepped {
+            return;
+        }
+        let hour_ns = 3_600_000_000_000;
+        let by = [hour_ns, self.dice.log_range(1_000_000, 2 * hour_ns)][self.dice.pick(2)];
+        let by = by.cast_signed();
+        let by = if self.dice.chance(0.5) { by } else { -by };
+        self.tally.clock_jumps += 1;
+        self.hosts[member].clock.jump_wall(by);
     }
 
     fn cut(&mut self, from: usize, length: u64) {

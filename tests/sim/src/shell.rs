@@ -1,13 +1,14 @@
 //! The shell of a member: it starts and ends the process, carries out what the agreement asks for,
 //! and looks at the invariants after each step.
 
-use synod_paxos::{CommandId, Io, Output, Paxos, Record, Slot, Ticket};
+use synod_paxos::{CommandId, Entry, Io, Output, Paxos, Record, Slot, Ticket};
 
 use crate::calendar::{Event, Life};
 use crate::client::Reply;
 use crate::copy::Copy;
+use crate::invariants::time::{self, Right};
 use crate::invariants::{Violation, limits};
-use crate::network::LANES;
+use crate::network::{LANES, id_of};
 use crate::process::{Outgoing, Process, Write};
 use crate::swarm::Plant;
 use crate::world::World;
@@ -147,6 +148,9 @@ impl World {
                 format!("{} writes {}", member + 1, brief(record))
             });
             self.checks.written(member, record)?;
+            if let Record::Append(entry) = record {
+                self.check_stamp(member, entry)?;
+            }
             let written = self.hosts[member].disk.write(record);
             written.map_err(|text| {
                 Violation::new("record", format!("member {}: {text}", member + 1))
@@ -390,6 +394,21 @@ impl World {
     }
 
     // === checks ===
+
+    /// What a leader stamps lies within the clocks that nobody sets, if they are a majority.
+    fn check_stamp(&self, member: usize, entry: &Entry) -> Result<(), Violation> {
+        let (members, stepped) = (self.swarm.members, self.swarm.stepped);
+        if entry.ballot.node != id_of(member) || stepped > (members - 1) / 2 {
+            return Ok(());
+        }
+        let clocks = (stepped..members).map(|member| self.clock(member).wall_ns);
+        let right = Right {
+            latest_ns: clocks.max().expect("a majority"),
+            // A wall clock and a monotonic one may each be off in their rates.
+            drift_ns: self.now_ns / 1_000_000 * 2 * self.swarm.drift_ppm,
+        };
+        time::stamped(member, entry, right)
+    }
 
     fn check(&mut self, member: usize) -> Result<(), Violation> {
         let host = &mut self.hosts[member];

@@ -98,6 +98,8 @@ pub struct Swarm {
     pub(crate) app_loses_connection: f64,
     pub(crate) drift_ppm: u64,
     pub(crate) wall_skew_ns: u64,
+    /// Members whose wall clocks are set now and then, the first of all: a minority, or everybody.
+    pub(crate) stepped: usize,
     pub(crate) expires_ns: u64,
     pub(crate) quorums: Quorums,
     pub(crate) settings: Settings,
@@ -146,6 +148,7 @@ impl Swarm {
             expires_ns: dice.log_range(2 * S, 60 * S),
             quorums: draw_quorums(dice, members as u32),
             settings: draw_settings(dice, pace),
+            stepped: [(members - 1) / 2, members][dice.pick(2)],
             network,
         }
     }

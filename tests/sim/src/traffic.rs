@@ -93,7 +93,8 @@ impl World {
         let host = &mut self.hosts[member];
         let boot = host.disk.boot();
         let process = host.process.as_mut().expect("the caller has looked");
-        let request = request_of(operation, key, process.copy.agreed_now(now) + expires_in);
+        let agreed = process.copy.agreed_now(process.paxos.agreed_clock(), now);
+        let request = request_of(operation, key, agreed.0 + expires_in);
         let floor = process.floor();
         process.sequence += 1;
         let id = CommandId {

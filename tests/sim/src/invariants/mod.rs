@@ -16,6 +16,7 @@ pub(crate) mod promised;
 pub(crate) mod read_index;
 #[cfg(test)]
 mod tests;
+pub(crate) mod time;
 pub(crate) mod undone;
 pub(crate) mod unsynced;
 pub(crate) mod votes;

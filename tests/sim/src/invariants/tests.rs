@@ -175,6 +175,19 @@ fn a_slot_behind_the_stop_sign_of_its_epoch_and_time_that_goes_back_are_seen() {
 }
 
 #[test]
+fn a_stamp_that_no_right_clock_reads_is_seen() {
+    let right = time::Right {
+        latest_ns: 1_000_000_000,
+        drift_ns: 1_000,
+    };
+    let mut entry = entry(1, ballot(1, 1), 1);
+    entry.time = AgreedTime(1_000_900_000);
+    time::stamped(0, &entry, right).unwrap();
+    entry.time = AgreedTime(1_002_000_000);
+    assert_eq!(broken(time::stamped(0, &entry, right)), "P5");
+}
+
+#[test]
 fn a_queue_beyond_its_limit_is_seen() {
     let settings = Settings::default();
     let mut status = Status::default();
