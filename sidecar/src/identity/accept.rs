@@ -1,6 +1,6 @@
 //! Connections from members and operators: no certificate of the group, no byte of an answer.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use super::connect::tune;
-use super::{Identity, Who};
+use super::{Identity, Who, words};
 
 /// Limit on a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes under way at once; further connections wait in the kernel's queue.
 const HANDSHAKES: usize = 64;
-/// Addresses whose refusals are remembered, so that each is reported once.
+/// Refusals that are remembered, so that each is reported once.
 const REMEMBERED: usize = 256;
 
 /// Who is on the other side of a connection: an extension of every request that comes over it.
@@ -85,7 +85,7 @@ async fn accept_all(
                     let _ = sender.send(Ok(secured)).await;
                 }
                 Ok(Err(error)) => {
-                    let _ = refused.try_send((address.ip(), error.to_string()));
+                    let _ = refused.try_send((address.ip(), words::plain(&error)));
                 }
                 Err(_) => {
                     let _ = refused.try_send((address.ip(), "handshake timed out".to_owned()));
@@ -111,23 +111,25 @@ async fn secure(
     Ok(Secured { stream, caller })
 }
 
-/// One line per address and reason, not one per retry.
+/// One line per address and reason, not one per retry, also when several come from one address.
 async fn report(mut refusals: mpsc::Receiver<(IpAddr, String)>) {
-    let mut last: BTreeMap<IpAddr, String> = BTreeMap::new();
+    let mut told: BTreeSet<(IpAddr, String)> = BTreeSet::new();
     while let Some((address, error)) = refusals.recv().await {
         // A health check that opens and closes a connection is no news.
         if error.contains("eof") || error.contains("reset") {
             tracing::debug!(peer = %address, %error, "connection ended in its handshake");
             continue;
         }
-        if last.get(&address) == Some(&error) {
+        let refusal = (address, error);
+        if told.contains(&refusal) {
             continue;
         }
-        if last.len() >= REMEMBERED {
-            last.clear();
+        if told.len() >= REMEMBERED {
+            told.clear();
         }
+        let (address, error) = &refusal;
         tracing::warn!(peer = %address, %error, "refused a connection to the peer port");
-        last.insert(address, error);
+        told.insert(refusal);
     }
 }
 

@@ -55,7 +55,7 @@ pub enum ConnectError {
         address: String,
     },
     /// What answered is not the member that was meant, or refused us.
-    #[error("{address} is not the expected member: {error}")]
+    #[error("{address} is not the expected member: {}", super::words::plain(error))]
     Handshake {
         /// Where.
         address: String,

@@ -7,6 +7,7 @@ mod accept;
 mod connect;
 mod files;
 mod verify;
+mod words;
 
 pub use accept::{Caller, Secured, accept};
 pub(crate) use connect::WINDOW;

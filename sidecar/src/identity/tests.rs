@@ -73,6 +73,12 @@ async fn another_authority_gets_nothing_in_either_direction() {
         meet(&one, &stranger, &member("notes-1")).await,
         (None, false)
     );
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let address = listener.local_addr().expect("address").to_string();
+    let _accepted = accept(listener, one.clone());
+    let connector = Connector::fixed(stranger.clone(), member("notes-1"), address);
+    let error = connector.dial().await.expect_err("refused").to_string();
+    assert!(error.contains("belongs to another group"), "{error}");
     assert_eq!(
         meet(&stranger, &one, &member("notes-2")).await,
         (None, false)

@@ -1,35 +1,38 @@
 //! One line in the log for a state of affairs, however often it is met again.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-/// Subjects remembered; with more, the oldest complaints may be repeated.
-const SUBJECTS: usize = 1024;
+/// Complaints remembered; with more, they may be repeated.
+const REMEMBERED: usize = 1024;
 
-/// What was last complained about, by subject. Cheap to clone.
+/// What was complained about, by subject, since all was well with it: several causes may take turns.
+/// Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Complaints {
-    last: Arc<Mutex<BTreeMap<String, String>>>,
+    told: Arc<Mutex<BTreeSet<(String, String)>>>,
 }
 
 impl Complaints {
     /// True when this is news about the subject, and worth a line.
     pub(super) fn is_news(&self, subject: &str, text: &str) -> bool {
-        let mut last = self.last.lock().expect("no holder panics");
-        if last.get(subject).is_some_and(|it| it == text) {
+        let mut told = self.told.lock().expect("no holder panics");
+        let complaint = (subject.to_owned(), text.to_owned());
+        if told.contains(&complaint) {
             return false;
         }
-        if last.len() >= SUBJECTS {
-            last.clear();
+        if told.len() >= REMEMBERED {
+            told.clear();
         }
-        last.insert(subject.to_owned(), text.to_owned());
-        true
+        told.insert(complaint)
     }
 
     /// All is well with the subject; true when it was not.
     pub(super) fn settled(&self, subject: &str) -> bool {
-        let mut last = self.last.lock().expect("no holder panics");
-        last.remove(subject).is_some()
+        let mut told = self.told.lock().expect("no holder panics");
+        let before = told.len();
+        told.retain(|(of, _)| of != subject);
+        told.len() < before
     }
 }
 
@@ -44,7 +47,10 @@ mod tests {
         assert!(!complaints.is_news("a", "gone"));
         assert!(complaints.is_news("b", "gone"));
         assert!(complaints.is_news("a", "refused"));
+        assert!(!complaints.is_news("a", "gone"), "they take turns");
+        assert!(!complaints.is_news("a", "refused"));
         assert!(complaints.settled("a"));
+        assert!(!complaints.is_news("b", "gone"));
         assert!(!complaints.settled("a"));
         assert!(complaints.is_news("a", "refused"));
     }

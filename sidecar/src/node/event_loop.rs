@@ -27,6 +27,7 @@ use super::complaint::Complaints;
 use super::door::PeerDoor;
 use super::handle::{Decided, Errand, NodeStatus, Seat};
 use super::input::{Input, Inputs, LANES, Roster, lane_index};
+use super::leadership::Leadership;
 use super::link::Link;
 use super::outbox::Outbox;
 use super::queue::SendQueue;
@@ -128,6 +129,7 @@ struct EventLoop {
     reads: Reads,
     others: BTreeMap<MemberId, Other>,
     log_counts: bool,
+    leadership: Leadership,
     end: Option<NodeEnd>,
 }
 
@@ -193,6 +195,7 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
         reads: Reads::default(),
         others: BTreeMap::new(),
         log_counts: false,
+        leadership: Leadership::default(),
         end: None,
     };
     let stop = CancellationToken::new();
@@ -419,8 +422,17 @@ impl EventLoop {
         }
         if now.mono_ns.saturating_sub(self.looked_ns) >= LOOK_NS {
             self.looked_ns = now.mono_ns;
-            let peers = self.paxos.status().peers;
-            let furthest = peers.iter().map(|it| it.applied).max().unwrap_or_default();
+            let status = self.paxos.status();
+            let (ballot, timeout_ns) = (status.promised, status.election_timeout_ns);
+            if self.leadership.is_missing(now.mono_ns, timeout_ns, ballot) {
+                tracing::info!(%ballot, "no leader");
+            }
+            let furthest = status
+                .peers
+                .iter()
+                .map(|it| it.applied)
+                .max()
+                .unwrap_or_default();
             self.elsewhere.send_if_modified(|old| {
                 let further = furthest > *old;
                 *old = furthest.max(*old);
@@ -502,7 +514,7 @@ impl EventLoop {
                 through,
                 max_bytes,
             } => self.load(ticket, from, through, max_bytes),
-            Output::LeaderChanged { leader } => self.leader_changed(leader),
+            Output::LeaderChanged { leader } => self.leader_changed(now, leader),
             Output::Forgetful { reported_by } => {
                 let reported_by = self.name(reported_by);
                 self.end = Some(NodeEnd::Forgetful { reported_by });
@@ -523,13 +535,12 @@ impl EventLoop {
         });
     }
 
-    fn leader_changed(&self, leader: Option<MemberId>) {
+    fn leader_changed(&mut self, now: Now, leader: Option<MemberId>) {
         let ballot = self.paxos.promised();
-        if let Some(leader) = leader {
+        let is_news = self.leadership.changed(now.mono_ns, leader, ballot);
+        if let Some(leader) = leader.filter(|_| is_news) {
             let leader = self.name(leader);
             tracing::info!(%leader, %ballot, "leader changed");
-        } else {
-            tracing::info!(%ballot, "no leader");
         }
     }
 

@@ -13,6 +13,7 @@ mod door;
 mod event_loop;
 pub mod handle;
 mod input;
+mod leadership;
 mod link;
 mod outbox;
 mod queue;
