@@ -1,0 +1,57 @@
+//! Names of what a sidecar needs in its pod.
+
+/// Name of the sidecar's container.
+pub const CONTAINER: &str = "synod";
+/// Name of the sidecar's port for clients.
+pub const CLIENT_PORT: &str = "http";
+/// Name of the sidecar's port for other members.
+pub const PEER_PORT: &str = "synod-peer";
+/// Name of the sidecar's port for probes, metrics and status.
+pub const ADMIN_PORT: &str = "synod-admin";
+/// Name of the volume with the log, and of its claim template.
+pub const LOG_VOLUME: &str = "synod-log";
+/// Name of the app's own volume, and of its claim template, where its template names none.
+pub const STATE_VOLUME: &str = "synod-state";
+/// Where the sidecar finds its log.
+pub const LOG_PATH: &str = "/var/lib/synod";
+/// Where the sidecar finds its configuration (`config.yaml`, `peers.json`).
+pub const CONFIG_PATH: &str = "/etc/synod/config";
+/// Where the sidecar finds `genesis.json`, once there is one.
+pub const GENESIS_PATH: &str = "/etc/synod/genesis";
+/// Where the sidecar finds its certificates.
+pub const TLS_PATH: &str = "/etc/synod/tls";
+/// User and group that the sidecar runs as.
+pub const USER: i64 = 65_532;
+/// Label that asks for a sidecar of the service it names.
+pub const INJECT_LABEL: &str = "synod.dev/inject";
+/// Label with the name of the service.
+pub const SERVICE_LABEL: &str = "synod.dev/service";
+/// Label with the name of the cluster.
+pub const CLUSTER_LABEL: &str = "synod.dev/cluster";
+/// Annotation with what the sidecar took the place of, so that it can be taken out again.
+pub const ORIGINAL_ANNOTATION: &str = "synod.dev/original";
+
+/// ConfigMap with the sidecars' configuration.
+pub fn config_map(service: &str) -> String {
+    format!("{service}-sidecar")
+}
+
+/// ConfigMap with the genesis, which comes to exist later.
+pub fn genesis_map(service: &str) -> String {
+    format!("{service}-genesis")
+}
+
+/// Secret with the members' certificates.
+pub fn tls_secret(service: &str) -> String {
+    format!("{service}-members-tls")
+}
+
+/// Secret whose key `token` is what hooks and probes show to the sidecar.
+pub fn token_secret(service: &str) -> String {
+    format!("{service}-sidecar-token")
+}
+
+/// Claim with the log of a member, as a StatefulSet names it.
+pub fn log_claim(member: &str) -> String {
+    format!("{LOG_VOLUME}-{member}")
+}
