@@ -1,0 +1,54 @@
+//! Real Kubernetes on one Linux machine, for tests: one to several clusters of one to several nodes,
+//! each node with a kubelet and a containerd of its own, up in seconds, gone without a trace.
+//!
+//! ```no_run
+//! # async fn test() -> anyhow::Result<()> {
+//! use synod_cluster::{Clusters, Options};
+//!
+//! let clusters = Clusters::up(&Options { clusters: 3, nodes: 1, folder: "target/cluster".into() }).await?;
+//! let hub = clusters.first();
+//! hub.kubectl_with(["apply", "-f", "-"], "kind: Namespace ..").await?;
+//! clusters.cut("us")?; // no packet between `us` and the others; this machine still reaches it
+//! clusters.in_region("us")?.kubectl(["get", "pods"]).await?;
+//! clusters.heal("us")?;
+//! clusters.down()
+//! # }
+//! ```
+//!
+//! - [`Clusters::up`] makes them, [`Clusters::given`] takes those of `E2E_KUBECONFIGS`, where
+//!   nothing can be cut and no archive can be loaded: that is an error, and says so.
+//! - [`Cluster::kubectl`] is the real kubectl, and [`Cluster::kubeconfig`] works for helm and any
+//!   other client, on this machine and in pods of every cluster.
+//! - The network is flat: pods and nodes of all clusters have addresses of their own and reach each
+//!   other. This machine reaches pods and nodes too (Services only through their node ports), and
+//!   pods reach it at [`Clusters::here`]. Nothing reaches the internet.
+//! - [`Cluster::load_image`] takes archives of [`images::archive`], made from programs of this
+//!   machine, or of any tool that writes what `docker save` writes. Pods use such images with
+//!   `imagePullPolicy: Never`. [`images::TOOLS`] is there from the start: `serve`, `ask`, `pause`.
+//! - Faults: [`Clusters::cut`] a region, [`Clusters::cut_one_way`], [`Cluster::crash_node`] (its
+//!   power goes; the disk stays) and [`Cluster::boot_node`], [`Cluster::stop_kubelet`] and
+//!   [`Cluster::restart_kubelet`]; all else by kubectl.
+//! - A [`Clusters`] that is dropped ends them all, and keeps the [`Clusters::logs`] of programs and
+//!   containers, as a test that failed wants; [`Clusters::down`] keeps nothing. When the process is
+//!   killed, the kernel ends all of it, and the next run clears what is left of its folder.
+//! - No volumes are provisioned: make `local` or `hostPath` ones below `/var/lib`, which is the
+//!   node's disk.
+//!
+//! The program that uses this library must be `synod-cluster` itself, which is also what runs in
+//! the images of every cluster; scenarios are in [`scenario`].
+
+mod certificates;
+mod clusters;
+mod control_plane;
+mod folder;
+pub mod images;
+mod machine;
+mod network;
+mod node;
+pub mod pod;
+pub mod scenario;
+mod usage;
+
+pub use clusters::{Cluster, Clusters, Options};
+pub use folder::end;
+pub use usage::{descendants, memory};

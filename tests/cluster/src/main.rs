@@ -1,0 +1,216 @@
+//! `synod-cluster run [NAME..]` runs scenarios, `synod-cluster up` and `down` make clusters for
+//! people. It is also what runs in the pods of those clusters.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use synod_cluster::scenario::{self, Scenario, Settings};
+use synod_cluster::{Clusters, Options, pod};
+use synod_system::report::Report;
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Parser)]
+#[command(about = "Real Kubernetes on one Linux machine")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run scenarios
+    Run {
+        /// Those whose name contains one of these; all when none is given
+        names: Vec<String>,
+        /// Only list the names
+        #[arg(long)]
+        list: bool,
+        /// Clusters that are there already, as kubeconfigs separated by `:`
+        #[arg(long, env = "E2E_KUBECONFIGS", hide_env_values = true)]
+        kubeconfigs: Option<String>,
+        #[command(flatten)]
+        folder: Folder,
+    },
+    /// Bring clusters up, and keep them until Ctrl-C or `down`
+    Up {
+        /// How many, each in a region of its own
+        #[arg(long, default_value_t = 1)]
+        clusters: u8,
+        /// Nodes of each
+        #[arg(long, default_value_t = 1)]
+        nodes: u8,
+        #[command(flatten)]
+        folder: Folder,
+    },
+    /// End the clusters that `up` keeps, or what is left of them
+    Down {
+        #[command(flatten)]
+        folder: Folder,
+    },
+    /// In pods: wait for the end
+    #[command(hide = true)]
+    Pause,
+    /// In pods: answer every request
+    #[command(hide = true)]
+    Serve { listen: String, text: String },
+    /// In pods: ask HOST:PORT
+    #[command(hide = true)]
+    Ask { whom: String },
+}
+
+#[derive(Args)]
+struct Folder {
+    /// Where state and logs are
+    #[arg(long, default_value = "target/cluster")]
+    dir: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let ended = match Arguments::parse().command {
+        Command::Run {
+            names,
+            list,
+            kubeconfigs,
+            folder,
+        } => run(
+            &names,
+            list,
+            &Settings {
+                kubeconfigs,
+                folder: folder.dir,
+            },
+        ),
+        Command::Up {
+            clusters,
+            nodes,
+            folder,
+        } => {
+            let options = Options {
+                clusters,
+                nodes,
+                folder: folder.dir,
+            };
+            blocking(up(options))
+        }
+        Command::Down { folder } => synod_cluster::end(&folder.dir).map(|()| ExitCode::SUCCESS),
+        Command::Pause => blocking(pod::pause()).map(|()| ExitCode::SUCCESS),
+        Command::Serve { listen, text } => pod::serve(&listen, &text).map(|()| ExitCode::SUCCESS),
+        Command::Ask { whom } => pod::ask(&whom, Duration::from_secs(5)).map(|answer| {
+            println!("{answer}");
+            ExitCode::SUCCESS
+        }),
+    };
+    ended.unwrap_or_else(|error| {
+        eprintln!("synod-cluster: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn blocking<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(future)
+}
+
+async fn up(options: Options) -> Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let clusters = tokio::select! {
+        clusters = Clusters::up(&options) => clusters?,
+        _ = terminate.recv() => return Ok(ExitCode::from(143)),
+        _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(130)),
+    };
+    let megabytes = synod_cluster::memory(&synod_cluster::descendants()) / 1_000_000;
+    let seconds = clusters.age().as_secs_f64();
+    println!("up after {seconds:.1} s, {megabytes} MB");
+    for cluster in clusters.all() {
+        let (name, kubeconfig) = (&cluster.name, &cluster.kubeconfig);
+        println!("{name}: export KUBECONFIG={}", kubeconfig.display());
+    }
+    println!(
+        "Ctrl-C, or `synod-cluster down --dir {}`, ends them",
+        options.folder.display()
+    );
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    let asked = Instant::now();
+    clusters.down()?;
+    println!("down after {:.1} s", asked.elapsed().as_secs_f64());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(names: &[String], list: bool, settings: &Settings) -> Result<ExitCode> {
+    let named = |scenario: &&Scenario| {
+        names.is_empty()
+            || names
+                .iter()
+                .any(|name| scenario.name.contains(name.as_str()))
+    };
+    let chosen: Vec<&Scenario> = scenario::ALL.iter().filter(named).collect();
+    if list {
+        for scenario in chosen {
+            println!("{}", scenario.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if chosen.is_empty() {
+        eprintln!("no scenario is named like {names:?}; see --list");
+        return Ok(ExitCode::from(64));
+    }
+    let (mut passed, mut failed) = (0, 0);
+    for scenario in chosen {
+        if settings.kubeconfigs.is_some() && scenario.own_clusters {
+            println!("not for clusters that were given: {}", scenario.name);
+            continue;
+        }
+        match one(scenario, settings)? {
+            Some(true) => passed += 1,
+            Some(false) => failed += 1,
+            None => return Ok(ExitCode::from(130)),
+        }
+    }
+    println!("scenarios: {passed} passed, {failed} failed");
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs one scenario on a runtime of its own; nothing when we were told to end.
+fn one(scenario: &Scenario, settings: &Settings) -> Result<Option<bool>> {
+    println!("{} ...", scenario.name);
+    let began = Instant::now();
+    let mut report = Report::default();
+    let runtime = tokio::runtime::Runtime::new()?;
+    let result = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            result = (scenario.run)(settings, &mut report) => Ok(Some(result)),
+            _ = tokio::signal::ctrl_c() => Ok(None),
+            _ = terminate.recv() => anyhow::Ok(None),
+        }
+    })?;
+    runtime.shutdown_background();
+    match result {
+        None => return Ok(None),
+        Some(Err(error)) => report.fail(format!("{error:#}")),
+        Some(Ok(())) => {}
+    }
+    print!("{}", report.text());
+    for problem in report.problems() {
+        println!("    FAILED: {problem}");
+    }
+    let good = report.problems().is_empty();
+    let (word, seconds) = (
+        if good { "ok  " } else { "FAIL" },
+        began.elapsed().as_secs_f64(),
+    );
+    println!("{word} {} ({seconds:.1} s)", scenario.name);
+    Ok(Some(good))
+}
