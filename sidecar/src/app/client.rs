@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use super::headers::keep_end_to_end;
 use super::instance::Listeners;
 use super::reads::Reads;
 use super::request::WholeBody;
-use super::spool::Spool;
+use super::spool::ResponseSpool;
 use super::{App, BoxError, ExecuteError, Executed, Instance, NotSent, Order};
 use crate::apply::{StoredBody, StoredResponse};
 use crate::config::Protocol;
@@ -32,7 +32,7 @@ pub(super) struct Shared {
     pub(super) address: SocketAddr,
     pub(super) protocol: Protocol,
     listeners: Listeners,
-    spool: PathBuf,
+    spool: Arc<Path>,
     /// The connection for ordered requests, when none is under way.
     ordered: Mutex<Option<Connection<WholeBody>>>,
     pub(super) reads: Reads,
@@ -59,7 +59,7 @@ impl Client {
                 address,
                 protocol,
                 listeners: Listeners::new(address),
-                spool,
+                spool: spool.into(),
                 ordered: Mutex::new(None),
                 reads: Reads::default(),
                 doubt: Notify::new(),
@@ -146,12 +146,12 @@ impl Client {
             return Err(ExecuteError::Unknown(why.into()));
         }
         let ends_with_connection = !head_only && ends_with_connection(&head);
-        let mut spool = Spool::new(&self.shared.spool);
+        let mut spool = ResponseSpool::new(self.shared.spool.clone());
         let mut trailers = HeaderMap::new();
         while let Some(frame) = connection.drive(body.frame()).await {
             let frame = frame.map_err(|error| ExecuteError::Unknown(describe(&error)))?;
             match frame.into_data() {
-                Ok(data) => spool.push(data),
+                Ok(data) => spool.push(data).await,
                 Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
             }
         }

@@ -23,6 +23,7 @@ pub use client::Client;
 pub use instance::Instance;
 pub use reads::{Pool, ReadBody, ReadError};
 pub use request::Order;
+pub(crate) use spool::{MEMORY_BYTES, Spool, drop_elsewhere, load};
 
 use crate::apply::StoredResponse;
 

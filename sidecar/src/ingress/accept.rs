@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use super::Parts;
 use super::backend::Backend;
 use super::body::{RequestBody, ResponseBody};
-use super::core::Core;
+use super::core::{Connection, Core};
 use super::framing::{Framing, HeadLimits, Violation};
 use super::guard::{Guard, Patience, Refused, Returned, Watched};
 use super::handover::HandoverService;
@@ -156,10 +156,15 @@ async fn connection<B: Backend>(
     let watched = Arc::new(Watched::default());
     let (guard, returned) = Guard::new(stream, first, framing, watched.clone(), patience);
     let io = TokioIo::new(guard);
+    let connection = Arc::new(Connection {
+        client,
+        source: Arc::new(core.room.source()),
+        watched: (!is_http_2).then_some(watched),
+    });
     if is_http_2 {
-        serve_http_2(core, io, client, stop).await;
+        serve_http_2(core, io, connection, stop).await;
     } else {
-        serve_http_1(core, io, client, &watched, stop).await;
+        serve_http_1(core, io, connection, stop).await;
         if let Ok(returned) = returned.await {
             last_words(core, returned).await;
         }
@@ -184,14 +189,11 @@ async fn first_bytes(stream: &mut TcpStream) -> io::Result<(Bytes, bool)> {
 async fn serve_http_1<B: Backend>(
     core: &Arc<Core<B>>,
     io: TokioIo<Guard>,
-    client: IpAddr,
-    watched: &Arc<Watched>,
+    client: Arc<Connection>,
     stop: CancellationToken,
 ) {
-    let service = service_fn(|request: Request<Incoming>| {
-        core.clone()
-            .serve_client(request, client, Some(watched.clone()))
-    });
+    let service =
+        service_fn(|request: Request<Incoming>| core.clone().serve_client(request, client.clone()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Both are the guard's business, which can tell an idle client from a slow one.
@@ -215,11 +217,11 @@ async fn serve_http_1<B: Backend>(
 async fn serve_http_2<B: Backend>(
     core: &Arc<Core<B>>,
     io: TokioIo<Guard>,
-    client: IpAddr,
+    client: Arc<Connection>,
     stop: CancellationToken,
 ) {
     let service =
-        service_fn(|request: Request<Incoming>| core.clone().serve_client(request, client, None));
+        service_fn(|request: Request<Incoming>| core.clone().serve_client(request, client.clone()));
     let header_bytes = u32::try_from(core.limits.header_bytes).unwrap_or(u32::MAX);
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -279,15 +281,15 @@ impl<B: Backend> Core<B> {
     fn serve_client(
         self: Arc<Self>,
         request: Request<Incoming>,
-        client: IpAddr,
-        watched: Option<Arc<Watched>>,
+        connection: Arc<Connection>,
     ) -> Responding {
+        let watched = &connection.watched;
         // Before anything else is read from the connection.
         let busy = watched.as_ref().map(Watched::begin);
         let gap = self.limits.body_gap;
         let request = request.map(|body| RequestBody::client(body, gap, watched.clone()));
         Box::pin(async move {
-            let response = self.handle(request, client, watched.as_ref()).await;
+            let response = self.handle(request, &connection).await;
             Ok(response.map(|body| body.while_busy(busy)))
         })
     }

@@ -16,7 +16,7 @@ use super::body::{BoxError, RequestBody};
 use crate::app::{Client, Pool, ReadBody, ReadError};
 use crate::apply::handle::KeyOutcome;
 use crate::apply::{Answer, ApplyHandle, ApplyStatus};
-use crate::node::handle::ProposeError;
+use crate::node::handle::{Held, ProposeError};
 use crate::node::{NodeHandle, NodeStatus, Proposed};
 
 /// A body that the app sends.
@@ -35,8 +35,13 @@ pub enum AppError {
 
 /// See the module.
 pub trait Backend: Send + Sync + 'static {
-    /// [`NodeHandle::propose`].
-    fn propose(&self, kind: CommandKind, payload: Bytes) -> Result<Proposed, ProposeError>;
+    /// [`NodeHandle::propose_holding`].
+    fn propose(
+        &self,
+        kind: CommandKind,
+        payload: Bytes,
+        held: Held,
+    ) -> Result<Proposed, ProposeError>;
     /// [`NodeHandle::read_index`].
     fn read_index(&self) -> impl Future<Output = Slot> + Send;
     /// [`NodeHandle::status`].
@@ -112,8 +117,13 @@ impl<R> Handles<R> {
 }
 
 impl<R: Reads> Backend for Handles<R> {
-    fn propose(&self, kind: CommandKind, payload: Bytes) -> Result<Proposed, ProposeError> {
-        self.node.propose(kind, payload)
+    fn propose(
+        &self,
+        kind: CommandKind,
+        payload: Bytes,
+        held: Held,
+    ) -> Result<Proposed, ProposeError> {
+        self.node.propose_holding(kind, payload, held)
     }
 
     async fn read_index(&self) -> Slot {

@@ -41,6 +41,8 @@ pub enum RequestBody {
         /// Fields after it; mostly none.
         trailers: Option<HeaderMap>,
     },
+    /// From a file.
+    File(FileBody),
     /// As the client sends it to this member.
     Client(ClientBody),
     /// As another member passes it on.
@@ -103,6 +105,17 @@ impl RequestBody {
         })
     }
 
+    /// A stored body. Fails when its file cannot be opened.
+    pub(super) async fn stored(body: &StoredBody, trailers: HeaderMap) -> std::io::Result<Self> {
+        match body {
+            StoredBody::Memory(data) => Ok(Self::full(data.clone(), trailers)),
+            StoredBody::File { path, len } => {
+                let file = FileBody::open(path.clone(), *len, trailers).await?;
+                Ok(Self::File(file))
+            }
+        }
+    }
+
     /// A body that is there already.
     pub fn full(data: Bytes, trailers: HeaderMap) -> Self {
         Self::Full {
@@ -128,6 +141,7 @@ impl Body for RequestBody {
                     .or_else(|| trailers.take().map(Frame::trailers))
                     .map(Ok),
             ),
+            Self::File(file) => file.poll_frame(cx),
             Self::Client(body) => body.poll_frame(cx),
             Self::Channel(body) => Pin::new(body).poll_frame(cx),
         }
@@ -137,6 +151,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Full { data, trailers } => data.is_none() && trailers.is_none(),
+            Self::File(file) => file.is_end_stream(),
             Self::Client(body) => body.body.is_end_stream(),
             Self::Channel(body) => body.is_end_stream(),
         }
@@ -148,6 +163,7 @@ impl Body for RequestBody {
             Self::Full { data, .. } => {
                 SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
             }
+            Self::File(file) => SizeHint::with_exact(file.remaining),
             Self::Client(body) => body.body.size_hint(),
             Self::Channel(body) => body.size_hint(),
         }
@@ -220,7 +236,7 @@ enum Kind {
 }
 
 /// A stored body on disk, read as fast as its reader takes it.
-struct FileBody {
+pub struct FileBody {
     stream: Pin<Box<ReaderStream<tokio::fs::File>>>,
     remaining: u64,
     trailers: Option<HeaderMap>,
@@ -271,13 +287,8 @@ impl ResponseBody {
         match body {
             StoredBody::Memory(data) => Ok(Self::full_with_trailers(data.clone(), trailers)),
             StoredBody::File { path, len } => {
-                let file = tokio::fs::File::open(&**path).await?;
-                Ok(Self::of(Kind::File(FileBody {
-                    stream: Box::pin(ReaderStream::with_capacity(file, FILE_CHUNK_BYTES)),
-                    remaining: *len,
-                    trailers: (!trailers.is_empty()).then_some(trailers),
-                    _path: path.clone(),
-                })))
+                let file = FileBody::open(path.clone(), *len, trailers).await?;
+                Ok(Self::of(Kind::File(file)))
             }
         }
     }
@@ -321,7 +332,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Full { data, trailers } => data.is_none() && trailers.is_none(),
-            Kind::File(file) => file.remaining == 0 && file.trailers.is_none(),
+            Kind::File(file) => file.is_end_stream(),
             Kind::App(body) => body.is_end_stream(),
             Kind::AppAfter(frames, body) => frames.len() == 0 && body.is_end_stream(),
             Kind::Channel(body) => body.is_end_stream(),
@@ -357,7 +368,29 @@ impl std::fmt::Debug for Kind {
 
 // === impl FileBody ===
 
+impl std::fmt::Debug for FileBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileBody")
+            .field("remaining", &self.remaining)
+            .finish_non_exhaustive()
+    }
+}
+
 impl FileBody {
+    async fn open(path: Arc<TempPath>, bytes: u64, trailers: HeaderMap) -> std::io::Result<Self> {
+        let file = tokio::fs::File::open(&**path).await?;
+        Ok(Self {
+            stream: Box::pin(ReaderStream::with_capacity(file, FILE_CHUNK_BYTES)),
+            remaining: bytes,
+            trailers: (!trailers.is_empty()).then_some(trailers),
+            _path: path,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.remaining == 0 && self.trailers.is_none()
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.remaining == 0 {
             return Poll::Ready(self.trailers.take().map(Frame::trailers).map(Ok));
@@ -369,7 +402,7 @@ impl FileBody {
             }
             Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
             Some(Ok(_)) | None => Poll::Ready(Some(Err(
-                "the file of a stored response has another length".into(),
+                "the file of a stored body has another length".into(),
             ))),
         }
     }

@@ -1,34 +1,40 @@
-//! Reading a client's body whole, within limits of size, time and memory.
+//! Reading a client's body whole, within limits of size and time, into the room that there is.
 //!
-//! In: a body on its way. Out: all of it, or why not. Calls nothing.
+//! In: a body on its way. Out: all of it, or why not. It calls the room for bodies.
 
+use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::body::{RequestBody, TooSlow};
+use super::budget::Share;
 use super::headers::{strip_hop_by_hop, strip_reserved};
 use super::problem::Problem;
-
-/// A permit stands for so many bytes.
-const UNIT_BYTES: u64 = 1024;
-/// Memory taken ahead for a body, at most; a length that is only announced costs nothing yet.
-const FIRST_BYTES: usize = 256 << 10;
+use super::room::{Room, Source, Taken};
+use crate::app::{drop_elsewhere, load};
+use crate::apply::StoredBody;
 
 /// A body that was read whole.
 #[derive(Debug)]
 pub(super) struct Captured {
-    pub(super) data: Bytes,
+    content: StoredBody,
     pub(super) trailers: HeaderMap,
-    /// Its share of the memory, given back with it.
-    _share: Option<OwnedSemaphorePermit>,
+    /// Given back with it.
+    taken: Taken,
+}
+
+/// A whole body in memory, to be proposed.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) data: Bytes,
+    /// To be kept until it is decided.
+    pub(super) share: Option<Share>,
 }
 
 /// How long a body may take.
@@ -42,58 +48,47 @@ pub(super) struct BodyPatience {
     pub(super) floor: u64,
 }
 
-/// Memory for the bodies that are held at one time.
-#[derive(Clone, Debug)]
-pub(super) struct Budget {
-    units: Arc<Semaphore>,
-    /// For memory that others hold.
-    patience: Duration,
-}
-
 // === impl Captured ===
 
 impl Captured {
     pub(super) fn nothing() -> Self {
         Self {
-            data: Bytes::new(),
+            content: StoredBody::Memory(Bytes::new()),
             trailers: HeaderMap::new(),
-            _share: None,
+            taken: Taken::default(),
         }
     }
 
-    /// A body for another attempt; the bytes are shared.
-    pub(super) fn body(&self) -> RequestBody {
-        RequestBody::full(self.data.clone(), self.trailers.clone())
+    /// A body for another attempt, not held in memory unless it is small. Fails when its file cannot
+    /// be opened.
+    pub(super) async fn body(&self) -> io::Result<RequestBody> {
+        RequestBody::stored(&self.content, self.trailers.clone()).await
+    }
+
+    /// All of it in memory. It may wait for that until `limit`.
+    pub(super) async fn load(
+        &self,
+        room: &Room,
+        source: &Source,
+        limit: Instant,
+    ) -> Result<Loaded, Problem> {
+        let share = room.command(source, &self.content, limit).await?;
+        let data = load(&self.content).await.map_err(|error| {
+            tracing::warn!(%error, "a spooled body cannot be read back; check the data volume");
+            Problem::not_ordered("this member's disk has lost the body; try again")
+        })?;
+        Ok(Loaded { data, share })
     }
 }
 
-// === impl Budget ===
-
-impl Budget {
-    pub(super) fn new(bytes: u64, patience: Duration) -> Self {
-        let units = usize::try_from(bytes / UNIT_BYTES).unwrap_or(Semaphore::MAX_PERMITS);
-        Self {
-            units: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
-            patience,
+impl Drop for Captured {
+    fn drop(&mut self) {
+        if let StoredBody::File { .. } = &self.content {
+            let nothing = StoredBody::Memory(Bytes::new());
+            let file = std::mem::replace(&mut self.content, nothing);
+            // The disk is given back when the file is gone.
+            drop_elsewhere((file, std::mem::take(&mut self.taken)));
         }
-    }
-
-    /// Waits for memory whose size is known before a byte was read.
-    async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
-        let taken = timeout(
-            self.patience,
-            self.units.clone().acquire_many_owned(units(bytes)),
-        );
-        match taken.await {
-            Ok(Ok(share)) => Ok(share),
-            _ => Err(full()),
-        }
-    }
-
-    /// Does not wait: somebody who holds memory already must not wait for more of it.
-    fn take_more(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
-        let taken = self.units.clone().try_acquire_many_owned(units(bytes));
-        taken.map_err(|_| full())
     }
 }
 
@@ -101,21 +96,14 @@ fn too_slow() -> Problem {
     Problem::too_slow("its body stood still or crept")
 }
 
-fn units(bytes: u64) -> u32 {
-    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
-}
-
-fn full() -> Problem {
-    Problem::not_ordered("this member holds as many bodies as its memory allows; try again")
-}
-
 /// Reads a body whole. The first poll of a body is what answers `Expect: 100-continue`, so nothing
-/// is asked of the client before its length was checked.
+/// is asked of the client before its length was checked and there is room for it.
 pub(super) async fn capture(
     mut body: RequestBody,
     max_bytes: u64,
     patience: BodyPatience,
-    budget: &Budget,
+    room: &Room,
+    source: &Source,
 ) -> Result<Captured, Problem> {
     if body.is_end_stream() {
         return Ok(Captured::nothing());
@@ -124,15 +112,11 @@ pub(super) async fn capture(
     if announced.lower() > max_bytes {
         return Err(Problem::body_too_large(max_bytes));
     }
-    let mut share = match announced.exact() {
-        None | Some(0) => None,
-        Some(bytes) => Some(budget.take(bytes).await?),
-    };
-    let mut buffer = Buffer::default();
+    let mut place = room.place(source, announced.exact()).await?;
     let mut trailers = HeaderMap::new();
     let started = Instant::now();
     while !body.is_end_stream() {
-        let earned = Duration::from_secs(buffer.bytes / patience.floor.max(1));
+        let earned = Duration::from_secs(place.len() / patience.floor.max(1));
         let limit = (Instant::now() + patience.gap).min(started + patience.total + earned);
         let frame = match timeout_at(limit, Pin::new(&mut body).frame()).await {
             Err(_) => return Err(too_slow()),
@@ -147,18 +131,10 @@ pub(super) async fn capture(
         };
         match frame.into_data() {
             Ok(data) => {
-                if buffer.bytes + data.len() as u64 > max_bytes {
+                if place.len() + data.len() as u64 > max_bytes {
                     return Err(Problem::body_too_large(max_bytes));
                 }
-                if announced.exact().is_none() {
-                    let more = budget.take_more(data.len() as u64)?;
-                    match &mut share {
-                        Some(share) => share.merge(more),
-                        None => share = Some(more),
-                    }
-                }
-                let left = announced.exact().unwrap_or(0).saturating_sub(buffer.bytes);
-                buffer.push(data, left as usize);
+                place.push(data).await?;
             }
             Err(frame) => {
                 if let Ok(fields) = frame.into_trailers() {
@@ -171,57 +147,29 @@ pub(super) async fn capture(
     }
     if announced
         .exact()
-        .is_some_and(|announced| announced != buffer.bytes)
+        .is_some_and(|announced| announced != place.len())
     {
         return Err(Problem::malformed("the body is shorter than announced"));
     }
+    let (content, taken) = place.finish();
     Ok(Captured {
-        data: buffer.into_bytes(),
+        content,
         trailers,
-        _share: share,
+        taken,
     })
-}
-
-/// One piece is kept as it is; more are put together.
-#[derive(Default)]
-struct Buffer {
-    first: Bytes,
-    joined: BytesMut,
-    bytes: u64,
-}
-
-impl Buffer {
-    /// `left`: bytes still to come with this piece, as far as is known.
-    fn push(&mut self, data: Bytes, left: usize) {
-        self.bytes += data.len() as u64;
-        if self.first.is_empty() && self.joined.is_empty() {
-            self.first = data;
-            return;
-        }
-        if self.joined.is_empty() {
-            self.joined
-                .reserve((self.first.len() + left.max(data.len())).min(FIRST_BYTES));
-            self.joined
-                .extend_from_slice(&std::mem::take(&mut self.first));
-        }
-        self.joined.extend_from_slice(&data);
-    }
-
-    fn into_bytes(self) -> Bytes {
-        if self.joined.is_empty() {
-            self.first
-        } else {
-            self.joined.freeze()
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use http_body::Frame;
+    use prometheus_client::registry::Registry;
     use tokio::sync::mpsc;
 
+    use super::super::Limits;
     use super::super::body::{BoxError, Channel};
+    use super::super::metrics::Metrics;
     use super::*;
 
     const PATIENCE: BodyPatience = BodyPatience {
@@ -237,8 +185,19 @@ mod tests {
         (sender, RequestBody::Channel(Channel::new(frames, bytes)))
     }
 
-    fn budget(bytes: u64) -> Budget {
-        Budget::new(bytes, Duration::from_secs(1))
+    fn room(folder: &Path) -> Room {
+        let metrics = Metrics::register(&mut Registry::default());
+        Room::new(&Limits::default(), folder, &metrics)
+    }
+
+    /// Captures a body of at most `most` bytes.
+    async fn captured(body: RequestBody, most: u64) -> Result<(Bytes, HeaderMap), Problem> {
+        let folder = tempfile::tempdir().unwrap();
+        let room = room(folder.path());
+        let source = room.source();
+        let captured = capture(body, most, PATIENCE, &room, &source).await?;
+        let loaded = captured.load(&room, &source, Instant::now()).await?;
+        Ok((loaded.data, captured.trailers.clone()))
     }
 
     async fn send(sender: &Sender, data: &'static [u8]) {
@@ -259,24 +218,20 @@ mod tests {
         trailers.insert("synod-slot", "1".parse().unwrap());
         sender.send(Ok(Frame::trailers(trailers))).await.unwrap();
         drop(sender);
-        let captured = capture(body, 5, PATIENCE, &budget(1 << 20)).await.unwrap();
-        assert_eq!(captured.data, "abcde");
-        assert_eq!(captured.trailers.len(), 1);
+        let (data, trailers) = captured(body, 5).await.unwrap();
+        assert_eq!(data, "abcde");
+        assert_eq!(trailers.len(), 1);
     }
 
     #[tokio::test]
     async fn a_body_over_the_limit_is_refused_by_its_length_or_as_it_comes() {
         let (_kept, body) = channel(Some(6));
-        let problem = capture(body, 5, PATIENCE, &budget(1 << 20))
-            .await
-            .unwrap_err();
+        let problem = captured(body, 5).await.unwrap_err();
         assert_eq!(problem.status, 413);
         let (sender, body) = channel(None);
         send(&sender, b"abc").await;
         send(&sender, b"def").await;
-        let problem = capture(body, 5, PATIENCE, &budget(1 << 20))
-            .await
-            .unwrap_err();
+        let problem = captured(body, 5).await.unwrap_err();
         assert_eq!(problem.status, 413);
     }
 
@@ -284,9 +239,7 @@ mod tests {
     async fn a_body_that_stands_still_or_creeps_is_too_slow() {
         let (sender, body) = channel(None);
         send(&sender, b"abc").await;
-        let problem = capture(body, 5, PATIENCE, &budget(1 << 20))
-            .await
-            .unwrap_err();
+        let problem = captured(body, 5).await.unwrap_err();
         assert_eq!(problem.status, 408);
 
         let (sender, body) = channel(None);
@@ -303,42 +256,41 @@ mod tests {
             }
         });
         let started = Instant::now();
-        let problem = capture(body, 5000, PATIENCE, &budget(1 << 20))
-            .await
-            .unwrap_err();
+        let problem = captured(body, 5000).await.unwrap_err();
         assert_eq!(problem.status, 408);
         assert_eq!(started.elapsed().as_secs(), 30);
         crawl.await.unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn bodies_share_one_memory_and_give_it_back() {
-        let budget = budget(2048);
-        let (sender, body) = channel(Some(3));
-        send(&sender, b"abc").await;
+    #[tokio::test]
+    async fn a_large_body_is_the_same_again_for_each_attempt_and_goes_with_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = || std::fs::read_dir(folder.path()).unwrap().count();
+        let room = room(folder.path());
+        let source = room.source();
+        let (sender, body) = channel(Some(200_000));
+        for piece in 0..4_u8 {
+            let data = Bytes::from(vec![piece; 50_000]);
+            sender.send(Ok(Frame::data(data))).await.unwrap();
+        }
         drop(sender);
-        let first = capture(body, 5000, PATIENCE, &budget).await.unwrap();
-        let (_kept, body) = channel(Some(2000));
-        let problem = capture(body, 5000, PATIENCE, &budget).await.unwrap_err();
-        assert_eq!(
-            (problem.status.as_u16(), problem.kind),
-            (503, "not-ordered")
-        );
-        let (sender, body) = channel(None);
-        sender
-            .send(Ok(Frame::data(Bytes::from(vec![0; 1025]))))
+        let captured = capture(body, 200_000, PATIENCE, &room, &source)
             .await
             .unwrap();
-        let problem = capture(body, 5000, PATIENCE, &budget).await.unwrap_err();
-        assert_eq!(problem.status, 503);
-        drop(first);
-        let (sender, body) = channel(Some(2000));
-        sender
-            .send(Ok(Frame::data(Bytes::from(vec![0; 2000]))))
-            .await
-            .unwrap();
-        drop(sender);
-        assert!(capture(body, 5000, PATIENCE, &budget).await.is_ok());
+        assert_eq!(files(), 1);
+        let limit = Instant::now() + PATIENCE.gap;
+        let loaded = captured.load(&room, &source, limit).await.unwrap();
+        assert_eq!(loaded.data.len(), 200_000);
+        assert_eq!((loaded.data[0], loaded.data[199_999]), (0, 3));
+        for _ in 0..2 {
+            let body = captured.body().await.unwrap();
+            assert_eq!(body.size_hint().exact(), Some(200_000));
+            assert_eq!(body.collect().await.unwrap().to_bytes(), loaded.data);
+        }
+        drop(captured);
+        while files() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
@@ -346,9 +298,7 @@ mod tests {
         let (sender, body) = channel(Some(5));
         send(&sender, b"abc").await;
         drop(sender);
-        let problem = capture(body, 5, PATIENCE, &budget(1 << 20))
-            .await
-            .unwrap_err();
+        let problem = captured(body, 5).await.unwrap_err();
         assert_eq!(problem.status, 400);
     }
 }

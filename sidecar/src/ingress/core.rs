@@ -4,6 +4,7 @@
 //! through the ways [`super::ordered`], [`super::reads`], [`super::outcome`] and
 //! [`super::upgrade`].
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -19,13 +20,14 @@ use tokio::time::Instant;
 
 use super::backend::Backend;
 use super::body::{RequestBody, ResponseBody};
-use super::capture::{BodyPatience, Budget, Captured, capture};
+use super::capture::{BodyPatience, Captured, capture};
 use super::guard::Watched;
 use super::handover::PeerChannels;
 use super::headers::{self, SYNOD_MEMBER, SYNOD_MIN_SLOT, SYNOD_SLOT};
 use super::metrics::{Metrics, NO_CLASS};
 use super::probes::Probes;
 use super::problem::Problem;
+use super::room::{Room, Source};
 use super::route::{Class, Level, Refusal, Routes};
 use super::{Limits, Parts};
 
@@ -44,7 +46,7 @@ pub(super) struct Core<B> {
     pub(super) metrics: Metrics,
     pub(super) probes: Probes,
     pub(super) app: Option<SocketAddr>,
-    budget: Budget,
+    pub(super) room: Room,
     /// Places for streams and upgrades.
     streams: Arc<Semaphore>,
     routes: RwLock<Arc<Routes>>,
@@ -63,6 +65,17 @@ pub(super) struct Call {
     pub(super) min_slot: Option<HeaderValue>,
     /// It came from another member and goes nowhere else.
     pub(super) handed_over: bool,
+    /// Where its body comes from.
+    pub(super) source: Arc<Source>,
+}
+
+/// A connection of a client.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) client: IpAddr,
+    pub(super) source: Arc<Source>,
+    /// `None` for HTTP/2.
+    pub(super) watched: Option<Arc<Watched>>,
 }
 
 /// The body of a request, on its way or read whole.
@@ -103,11 +116,12 @@ impl Times {
 // === impl Payload ===
 
 impl Payload {
-    /// A body for one attempt. What was on its way is gone afterwards.
-    pub(super) fn attempt(&mut self) -> RequestBody {
+    /// A body for one attempt. What was on its way is gone afterwards. Fails when it is on disk and
+    /// cannot be opened.
+    pub(super) async fn attempt(&mut self) -> io::Result<RequestBody> {
         match self {
-            Self::Stream(body) => std::mem::replace(body, RequestBody::Empty),
-            Self::Whole(whole) => whole.body(),
+            Self::Stream(body) => Ok(std::mem::replace(body, RequestBody::Empty)),
+            Self::Whole(whole) => whole.body().await,
         }
     }
 
@@ -128,7 +142,7 @@ impl<B: Backend> Core<B> {
         Self {
             member_value: headers::quoted(&parts.member),
             member: parts.member,
-            budget: Budget::new(parts.limits.body_memory_bytes, parts.limits.memory_patience),
+            room: Room::new(&parts.limits, &parts.spool, &parts.metrics),
             streams: Arc::new(Semaphore::new(parts.limits.open_streams)),
             limits: parts.limits,
             metrics: parts.metrics,
@@ -145,15 +159,12 @@ impl<B: Backend> Core<B> {
     pub(super) async fn handle(
         &self,
         request: Request<RequestBody>,
-        client: IpAddr,
-        watched: Option<&Arc<Watched>>,
+        connection: &Connection,
     ) -> Response<ResponseBody> {
         let started = Instant::now();
         let _held = self.metrics.request();
         let mut class = None;
-        let answer = self
-            .answer_client(request, client, watched, &mut class)
-            .await;
+        let answer = self.answer_client(request, connection, &mut class).await;
         let response = answer.unwrap_or_else(|problem| self.problem(&problem));
         let (level, route) = match &class {
             Some(class) => (class.level.as_str(), &class.route),
@@ -167,8 +178,7 @@ impl<B: Backend> Core<B> {
     async fn answer_client(
         &self,
         request: Request<RequestBody>,
-        client: IpAddr,
-        watched: Option<&Arc<Watched>>,
+        connection: &Connection,
         seen: &mut Option<Class>,
     ) -> Result<Response<ResponseBody>, Problem> {
         let (mut parts, body) = request.into_parts();
@@ -186,13 +196,14 @@ impl<B: Backend> Core<B> {
         headers::strip_reserved(&mut parts.headers);
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.remove(header::EXPECT);
-        headers::add_forwarded(&mut parts.headers, client);
+        headers::add_forwarded(&mut parts.headers, connection.client);
         let call = Call {
             method: parts.method,
             target,
             headers: parts.headers,
             min_slot,
             handed_over: false,
+            source: connection.source.clone(),
         };
         if call.target.path().starts_with(OUR_PATHS) {
             expectation?;
@@ -207,7 +218,7 @@ impl<B: Backend> Core<B> {
         };
         expectation.map_err(refused)?;
         if let Some(upgrade) = upgrade {
-            return match watched.filter(|_| class.streaming) {
+            return match connection.watched.as_ref().filter(|_| class.streaming) {
                 Some(watched) => self.upgrade(&call, upgrade, watched).await,
                 None => Err(refused(Problem::upgrade_refused())),
             };
@@ -274,6 +285,7 @@ impl<B: Backend> Core<B> {
     /// Reads a body whole, unless it was already.
     pub(super) async fn whole<'a>(
         &self,
+        call: &Call,
         payload: &'a mut Payload,
         times: &Times,
     ) -> Result<&'a Captured, Problem> {
@@ -284,7 +296,8 @@ impl<B: Backend> Core<B> {
                 total: self.limits.body_total,
                 floor: self.limits.body_floor_bytes,
             };
-            let whole = capture(body, times.max_body_bytes, patience, &self.budget).await?;
+            let most = times.max_body_bytes;
+            let whole = capture(body, most, patience, &self.room, &call.source).await?;
             *payload = Payload::Whole(whole);
         }
         match payload {

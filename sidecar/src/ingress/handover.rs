@@ -3,8 +3,10 @@
 //! In: calls of other members of the group, over mutual TLS. Out: the same answers that clients
 //! get. A call is never handed on (hop limit 1).
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,10 +30,10 @@ use tonic::{Request, Status, Streaming};
 
 use super::backend::Backend;
 use super::body::{self, BoxError, RequestBody, ResponseBody};
-use super::capture::Captured;
 use super::core::{Call, Core};
 use super::headers::{self, SYNOD_MIN_SLOT};
 use super::ordered::stored_response;
+use super::room::Source;
 use crate::apply::Outcome;
 
 /// Connections to the other members, kept by the node.
@@ -61,6 +63,8 @@ pub(super) struct Fetched {
 /// The side that is asked.
 pub struct HandoverService<B> {
     core: Arc<Core<B>>,
+    /// All bodies that other members pass on.
+    source: Arc<Source>,
 }
 
 type Answers = Pin<Box<dyn Stream<Item = Result<AnswerPart, Status>> + Send>>;
@@ -75,7 +79,8 @@ impl<B> std::fmt::Debug for HandoverService<B> {
 
 impl<B: Backend> HandoverService<B> {
     pub(super) fn new(core: Arc<Core<B>>) -> Self {
-        Self { core }
+        let source = Arc::new(core.room.source());
+        Self { core, source }
     }
 
     fn check_group(&self, group: &[u8]) -> Result<(), Status> {
@@ -106,7 +111,7 @@ impl<B: Backend> Handover for HandoverService<B> {
         };
         self.check_group(&head.group)?;
         let wait = Duration::from_millis(head.wait_ms).min(MAX_WAIT);
-        let call = read_call(head)?;
+        let call = read_call(head, self.source.clone())?;
         let body = RequestBody::Channel(receive_body(parts, None, Piece::of_call));
         let served = timeout(wait, self.core.handle_handed_over(&call, body)).await;
         let response = match served {
@@ -155,7 +160,7 @@ impl<B: Backend> Handover for HandoverService<B> {
     }
 }
 
-fn read_call(head: ServeHead) -> Result<Call, Status> {
+fn read_call(head: ServeHead, source: Arc<Source>) -> Result<Call, Status> {
     let malformed = || Status::invalid_argument("the request has a malformed method or target");
     let method = Method::from_bytes(head.method.as_bytes()).map_err(|_| malformed())?;
     let target = PathAndQuery::try_from(head.target).map_err(|_| malformed())?;
@@ -166,6 +171,7 @@ fn read_call(head: ServeHead) -> Result<Call, Status> {
         min_slot: fields.remove(&SYNOD_MIN_SLOT),
         headers: fields,
         handed_over: true,
+        source,
     })
 }
 
@@ -291,6 +297,37 @@ fn cut(frame: Frame<Bytes>) -> Vec<Piece> {
     }
 }
 
+/// A request in pieces, as fast as the other side takes them.
+struct RequestPieces {
+    ready: VecDeque<ServePart>,
+    body: RequestBody,
+}
+
+impl Stream for RequestPieces {
+    type Item = ServePart;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ServePart>> {
+        loop {
+            if let Some(part) = self.ready.pop_front() {
+                return Poll::Ready(Some(part));
+            }
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                None => return Poll::Ready(None),
+                Some(Ok(frame)) => {
+                    let pieces = cut(frame).into_iter().map(Piece::for_call);
+                    self.ready.extend(pieces);
+                }
+                Some(Err(_)) => {
+                    self.body = RequestBody::Empty;
+                    // No piece at all is a broken body for who receives it; an end would look like
+                    // a whole one.
+                    return Poll::Ready(Some(ServePart { part: None }));
+                }
+            }
+        }
+    }
+}
+
 /// A call to another member.
 type Calling<T> = Pin<Box<dyn Future<Output = Result<T, Status>> + Send>>;
 
@@ -299,7 +336,7 @@ pub(super) fn serve(
     channel: Channel,
     group: GroupId,
     call: &Call,
-    body: &Captured,
+    body: RequestBody,
     limit: Instant,
 ) -> Calling<Response<ResponseBody>> {
     let wait = limit.saturating_duration_since(Instant::now());
@@ -314,13 +351,10 @@ pub(super) fn serve(
         headers: headers::to_wire(&fields),
         wait_ms: millis(wait),
     });
-    let head = ServePart { part: Some(head) };
-    let body = [
-        Frame::data(body.data.clone()),
-        Frame::trailers(body.trailers.clone()),
-    ];
-    let rest = body.into_iter().flat_map(cut).map(Piece::for_call);
-    let parts = futures::stream::iter([head].into_iter().chain(rest).collect::<Vec<_>>());
+    let parts = RequestPieces {
+        ready: [ServePart { part: Some(head) }].into(),
+        body,
+    };
     let mut client = HandoverClient::new(channel);
     let answering = async move {
         let answer = client.serve(parts).await?;

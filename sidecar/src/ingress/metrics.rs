@@ -16,6 +16,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::budget::TakenBytes;
+
 /// Of a request that was refused before it was known how to serve it.
 pub(super) const NO_CLASS: &str = "none";
 
@@ -28,6 +30,10 @@ pub struct Metrics {
     in_flight: Gauge,
     connections: Gauge,
     refused_connections: Counter<u64, AtomicU64>,
+    /// Budgets of [`super::room::Room`], in bytes that are taken.
+    pub(super) body_memory: TakenBytes,
+    pub(super) body_disk: TakenBytes,
+    pub(super) command_memory: TakenBytes,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,6 +73,9 @@ impl Metrics {
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             refused_connections: Counter::default(),
+            body_memory: TakenBytes::default(),
+            body_disk: TakenBytes::default(),
+            command_memory: TakenBytes::default(),
         };
         let room = registry.sub_registry_with_prefix("ingress");
         room.register(
@@ -100,6 +109,25 @@ impl Metrics {
             "Connections closed for malformed or slow requests",
             metrics.refused_connections.clone(),
         );
+        for (name, help, gauge) in [
+            (
+                "body_memory",
+                "Memory taken for small bodies of requests",
+                &metrics.body_memory,
+            ),
+            (
+                "body_disk",
+                "Disk taken for larger bodies of requests",
+                &metrics.body_disk,
+            ),
+            (
+                "command_memory",
+                "Memory taken for larger bodies until they are agreed on",
+                &metrics.command_memory,
+            ),
+        ] {
+            room.register_with_unit(name, help, Unit::Bytes, gauge.clone());
+        }
         metrics
     }
 

@@ -18,6 +18,7 @@ pub mod handover;
 pub mod route;
 
 mod accept;
+mod budget;
 mod capture;
 mod core;
 mod framing;
@@ -29,9 +30,11 @@ mod outcome;
 mod probes;
 mod problem;
 mod reads;
+mod room;
 mod upgrade;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +53,8 @@ pub struct Parts<B> {
     pub member: String,
     /// The app's address for upgrades; `None` where the app speaks no HTTP/1.1 or there is none.
     pub app: Option<SocketAddr>,
+    /// Folder for bodies on disk; emptied by apply when it starts.
+    pub spool: PathBuf,
     /// Limits that are this member's own matter.
     pub limits: Limits,
     /// [`Metrics::register`].
@@ -81,10 +86,18 @@ pub struct Limits {
     pub body_floor_bytes: u64,
     /// Without the client taking a byte of a response.
     pub write_timeout: Duration,
-    /// For all bodies that are held at one time.
+    /// Memory for bodies of up to 64 KiB; what finds none goes to disk.
     pub body_memory_bytes: u64,
-    /// For memory that other bodies hold.
-    pub memory_patience: Duration,
+    /// Disk for bodies.
+    pub body_disk_bytes: u64,
+    /// Of it, for the bodies of one connection.
+    pub connection_disk_bytes: u64,
+    /// Memory for bodies that were on disk, while they are being agreed on: at least for the largest
+    /// one. Together with that for small ones it is less than what may wait for one member, so that
+    /// all can be given to another leader at once.
+    pub command_memory_bytes: u64,
+    /// For disk that other bodies hold.
+    pub body_patience: Duration,
     /// For what runs, when the server is stopped.
     pub drain: Duration,
 }
@@ -103,8 +116,11 @@ impl Default for Limits {
             body_total: Duration::from_secs(30),
             body_floor_bytes: 16 << 10,
             write_timeout: Duration::from_secs(60),
-            body_memory_bytes: 256 << 20,
-            memory_patience: Duration::from_secs(2),
+            body_memory_bytes: 16 << 20,
+            body_disk_bytes: 512 << 20,
+            connection_disk_bytes: 128 << 20,
+            command_memory_bytes: 24 << 20,
+            body_patience: Duration::from_secs(5),
             drain: Duration::from_secs(20),
         }
     }

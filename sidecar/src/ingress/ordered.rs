@@ -21,13 +21,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::backend::Backend;
 use super::body::ResponseBody;
-use super::capture::Captured;
+use super::capture::Loaded;
 use super::core::{Call, Core, Payload, Step, Times};
 use super::handover::{Fetched, fetch_answer};
 use super::headers::{self, SYNOD_MEMBER, SYNOD_OUTCOME};
 use super::problem::{OutcomeName, Problem};
 use super::route::{Class, Routes};
 use crate::apply::{Answer, Outcome, StoredBody, StoredResponse};
+use crate::node::handle::Held;
 use crate::node::{Decided, Proposed};
 
 /// Beyond the time limit for being chosen: a command that is chosen a little too late does
@@ -88,14 +89,16 @@ impl<B: Backend> Core<B> {
         let policy = routes.policy();
         let times = Times::of(policy);
         let key = headers::idempotency_key(&call.headers, policy.idempotency.as_ref())?;
-        let whole = self.whole(payload, &times).await?;
+        let whole = self.whole(call, payload, &times).await?;
+        let chosen_by = Instant::now() + times.queue;
+        let Loaded { data, share } = whole.load(&self.room, &call.source, chosen_by).await?;
         let idempotency = key.map(|key| Idempotency {
             key,
             principal: headers::principal(&call.headers, policy.idempotency.as_ref()),
             request_digest: headers::request_digest(
                 call.method.as_str(),
                 call.target.as_str(),
-                &whole.data,
+                &data,
             ),
         });
         let answerer = if self.serves() {
@@ -103,23 +106,26 @@ impl<B: Backend> Core<B> {
         } else {
             self.others_that_serve().first().copied()
         };
-        let expires_ns = expiry(times.queue);
+        let expires_ns = expiry(chosen_by.saturating_duration_since(Instant::now()));
         let request = Request {
             policy_version: policy.version,
             expires_ns,
             answerer: answerer.map_or(0, |member| member.0),
             route: class.route.to_string(),
             idempotency,
-            ..describe(call, whole)
+            ..describe(call, data, &whole.trailers)
         };
         let command = Bytes::from(request.encode_to_vec());
+        // From here on the command holds the body, which its share stands for.
+        drop(request);
+        let held: Held = share.map(|share| Box::new(share) as _);
         let proposed = self
             .backend
-            .propose(CommandKind::REQUEST, command)
+            .propose(CommandKind::REQUEST, command, held)
             .map_err(|error| Problem::not_ordered(error.to_string()))?;
         let id = proposed.id;
         let answered = self
-            .await_answer(proposed, expires_ns, answerer, &times)
+            .await_answer(proposed, chosen_by, expires_ns, answerer, &times)
             .await?;
         if answered.outcome() == Outcome::Reclassify {
             // Definite: it was not executed under this id. The copy that said so may be ahead of
@@ -139,6 +145,7 @@ impl<B: Backend> Core<B> {
     async fn await_answer(
         &self,
         proposed: Proposed,
+        chosen_by: Instant,
         expires_ns: u64,
         answerer: Option<MemberId>,
         times: &Times,
@@ -146,7 +153,7 @@ impl<B: Backend> Core<B> {
         let Proposed { id, mut decided } = proposed;
         let mut here = std::pin::pin!(self.backend.answer(id));
         let mut chosen = None;
-        let mut limit = Instant::now() + times.queue + GRACE;
+        let mut limit = chosen_by + GRACE;
         let mut fetching: Option<Fetching> =
             answerer.and_then(|member| self.fetching(id, member, limit));
         let mut asked = usize::from(fetching.is_some());
@@ -343,13 +350,13 @@ fn unknown(chosen: Option<Slot>) -> Problem {
 }
 
 /// The part of a command that every copy hands to its app.
-fn describe(call: &Call, whole: &Captured) -> Request {
+fn describe(call: &Call, body: Bytes, trailers: &HeaderMap) -> Request {
     Request {
         method: call.method.as_str().to_owned(),
         target: call.target.as_str().to_owned(),
         headers: headers::to_wire(&call.headers),
-        body: whole.data.clone(),
-        trailers: headers::to_wire(&whole.trailers),
+        body,
+        trailers: headers::to_wire(trailers),
         ..Request::default()
     }
 }

@@ -61,7 +61,7 @@ impl<B: Backend> Core<B> {
         let passes_by = class.level == Level::Bypass || class.streaming;
         // What passes by is not held, except where it has to go to another member.
         if !passes_by || (!asked && !self.serves()) {
-            self.whole(payload, &times).await?;
+            self.whole(call, payload, &times).await?;
         }
         // Any state will do, unless the client has seen a newer one.
         let own_is_enough = match class.level {
@@ -203,7 +203,11 @@ impl<B: Backend> Core<B> {
         } else {
             (Pool::Reads, None)
         };
-        let mut request = http::Request::new(payload.attempt());
+        let body = payload.attempt().await.map_err(|error| {
+            tracing::warn!(%error, "a spooled body cannot be read back; check the data volume");
+            Missed::Refused(Problem::unavailable("this member's disk has lost the body"))
+        })?;
+        let mut request = http::Request::new(body);
         *request.method_mut() = call.method.clone();
         *request.uri_mut() = call.target.clone().into();
         request.headers_mut().clone_from(&call.headers);
@@ -242,6 +246,13 @@ impl<B: Backend> Core<B> {
         for member in self.others_that_serve().into_iter().take(MAX_ASKED) {
             let Some(channel) = self.peers.channel(member) else {
                 continue;
+            };
+            let body = match body.body().await {
+                Ok(body) => body,
+                Err(error) => {
+                    tracing::warn!(%error, "a spooled body cannot be read back; check the data volume");
+                    return None;
+                }
             };
             match handover::serve(channel, group, call, body, limit).await {
                 Ok(response) => {

@@ -1,5 +1,6 @@
 //! What the rest of the sidecar may ask of the agreement.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -83,6 +84,9 @@ pub enum ProposeError {
     NoGroup,
 }
 
+/// Something that is kept as long as a command is here: until it is decided.
+pub type Held = Option<Box<dyn Any + Send>>;
+
 /// The node's side of all handles.
 #[derive(Debug)]
 pub struct Seat {
@@ -124,6 +128,7 @@ struct Entrance {
 struct Unresolved {
     decided: oneshot::Sender<Decided>,
     bytes: u64,
+    _held: Held,
 }
 
 /// Rare requests.
@@ -156,7 +161,17 @@ impl NodeHandle {
 
     /// Gives the command an id and has it agreed on. Does not wait.
     pub fn propose(&self, kind: CommandKind, payload: Bytes) -> Result<Proposed, ProposeError> {
-        let proposed = self.desk.lock().propose(kind, payload)?;
+        self.propose_holding(kind, payload, None)
+    }
+
+    /// As [`NodeHandle::propose`], and keeps something until the command is decided.
+    pub fn propose_holding(
+        &self,
+        kind: CommandKind,
+        payload: Bytes,
+        held: Held,
+    ) -> Result<Proposed, ProposeError> {
+        let proposed = self.desk.lock().propose(kind, payload, held)?;
         self.desk.wake.notify_one();
         Ok(proposed)
     }
@@ -230,7 +245,12 @@ impl NodeHandle {
 // === impl State ===
 
 impl State {
-    fn propose(&mut self, kind: CommandKind, payload: Bytes) -> Result<Proposed, ProposeError> {
+    fn propose(
+        &mut self,
+        kind: CommandKind,
+        payload: Bytes,
+        held: Held,
+    ) -> Result<Proposed, ProposeError> {
         if self.leaving || self.ended {
             return Err(ProposeError::ShuttingDown);
         }
@@ -252,7 +272,11 @@ impl State {
         let (decided, receiver) = oneshot::channel();
         entrance.next += 1;
         entrance.bytes += bytes;
-        let unresolved = Unresolved { decided, bytes };
+        let unresolved = Unresolved {
+            decided,
+            bytes,
+            _held: held,
+        };
         entrance.unresolved.insert(id.sequence, unresolved);
         entrance.queue.push(Command {
             kind,
@@ -424,6 +448,23 @@ mod tests {
         seat.desk
             .decide(large, Decided::Withdrawn(NotTaken::DiskFull));
         propose(&handle, 5 << 20).expect("room again");
+    }
+
+    #[test]
+    fn what_belongs_to_a_command_is_kept_until_it_is_decided_though_its_caller_has_gone() {
+        let (handle, seat) = opened();
+        let kept = Arc::new(());
+        let propose = || {
+            let held: Held = Some(Box::new(kept.clone()));
+            handle.propose_holding(CommandKind::REQUEST, Bytes::new(), held)
+        };
+        let first = propose().expect("taken").id;
+        assert_eq!(Arc::strong_count(&kept), 2);
+        seat.desk.decide(first, Decided::Chosen(Slot(1)));
+        assert_eq!(Arc::strong_count(&kept), 1);
+        propose().expect("taken");
+        seat.desk.end();
+        assert_eq!(Arc::strong_count(&kept), 1);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tonic::{Request, Status};
 use super::log::{self, FormError};
 use crate::admin::{self, AdminParts, LogIdentity};
 use crate::app::App;
+use crate::apply::handle::spool_dir;
 use crate::apply::{self, ApplyError, ApplyHandle, FeedSender};
 use crate::config::peers::{self, PeerTable};
 use crate::config::{Config, ConfigError, Protocol, limits};
@@ -209,6 +210,7 @@ impl Member {
             peers: channels,
             member: config.member.clone(),
             app: (config.app.protocol == Protocol::Http1).then_some(config.app.address),
+            spool: spool_dir(&config.data),
             limits: Limits {
                 drain: DRAIN,
                 ..Limits::default()

@@ -188,7 +188,7 @@ async fn refusals_of_bytes_that_never_became_a_request_are_counted() {
         .raw(format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n"))
         .await;
     bench.raw("GET / HTTP/1.1\r\n").await;
-    let text = bench.metrics();
+    let text = bench.metrics_page();
     for status in [400, 431, 408] {
         let line = format!(
             "synod_ingress_requests_total{{class=\"none\",route=\"\",status=\"{status}\"}} 1\n"

@@ -1,6 +1,7 @@
 //! Ingress as a whole, over real sockets, with doubles for the rest of the member.
 
 mod bad_input;
+mod bodies;
 mod elsewhere;
 mod ordered;
 mod reads;
@@ -33,7 +34,7 @@ use super::{Limits, Metrics, Parts, PeerChannels, Server};
 use crate::app::Pool;
 use crate::apply::handle::KeyOutcome;
 use crate::apply::{Answer, ApplyStatus, Outcome, StoredBody, StoredResponse};
-use crate::node::handle::ProposeError;
+use crate::node::handle::{Held, ProposeError};
 use crate::node::{Decided, NodeStatus, Proposed};
 
 /// Longer than any step of a test takes; reached only when a test fails.
@@ -91,11 +92,13 @@ struct State {
     proposed: Vec<(CommandId, Request)>,
     answers: HashMap<CommandId, Answer>,
     /// Kept so that what is undecided stays so.
-    undecided: Vec<oneshot::Sender<Decided>>,
+    undecided: Vec<(oneshot::Sender<Decided>, Held)>,
     read: Vec<String>,
     keys: HashMap<(Bytes, Bytes), Answer>,
     /// Called when the index was answered, before the read goes on.
     on_index: Option<Hook>,
+    /// Called with each proposal.
+    on_propose: Option<Hook>,
 }
 
 /// Chosen, and executed with this response.
@@ -187,8 +190,17 @@ impl Double {
 }
 
 impl Backend for Arc<Double> {
-    fn propose(&self, kind: CommandKind, payload: Bytes) -> Result<Proposed, ProposeError> {
+    fn propose(
+        &self,
+        kind: CommandKind,
+        payload: Bytes,
+        held: Held,
+    ) -> Result<Proposed, ProposeError> {
         assert_eq!(kind, CommandKind::REQUEST);
+        let then = self.state().on_propose.clone();
+        if let Some(then) = then {
+            then(self);
+        }
         let plan = self.next_plan();
         if let Plan::Refuse(error) = plan {
             return Err(error);
@@ -208,7 +220,7 @@ impl Backend for Arc<Double> {
             }
             Plan::Choose => decide.send(Decided::Chosen(Slot(1042))).unwrap(),
             Plan::Withdraw => decide.send(Decided::Withdrawn(NotTaken::DiskFull)).unwrap(),
-            Plan::Hold => self.state().undecided.push(decide),
+            Plan::Hold => self.state().undecided.push((decide, held)),
             Plan::Refuse(_) => unreachable!(),
         }
         self.changed.notify_waiters();
@@ -384,6 +396,8 @@ struct Bench {
     stop: CancellationToken,
     served: JoinHandle<()>,
     registry: Registry,
+    metrics: Metrics,
+    spool: tempfile::TempDir,
 }
 
 impl Bench {
@@ -394,14 +408,17 @@ impl Bench {
     async fn with(id: u32, limits: Limits, app: Option<SocketAddr>) -> Self {
         let double = Arc::new(Double::new(id));
         let peers = Arc::new(Peers::default());
+        let spool = tempfile::tempdir().unwrap();
         let mut registry = Registry::with_prefix("synod");
+        let metrics = Metrics::register(&mut registry);
         let server = Arc::new(Server::new(Parts {
             backend: double.clone(),
             peers: peers.clone(),
             member: format!("notes-{id}"),
             app,
+            spool: spool.path().into(),
             limits,
-            metrics: Metrics::register(&mut registry),
+            metrics: metrics.clone(),
         }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -418,6 +435,8 @@ impl Bench {
             stop,
             served,
             registry,
+            metrics,
+            spool,
         }
     }
 
@@ -441,7 +460,7 @@ impl Bench {
     }
 
     /// The page of metrics.
-    fn metrics(&self) -> String {
+    fn metrics_page(&self) -> String {
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &self.registry).unwrap();
         page

@@ -354,7 +354,7 @@ async fn requests_are_counted_by_class_route_and_status() {
     let bench = Bench::new().await;
     bench.send("POST /notes", &[], "x").await;
     bench.get("/bypass/1").await;
-    let page = bench.metrics();
+    let page = bench.metrics_page();
     for line in [
         r#"synod_ingress_requests_total{class="ordered",route="",status="201"} 1"#,
         r#"synod_ingress_requests_total{class="bypass",route="bypass",status="200"} 1"#,
