@@ -13,19 +13,19 @@ mod server;
 
 use std::sync::{Arc, OnceLock};
 
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use synod_paxos::{Boot, Incarnation};
 use synod_proto::v1::Policy;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use gauges::register;
 pub use server::serve;
 
 use self::status::Waiting;
 use crate::app::Instance;
 use crate::apply::ApplyStatus;
-use crate::node::NodeStatus;
+use crate::node::{NodeHandle, NodeStatus};
 
 /// What the admin port is made of.
 pub struct AdminParts {
@@ -49,8 +49,14 @@ pub struct AdminParts {
     pub may_stop: Box<dyn Fn(Instance) -> bool + Send + Sync>,
     /// The start signal (rule A5); must return at once.
     pub app_started: Box<dyn Fn() + Send + Sync>,
-    /// Everything that is counted.
-    pub registry: Arc<Registry>,
+    /// How long the app takes for ordered requests.
+    pub apply_durations: Histogram,
+    /// Everything else that is counted, under the prefix `synod`.
+    pub registry: Registry,
+    /// The agreement itself, asked about its details now and then.
+    pub agreement: NodeHandle,
+    /// Most bytes that the log may have.
+    pub log_max_bytes: u64,
     /// Cancelled when this member begins to leave: it is not ready any more.
     pub leaving: CancellationToken,
 }

@@ -12,17 +12,20 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Unit;
 use synod_paxos::{MemberId, Role};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::AdminParts;
+use super::gauges::Gauges;
 use super::health::{self, AppProbe};
 use super::observer::{LOOK_EVERY, Observer};
-use super::status::Status;
-use crate::node::NodeStatus;
+use super::status::{Status, WAITING_ON, Waiting};
+use crate::node::{Description, NodeStatus};
 
 /// For a client to say what it wants, also between two requests.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,15 +37,18 @@ static PAGE: &str = include_str!("page.html");
 struct Admin {
     parts: AdminParts,
     observer: Mutex<Observer>,
+    /// What the agreement said last.
+    details: watch::Sender<Option<Arc<Description>>>,
+    /// What is waited for, for the metrics.
+    waiting: watch::Sender<Option<&'static str>>,
 }
 
 /// Serves the admin port until `stop`.
 pub async fn serve(listener: TcpListener, parts: AdminParts, stop: CancellationToken) {
-    let admin = Arc::new(Admin {
-        parts,
-        observer: Mutex::default(),
-    });
+    let admin = Arc::new(Admin::new(parts));
     let connections = TaskTracker::new();
+    let asking = admin.clone().ask();
+    connections.spawn(stop.clone().run_until_cancelled_owned(asking));
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -89,10 +95,55 @@ async fn connection(admin: Arc<Admin>, stream: TcpStream) {
 // === impl Admin ===
 
 impl Admin {
+    fn new(mut parts: AdminParts) -> Self {
+        let (waiting, waits_for) = watch::channel(None);
+        let (details, described) = watch::channel(None);
+        parts.registry.register_collector(Box::new(Gauges {
+            node: parts.node.clone(),
+            apply: parts.apply.clone(),
+            details: described,
+            waiting: waits_for,
+            log_max_bytes: parts.log_max_bytes,
+        }));
+        parts.registry.register_with_unit(
+            "apply_duration",
+            "Time that the app takes for an ordered request",
+            Unit::Seconds,
+            parts.apply_durations.clone(),
+        );
+        Self {
+            parts,
+            observer: Mutex::default(),
+            details,
+            waiting,
+        }
+    }
+
+    /// Asks the agreement about itself, now and then.
+    async fn ask(self: Arc<Self>) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            if let Some(description) = self.parts.agreement.describe().await {
+                self.details.send_replace(Some(Arc::new(description)));
+            }
+        }
+    }
+
     fn look(&self) {
         let node = self.parts.node.borrow().clone();
+        let details = self.details.borrow().clone();
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-        observer.look(Instant::now(), &node);
+        observer.look(Instant::now(), &node, details.as_deref());
+    }
+
+    /// What is waited for now.
+    fn waiting(&self, node: &NodeStatus) -> Option<Waiting> {
+        let details = self.details.borrow().clone();
+        let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let agreement = observer.waiting(Instant::now(), node, details.as_deref());
+        agreement.or_else(|| (self.parts.apply_waits)())
     }
 
     fn answer<T>(&self, request: &Request<T>) -> Response<Full<Bytes>> {
@@ -136,6 +187,9 @@ impl Admin {
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
+        let waiting = self.waiting(&self.parts.node.borrow());
+        let on = waiting.and_then(|it| WAITING_ON.into_iter().find(|on| *on == it.on));
+        self.waiting.send_replace(on);
         let mut page = String::new();
         if prometheus_client::encoding::text::encode(&mut page, &self.parts.registry).is_err() {
             return text(
@@ -167,14 +221,15 @@ impl Admin {
         let apply = self.parts.apply.borrow().clone();
         let log = self.parts.log.get();
         let formed = node.group.is_some();
+        // Apply begins a moment before the agreement publishes that there is a group.
+        let serving = apply.serving && formed;
         let state = if apply.rebuilding {
             "Rebuilding"
-        } else if apply.serving {
+        } else if serving {
             "CaughtUp"
         } else {
             "CatchingUp"
         };
-        let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         Status {
             service: self.parts.service.clone(),
             member: self.parts.member.clone(),
@@ -194,10 +249,8 @@ impl Admin {
             policy_version: self.parts.policy.borrow().version,
             state: state.to_owned(),
             ready: health::ready(&node, self.leaving()).is_ok(),
-            serving: apply.serving,
-            waiting_on: observer
-                .waiting(Instant::now())
-                .or_else(|| (self.parts.apply_waits)()),
+            serving,
+            waiting_on: self.waiting(&node),
             app_starts: apply.app_starts,
             protocol: self.parts.protocol,
         }
@@ -263,15 +316,18 @@ mod tests {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use prometheus_client::metrics::histogram::Histogram;
     use prometheus_client::registry::Registry;
-    use synod_paxos::{Boot, Configuration, Epoch, GroupId, Incarnation, Member, Quorums, Slot};
+    use synod_paxos::{
+        Boot, Configuration, Epoch, GroupId, Incarnation, Member, PeerStatus, Quorums, Slot,
+    };
     use synod_proto::v1::Policy;
-    use tokio::sync::watch;
 
     use super::*;
     use crate::admin::LogIdentity;
     use crate::admin::status::Waiting;
     use crate::apply::ApplyStatus;
+    use crate::node::NodeHandle;
 
     struct Bench {
         admin: Admin,
@@ -288,7 +344,6 @@ mod tests {
             ..Policy::default()
         }));
         let mut registry = Registry::with_prefix("synod");
-        crate::admin::register(&mut registry, node_receiver.clone(), apply_receiver.clone());
         let ingress = crate::ingress::Metrics::register(&mut registry);
         ingress.answered(
             "ordered",
@@ -296,6 +351,8 @@ mod tests {
             StatusCode::CREATED,
             std::time::Duration::ZERO,
         );
+        let durations = Histogram::new([0.001, 1.0]);
+        durations.observe(0.5);
         let signals = Arc::new(AtomicU32::new(0));
         let counted = signals.clone();
         let log = LogIdentity {
@@ -321,15 +378,14 @@ mod tests {
             app_started: Box::new(move || {
                 counted.fetch_add(1, Ordering::Relaxed);
             }),
-            registry: Arc::new(registry),
+            apply_durations: durations,
+            registry,
+            agreement: NodeHandle::new().0,
+            log_max_bytes: 64 << 20,
             leaving: CancellationToken::new(),
         };
-        let admin = Admin {
-            parts,
-            observer: Mutex::default(),
-        };
         Bench {
-            admin,
+            admin: Admin::new(parts),
             node,
             apply,
             signals,
@@ -453,17 +509,46 @@ mod tests {
     #[tokio::test]
     async fn metrics_are_open_metrics_with_our_names() {
         let bench = bench();
+        well_formed(&bench.get("/metrics").await.1);
         bench.node.send_modify(formed);
+        let mut details = Description {
+            leader_changes: 3,
+            log_bytes: 4096,
+            ..Description::default()
+        };
+        details.counters.elections = 2;
+        details.status.last = Slot(12);
+        details.status.peers = vec![PeerStatus {
+            member: MemberId(2),
+            heard: true,
+            rtt_ns: 1_500_000,
+            acknowledged: Some(Slot(10)),
+            in_flight_bytes: 77,
+            ..PeerStatus::default()
+        }];
+        bench.admin.details.send_replace(Some(Arc::new(details)));
         bench.apply.send_modify(|apply| {
             apply.applied = Slot(9);
             apply.app_starts = 2;
         });
         let (status, page) = bench.get("/metrics").await;
         assert_eq!(status, 200);
+        well_formed(&page);
         for line in [
             "synod_node_commit_slot 11",
             "synod_apply_lag_slots 2",
             "synod_node_leads 0",
+            "synod_node_waiting_on{on=\"app\"} 1",
+            "synod_node_waiting_on{on=\"quorum\"} 0",
+            "synod_log_size_bytes 4096",
+            "synod_log_max_bytes 67108864",
+            "synod_apply_duration_seconds_bucket{le=\"1.0\"} 1",
+            "synod_paxos_elections_total 2",
+            "synod_paxos_leader_changes_total 3",
+            "synod_peer_round_trip_seconds{peer=\"notes-2\"} 0.0015",
+            "synod_peer_log_lag_slots{peer=\"notes-2\"} 2",
+            "synod_peer_in_flight_bytes{peer=\"notes-2\"} 77",
+            "synod_peer_heard{peer=\"notes-2\"} 1",
             "synod_app_starts_total 2",
             "synod_ingress_requests_total{class=\"ordered\",route=\"notes\",status=\"201\"} 1",
             "# UNIT synod_ingress_duration_seconds seconds",
@@ -471,6 +556,58 @@ mod tests {
         ] {
             assert!(page.contains(line), "{line} is missing in\n{page}");
         }
+    }
+
+    /// Each sample is of a family that was described before, once, with a unit that its name ends
+    /// with; each has one value, and no two are of the same name and labels.
+    fn well_formed(page: &str) {
+        let mut families = std::collections::BTreeMap::new();
+        let mut samples = std::collections::BTreeSet::new();
+        assert!(page.ends_with("# EOF\n"), "{page}");
+        for line in page.lines().filter(|it| *it != "# EOF") {
+            if let Some(comment) = line.strip_prefix("# ") {
+                let words: Vec<&str> = comment.splitn(3, ' ').collect();
+                match words[..] {
+                    ["TYPE", name, kind] => {
+                        assert!(families.insert(name, kind).is_none(), "{name} comes twice");
+                    }
+                    ["UNIT", name, unit] => assert!(name.ends_with(unit), "{line}"),
+                    ["HELP", name, _] => assert!(name.starts_with("synod_"), "{line}"),
+                    _ => panic!("{line}"),
+                }
+                continue;
+            }
+            let (sample, value) = line.rsplit_once(' ').expect(line);
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            assert!(samples.insert(sample), "{sample} comes twice");
+            let name = sample.split('{').next().unwrap_or(sample);
+            let of = |(family, kind): (&&str, &&str)| match (name.strip_prefix(*family), *kind) {
+                (Some(""), "gauge") | (Some("_total"), "counter") => true,
+                (Some(end), "histogram") => ["_sum", "_count", "_bucket"].contains(&end),
+                _ => false,
+            };
+            assert!(families.iter().any(of), "{line} is of no family");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_group_that_was_formed_just_now_is_not_waited_for() {
+        let bench = bench();
+        bench.admin.look();
+        bench.apply.send_modify(|apply| apply.serving = true);
+        let status = bench.admin.status();
+        assert_eq!(status.waiting_on.expect("waits").on, "genesis");
+        assert_eq!(
+            (status.state.as_str(), status.serving),
+            ("CatchingUp", false)
+        );
+        bench.node.send_modify(formed);
+        let status = bench.admin.status();
+        assert_eq!(status.state, "CaughtUp");
+        assert_ne!(
+            status.waiting_on.map(|it| it.on).as_deref(),
+            Some("genesis")
+        );
     }
 
     #[tokio::test]

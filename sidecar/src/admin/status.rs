@@ -47,11 +47,16 @@ pub struct Status {
     pub protocol: [u32; 2],
 }
 
+/// All that a member may wait for.
+pub const WAITING_ON: [&str; 11] = [
+    "genesis", "quorum", "sync", "fence", "app", "poison", "snapshot", "window", "clock", "policy",
+    "upgrade",
+];
+
 /// Why nothing goes on.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Waiting {
-    /// `genesis`, `quorum`, `sync`, `fence`, `app`, `poison`, `snapshot`, `window`, `clock` or
-    /// `policy`.
+    /// One of [`WAITING_ON`].
     pub on: String,
     /// The slot concerned; 0 when none is.
     pub slot: u64,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use prometheus_client::metrics::histogram::Histogram;
 use synod_paxos::{Entry, Slot};
 use synod_proto::v1::Policy;
 use tokio::sync::{mpsc, watch};
@@ -45,6 +46,7 @@ pub(super) struct Published {
     pub(super) status: watch::Sender<ApplyStatus>,
     pub(super) policy: watch::Sender<Arc<Policy>>,
     pub(super) waiting: watch::Sender<Option<WaitingOn>>,
+    pub(super) durations: Histogram,
 }
 
 /// What the executor takes in.
@@ -403,6 +405,8 @@ impl<A: App> Executor<A> {
         let flight = self.flight.take().expect("it has just ended");
         match result {
             Ok(Executed { response }) => {
+                let took = flight.begun_at.elapsed();
+                self.published.durations.observe(took.as_secs_f64());
                 let response = response.map(Arc::new);
                 if flight.keyed
                     && let Some(response) = &response

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use prometheus_client::metrics::histogram::Histogram;
 use synod_paxos::{AgreedTime, CommandId, MemberId, Slot};
 use synod_proto::v1::Policy;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -23,6 +24,7 @@ pub struct ApplyHandle {
     pub(super) status: watch::Receiver<ApplyStatus>,
     pub(super) policy: watch::Receiver<Arc<Policy>>,
     pub(super) waiting: watch::Receiver<Option<WaitingOn>>,
+    pub(super) durations: Histogram,
 }
 
 /// Signals for the executor.
@@ -202,6 +204,12 @@ impl ApplyHandle {
     /// The latest status, and its changes.
     pub fn status(&self) -> watch::Receiver<ApplyStatus> {
         self.status.clone()
+    }
+
+    /// How long the app takes for ordered requests, from before the first byte to the end of the
+    /// response, in seconds.
+    pub fn durations(&self) -> Histogram {
+        self.durations.clone()
     }
 
     /// The start signal (rule A5): the app was started, or is about to be. Returns at once.

@@ -25,6 +25,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use prometheus_client::metrics::histogram::Histogram;
 use synod_paxos::{Incarnation, Slot};
 use synod_proto::v1::Policy;
 use tokio::sync::{mpsc, watch};
@@ -41,6 +42,12 @@ use crate::app::App;
 
 /// Questions about keys that wait, at most.
 const QUERIES: usize = 64;
+
+/// From 0.1 ms to 26 s, each bound twice the last, and the default `applyTimeout`.
+const DURATION_BOUNDS: [f64; 19] = [
+    0.000_1, 0.000_2, 0.000_4, 0.000_8, 0.001_6, 0.003_2, 0.006_4, 0.012_8, 0.025_6, 0.051_2,
+    0.102_4, 0.204_8, 0.409_6, 0.819_2, 1.638_4, 3.276_8, 6.553_6, 13.107_2, 30.0,
+];
 
 /// What apply is made of.
 pub struct Parts<A> {
@@ -90,6 +97,7 @@ pub fn start<A: App>(
     let (status, status_receiver) = watch::channel(ApplyStatus::default());
     let (policy, policy_receiver) = watch::channel(Arc::new(Policy::default()));
     let (waiting, waiting_receiver) = watch::channel(None);
+    let durations = Histogram::new(DURATION_BOUNDS);
     let (queries, queries_receiver) = mpsc::channel(QUERIES);
     let handle = ApplyHandle {
         answers: answers.clone(),
@@ -98,6 +106,7 @@ pub fn start<A: App>(
         status: status_receiver,
         policy: policy_receiver,
         waiting: waiting_receiver,
+        durations: durations.clone(),
     };
     if let Found::Record(Record {
         instance: Some(instance),
@@ -124,6 +133,7 @@ pub fn start<A: App>(
             status,
             policy,
             waiting,
+            durations,
         },
     ));
     Ok((handle, task))

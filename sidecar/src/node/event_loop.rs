@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::clock;
 use super::complaint::Complaints;
 use super::door::PeerDoor;
-use super::handle::{Decided, Errand, NodeStatus, Seat};
+use super::handle::{Decided, Description, Errand, NodeStatus, Seat};
 use super::input::{Input, Inputs, LANES, Roster, lane_index};
 use super::leadership::Leadership;
 use super::link::Link;
@@ -465,7 +465,13 @@ impl EventLoop {
             match errand {
                 Errand::Transfer(to) => self.paxos.transfer(now, to),
                 Errand::Describe(reply) => {
-                    let _ = reply.send((self.paxos.status(), self.paxos.counters()));
+                    let _ = reply.send(Description {
+                        status: self.paxos.status(),
+                        counters: self.paxos.counters(),
+                        leader_changes: self.leadership.changes(),
+                        log_bytes: self.writer.bytes(),
+                        log_full: self.disk_full,
+                    });
                 }
             }
         }

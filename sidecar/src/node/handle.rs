@@ -137,7 +137,22 @@ pub(super) enum Errand {
     /// Let another lead.
     Transfer(Option<MemberId>),
     /// Say all there is to say.
-    Describe(oneshot::Sender<(Status, Counters)>),
+    Describe(oneshot::Sender<Description>),
+}
+
+/// Everything that the agreement tells about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    /// Its state.
+    pub status: Status,
+    /// What happened since this start.
+    pub counters: Counters,
+    /// Leaders that were followed, each ballot counted, since this start.
+    pub leader_changes: u64,
+    /// Bytes of the log that are synced.
+    pub log_bytes: u64,
+    /// The log has no room for requests.
+    pub log_full: bool,
 }
 
 // === impl NodeHandle ===
@@ -225,7 +240,7 @@ impl NodeHandle {
     }
 
     /// Everything that the agreement tells about itself; `None` before there is one.
-    pub async fn describe(&self) -> Option<(Status, Counters)> {
+    pub async fn describe(&self) -> Option<Description> {
         let (sender, receiver) = oneshot::channel();
         self.status.borrow().group?;
         self.errand(Errand::Describe(sender));

@@ -9,6 +9,9 @@ pub(super) struct Leadership {
     told: Option<(Option<MemberId>, Ballot)>,
     /// Since when there is none, in `mono_ns`.
     none_since_ns: Option<u64>,
+    /// The ballot of the last leader.
+    followed: Option<Ballot>,
+    changes: u64,
 }
 
 impl Leadership {
@@ -24,7 +27,17 @@ impl Leadership {
             return false;
         }
         self.none_since_ns = None;
-        self.tell((leader, ballot))
+        let is_news = self.tell((leader, ballot));
+        if self.followed != Some(ballot) {
+            self.followed = Some(ballot);
+            self.changes += 1;
+        }
+        is_news
+    }
+
+    /// Leaders so far; one that comes back in its ballot is the same.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// True when it is to be told that there is no leader: it has lasted for an election timeout, or
@@ -89,6 +102,7 @@ mod tests {
         assert!(leadership.is_missing(160, 60, ballot(1)));
         assert!(!leadership.is_missing(900, 60, ballot(1)));
         assert!(leadership.changed(950, LEADER, ballot(1)));
+        assert_eq!(leadership.changes(), 1);
     }
 
     #[test]
@@ -99,5 +113,6 @@ mod tests {
         assert!(leadership.changed(102, LEADER, ballot(3)));
         assert!(!leadership.changed(103, None, ballot(3)));
         assert!(leadership.changed(104, LEADER, ballot(4)));
+        assert_eq!(leadership.changes(), 3);
     }
 }

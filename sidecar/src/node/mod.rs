@@ -27,7 +27,7 @@ pub use channels::Channels;
 pub use control::{Control, Facts};
 pub use door::PeerDoor;
 pub use event_loop::{NodeEnd, Parts, Running, start};
-pub use handle::{Decided, NodeHandle, NodeStatus, Proposed, Seat};
+pub use handle::{Decided, Description, NodeHandle, NodeStatus, Proposed, Seat};
 pub use source::LogSource;
 pub use stops::Stops;
 

@@ -189,7 +189,6 @@ impl Member {
         tasks.spawn(identity.clone().keep_fresh());
         let mut registry = Registry::with_prefix("synod");
         let metrics = ingress::Metrics::register(&mut registry);
-        admin::register(&mut registry, node.status(), apply.status());
         let app_stops = node::Stops::new(node.clone());
         let admin_parts = admin_parts(
             &config,
@@ -448,7 +447,10 @@ fn admin_parts(
         apply_waits: Box::new(move || waiting.waiting_on()),
         may_stop: Box::new(move |instance| app_stops.allows(instance)),
         app_started: Box::new(move || signalled.app_started()),
-        registry: Arc::new(registry),
+        apply_durations: apply.durations(),
+        registry,
+        agreement: node.clone(),
+        log_max_bytes: config.log.max_bytes,
         leaving: stops.leaving.clone(),
     }
 }

@@ -496,6 +496,26 @@ async fn an_operator_sees_the_status_changes_the_policy_and_moves_the_leader() {
     );
     assert_eq!(status.group.len(), 32);
 
+    let admin = group.running(1).member.addresses().admin;
+    let metrics = async {
+        loop {
+            let page = http(admin, Method::GET, "/metrics", "").await;
+            let page = page.expect("answers").1;
+            let all = [
+                "synod_peer_heard{peer=\"notes-3\"} 1",
+                "synod_apply_duration_seconds_count ",
+                "synod_paxos_leader_changes_total ",
+                "synod_log_size_bytes ",
+            ];
+            if all.iter().all(|it| page.contains(it)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let told = tokio::time::timeout(PATIENCE, metrics);
+    told.await.expect("all of them are told");
+
     let mut change = ProposePolicyRequest {
         policy: Some(Policy {
             max_body_bytes: 512 << 10,
