@@ -16,12 +16,46 @@ use crate::status::{Condition, MemberRole, MemberState};
 
 /// What one cluster runs of a replicated service. Written by the operator of the hub; do not edit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, CustomResource)]
+// The columns are not one another's duplicates.
+#[allow(clippy::duplicated_attributes)]
 #[kube(
     group = "synod.dev",
     version = "v1alpha1",
     kind = "ReplicaGroup",
     plural = "replicagroups",
     shortname = "rgrp",
+    category = "synod",
+    doc = "What one cluster runs of a replicated service. Written by the operator of the hub and \
+           reported on by the operator of the cluster; do not edit: change the ReplicatedService.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether all is as desired here."
+    ),
+    printcolumn(
+        name = "Cluster",
+        type_ = "string",
+        json_path = ".spec.cluster",
+        description = "Name of this cluster in the hub."
+    ),
+    printcolumn(
+        name = "Region",
+        type_ = "string",
+        json_path = ".spec.region",
+        description = "Region of this cluster."
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it is ready, or is not."
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
     namespaced,
     status = "ReplicaGroupStatus",
     derive = "PartialEq",
@@ -30,6 +64,7 @@ use crate::status::{Condition, MemberRole, MemberState};
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaGroupSpec {
     /// UID of the ReplicatedService that this belongs to: two hubs cannot share a group.
+    #[schemars(length(min = 1, max = 64))]
     pub owner: String,
     /// Name of this cluster in the hub.
     #[schemars(length(min = 1, max = 40))]
@@ -116,6 +151,7 @@ pub struct GroupMember {
 #[serde(rename_all = "camelCase")]
 pub struct GroupApp {
     /// Name of its container.
+    #[schemars(length(min = 1, max = 63))]
     pub container: String,
     /// Number of its port.
     pub port: u16,
@@ -133,8 +169,10 @@ pub struct GroupApp {
 #[serde(rename_all = "camelCase")]
 pub struct GroupPeer {
     /// The member.
+    #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// `host:port`.
+    #[schemars(length(min = 1, max = 300))]
     pub address: String,
 }
 
@@ -143,8 +181,10 @@ pub struct GroupPeer {
 #[serde(rename_all = "camelCase", default)]
 pub struct GroupIssuer {
     /// Trusted roots, PEM.
+    #[schemars(length(max = 65_536))]
     pub roots: String,
     /// This cluster's intermediate certificate, PEM; empty until its request was answered.
+    #[schemars(length(max = 65_536))]
     pub chain: String,
 }
 
@@ -162,10 +202,12 @@ pub struct ReplicaGroupStatus {
     #[schemars(length(max = 27), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub members: Vec<GroupMemberStatus>,
     /// The request for this cluster's intermediate certificate, PEM.
+    #[schemars(length(max = 16_384))]
     pub issuer_request: String,
     /// Pods that run the template as it is now, of how many.
     pub updated: u32,
     /// Labels of the pods, as a selector.
+    #[schemars(length(max = 1024))]
     pub selector: String,
     /// Further facts by name, for people.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -178,12 +220,15 @@ pub struct ReplicaGroupStatus {
 #[serde(rename_all = "camelCase")]
 pub struct GroupMemberStatus {
     /// Its name.
+    #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// The life of its log, 32 hex digits; empty until it was heard.
     #[serde(default)]
+    #[schemars(length(max = 64))]
     pub incarnation: String,
     /// Where it listens for its peers, `host:port`; empty until that is known.
     #[serde(default)]
+    #[schemars(length(max = 300))]
     pub endpoint: String,
     /// How it is.
     pub state: MemberState,
@@ -192,6 +237,7 @@ pub struct GroupMemberStatus {
     pub role: Option<MemberRole>,
     /// Name of the leader it follows.
     #[serde(default)]
+    #[schemars(length(max = 63))]
     pub leader: String,
     /// Number of the membership configuration it acts in; 0 before genesis.
     #[serde(default)]
@@ -210,5 +256,6 @@ pub struct GroupMemberStatus {
     pub updated: bool,
     /// What keeps its pod from running, if anything: in kubelet's words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
     pub problem: String,
 }

@@ -73,7 +73,7 @@ impl JsonSchema for IntOrString {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "maxLength": 63,
             "x-kubernetes-int-or-string": true,
         })
     }

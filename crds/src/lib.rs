@@ -5,6 +5,7 @@
 //! The comments on the fields are what `kubectl explain` prints, so they are written for users.
 
 mod app;
+mod crd;
 mod duration;
 mod group;
 mod int_or_string;
@@ -23,6 +24,7 @@ mod status;
 mod validate;
 
 pub use app::{App, AppProtocol, PassthroughAcknowledgement, PassthroughPort};
+pub use crd::{FIELD_RULES, FieldRule, definitions};
 pub use duration::{Duration, DurationError};
 pub use group::{
     GroupApp, GroupIssuer, GroupMember, GroupMemberStatus, GroupPeer, ReplicaGroup,
@@ -30,7 +32,7 @@ pub use group::{
 };
 pub use int_or_string::IntOrString;
 pub use manifest::{ManifestError, parse};
-pub use meta::ObjectMeta;
+pub use meta::{Manifest, ObjectMeta};
 pub use ordering::{Idempotency, Lane, LaneKey, Ordering, Principal};
 pub use placement::{LocalObjectReference, Overrides, Placement};
 pub use policy::policy;
@@ -51,6 +53,6 @@ pub use state::{
 };
 pub use status::{
     ClusterStatus, Condition, LeaderStatus, LogStatus, MemberRole, MemberState, MemberStatus,
-    ProtocolStatus, ReplicatedServiceStatus, Tolerates,
+    ProtocolStatus, ReplicatedServiceStatus, Summary, Tolerates,
 };
 pub use validate::{Problem, validate};

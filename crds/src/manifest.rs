@@ -1,4 +1,4 @@
-//! From a manifest's text to a checked [`ReplicatedService`].
+//! From a manifest's text to a checked [`Manifest`].
 
 mod words;
 
@@ -7,7 +7,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde_yaml::Value;
 
-use crate::service::{API_VERSION, KIND, ReplicatedService};
+use crate::meta::Manifest;
+use crate::service::{API_VERSION, KIND};
 use crate::validate::{Problem, validate};
 
 /// Why a manifest is refused: where, and what is allowed there.
@@ -60,18 +61,17 @@ impl fmt::Display for Lines<'_> {
 /// Reads the one `ReplicatedService` in a YAML or JSON text, and checks it by [`validate`].
 /// Documents of other kinds in the same text are passed over, so that the file given to Kubernetes
 /// can be given here too.
-pub fn parse(yaml: &str) -> Result<ReplicatedService, ManifestError> {
+pub fn parse(yaml: &str) -> Result<Manifest, ManifestError> {
     let index = find(yaml)?;
     let document = serde_yaml::Deserializer::from_str(yaml)
         .nth(index)
         .expect("the document was there a moment ago");
-    let service: ReplicatedService =
-        serde_path_to_error::deserialize(document).map_err(|error| {
-            let path = error.path().to_string();
-            let message = error.into_inner().to_string();
-            field(&path, &message)
-        })?;
-    let problems = validate(&service);
+    let service: Manifest = serde_path_to_error::deserialize(document).map_err(|error| {
+        let path = error.path().to_string();
+        let message = error.into_inner().to_string();
+        field(&path, &message)
+    })?;
+    let problems = validate(&service.metadata.name, &service.spec);
     if problems.is_empty() {
         Ok(service)
     } else {

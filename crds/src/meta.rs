@@ -1,14 +1,35 @@
-//! The metadata that every Kubernetes object has.
+//! A service as a manifest holds it, read strictly.
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::service::ReplicatedServiceSpec;
+use crate::status::ReplicatedServiceStatus;
+
+/// A `ReplicatedService` as it stands in a manifest. It says the same as
+/// [`ReplicatedService`](crate::ReplicatedService), which is for talking to an API server: there
+/// the server refuses unknown fields, here we do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Manifest {
+    /// `synod.dev/v1alpha1`.
+    pub api_version: String,
+    /// `ReplicatedService`.
+    pub kind: String,
+    /// Standard object metadata.
+    pub metadata: ObjectMeta,
+    /// What is wanted.
+    pub spec: ReplicatedServiceSpec,
+    /// What was last seen; written by the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<ReplicatedServiceStatus>,
+}
+
 /// Standard object metadata. Fields that the API server writes are accepted and left alone, so an
 /// object read back from a cluster is a valid manifest.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ObjectMeta {
     /// Name of the service, at most 40 characters: lower-case letters, digits and `-`. The names of

@@ -49,11 +49,11 @@ pub struct Idempotency {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Principal {
     /// Request headers whose values name the client. Default: Authorization.
-    #[schemars(length(max = 8))]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 64)))]
     pub headers: Vec<String>,
     /// Cookies whose values name the client. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8))]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 64)))]
     pub cookies: Vec<String>,
 }
 

@@ -18,12 +18,12 @@ pub struct Divergence {
     /// Response headers that may differ between copies. Default: none but `Date`, `Server` and the
     /// like.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 64)))]
     pub ignore_headers: Vec<String>,
     /// Places in JSON response bodies that may differ between copies, by JSON pointer (RFC 6901).
     /// Default: none.
     #[serde(rename = "ignoreJSONPointers", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), inner(length(max = 256)))]
     pub ignore_json_pointers: Vec<String>,
 }
 
@@ -89,7 +89,7 @@ pub enum ReadProtocol {
 pub struct Leader {
     /// Regions in order of preference; the leader moves there when it can. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
     pub preferred_regions: Vec<String>,
 }
 

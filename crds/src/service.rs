@@ -1,10 +1,10 @@
 //! The `ReplicatedService` itself.
 
+use kube_derive::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::app::App;
-use crate::meta::ObjectMeta;
 use crate::ordering::Ordering;
 use crate::placement::Placement;
 use crate::raw::RawObject;
@@ -18,26 +18,66 @@ pub const API_VERSION: &str = "synod.dev/v1alpha1";
 /// Kind of [`ReplicatedService`].
 pub const KIND: &str = "ReplicatedService";
 
-/// An HTTP service of which several identical copies run. Every copy executes the same requests in
-/// the same agreed order, so any minority of them may be lost without losing anything acknowledged.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ReplicatedService {
-    /// `synod.dev/v1alpha1`.
-    pub api_version: String,
-    /// `ReplicatedService`.
-    pub kind: String,
-    /// Standard object metadata.
-    pub metadata: ObjectMeta,
-    /// What is wanted.
-    pub spec: ReplicatedServiceSpec,
-    /// What was last seen; written by the operator.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<ReplicatedServiceStatus>,
-}
-
 /// What is wanted of a replicated service.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, CustomResource)]
+// The columns are not one another's duplicates.
+#[allow(clippy::duplicated_attributes)]
+#[kube(
+    group = "synod.dev",
+    version = "v1alpha1",
+    kind = "ReplicatedService",
+    plural = "replicatedservices",
+    shortname = "rsvc",
+    category = "all",
+    category = "synod",
+    namespaced,
+    status = "ReplicatedServiceStatus",
+    derive = "PartialEq",
+    doc = "An HTTP service of which several identical copies run. Every copy executes the same \
+           requests in the same agreed order, so any minority of them may be lost without losing \
+           anything acknowledged.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether all is as desired."
+    ),
+    printcolumn(
+        name = "Members",
+        type_ = "string",
+        json_path = ".status.summary.members",
+        description = "Members that are ready, of how many."
+    ),
+    printcolumn(
+        name = "Leader",
+        type_ = "string",
+        json_path = ".status.leader.member",
+        description = "The member that leads."
+    ),
+    printcolumn(
+        name = "Tolerates",
+        type_ = "string",
+        json_path = ".status.summary.tolerates",
+        description = "What may be lost besides before the service stops."
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it is ready, or is not."
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    crates(kube_core = "::kube_core")
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ReplicatedServiceSpec {
     /// Number of copies that vote, all in the operator's own cluster: an odd number from 1 to 9.

@@ -27,6 +27,7 @@ pub struct ReplicatedServiceStatus {
     /// Number of voters that are ready.
     pub ready_replicas: u32,
     /// Label selector of the pods, for the scale subresource.
+    #[schemars(length(max = 1024))]
     pub selector: String,
     /// Every member.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -45,7 +46,23 @@ pub struct ReplicatedServiceStatus {
     pub protocol: Option<ProtocolStatus>,
     /// Where clients reach the service.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
     pub endpoint: Option<String>,
+    /// The same in few words, for `kubectl get`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+}
+
+/// The state of the service in few words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Summary {
+    /// Members that are ready, of how many, such as `2/3`.
+    #[schemars(length(max = 16))]
+    pub members: String,
+    /// What may be lost besides before the service stops, such as `1 member`.
+    #[schemars(length(max = 64))]
+    pub tolerates: String,
 }
 
 /// One aspect of the service's state, as Kubernetes has them.
@@ -68,6 +85,7 @@ pub struct Condition {
     pub message: String,
     /// When `status` last changed (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub last_transition_time: Option<String>,
     /// The generation of `spec` that this is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,10 +97,13 @@ pub struct Condition {
 #[serde(rename_all = "camelCase")]
 pub struct LeaderStatus {
     /// Name of the member.
+    #[schemars(length(max = 63))]
     pub member: String,
     /// Its cluster.
+    #[schemars(length(max = 40))]
     pub cluster: String,
     /// Its region.
+    #[schemars(length(max = 63))]
     pub region: String,
 }
 
@@ -91,16 +112,20 @@ pub struct LeaderStatus {
 #[serde(rename_all = "camelCase")]
 pub struct MemberStatus {
     /// Its stable name.
+    #[schemars(length(max = 63))]
     pub name: String,
     /// Its cluster.
+    #[schemars(length(max = 40))]
     pub cluster: String,
     /// Its region.
+    #[schemars(length(max = 63))]
     pub region: String,
     /// What it does for the group: Voter, Observer or Witness.
     pub role: MemberRole,
     /// How its copy is: CaughtUp, CatchingUp, Rebuilding, Quarantined or Unreachable.
     pub state: MemberState,
     /// The life of its log: a lost disk begins a new one.
+    #[schemars(length(max = 64))]
     pub incarnation: String,
     /// The revision of the app that it runs.
     #[serde(default)]
@@ -138,8 +163,10 @@ pub enum MemberState {
 #[serde(rename_all = "camelCase")]
 pub struct ClusterStatus {
     /// Its name.
+    #[schemars(length(max = 63))]
     pub name: String,
     /// Its region.
+    #[schemars(length(max = 63))]
     pub region: String,
     /// Whether its API server answers the hub.
     pub reachable: bool,

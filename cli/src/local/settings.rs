@@ -96,7 +96,7 @@ impl Settings {
     }
 }
 
-fn read_manifest(path: &Path) -> Result<(synod_api::ReplicatedService, Vec<Ignored>), Failure> {
+fn read_manifest(path: &Path) -> Result<(synod_api::Manifest, Vec<Ignored>), Failure> {
     let (text, name) = if path == Path::new("-") {
         let text = std::io::read_to_string(std::io::stdin());
         (text, "on standard input".to_owned())

@@ -10,7 +10,7 @@ use std::fmt;
 
 use crate::duration::Duration;
 use crate::ordering::{LaneKey, Ordering};
-use crate::service::{ReplicatedService, ReplicatedServiceSpec, Risk};
+use crate::service::{ReplicatedServiceSpec, Risk};
 
 /// One thing that is wrong with a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,13 +71,12 @@ const MAX_MEMBERS: u32 = 32;
 /// Half of the window of messages under way to a member (32 MiB), and a quarter of a log segment.
 const MAX_BODY_BYTES: u64 = 16 << 20;
 
-/// All that is wrong with a service; empty when it is fine.
-pub fn validate(service: &ReplicatedService) -> Vec<Problem> {
+/// All that is wrong with a service of this name; empty when it is fine.
+pub fn validate(name: &str, spec: &ReplicatedServiceSpec) -> Vec<Problem> {
     let mut problems = Problems::default();
     let p = &mut problems;
-    name(p, service);
-    let spec = &service.spec;
-    members(p, &service.metadata.name, spec);
+    service_name(p, name);
+    members(p, name, spec);
     let mut risks = BTreeSet::new();
     for (index, risk) in spec.acknowledged_risks.iter().enumerate() {
         p.add_if(
@@ -127,8 +126,7 @@ pub fn validate(service: &ReplicatedService) -> Vec<Problem> {
     problems.0
 }
 
-fn name(p: &mut Problems, service: &ReplicatedService) {
-    let name = &service.metadata.name;
+fn service_name(p: &mut Problems, name: &str) {
     if name.is_empty() {
         p.add("metadata.name", "it is missing: give the service a name");
     } else if name.len() > MAX_NAME {
