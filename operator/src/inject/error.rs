@@ -20,18 +20,6 @@ pub struct InjectProblem {
 
 // === impl InjectError ===
 
-impl InjectError {
-    /// With one reason.
-    pub(crate) fn one(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            problems: vec![InjectProblem {
-                path: path.into(),
-                message: message.into(),
-            }],
-        }
-    }
-}
-
 impl fmt::Display for InjectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, InjectProblem { path, message }) in self.problems.iter().enumerate() {

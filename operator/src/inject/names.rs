@@ -12,6 +12,22 @@ pub const ADMIN_PORT: &str = "synod-admin";
 pub const LOG_VOLUME: &str = "synod-log";
 /// Name of the app's own volume, and of its claim template, where its template names none.
 pub const STATE_VOLUME: &str = "synod-state";
+/// Name of the volume with the sidecar's configuration.
+pub const CONFIG_VOLUME: &str = "synod-config";
+/// Name of the volume with the genesis.
+pub const GENESIS_VOLUME: &str = "synod-genesis";
+/// Name of the volume with the certificates.
+pub const TLS_VOLUME: &str = "synod-tls";
+/// Name of the empty volume that stands where a service account's token would.
+pub const NO_ACCOUNT_VOLUME: &str = "synod-no-account";
+/// All volumes of the sidecar's own.
+pub(super) const VOLUMES: [&str; 5] = [
+    LOG_VOLUME,
+    CONFIG_VOLUME,
+    GENESIS_VOLUME,
+    TLS_VOLUME,
+    NO_ACCOUNT_VOLUME,
+];
 /// Where the sidecar finds its log.
 pub const LOG_PATH: &str = "/var/lib/synod";
 /// Where the sidecar finds its configuration (`config.yaml`, `peers.json`).

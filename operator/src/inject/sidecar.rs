@@ -1,0 +1,107 @@
+//! The sidecar's own container and volumes.
+
+use serde_json::{Value, json};
+
+use super::hooks;
+use super::injection::{Injection, LogVolume, Member};
+use super::names;
+
+/// Where a service account's token would be mounted.
+const ACCOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The native sidecar; `client_port` is the name of its port for clients.
+pub(super) fn container(injection: &Injection, client_port: &str) -> Value {
+    let mut container = json!({
+        "name": names::CONTAINER,
+        "image": injection.image,
+        "restartPolicy": "Always",
+        "command": ["synod-sidecar", "--config", format!("{}/config.yaml", names::CONFIG_PATH)],
+        "env": environment(injection),
+        "ports": [
+            {"name": client_port, "containerPort": injection.ports.http, "protocol": "TCP"},
+            {"name": names::PEER_PORT, "containerPort": injection.ports.peer, "protocol": "TCP"},
+            {"name": names::ADMIN_PORT, "containerPort": injection.ports.admin, "protocol": "TCP"},
+        ],
+        // The process is up and its volume in place. Neither the app nor a quorum is waited for: the
+        // app is started only after this.
+        "startupProbe": probe(injection, "/live", 1, 120),
+        "readinessProbe": probe(injection, "/ready", 2, 2),
+        // It restores nothing that ending the process would not; patience costs little.
+        "livenessProbe": probe(injection, "/live", 10, 6),
+        "lifecycle": {"preStop": hooks::request("/lifecycle/drain", Vec::new(), injection)},
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": names::USER,
+            "runAsGroup": names::USER,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "resources": injection.resources.as_ref().map_or_else(
+            || json!({"requests": {"cpu": "100m", "memory": "64Mi"}}),
+            |it| Value::Object(it.0.clone()),
+        ),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": names::LOG_VOLUME, "mountPath": names::LOG_PATH},
+            {"name": names::CONFIG_VOLUME, "mountPath": names::CONFIG_PATH, "readOnly": true},
+            {"name": names::GENESIS_VOLUME, "mountPath": names::GENESIS_PATH, "readOnly": true},
+            {"name": names::TLS_VOLUME, "mountPath": names::TLS_PATH, "readOnly": true},
+            // Admission mounts a service account's token into every container that has nothing
+            // there: an empty folder keeps it out of this one and leaves it to the app.
+            {"name": names::NO_ACCOUNT_VOLUME, "mountPath": ACCOUNT_PATH, "readOnly": true},
+        ],
+    });
+    if let Some(policy) = &injection.pull_policy {
+        container["imagePullPolicy"] = json!(policy);
+    }
+    container
+}
+
+/// The volumes that its mounts need and that no claim template brings.
+pub(super) fn volumes(injection: &Injection) -> Vec<Value> {
+    let service = &injection.service;
+    let mut volumes = vec![
+        json!({"name": names::CONFIG_VOLUME, "configMap": {"name": names::config_map(service)}}),
+        json!({"name": names::GENESIS_VOLUME, "configMap": {
+            "name": names::genesis_map(service), "optional": true,
+        }}),
+        // Its group may read it, and the pod's fsGroup is its group.
+        json!({"name": names::TLS_VOLUME, "secret": {
+            "secretName": names::tls_secret(service), "defaultMode": 0o440,
+        }}),
+        json!({"name": names::NO_ACCOUNT_VOLUME, "emptyDir": {"sizeLimit": "1Mi"}}),
+    ];
+    if let LogVolume::Claim(claim) = &injection.log {
+        volumes.push(
+            json!({"name": names::LOG_VOLUME, "persistentVolumeClaim": {"claimName": claim}}),
+        );
+    }
+    volumes
+}
+
+fn environment(injection: &Injection) -> Value {
+    let member = match &injection.member {
+        Member::PodName => json!({
+            "name": "SYNOD_MEMBER",
+            "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
+        }),
+        Member::Named(name) => json!({"name": "SYNOD_MEMBER", "value": name}),
+    };
+    json!([
+        member,
+        {"name": "SYNOD_REGION", "value": injection.region},
+        {"name": "SYNOD_APP_TOKEN", "value": injection.token},
+        {"name": "SYNOD_LOG_FORMAT", "value": "json"},
+    ])
+}
+
+fn probe(injection: &Injection, path: &str, period: u32, failures: u32) -> Value {
+    json!({
+        "httpGet": {"path": path, "port": injection.ports.admin},
+        "periodSeconds": period,
+        "timeoutSeconds": 3,
+        "failureThreshold": failures,
+    })
+}
