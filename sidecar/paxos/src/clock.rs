@@ -13,7 +13,7 @@
 //! tell: then what all of them vouch for counts, and what was agreed before.
 
 use crate::paxos::Paxos;
-use crate::types::{AgreedTime, Reading};
+use crate::types::{AgreedTime, MemberId, Reading};
 
 /// A look at a clock counts for so long: drift of 1,000 ppm makes 10 ms of it.
 const COUNTS_NS: u64 = 10_000_000_000;
@@ -39,8 +39,8 @@ pub(crate) struct Clock {
     own: Option<Look>,
     /// A majority's clocks were known once in this life.
     measured: bool,
-    /// Some voter's clock is off.
-    pub(crate) skewed: bool,
+    /// Voters whose clocks are off by what some majority says. Of two that differ, both.
+    skewed: Vec<MemberId>,
 }
 
 /// What a majority of the voters' clocks vouch for.
@@ -94,13 +94,13 @@ impl Look {
 
 impl Bounds {
     /// Of looks that all count; `None` when they are not a majority's.
-    fn of(looks: &[Look], majority: usize, now_ns: u64) -> Option<Self> {
+    fn of(looks: &[(MemberId, Look)], majority: usize, now_ns: u64) -> Option<Self> {
         if looks.len() < majority {
             return None;
         }
         assert!(looks.len() < 2 * majority, "no more looks than voters");
         let sorted = |time: fn(Look) -> Reading| {
-            let mut times: Vec<_> = looks.iter().map(|it| time(*it).at(now_ns)).collect();
+            let mut times: Vec<_> = looks.iter().map(|(_, it)| time(*it).at(now_ns)).collect();
             times.sort_unstable();
             times
         };
@@ -114,7 +114,7 @@ impl Bounds {
         Some(Self {
             low: reading(low),
             high: reading(high),
-            until_ns: looks.iter().map(|it| it.until_ns()).min()?,
+            until_ns: looks.iter().map(|(_, it)| it.until_ns()).min()?,
         })
     }
 }
@@ -129,7 +129,7 @@ impl Clock {
             bounds: None,
             own: None,
             measured: false,
-            skewed: false,
+            skewed: Vec::new(),
         };
         clock.stamped(now_ns, last);
         clock
@@ -153,20 +153,22 @@ impl Clock {
     }
 
     /// Takes what the voters' clocks are known to read.
-    fn look(&mut self, now_ns: u64, looks: &[Look], majority: usize) {
+    fn look(&mut self, now_ns: u64, looks: &[(MemberId, Look)], majority: usize) {
         self.bounds = Bounds::of(looks, majority, now_ns);
         self.measured |= self.bounds.is_some();
-        let agreed = self.agreed(now_ns);
-        self.known = agreed.map(|time| Reading {
+        self.known = self.agreed(now_ns).map(|time| Reading {
             time,
             mono_ns: now_ns,
         });
-        let is_off = |look: &Look, agreed: AgreedTime| {
-            look.earliest.at(now_ns).0 > agreed.0.saturating_add(SKEWED_NS)
-                || look.latest().at(now_ns).0.saturating_add(SKEWED_NS) < agreed.0
+        let bounds = self.bounds;
+        let is_off = |look: &Look| {
+            bounds.is_some_and(|Bounds { low, high, .. }| {
+                look.earliest.at(now_ns).0 > low.time.0.saturating_add(SKEWED_NS)
+                    || look.latest().at(now_ns).0.saturating_add(SKEWED_NS) < high.time.0
+            })
         };
-        self.skewed = self.bounds.is_some()
-            && agreed.is_some_and(|agreed| looks.iter().any(|look| is_off(look, agreed)));
+        let off = looks.iter().filter(|(_, look)| is_off(look));
+        self.skewed = off.map(|(voter, _)| *voter).collect();
     }
 
     fn bounds_at(&self, now_ns: u64) -> Option<Bounds> {
@@ -195,14 +197,14 @@ impl Paxos {
     pub(crate) fn read_clocks(&mut self) {
         let now_ns = self.now.mono_ns;
         self.clock.own = Some(Look::new(self.now.wall_ns, 0, now_ns));
-        let looks: Vec<Look> = self
+        let looks: Vec<(MemberId, Look)> = self
             .voters
             .iter()
             .filter_map(|voter| match self.peers.get(voter) {
-                Some(peer) => peer.clock,
-                None => self.clock.own,
+                Some(peer) => Some((*voter, peer.clock?)),
+                None => Some((*voter, self.clock.own?)),
             })
-            .filter(|look| now_ns < look.until_ns())
+            .filter(|(_, look)| now_ns < look.until_ns())
             .collect();
         let majority = self.voters.len() / 2 + 1;
         self.clock.look(now_ns, &looks, majority);
@@ -224,9 +226,10 @@ impl Paxos {
         })
     }
 
-    /// A voter's wall clock is off by more than a second.
-    pub fn clock_skewed(&self) -> bool {
-        self.clock.skewed
+    /// Voters whose wall clocks are off by more than a second from what a majority's say. Where as
+    /// few as a majority are heard and differ, these are all that differ: who is right is not known.
+    pub fn skewed(&self) -> &[MemberId] {
+        &self.clock.skewed
     }
 
     /// By how much the clock that was looked at is ahead of what the majority's say.
@@ -250,11 +253,10 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     /// Looks at clocks that read these seconds at second 100, with their round trips.
-    fn looks(clocks: &[(u64, u64)]) -> Vec<Look> {
-        clocks
-            .iter()
-            .map(|(wall, trip)| Look::new(wall * SECOND, trip * SECOND, 100 * SECOND))
-            .collect()
+    fn looks(clocks: &[(u64, u64)]) -> Vec<(MemberId, Look)> {
+        let look =
+            |(wall, trip): &(u64, u64)| Look::new(wall * SECOND, trip * SECOND, 100 * SECOND);
+        (1..).map(MemberId).zip(clocks.iter().map(look)).collect()
     }
 
     /// At second 100 agreed time is `last`; what it is after these looks, in seconds.
@@ -272,7 +274,7 @@ mod tests {
         clock.look(100 * SECOND, &looks(&[(9_000_000, 0)]), 2);
         let stamp = clock.stamp(103 * SECOND, AgreedTime(50 * SECOND));
         assert_eq!(stamp, AgreedTime(53 * SECOND));
-        assert!(!clock.skewed, "nobody can tell");
+        assert_eq!(clock.skewed, [], "nobody can tell");
     }
 
     #[test]
@@ -335,15 +337,17 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_off_when_it_is_even_if_the_answer_took_as_long_as_it_did() {
+    fn a_clock_is_off_when_the_time_that_its_answer_took_does_not_explain_it() {
         let skewed = |clocks: &[(u64, u64)]| {
             let mut clock = Clock::new(100 * SECOND, AgreedTime(0));
             clock.look(100 * SECOND, &looks(clocks), 2);
             clock.skewed
         };
-        assert!(!skewed(&[(5000, 0), (5001, 0), (5000, 0)]));
-        assert!(skewed(&[(5000, 0), (5002, 0), (5000, 0)]));
-        assert!(skewed(&[(5000, 0), (4998, 0), (5000, 0)]));
-        assert!(!skewed(&[(5000, 0), (4996, 5), (5000, 0)]));
+        assert_eq!(skewed(&[(5000, 0), (5001, 0), (5000, 0)]), []);
+        assert_eq!(skewed(&[(5000, 0), (5002, 0), (5000, 0)]), [MemberId(2)]);
+        assert_eq!(skewed(&[(5000, 0), (4998, 0), (5000, 0)]), [MemberId(2)]);
+        assert_eq!(skewed(&[(5000, 0), (4996, 5), (5000, 0)]), []);
+        let both = [MemberId(1), MemberId(2)];
+        assert_eq!(skewed(&[(5000, 0), (4998, 0)]), both, "who is right?");
     }
 }

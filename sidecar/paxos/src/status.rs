@@ -118,8 +118,8 @@ pub struct Status {
     pub faulty: u64,
     /// This machine's wall clock less what the majority's say (rule P5), in nanoseconds.
     pub clock_offset_ns: Option<i64>,
-    /// Some voter's wall clock is off by more than a second.
-    pub clock_skewed: bool,
+    /// Voters whose wall clocks are off by more than a second.
+    pub skewed: Vec<MemberId>,
     /// The reason, if nothing goes on.
     pub waiting_on: Option<WaitingOn>,
     /// All other members, by number.
@@ -181,7 +181,7 @@ impl Paxos {
             pending_reads: self.reads.count() as u64,
             faulty: self.faulty.len() as u64,
             clock_offset_ns: self.own_clock_offset_ns(),
-            clock_skewed: self.clock_skewed(),
+            skewed: self.skewed().to_vec(),
             waiting_on: self.waiting_on(),
             peers: self.peer_statuses(),
         }

@@ -84,6 +84,11 @@ fn published(page: &mut Page<'_>, node: &NodeStatus, apply: &ApplyStatus) -> Res
             node.serving.len() as u64,
         ),
         (
+            "node_skewed_clocks",
+            "Voters whose wall clocks are off by more than a second",
+            node.skewed.len() as u64,
+        ),
+        (
             "apply_applied_slot",
             "Last slot that the app has executed",
             apply.applied.0,

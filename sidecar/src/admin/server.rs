@@ -250,6 +250,11 @@ impl Admin {
             state: state.to_owned(),
             ready: health::ready(&node, self.leaving()).is_ok(),
             serving,
+            skewed: node
+                .skewed
+                .iter()
+                .filter_map(|voter| name(&node, *voter))
+                .collect(),
             waiting_on: self.waiting(&node),
             app_starts: apply.app_starts,
             protocol: self.parts.protocol,

@@ -39,6 +39,8 @@ pub struct Status {
     pub ready: bool,
     /// Its own copy answers clients.
     pub serving: bool,
+    /// Names of voters whose wall clocks are off by more than a second: keep clocks in step.
+    pub skewed: Vec<String>,
     /// What it waits for, if anything.
     pub waiting_on: Option<Waiting>,
     /// Starts of the app that were seen.

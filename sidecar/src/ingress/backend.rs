@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use synod_paxos::{CommandId, CommandKind, Slot};
+use synod_paxos::{AgreedTime, CommandId, CommandKind, Slot};
 use synod_proto::v1::Policy;
 use tokio::sync::watch;
 
@@ -46,6 +46,8 @@ pub trait Backend: Send + Sync + 'static {
     fn read_index(&self) -> impl Future<Output = Slot> + Send;
     /// [`NodeHandle::status`].
     fn node_status(&self) -> &watch::Receiver<NodeStatus>;
+    /// [`NodeHandle::agreed_now`].
+    fn agreed_now(&self) -> AgreedTime;
     /// [`ApplyHandle::answer`].
     fn answer(&self, id: CommandId) -> impl Future<Output = Answer> + Send;
     /// [`ApplyHandle::wait_applied`].
@@ -132,6 +134,10 @@ impl<R: Reads> Backend for Handles<R> {
 
     fn node_status(&self) -> &watch::Receiver<NodeStatus> {
         &self.node_status
+    }
+
+    fn agreed_now(&self) -> AgreedTime {
+        self.node.agreed_now()
     }
 
     async fn answer(&self, id: CommandId) -> Answer {

@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -106,7 +106,7 @@ impl<B: Backend> Core<B> {
         } else {
             self.others_that_serve().first().copied()
         };
-        let expires_ns = expiry(chosen_by.saturating_duration_since(Instant::now()));
+        let expires_ns = self.expiry(chosen_by.saturating_duration_since(Instant::now()));
         let request = Request {
             policy_version: policy.version,
             expires_ns,
@@ -139,6 +139,15 @@ impl<B: Backend> Core<B> {
         let answered = self.with_response(id, answered).await;
         let response = self.respond(call, answered).await?;
         Ok(Step::Done(Box::new(response)))
+    }
+
+    /// The end of `left` from now, in nanoseconds of agreed time (rule X3). What was applied here is
+    /// agreed time too: the group's clocks may have been set back since.
+    fn expiry(&self, left: Duration) -> u64 {
+        let applied = self.backend.apply_status().borrow().time;
+        let now = self.backend.agreed_now().max(applied);
+        let left_ns = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
+        now.0.saturating_add(left_ns)
     }
 
     /// Waits until the command is done, here or elsewhere, or until there is no more time.
@@ -359,15 +368,6 @@ fn describe(call: &Call, body: Bytes, trailers: &HeaderMap) -> Request {
         trailers: headers::to_wire(trailers),
         ..Request::default()
     }
-}
-
-/// The end of `queue` from now, in nanoseconds of agreed time. This machine's wall clock stands for
-/// agreed time: where it is wrong, requests expire early or late, and no rule depends on it.
-fn expiry(queue: Duration) -> u64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from((now + queue).as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A stored response as it goes to the client; `None` when its file cannot be read.

@@ -4,7 +4,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use synod_paxos::Now;
 
 /// Both clocks. `CLOCK_BOOTTIME` goes on while the machine sleeps, so a sleep is seen as one.
-pub(super) fn now() -> Now {
+pub(crate) fn now() -> Now {
     Now {
         mono_ns: nanoseconds(clock_gettime(ClockId::Boottime)),
         wall_ns: nanoseconds(clock_gettime(ClockId::Realtime)),

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use synod_paxos::{
     CommandId, Configuration, Envelope, Io, Lane, MemberId, Message, NotTaken, Now, Output, Paxos,
-    ProposeRefused, Recovered, Settings, Slot, StartError, Ticket,
+    ProposeRefused, Reading, Recovered, Settings, Slot, StartError, Ticket,
 };
 use synod_proto::v1::Policy;
 use synod_wal::{LogReader, LogWriter, Wal};
@@ -22,7 +22,6 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::clock;
 use super::complaint::Complaints;
 use super::door::PeerDoor;
 use super::handle::{Decided, Description, Errand, NodeStatus, Seat};
@@ -47,6 +46,8 @@ const LOOK_NS: u64 = 100_000_000;
 const SERVING_NS: u64 = 1_000_000_000;
 /// Slots behind the furthest commit heard of at which a log counts (page-cached catch-up away).
 const CLOSE_SLOTS: u64 = 1_024;
+/// Agreed time is published anew when it is off by this much.
+const CLOCK_NS: u64 = 10_000_000;
 
 /// What a node is made of.
 #[derive(Debug)]
@@ -144,7 +145,7 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
     let (sender, inputs) = mpsc::unbounded_channel();
     let reader = parts.wal.reader();
     let seen = parts.apply.borrow().clone();
-    let now = clock::now();
+    let now = (parts.seat.clocks)();
     let mut paxos = Paxos::new(parts.settings, parts.recovered, now, rand::random())?;
     paxos.handle_applied(seen.applied);
     let configuration = Arc::new(paxos.configuration().clone());
@@ -307,7 +308,7 @@ impl EventLoop {
 
     /// One wake: everything in, then everything out.
     fn turn(&mut self, buffer: &mut Vec<Input>) {
-        let now = clock::now();
+        let now = (self.seat.clocks)();
         for input in buffer.drain(..) {
             self.take(now, input);
         }
@@ -327,7 +328,7 @@ impl EventLoop {
     }
 
     fn next_alarm(&self) -> Instant {
-        let now = clock::now().mono_ns;
+        let now = (self.seat.clocks)().mono_ns;
         let mut at = now + LOOK_NS;
         if let Some(timeout) = self.paxos.poll_timeout() {
             at = at.min(timeout);
@@ -573,9 +574,12 @@ impl EventLoop {
             last: self.paxos.last(),
             commit,
             log_counts: self.log_counts,
+            clock: self.clock(now),
+            skewed: self.paxos.skewed().to_vec(),
             serving: serving.map(|(id, _)| *id).collect(),
             configuration: Some(self.configuration.clone()),
         };
+        self.tell_skewed(&status.skewed);
         self.seat.status.send_if_modified(|old| {
             let changed = *old != status;
             if changed {
@@ -583,6 +587,33 @@ impl EventLoop {
             }
             changed
         });
+    }
+
+    /// Agreed time as it was published, unless it is another by now: it is a little with each look at
+    /// the voters' clocks, and whoever waits for news is not woken for that.
+    fn clock(&self, now: Now) -> Option<Reading> {
+        let new = self.paxos.agreed_clock()?;
+        let old = self.seat.status.borrow().clock;
+        let is_same = |old: &Reading| {
+            let (old, new) = (old.at(now.mono_ns), new.at(now.mono_ns));
+            old.0.abs_diff(new.0) < CLOCK_NS
+        };
+        Some(old.filter(is_same).unwrap_or(new))
+    }
+
+    fn tell_skewed(&self, skewed: &[MemberId]) {
+        if *skewed == self.seat.status.borrow().skewed {
+            return;
+        }
+        let names: Vec<_> = skewed.iter().map(|it| self.name(*it)).collect();
+        if names.is_empty() {
+            tracing::info!("the voters' clocks are within a second of each other again");
+        } else {
+            tracing::warn!(
+                members = ?names,
+                "wall clocks are off by more than a second: keep them in step (NTP)"
+            );
+        }
     }
 
     /// This log ends near where the group's does.

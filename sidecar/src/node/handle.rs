@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use synod_paxos::{
-    Ballot, Boot, Command, CommandId, CommandKind, Configuration, Counters, Entry, Epoch, GroupId,
-    MemberId, NotTaken, Slot, Status,
+    AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Configuration, Counters, Entry,
+    Epoch, GroupId, MemberId, NotTaken, Now, Reading, Slot, Status,
 };
 use tokio::sync::{Notify, oneshot, watch};
+
+use super::clock;
 
 /// Commands of one start that may be unresolved at once: apply remembers as many above the floor.
 const WINDOW: u64 = 4_096;
@@ -25,6 +27,7 @@ const TRANSFER_AGAIN: Duration = Duration::from_millis(500);
 pub struct NodeHandle {
     desk: Arc<Desk>,
     status: watch::Receiver<NodeStatus>,
+    clocks: fn() -> Now,
 }
 
 /// A command that was taken for proposal.
@@ -64,6 +67,10 @@ pub struct NodeStatus {
     pub commit: Slot,
     /// It was within one window of its group's log since it started (page 5, pod readiness).
     pub log_counts: bool,
+    /// Agreed time, about as the leader stamps now; `None` until a majority's clocks were known once.
+    pub clock: Option<Reading>,
+    /// Voters whose wall clocks are off by more than a second (rule P5).
+    pub skewed: Vec<MemberId>,
     /// Members whose heartbeats it hears and that say that their own copy serves clients.
     pub serving: Vec<MemberId>,
     /// The members of the group; `None` before genesis.
@@ -92,6 +99,8 @@ pub type Held = Option<Box<dyn Any + Send>>;
 pub struct Seat {
     pub(super) desk: Arc<Desk>,
     pub(super) status: watch::Sender<NodeStatus>,
+    /// This machine's clocks.
+    pub(super) clocks: fn() -> Now,
 }
 
 /// Where callers leave what they want, and the node picks it up.
@@ -161,15 +170,22 @@ impl NodeHandle {
     /// A handle, and the seat from which a node serves it. Until a node sits there, proposals are
     /// refused and readers wait.
     pub fn new() -> (Self, Seat) {
+        Self::with_clocks(clock::now)
+    }
+
+    /// The same on a machine whose clocks are read by `clocks`.
+    pub(crate) fn with_clocks(clocks: fn() -> Now) -> (Self, Seat) {
         let desk = Arc::new(Desk::default());
         let (sender, receiver) = watch::channel(NodeStatus::default());
         let handle = Self {
             desk: desk.clone(),
             status: receiver,
+            clocks,
         };
         let seat = Seat {
             desk,
             status: sender,
+            clocks,
         };
         (handle, seat)
     }
@@ -207,6 +223,14 @@ impl NodeHandle {
     /// The latest status, and its changes.
     pub fn status(&self) -> watch::Receiver<NodeStatus> {
         self.status.clone()
+    }
+
+    /// What agreed time is now, about as the leader stamps. This machine's wall clock stands for it
+    /// only while no majority's clocks were known since the start.
+    pub fn agreed_now(&self) -> AgreedTime {
+        let Now { mono_ns, wall_ns } = (self.clocks)();
+        let clock = self.status.borrow().clock;
+        clock.map_or(AgreedTime(wall_ns), |clock| clock.at(mono_ns))
     }
 
     /// If this member leads, it lets `to` (or the best other voter) lead.

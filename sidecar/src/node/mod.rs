@@ -6,7 +6,7 @@
 //! out.
 
 mod channels;
-mod clock;
+pub(crate) mod clock;
 mod complaint;
 mod control;
 mod door;

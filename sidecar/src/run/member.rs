@@ -165,6 +165,16 @@ impl Member {
         app: A,
         reads: R,
     ) -> Result<Self, StartError> {
+        Self::start_with(NodeHandle::new(), config, app, reads).await
+    }
+
+    /// The same around a handle on the agreement that is there already.
+    pub(super) async fn start_with<A: App, R: Reads>(
+        (node, seat): (NodeHandle, Seat),
+        config: Config,
+        app: A,
+        reads: R,
+    ) -> Result<Self, StartError> {
         config.check()?;
         let (http, http_address) = bind("listen.http", config.listen.http).await?;
         let (peer, peer_address) = bind("listen.peer", config.listen.peer).await?;
@@ -173,7 +183,6 @@ impl Member {
         let identity = Identity::load(&config.tls, &config.names(), who)?;
         make_folder(&config.data)?;
         let (wal, recovered) = open_log(&config).await?;
-        let (node, seat) = NodeHandle::new();
         let (feed, apply_feed) = apply::feed();
         let (elsewhere, elsewhere_receiver) = watch::channel(Slot::ZERO);
         let (apply, apply_task) = apply::start(apply::Parts {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
+use synod_paxos::{MemberId, Now};
 use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::propose_policy_response::Result as Outcome;
 use synod_proto::v1::{
@@ -33,6 +34,7 @@ use crate::identity::{Who, connect};
 use crate::ingress::Reads;
 use crate::ingress::backend::{AppBody, AppError};
 use crate::ingress::body::RequestBody;
+use crate::node::{NodeHandle, Seat, clock};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -173,8 +175,13 @@ impl Group {
     }
 
     async fn start(&mut self, number: usize) {
+        self.start_with(NodeHandle::new(), number).await;
+    }
+
+    async fn start_with(&mut self, node: (NodeHandle, Seat), number: usize) {
         let list = List::default();
-        let started = Member::start(self.config(number), list.clone(), list.clone());
+        let config = self.config(number);
+        let started = Member::start_with(node, config, list.clone(), list.clone());
         let member = started.await.expect("starts");
         // The app starts behind its sidecar, as it does beside a native sidecar.
         list.start();
@@ -356,6 +363,50 @@ async fn http(
         status,
         String::from_utf8_lossy(&body.to_bytes()).into_owned(),
     ))
+}
+
+const HOUR_NS: u64 = 3_600_000_000_000;
+
+fn an_hour_behind() -> Now {
+    let now = clock::now();
+    Now {
+        wall_ns: now.wall_ns - HOUR_NS,
+        ..now
+    }
+}
+
+fn an_hour_ahead() -> Now {
+    let now = clock::now();
+    Now {
+        wall_ns: now.wall_ns + HOUR_NS,
+        ..now
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_through_a_member_whose_clock_is_an_hour_off_are_answered_as_any_others() {
+    for clocks in [an_hour_behind, an_hour_ahead] {
+        let mut group = Group::new();
+        group.start_with(NodeHandle::with_clocks(clocks), 1).await;
+        group.start(2).await;
+        group.start(3).await;
+        group.form().await;
+        let node = group.running(1).member.node().clone();
+        let mut status = node.status();
+        let known = status.wait_for(|it| it.skewed == [MemberId(1)]);
+        let known = tokio::time::timeout(PATIENCE, known).await;
+        drop(known.expect("in time").expect("runs"));
+        assert_eq!(group.admin_status(1).await.skewed, ["notes-1"]);
+        group.show(1).await;
+
+        let address = group.running(1).member.addresses().http;
+        for line in ["a", "b", "c"] {
+            let answer = http(address, Method::POST, "/list", line).await;
+            assert_eq!(answer.expect("answers").0, StatusCode::CREATED);
+        }
+        let off = node.agreed_now().0.abs_diff(clock::now().wall_ns);
+        assert!(off < 1_000_000_000, "{off}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, Full};
 use prometheus_client::registry::Registry;
 use prost::Message;
-use synod_paxos::{Boot, CommandId, CommandKind, GroupId, MemberId, NotTaken, Slot};
+use synod_paxos::{AgreedTime, Boot, CommandId, CommandKind, GroupId, MemberId, NotTaken, Slot};
 use synod_proto::v1::{Consistency, Policy, Request, Route, RouteMatch, route_match};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -77,6 +77,8 @@ struct Double {
         watch::Receiver<ApplyStatus>,
         watch::Receiver<Arc<Policy>>,
     ),
+    /// What agreed time is taken to be.
+    clock: Mutex<AgreedTime>,
     /// `None`: nobody leads.
     index: watch::Sender<Option<Slot>>,
     state: Mutex<State>,
@@ -127,6 +129,7 @@ impl Double {
             apply: apply.0,
             policy: policy.0,
             receivers: (node.1, apply.1, policy.1),
+            clock: Mutex::new(AgreedTime(1_000_000_000)),
             index: watch::channel(Some(Slot(40))).0,
             state: Mutex::default(),
             changed: Notify::new(),
@@ -239,6 +242,10 @@ impl Backend for Arc<Double> {
 
     fn node_status(&self) -> &watch::Receiver<NodeStatus> {
         &self.receivers.0
+    }
+
+    fn agreed_now(&self) -> AgreedTime {
+        *self.clock.lock().unwrap()
     }
 
     async fn answer(&self, id: CommandId) -> Answer {

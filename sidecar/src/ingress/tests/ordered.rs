@@ -1,7 +1,5 @@
 //! Requests that take a slot.
 
-use synod_paxos::AgreedTime;
-
 use super::*;
 
 async fn outcome_of(plan: Plan) -> Reply {
@@ -20,6 +18,23 @@ async fn an_ordered_request_is_answered_by_the_app_and_signed_by_us_alone() {
     assert_eq!(reply.field("synod-member"), Some("\"notes-1\""));
     assert_eq!(reply.field("synod-outcome"), Some("executed"));
     assert_eq!(reply.field("synod-anything"), None);
+}
+
+#[tokio::test]
+async fn what_is_proposed_expires_by_the_agreed_clock_whatever_this_machines_says() {
+    let bench = Bench::new().await;
+    let seconds = |it: u64| AgreedTime(it * 1_000_000_000);
+    *bench.double.clock.lock().unwrap() = seconds(7_000);
+    bench.send("POST /notes", &[], "x").await;
+    // The group's clocks were set back since: agreed time stands still until they are that late.
+    bench
+        .double
+        .apply
+        .send_modify(|status| status.time = seconds(8_000));
+    bench.send("POST /notes", &[], "x").await;
+    let requests = bench.double.requests();
+    let expires: Vec<_> = requests.iter().map(|it| it.expires_ns).collect();
+    assert_eq!(expires, [7_000_300_000_000, 8_000_300_000_000]);
 }
 
 #[tokio::test]
@@ -42,14 +57,6 @@ async fn what_is_proposed_is_the_request_without_what_concerns_this_hop() {
     assert_eq!(request.body, "hello");
     assert_eq!(request.policy_version, 7);
     assert_eq!(request.answerer, 0);
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
-    let left = Duration::from_nanos(request.expires_ns).saturating_sub(now);
-    assert!(
-        left <= Duration::from_millis(300) && !left.is_zero(),
-        "{left:?}"
-    );
     let mut names: Vec<_> = request
         .headers
         .iter()
@@ -176,16 +183,25 @@ async fn once_a_later_time_was_agreed_on_an_undecided_request_is_definitely_not_
         Arc::make_mut(policy).queue_timeout_ms = 60_000;
         Arc::make_mut(policy).response_timeout_ms = 300;
     });
-    let later = AgreedTime(u64::MAX);
-    bench.double.apply.send_modify(|status| status.time = later);
     bench.double.plan([Plan::Hold, Plan::Choose]);
-    let reply = bench.send("POST /notes", &[], "x").await;
+    // A request, and agreed time that passes once it is proposed.
+    let send = async || {
+        let set = |time| bench.double.apply.send_modify(|status| status.time = time);
+        set(AgreedTime(0));
+        bench.double.state().proposed.clear();
+        let later = async {
+            bench.double.first_proposed().await;
+            set(AgreedTime(u64::MAX));
+        };
+        tokio::join!(bench.send("POST /notes", &[], "x"), later).0
+    };
+    let reply = send().await;
     assert_eq!(
         reply.problem(),
         problem(503, "not-ordered", Some("not-ordered"))
     );
     // One that was chosen is at an earlier time, or it will say so itself.
-    let reply = bench.send("POST /notes", &[], "x").await;
+    let reply = send().await;
     assert_eq!(reply.problem(), problem(504, "unknown", Some("unknown")));
     assert_eq!(reply.field("synod-slot"), Some("1042;group=\"5f5f5f5f\""));
 }
