@@ -5,6 +5,8 @@
 //! its own, since a sync blocks. Everything that waits when the task wakes is handed in before any
 //! output is carried out: what queued meanwhile becomes one batch (rule P2).
 
+mod publish;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use synod_paxos::{
     CommandId, Configuration, Envelope, Io, Lane, MemberId, Message, NotTaken, Now, Output, Paxos,
-    ProposeRefused, Reading, Recovered, Settings, Slot, StartError, Ticket,
+    ProposeRefused, Recovered, Settings, Slot, StartError, Ticket,
 };
 use synod_proto::v1::Policy;
 use synod_wal::{LogReader, LogWriter, Wal};
@@ -24,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::complaint::Complaints;
 use super::door::PeerDoor;
-use super::handle::{Decided, Description, Errand, NodeStatus, Seat};
+use super::handle::{Decided, Description, Errand, Seat};
 use super::input::{Input, Inputs, LANES, Roster, lane_index};
 use super::leadership::Leadership;
 use super::link::Link;
@@ -42,12 +44,6 @@ const BATCH: usize = 256;
 const READ_ROUNDS: usize = 8;
 /// The loop looks around at least so often.
 const LOOK_NS: u64 = 100_000_000;
-/// A member whose heartbeats are older than this does not count as serving.
-const SERVING_NS: u64 = 1_000_000_000;
-/// Slots behind the furthest commit heard of at which a log counts (page-cached catch-up away).
-const CLOSE_SLOTS: u64 = 1_024;
-/// Agreed time is published anew when it is off by this much.
-const CLOCK_NS: u64 = 10_000_000;
 
 /// What a node is made of.
 #[derive(Debug)]
@@ -555,76 +551,5 @@ impl EventLoop {
         let members = &self.configuration.members;
         let found = members.iter().find(|it| it.id == member);
         found.map_or_else(|| format!("member {member}"), |it| it.name.clone())
-    }
-
-    /// Tells whoever watches, when there is something to tell.
-    fn publish(&mut self, now: Now) {
-        let commit = self.paxos.commit();
-        self.log_counts = self.log_counts || self.is_close();
-        let serving = self
-            .others
-            .iter()
-            .filter(|(_, it)| it.serving && now.mono_ns.saturating_sub(it.heard_ns) < SERVING_NS);
-        let status = NodeStatus {
-            group: Some(self.paxos.genesis().group),
-            member: self.roster.me,
-            epoch: self.configuration.epoch,
-            leader: self.paxos.leader(),
-            promised: self.paxos.promised(),
-            last: self.paxos.last(),
-            commit,
-            log_counts: self.log_counts,
-            clock: self.clock(now),
-            skewed: self.paxos.skewed().to_vec(),
-            serving: serving.map(|(id, _)| *id).collect(),
-            configuration: Some(self.configuration.clone()),
-        };
-        self.tell_skewed(&status.skewed);
-        self.seat.status.send_if_modified(|old| {
-            let changed = *old != status;
-            if changed {
-                *old = status;
-            }
-            changed
-        });
-    }
-
-    /// Agreed time as it was published, unless it is another by now: it is a little with each look at
-    /// the voters' clocks, and whoever waits for news is not woken for that.
-    fn clock(&self, now: Now) -> Option<Reading> {
-        let new = self.paxos.agreed_clock()?;
-        let old = self.seat.status.borrow().clock;
-        let is_same = |old: &Reading| {
-            let (old, new) = (old.at(now.mono_ns), new.at(now.mono_ns));
-            old.0.abs_diff(new.0) < CLOCK_NS
-        };
-        Some(old.filter(is_same).unwrap_or(new))
-    }
-
-    fn tell_skewed(&self, skewed: &[MemberId]) {
-        if *skewed == self.seat.status.borrow().skewed {
-            return;
-        }
-        let names: Vec<_> = skewed.iter().map(|it| self.name(*it)).collect();
-        if names.is_empty() {
-            tracing::info!("the voters' clocks are within a second of each other again");
-        } else {
-            tracing::warn!(
-                members = ?names,
-                "wall clocks are off by more than a second: keep them in step (NTP)"
-            );
-        }
-    }
-
-    /// This log ends near where the group's does.
-    fn is_close(&self) -> bool {
-        let status = self.paxos.status();
-        let furthest = status
-            .peers
-            .iter()
-            .filter(|it| it.heard)
-            .map(|it| it.commit);
-        let furthest = furthest.max().unwrap_or_default();
-        status.healthy && furthest.0 <= status.last.0 + CLOSE_SLOTS
     }
 }
