@@ -1,6 +1,8 @@
 //! The acceptor: promises, adopts, accepts, votes. Messages of proposers come in; promises and votes
 //! go out, each only after what it says is synced.
 
+use std::collections::VecDeque;
+
 use crate::journal::Effect;
 use crate::log::Batch;
 use crate::message::{Lane, Message};
@@ -27,7 +29,7 @@ pub(crate) struct Acceptor {
     promising: Option<Promising>,
 }
 
-/// A promise that is being sent, part by part.
+/// A promise on its way, part by part, not more of them at a time than a window holds.
 #[derive(Debug)]
 struct Promising {
     to: MemberId,
@@ -36,7 +38,38 @@ struct Promising {
     after: Slot,
     next: Slot,
     part: u32,
+    /// The last part was sent. It is not acknowledged, but asked for again when it got lost.
+    done: bool,
     loading: Option<Ticket>,
+    /// Parts sent and not acknowledged: last slot and bytes of each.
+    in_flight: VecDeque<(Slot, u64)>,
+    in_flight_bytes: u64,
+    /// What the candidate has, and the next part after it.
+    taken: (Slot, u32),
+    /// When it last took something, or was sent to again.
+    moved_at_ns: u64,
+}
+
+impl Promising {
+    /// Sends again what the candidate does not have.
+    fn rewind(&mut self) {
+        (self.next, self.part) = (self.taken.0.next(), self.taken.1);
+        self.done = false;
+        self.loading = None;
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+    }
+
+    /// The candidate has everything up to here.
+    fn arrived(&mut self, through: Slot) {
+        while let Some((last, bytes)) = self.in_flight.front().copied()
+            && last <= through
+        {
+            self.in_flight.pop_front();
+            self.in_flight_bytes -= bytes;
+            self.taken = (last, self.taken.1 + 1);
+        }
+    }
 }
 
 impl Acceptor {
@@ -147,7 +180,7 @@ impl Paxos {
             }
             self.resign();
             self.promise(ballot);
-        } else if self.acceptor.accepted == ballot || self.is_promising(ballot) {
+        } else if self.acceptor.accepted == ballot {
             self.counters.stale_messages += 1;
             return;
         }
@@ -161,23 +194,80 @@ impl Paxos {
             std::cmp::Ordering::Less => self.log.last(),
         };
         let after = after.min(self.log.last());
+        if let Some(promising) = &self.acceptor.promising
+            && (promising.ballot, promising.after) == (ballot, after)
+        {
+            // It asks again: part of this may be lost, or just slow.
+            self.promise_again();
+            return;
+        }
+        let next = after.next().max(self.log.first());
         self.acceptor.promising = Some(Promising {
             to: from,
             ballot,
             after,
-            next: after.next().max(self.log.first()),
+            next,
             part: 0,
+            done: false,
             loading: None,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            taken: (next.prev(), 0),
+            moved_at_ns: self.now.mono_ns,
         });
         self.continue_promise(None);
     }
 
-    /// The promise of `ballot` waits for the disk, or for entries to be read back.
-    fn is_promising(&self, ballot: Ballot) -> bool {
-        self.acceptor
-            .promising
-            .as_ref()
-            .is_some_and(|promising| promising.ballot == ballot)
+    /// What the candidate does not have of the promise is sent again, but not sooner than it can
+    /// have arrived.
+    fn promise_again(&mut self) {
+        let now_ns = self.now.mono_ns;
+        let patience_ns = self.election.timeout_ns / 2;
+        match &mut self.acceptor.promising {
+            Some(promising)
+                if promising.loading.is_none() && now_ns >= promising.moved_at_ns + patience_ns =>
+            {
+                promising.moved_at_ns = now_ns;
+                promising.rewind();
+                self.continue_promise(None);
+            }
+            _ => self.counters.stale_messages += 1,
+        }
+    }
+
+    /// The stream to `member` begins anew: the parts that were on their way are lost.
+    pub(crate) fn promise_restarted(&mut self, member: MemberId) {
+        let now_ns = self.now.mono_ns;
+        if let Some(promising) = &mut self.acceptor.promising
+            && promising.to == member
+        {
+            promising.moved_at_ns = now_ns;
+            promising.rewind();
+            self.continue_promise(None);
+        }
+    }
+
+    /// The candidate of `ballot` has the parts of the promise up to `through`.
+    pub(crate) fn promise_taken(&mut self, ballot: Ballot, through: Slot) {
+        let now_ns = self.now.mono_ns;
+        let Some(promising) = &mut self.acceptor.promising else {
+            self.counters.stale_messages += 1;
+            return;
+        };
+        if promising.ballot != ballot {
+            self.counters.stale_messages += 1;
+            return;
+        }
+        let before = promising.taken;
+        promising.arrived(through);
+        if promising.taken == before {
+            self.promise_again();
+            return;
+        }
+        promising.moved_at_ns = now_ns;
+        if promising.loading.is_none() && !promising.done {
+            self.continue_promise(None);
+        }
     }
 
     /// Takes `ballot` as the lowest one that may still be accepted (I1).
@@ -193,12 +283,20 @@ impl Paxos {
         self.election.note(ballot);
     }
 
-    /// Sends parts of the promise until entries have to be read back, or all is sent.
+    /// Sends parts of the promise until the window is full, entries have to be read back, or all is
+    /// sent. Nothing of it is made before it is synced, with all of the log that it tells of (rule
+    /// P1b): on a slow disk several promises may follow each other, and only the last is of use.
     fn continue_promise(&mut self, mut loaded: Option<Vec<Entry>>) {
+        if !self.journal.is_synced(self.acceptor.promise_io) {
+            return;
+        }
         loop {
             let Some(promising) = &mut self.acceptor.promising else {
                 return;
             };
+            if loaded.is_none() && promising.in_flight_bytes >= self.settings.window_bytes {
+                return;
+            }
             let last = self.log.last();
             let (next, after, part) = (promising.next, promising.after, promising.part);
             let ballot = promising.ballot;
@@ -238,6 +336,10 @@ impl Paxos {
                 continue;
             }
             promising.part += 1;
+            promising.done = done;
+            let bytes = suffix.iter().map(Entry::weight).sum();
+            promising.in_flight.push_back((reached, bytes));
+            promising.in_flight_bytes += bytes;
             let to = promising.to;
             let faulty = if part == 0 {
                 self.faulty.after(after).collect()
@@ -257,10 +359,7 @@ impl Paxos {
                 faulty,
                 age_ns: u64::MAX,
             };
-            if done {
-                self.acceptor.promising = None;
-            }
-            self.send_after(to, Lane::Log, message, self.acceptor.promise_io);
+            self.send(to, Lane::Log, message);
             if done {
                 return;
             }
@@ -528,6 +627,13 @@ impl Paxos {
             Effect::Promised(ballot) => {
                 assert!(ballot <= self.acceptor.promised, "synced after promised");
                 self.acceptor.synced_promised = ballot;
+                let now_ns = self.now.mono_ns;
+                if let Some(promising) = &mut self.acceptor.promising
+                    && promising.ballot == ballot
+                {
+                    promising.moved_at_ns = now_ns;
+                    self.continue_promise(None);
+                }
             }
             Effect::Log { accepted, last } => {
                 self.acceptor.synced_accepted = accepted;

@@ -46,11 +46,27 @@ pub(crate) struct Promised {
     after: Slot,
     /// Next part that is needed.
     next_part: u32,
+    /// Its parts came up to here.
+    came_through: Slot,
     /// All parts came.
     pub(crate) done: bool,
     suffix: Vec<Entry>,
     faulty: Vec<Header>,
     came_at_ns: u64,
+}
+
+impl Promised {
+    /// Nothing is missing before this part but what cannot be read. (A part that is sent again may
+    /// be cut otherwise.)
+    fn joins(&self, suffix: &[Entry]) -> bool {
+        let Some(first) = suffix.first().map(|entry| entry.slot) else {
+            return true;
+        };
+        let begin = self.came_through.max(self.first.prev());
+        let between = |header: &&Header| header.slot > begin && header.slot < first;
+        let unreadable = self.faulty.iter().filter(between).count() as u64;
+        first > begin && first.0 - begin.0 - 1 == unreadable
+    }
 }
 
 /// The log that a phase-1 quorum makes the candidate adopt.
@@ -141,7 +157,7 @@ impl Paxos {
         }
     }
 
-    /// Asks again whoever has not answered for a while.
+    /// Asks again whoever has not answered for a while: for the rest of a promise that has begun.
     pub(crate) fn prepare_again(&mut self) {
         let Office::Candidate(candidate) = &self.office else {
             return;
@@ -154,14 +170,23 @@ impl Paxos {
                 .get(member)
                 .is_some_and(|promised| promised.done || now_ns < promised.came_at_ns + patience_ns)
         };
-        let silent: Vec<MemberId> = self
+        let begun = |member: &MemberId| {
+            let promised = candidate.promises.get(member)?;
+            (promised.next_part > 0).then_some(promised.came_through)
+        };
+        let silent: Vec<(MemberId, Option<Slot>)> = self
             .peers
             .keys()
             .filter(|member| !answered(member))
-            .copied()
+            .map(|member| (*member, begun(member)))
             .collect();
         let (prepare, io) = (candidate.prepare(), candidate.io);
-        for to in silent {
+        let ballot = candidate.ballot;
+        for (to, begun) in silent {
+            if let Some(through) = begun {
+                self.send(to, Lane::Log, Message::Staged { ballot, through });
+            }
+            // It may have forgotten that it had begun.
             self.send_after(to, Lane::Log, prepare.clone(), io);
         }
     }
@@ -214,6 +239,7 @@ impl Paxos {
                         first,
                         after,
                         next_part: 0,
+                        came_through: after,
                         done: false,
                         suffix: Vec::new(),
                         faulty,
@@ -231,16 +257,26 @@ impl Paxos {
                 let same = (promised.accepted, promised.last, promised.after)
                     == (accepted, last, after)
                     && promised.next_part == part;
-                if !same || promised.done {
+                if !same || promised.done || !promised.joins(&suffix) {
                     self.counters.stale_messages += 1;
                     return;
                 }
                 promised.came_at_ns = now_ns;
                 promised.next_part += 1;
+                promised.came_through = suffix.last().map_or(after, |entry| entry.slot);
+                // It may have been repaired since the promise began.
+                let brought = |slot| suffix.binary_search_by_key(&slot, |it| it.slot).is_ok();
+                promised.faulty.retain(|header| !brought(header.slot));
                 promised.suffix.extend(suffix);
                 promised.done = done;
+                // A long one takes its time, and its voter cannot vote for anybody else.
+                let patient_ns = now_ns + self.election.timeout_ns;
+                candidate.deadline_ns = candidate.deadline_ns.max(patient_ns);
                 if done {
                     self.check_phase1();
+                } else {
+                    let through = promised.came_through;
+                    self.send(from, Lane::Log, Message::Staged { ballot, through });
                 }
             }
             Office::Leader(leader) if leader.ballot == ballot => {

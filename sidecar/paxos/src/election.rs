@@ -450,6 +450,7 @@ impl Paxos {
             other.suspect = true;
         } else if lane == Lane::Log {
             self.stream_restarted(peer);
+            self.promise_restarted(peer);
             if self.leader() == Some(peer) {
                 self.restart_entrance();
                 // A vote may have been lost with the old stream.

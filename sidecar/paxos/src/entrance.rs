@@ -1,7 +1,8 @@
 //! Commands that came in at this member (rule P6): kept until they are seen chosen, given to the
-//! leader, given again to the next leader.
+//! leader, given again to the next leader. However many wait, only a share of the window is with the
+//! leader at a time (rule P3): what is given in one go must fit into the queue of one connection.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::error::ProposeRefused;
 use crate::message::{Lane, Message, NotTaken};
@@ -21,16 +22,27 @@ pub(crate) struct Entrance {
     waiting: VecDeque<Waiting>,
     /// How many have left at the front, ever: positions are counted from there.
     gone: u64,
-    /// Position of the first one not given to the present leader.
+    /// Position of the first one not yet given to the present leader.
     cursor: u64,
     /// Those that the present leader's log holds already, by sequence.
     held: BTreeSet<u64>,
+    /// Those that the present leader gave back, by sequence, and when each may be given again.
+    returned: BTreeMap<u64, u64>,
+    /// The leader has no room: nothing is given before.
+    paused_until_ns: u64,
+    /// Bytes with the leader: given, and neither resolved nor given back.
+    given_bytes: u64,
     count: u64,
     bytes: u64,
     last_sequence: u64,
     /// When to look next for commands to send again, and how long one may take.
     resend_at_ns: u64,
     patience: u32,
+    /// Something was resolved since the last look.
+    moved: bool,
+    /// When the latest of all resolved commands was given. What was given before it and is not
+    /// resolved was overtaken on an ordered stream: it is lost.
+    overtaken_ns: u64,
 }
 
 #[derive(Debug)]
@@ -38,8 +50,14 @@ struct Waiting {
     sequence: u64,
     /// `None` once it is resolved.
     command: Option<Command>,
-    /// When it was given to a leader.
+    /// When it was last given to a leader, or found in its log.
     sent_at_ns: u64,
+    /// It is part of `given_bytes`.
+    given: bool,
+}
+
+fn weight(command: &Command) -> u64 {
+    command.payload.len() as u64 + Entry::OVERHEAD_BYTES
 }
 
 impl Entrance {
@@ -51,11 +69,16 @@ impl Entrance {
             gone: 0,
             cursor: 0,
             held: BTreeSet::new(),
+            returned: BTreeMap::new(),
+            paused_until_ns: 0,
+            given_bytes: 0,
             count: 0,
             bytes: 0,
             last_sequence: 0,
             resend_at_ns: 0,
             patience: 0,
+            moved: false,
+            overtaken_ns: 0,
         }
     }
 
@@ -65,6 +88,10 @@ impl Entrance {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    pub(crate) fn given_bytes(&self) -> u64 {
+        self.given_bytes
     }
 
     fn is_own(&self, id: CommandId) -> bool {
@@ -89,11 +116,12 @@ impl Entrance {
     fn add(&mut self, command: Command) {
         self.last_sequence = command.id.sequence;
         self.count += 1;
-        self.bytes += command.payload.len() as u64 + Entry::OVERHEAD_BYTES;
+        self.bytes += weight(&command);
         self.waiting.push_back(Waiting {
             sequence: command.id.sequence,
             command: Some(command),
             sent_at_ns: 0,
+            given: false,
         });
     }
 
@@ -109,11 +137,18 @@ impl Entrance {
         let Some(at) = self.position(sequence) else {
             return false;
         };
-        let Some(command) = self.waiting[at].command.take() else {
+        let waiting = &mut self.waiting[at];
+        let Some(command) = waiting.command.take() else {
             return false;
         };
         self.count -= 1;
-        self.bytes -= command.payload.len() as u64 + Entry::OVERHEAD_BYTES;
+        self.bytes -= weight(&command);
+        if waiting.given {
+            self.given_bytes -= weight(&command);
+            self.overtaken_ns = self.overtaken_ns.max(waiting.sent_at_ns);
+            self.moved = true;
+        }
+        self.returned.remove(&sequence);
         while self
             .waiting
             .front()
@@ -126,47 +161,119 @@ impl Entrance {
         true
     }
 
-    /// Another leader, or a new ballot: everything is given again but what its log holds already.
+    /// Another leader, a new ballot, or a new stream: everything is given again but what the
+    /// leader's log holds already.
     fn begin(&mut self, held: BTreeSet<u64>) {
         self.cursor = self.gone;
         self.held = held;
+        self.returned.clear();
+        self.paused_until_ns = 0;
+        self.given_bytes = 0;
+        for waiting in &mut self.waiting {
+            waiting.given = false;
+        }
         self.patience = 0;
+        self.moved = false;
+        self.overtaken_ns = 0;
     }
 
-    /// The next command to give to the leader.
-    fn next(&mut self, now: Now) -> Option<&Command> {
-        loop {
-            let at = (self.cursor - self.gone) as usize;
-            let waiting = self.waiting.get(at)?;
-            if waiting.command.is_some() && !self.held.contains(&waiting.sequence) {
-                break;
-            }
-            self.waiting[at].sent_at_ns = now.mono_ns;
+    /// The next command for the leader, the oldest first, as long as not more than `limit` bytes are
+    /// with it (or one command). From here on it counts as given.
+    fn give(&mut self, now: Now, limit: u64) -> Option<Command> {
+        if now.mono_ns < self.paused_until_ns {
+            return None;
+        }
+        let due = |(_, at_ns): &(&u64, &u64)| **at_ns <= now.mono_ns;
+        let again = self
+            .returned
+            .iter()
+            .find(due)
+            .map(|(sequence, _)| *sequence);
+        let at = match again {
+            Some(sequence) => self
+                .position(sequence)
+                .expect("what is resolved is not kept"),
+            None => self.first_fresh(now)?,
+        };
+        let command = self.waiting[at].command.clone()?;
+        let bytes = self.given_bytes + weight(&command);
+        if self.given_bytes > 0 && bytes > limit {
+            return None;
+        }
+        self.given_bytes = bytes;
+        let waiting = &mut self.waiting[at];
+        assert!(
+            !waiting.given,
+            "what is given is not given again but overdue"
+        );
+        waiting.given = true;
+        waiting.sent_at_ns = now.mono_ns;
+        if again.is_some() {
+            self.returned.remove(&command.id.sequence);
+        } else {
             self.cursor += 1;
         }
-        let at = (self.cursor - self.gone) as usize;
-        self.waiting.get(at)?.command.as_ref()
+        Some(command)
     }
 
-    /// It was given.
-    fn advance(&mut self, now: Now) {
-        let at = (self.cursor - self.gone) as usize;
-        self.waiting[at].sent_at_ns = now.mono_ns;
-        self.cursor += 1;
+    /// The first one that the present leader has not seen. Passes over what its log holds.
+    fn first_fresh(&mut self, now: Now) -> Option<usize> {
+        loop {
+            let at = (self.cursor - self.gone) as usize;
+            let waiting = self.waiting.get_mut(at)?;
+            if waiting.command.is_some() && !self.held.contains(&waiting.sequence) {
+                return Some(at);
+            }
+            waiting.sent_at_ns = now.mono_ns;
+            self.cursor += 1;
+        }
     }
 
-    /// Commands given before `before_ns` and not seen chosen since.
-    fn overdue(&mut self, before_ns: u64, now: Now) -> Vec<Command> {
-        let given = (self.cursor - self.gone) as usize;
-        let mut overdue = Vec::new();
-        for waiting in self.waiting.iter_mut().take(given) {
-            if waiting.sent_at_ns > before_ns || overdue.len() >= RESEND_LIMIT {
+    /// The leader did not take it: it may be given again from `again_ns` on.
+    fn take_back(&mut self, sequence: u64, again_ns: u64) {
+        let Some(at) = self.position(sequence) else {
+            return;
+        };
+        let waiting = &mut self.waiting[at];
+        if let Some(command) = &waiting.command
+            && std::mem::take(&mut waiting.given)
+        {
+            self.given_bytes -= weight(command);
+            self.returned.insert(sequence, again_ns);
+        }
+    }
+
+    /// Commands given before `before_ns` and not seen chosen since, the oldest first: one message of
+    /// them. While others get through, a stream is only slow: then only what was overtaken counts.
+    fn overdue(&mut self, before_ns: u64, now: Now, limit: u64, max_bytes: u64) -> Vec<Command> {
+        let moved = std::mem::take(&mut self.moved);
+        let passed = (self.cursor - self.gone) as usize;
+        let (mut overdue, mut bytes) = (Vec::new(), 0);
+        for waiting in self.waiting.iter_mut().take(passed) {
+            let Some(command) = &waiting.command else {
+                continue;
+            };
+            let slow = moved && waiting.sent_at_ns >= self.overtaken_ns;
+            if waiting.sent_at_ns > before_ns
+                || slow
+                || self.returned.contains_key(&waiting.sequence)
+            {
                 continue;
             }
-            if let Some(command) = &waiting.command {
-                waiting.sent_at_ns = now.mono_ns;
-                overdue.push(command.clone());
+            let weight = weight(command);
+            let full = !waiting.given && self.given_bytes > 0 && self.given_bytes + weight > limit;
+            if full
+                || overdue.len() >= RESEND_LIMIT
+                || (!overdue.is_empty() && bytes + weight > max_bytes)
+            {
+                break;
             }
+            if !std::mem::replace(&mut waiting.given, true) {
+                self.given_bytes += weight;
+            }
+            bytes += weight;
+            waiting.sent_at_ns = now.mono_ns;
+            overdue.push(command.clone());
         }
         overdue
     }
@@ -180,7 +287,6 @@ impl Paxos {
             return Err(ProposeRefused::Forgetful);
         }
         let limit = self.settings.max_payload_bytes();
-        let weight = command.payload.len() as u64 + Entry::OVERHEAD_BYTES;
         if command.payload.len() as u64 > limit {
             return Err(ProposeRefused::TooLarge { limit });
         }
@@ -194,7 +300,7 @@ impl Paxos {
             return Err(ProposeRefused::DiskFull);
         }
         if self.entrance.count >= u64::from(self.settings.max_pending_commands)
-            || self.entrance.bytes + weight > self.settings.max_pending_bytes
+            || self.entrance.bytes + weight(&command) > self.settings.max_pending_bytes
         {
             return Err(ProposeRefused::Overloaded);
         }
@@ -237,45 +343,45 @@ impl Paxos {
             let Some(command) = leader.queue.pop_front() else {
                 return;
             };
-            leader.queued_bytes -= command.payload.len() as u64 + Entry::OVERHEAD_BYTES;
+            leader.queued_bytes -= weight(&command);
             self.append_command(command);
         }
     }
 
+    /// Into this leader's own log: only the room there limits it.
     fn propose_own(&mut self) {
-        loop {
-            let room = self.has_room();
-            let Some(command) = self.entrance.next(self.now) else {
-                return;
-            };
-            if !room {
-                return;
-            }
-            let command = command.clone();
-            self.entrance.advance(self.now);
+        while self.has_room()
+            && let Some(command) = self.entrance.give(self.now, u64::MAX)
+        {
             self.append_command(command);
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.log.uncommitted_bytes() < self.settings.total_window_bytes
+    /// A leader's log takes more: what is not committed is bounded, and what is not synced here, or a
+    /// leader with a slow disk among fast ones would keep ever more in memory.
+    pub(crate) fn has_room(&self) -> bool {
+        let limit = self.settings.total_window_bytes;
+        self.log.uncommitted_bytes() < limit && self.journal.unsynced_bytes() < limit
     }
 
+    /// As much as may be with the leader at a time, in messages of the usual size.
     fn forward(&mut self, leader: MemberId) {
-        let mut commands = Vec::new();
-        let mut bytes = 0;
-        while let Some(command) = self.entrance.next(self.now) {
-            let weight = command.payload.len() as u64 + Entry::OVERHEAD_BYTES;
+        let limit = self.settings.entrance_bytes();
+        let (mut commands, mut bytes) = (Vec::new(), 0);
+        while let Some(command) = self.entrance.give(self.now, limit) {
+            let weight = weight(&command);
             if !commands.is_empty() && bytes + weight > self.settings.max_message_bytes {
                 let commands = std::mem::take(&mut commands);
                 bytes = 0;
                 self.send(leader, Lane::Log, Message::Propose { commands });
-                continue;
             }
             bytes += weight;
-            commands.push(command.clone());
-            self.entrance.advance(self.now);
+            commands.push(command);
         }
+        assert!(
+            self.entrance.given_bytes <= self.settings.most_forwarded_bytes(),
+            "I12: more is with the leader than its share"
+        );
         if !commands.is_empty() {
             self.send(leader, Lane::Log, Message::Propose { commands });
         }
@@ -307,7 +413,7 @@ impl Paxos {
                 self.append_command(command);
                 continue;
             } else if !free && leader.queued_bytes + size <= self.settings.max_pending_bytes {
-                leader.queued_bytes += size + Entry::OVERHEAD_BYTES;
+                leader.queued_bytes += weight(&command);
                 leader.queue.push_back(command);
                 continue;
             } else {
@@ -319,15 +425,20 @@ impl Paxos {
 
     /// The leader did not take a command: it is given again after a while. Only an expiry in agreed
     /// time ends it for good, since a copy given to an earlier leader may still be chosen.
-    pub(crate) fn handle_not_taken(&mut self, id: CommandId, _reason: NotTaken) {
+    pub(crate) fn handle_not_taken(&mut self, from: MemberId, id: CommandId, reason: NotTaken) {
         if !self.entrance.is_own(id) {
             self.counters.impossible_messages += 1;
             return;
         }
+        if self.leader() != Some(from) {
+            self.counters.stale_messages += 1;
+            return;
+        }
         let again_ns = self.now.mono_ns + self.election.timeout_ns / 2;
-        if let Some(at) = self.entrance.position(id.sequence) {
-            self.entrance.waiting[at].sent_at_ns = 0;
-            self.entrance.resend_at_ns = self.entrance.resend_at_ns.min(again_ns);
+        self.entrance.take_back(id.sequence, again_ns);
+        if reason != NotTaken::TooLarge {
+            // It has no room for the others either.
+            self.entrance.paused_until_ns = again_ns;
         }
     }
 
@@ -346,24 +457,16 @@ impl Paxos {
             return;
         }
         let before_ns = now_ns.saturating_sub(patience_ns);
-        let overdue = self.entrance.overdue(before_ns, self.now);
-        if overdue.is_empty() {
+        let (limit, max_bytes) = (
+            self.settings.entrance_bytes(),
+            self.settings.max_message_bytes,
+        );
+        let commands = self.entrance.overdue(before_ns, self.now, limit, max_bytes);
+        if commands.is_empty() {
             return;
         }
         self.entrance.patience += 1;
-        self.counters.resends += overdue.len() as u64;
-        let mut commands = Vec::new();
-        let mut bytes = 0;
-        for command in overdue {
-            let weight = command.payload.len() as u64 + Entry::OVERHEAD_BYTES;
-            if !commands.is_empty() && bytes + weight > self.settings.max_message_bytes {
-                let commands = std::mem::take(&mut commands);
-                bytes = 0;
-                self.send(leader, Lane::Log, Message::Propose { commands });
-            }
-            bytes += weight;
-            commands.push(command);
-        }
+        self.counters.resends += commands.len() as u64;
         self.send(leader, Lane::Log, Message::Propose { commands });
     }
 }
@@ -392,12 +495,20 @@ mod tests {
     }
 
     fn given(entrance: &mut Entrance) -> Vec<u64> {
-        let mut given = Vec::new();
-        while let Some(command) = entrance.next(Now::default()) {
-            given.push(command.id.sequence);
-            entrance.advance(Now::default());
+        given_up_to(entrance, u64::MAX)
+    }
+
+    fn given_up_to(entrance: &mut Entrance, limit: u64) -> Vec<u64> {
+        std::iter::from_fn(|| entrance.give(at(0), limit))
+            .map(|command| command.id.sequence)
+            .collect()
+    }
+
+    fn at(mono_ns: u64) -> Now {
+        Now {
+            mono_ns,
+            wall_ns: 0,
         }
-        given
     }
 
     #[test]
@@ -419,6 +530,57 @@ mod tests {
         entrance.resolve(id(1), Slot(1), &mut VecDeque::new());
         entrance.begin([3].into());
         assert_eq!(given(&mut entrance), [2, 4]);
+    }
+
+    #[test]
+    fn only_a_share_is_with_the_leader_and_more_goes_as_commands_are_resolved() {
+        let mut entrance = entrance(&[1, 2, 3, 4, 5]);
+        let two = 2 * Entry::OVERHEAD_BYTES;
+        assert_eq!(given_up_to(&mut entrance, two), [1, 2]);
+        entrance.resolve(id(2), Slot(1), &mut VecDeque::new());
+        assert_eq!(given_up_to(&mut entrance, two), [3]);
+        entrance.begin(BTreeSet::new());
+        assert_eq!(given_up_to(&mut entrance, two), [1, 3]);
+        assert_eq!(entrance.given_bytes(), two);
+        entrance.begin([1].into());
+        assert_eq!(
+            given_up_to(&mut entrance, 1),
+            [3],
+            "one is given, whatever its size"
+        );
+    }
+
+    #[test]
+    fn what_the_leader_gives_back_makes_room_and_goes_first_when_its_time_has_come() {
+        let mut entrance = entrance(&[1, 2, 3, 4]);
+        let two = 2 * Entry::OVERHEAD_BYTES;
+        assert_eq!(given_up_to(&mut entrance, two), [1, 2]);
+        entrance.take_back(1, 50);
+        entrance.take_back(1, 60);
+        assert_eq!(given_up_to(&mut entrance, two), [3]);
+        entrance.take_back(3, 40);
+        let mut later = |mono_ns| entrance.give(at(mono_ns), two).map(|it| it.id.sequence);
+        assert_eq!(later(50), Some(1));
+        assert_eq!(later(50), None, "2 and 1 are with the leader");
+        entrance.resolve(id(2), Slot(1), &mut VecDeque::new());
+        assert_eq!(entrance.give(at(50), two).map(|it| it.id.sequence), Some(3));
+    }
+
+    #[test]
+    fn what_is_overdue_goes_again_in_one_message_unless_the_stream_is_only_slow() {
+        let mut entrance = entrance(&[1, 2, 3, 4]);
+        for mono_ns in [10, 20, 30] {
+            entrance.give(at(mono_ns), u64::MAX);
+        }
+        let overdue = |entrance: &mut Entrance, before_ns, max_bytes| -> Vec<u64> {
+            let commands = entrance.overdue(before_ns, at(100), u64::MAX, max_bytes);
+            commands.iter().map(|it| it.id.sequence).collect()
+        };
+        assert_eq!(overdue(&mut entrance, 5, u64::MAX), [0; 0]);
+        entrance.resolve(id(2), Slot(1), &mut VecDeque::new());
+        assert_eq!(overdue(&mut entrance, 50, u64::MAX), [1], "2 overtook it");
+        assert_eq!(overdue(&mut entrance, 50, u64::MAX), [3], "nothing moves");
+        assert_eq!(overdue(&mut entrance, 100, 1), [1], "a message's worth");
     }
 
     #[test]

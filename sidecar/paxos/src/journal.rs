@@ -29,6 +29,9 @@ pub(crate) struct Journal {
     filling: Io,
     /// Writes handed out and not synced, with the time they were handed out.
     in_flight: VecDeque<(Io, u64)>,
+    /// Bytes of entries that are not synced, in the order of their writes.
+    bytes: VecDeque<(Io, u64)>,
+    unsynced_bytes: u64,
     effects: VecDeque<(Io, Effect)>,
     synced: Io,
     /// A commit up to here is on disk, or on its way.
@@ -41,6 +44,8 @@ impl Journal {
             records: Vec::new(),
             filling: Io(1),
             in_flight: VecDeque::new(),
+            bytes: VecDeque::new(),
+            unsynced_bytes: 0,
             effects: VecDeque::new(),
             synced: Io(0),
             stored_commit,
@@ -49,6 +54,7 @@ impl Journal {
 
     /// Queues a record; the number says which write it will be part of.
     pub(crate) fn record(&mut self, record: Record, effect: Effect) -> Io {
+        self.note_bytes(&record);
         self.records.push(record);
         match (self.effects.back_mut(), effect) {
             // One effect a write is enough for a run of appends.
@@ -69,6 +75,20 @@ impl Journal {
             _ => self.effects.push_back((self.filling, effect)),
         }
         self.filling
+    }
+
+    fn note_bytes(&mut self, record: &Record) {
+        let bytes = match record {
+            Record::Append(entry) | Record::Stage { entry, .. } | Record::Repair(entry) => {
+                entry.weight()
+            }
+            _ => return,
+        };
+        self.unsynced_bytes += bytes;
+        match self.bytes.back_mut() {
+            Some((io, sum)) if *io == self.filling => *sum += bytes,
+            _ => self.bytes.push_back((self.filling, bytes)),
+        }
     }
 
     /// The next write, if there is one. `commit` rides along when it is news.
@@ -112,6 +132,12 @@ impl Journal {
         while self.in_flight.front().is_some_and(|(done, _)| *done <= io) {
             self.in_flight.pop_front();
         }
+        while let Some((written, bytes)) = self.bytes.front().copied()
+            && written <= io
+        {
+            self.bytes.pop_front();
+            self.unsynced_bytes -= bytes;
+        }
         true
     }
 
@@ -137,6 +163,11 @@ impl Journal {
     /// Since when the oldest write has been with the disk.
     pub(crate) fn waiting_since(&self) -> Option<u64> {
         self.in_flight.front().map(|(_, since)| *since)
+    }
+
+    /// Bytes of entries that are not synced yet.
+    pub(crate) fn unsynced_bytes(&self) -> u64 {
+        self.unsynced_bytes
     }
 }
 

@@ -173,6 +173,9 @@ impl Paxos {
         match message {
             Message::Promise { .. } => self.handle_promise(from, message),
             Message::Refused { ballot, promised } => self.handle_refused(from, ballot, promised),
+            Message::Staged { ballot, through } if ballot.node == from => {
+                self.promise_taken(ballot, through);
+            }
             Message::Staged { ballot, through } => self.handle_staged(from, ballot, through),
             Message::Accepted { ballot, slot } => self.handle_accepted(from, ballot, slot),
             Message::Gap { ballot, last } => self.handle_gap(from, ballot, last),

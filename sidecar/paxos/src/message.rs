@@ -116,7 +116,8 @@ pub enum Message {
         commit_ballot: Ballot,
     },
     /// All parts of the `AcceptSync` of `ballot` up to `through` are on disk: flow control for long
-    /// ones. 0: nothing of it is known here (any more), begin again.
+    /// ones. 0: nothing of it is known here (any more), begin again. Said by the proposer of
+    /// `ballot` itself: all parts of the receiver's promise up to `through` have come.
     Staged { ballot: Ballot, through: Slot },
     /// Phase 2a for new entries.
     Accept {

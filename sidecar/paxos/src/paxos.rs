@@ -220,7 +220,7 @@ impl Paxos {
             | Message::Confirmed { .. }) => self.handle_from_follower(from, message),
             Message::Heartbeat(beat) => self.handle_heartbeat(from, beat),
             Message::Propose { commands } => self.handle_forwarded(from, commands),
-            Message::NotTaken { id, reason } => self.handle_not_taken(id, reason),
+            Message::NotTaken { id, reason } => self.handle_not_taken(from, id, reason),
             Message::ReadIndex { ids } => self.handle_read_request(from, ids),
             Message::ReadIndexes { ids, index } => self.handle_read_answer(from, &ids, index),
             Message::ReadRefused { ids } => self.handle_read_refused(from, &ids),
@@ -264,6 +264,14 @@ impl Paxos {
         let fits = |entry: &Entry| self.log.ballot_at(entry.slot) == Some(entry.ballot);
         let good = entries.iter().take_while(|entry| fits(entry)).count();
         entries.truncate(good);
+        // Readers stop when they have enough; a message must not hold more than that.
+        let mut bytes = 0;
+        let fitting = entries.iter().take_while(|entry| {
+            bytes += entry.weight();
+            bytes <= self.settings.max_message_bytes
+        });
+        let fitting = fitting.count().max(1);
+        entries.truncate(fitting);
         match purpose {
             LoadFor::Follower(member) => self.loaded_for_follower(member, ticket, entries),
             LoadFor::Promise(ballot) => self.loaded_for_promise(ballot, ticket, entries),

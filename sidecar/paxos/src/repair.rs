@@ -21,6 +21,8 @@ pub(crate) struct Faulty {
     slots: BTreeMap<Slot, (Header, Option<Io>)>,
     /// Which peer was asked last.
     asked: usize,
+    /// Bytes of copies given to others since the last tick.
+    lent_bytes: u64,
 }
 
 impl Faulty {
@@ -31,6 +33,7 @@ impl Faulty {
                 .map(|header| (header.slot, (header, None)))
                 .collect(),
             asked: 0,
+            lent_bytes: 0,
         }
     }
 
@@ -78,6 +81,7 @@ impl Faulty {
 impl Paxos {
     /// Asks a peer for good copies: the next one each time.
     pub(crate) fn request_repairs(&mut self) {
+        self.faulty.lent_bytes = 0;
         let mut headers: Vec<Header> = self.faulty.unfilled_after(Slot::ZERO).take(LIMIT).collect();
         if let crate::paxos::Office::Candidate(candidate) = &self.office {
             headers.extend(candidate.missing.iter().take(LIMIT));
@@ -96,12 +100,16 @@ impl Paxos {
     pub(crate) fn handle_repair_request(&mut self, from: MemberId, headers: &[Header]) {
         let mut entries = Vec::new();
         for header in headers.iter().take(2 * LIMIT) {
+            if !self.may_lend() {
+                break;
+            }
             if self.log.ballot_at(header.slot) != Some(header.ballot) {
                 continue;
             }
             let readable = self.faulty.first_after(header.slot.prev()) != Some(header.slot);
             if let Some(entry) = self.log.entry(header.slot) {
                 if entry.hash() == header.hash {
+                    self.faulty.lent_bytes += entry.weight();
                     entries.push(entry.clone());
                 }
             } else if readable && self.repair_loads() < LIMIT {
@@ -119,9 +127,18 @@ impl Paxos {
             .into_iter()
             .filter(|entry| entry.slot == header.slot && entry.hash() == header.hash);
         for entry in copies {
+            if !self.may_lend() {
+                return;
+            }
+            self.faulty.lent_bytes += entry.weight();
             let entries = vec![entry];
             self.send(to, Lane::Bulk, Message::Repair { entries });
         }
+    }
+
+    /// Copies for others are bounded between two ticks; they ask for the rest again.
+    fn may_lend(&self) -> bool {
+        self.faulty.lent_bytes < self.settings.window_bytes
     }
 
     /// Copies have come, for this member's log or for the log that it wants to adopt.

@@ -13,6 +13,9 @@ pub struct Settings {
     pub max_body_bytes: u64,
     /// Largest message that the transport takes.
     pub transport_bytes: u64,
+    /// What the shell keeps in memory for one connection that takes it more slowly than it comes;
+    /// past it the connection is broken.
+    pub queue_bytes: u64,
     /// Size of one segment of the log on disk.
     pub segment_bytes: u64,
     /// Commands of this entrance that wait to be chosen, in bytes.
@@ -78,6 +81,7 @@ impl Default for Settings {
             max_message_bytes: 2 * MIB,
             max_body_bytes: 16 * MIB,
             transport_bytes: 20 * MIB,
+            queue_bytes: 96 * MIB,
             segment_bytes: 64 * MIB,
             max_pending_bytes: 64 * MIB,
             max_pending_commands: 100_000,
@@ -98,6 +102,31 @@ impl Settings {
     /// Largest payload of one command.
     pub fn max_payload_bytes(&self) -> u64 {
         self.max_body_bytes + HEADERS_BYTES
+    }
+
+    /// Bytes of commands of one entrance that are with the leader at a time.
+    pub(crate) fn entrance_bytes(&self) -> u64 {
+        self.window_bytes / 2
+    }
+
+    /// The largest message that is sent, in the weights of [`crate::Entry::weight`].
+    fn largest_message_bytes(&self) -> u64 {
+        let largest = self.max_payload_bytes() + crate::types::Entry::OVERHEAD_BYTES;
+        largest.max(self.max_message_bytes)
+    }
+
+    /// What one entrance has with the leader at most: its share, or one command.
+    pub fn most_forwarded_bytes(&self) -> u64 {
+        let largest = self.max_payload_bytes() + crate::types::Entry::OVERHEAD_BYTES;
+        largest.max(self.entrance_bytes())
+    }
+
+    /// The most that is sent to one peer before anything of it has to come back. A queue that does
+    /// not hold it would break its connection again and again: each new one begins with as much.
+    pub fn largest_burst_bytes(&self) -> u64 {
+        // To a follower a window of the log, to a candidate as much of a promise (a window is looked
+        // at before a message is sent), and behind it what this entrance may have with the leader.
+        self.window_bytes + self.largest_message_bytes() + self.most_forwarded_bytes()
     }
 
     /// Checks all limits against each other.
@@ -133,6 +162,12 @@ impl Settings {
             self.max_message_bytes > 0
                 && self.max_message_bytes <= self.transport_bytes.saturating_sub(HEADERS_BYTES),
             "above 0 and at most transport_bytes less 64 KiB",
+        )?;
+        range(
+            "queue_bytes",
+            self.queue_bytes,
+            self.queue_bytes >= self.largest_burst_bytes(),
+            "at least a window and a half, and two of the largest messages",
         )?;
         range(
             "max_body_bytes",
@@ -216,6 +251,23 @@ mod tests {
         assert!(matches!(
             settings.check(),
             Err(SettingsError::BodyTooLarge { why, .. }) if why.contains("segment")
+        ));
+    }
+
+    #[test]
+    fn a_queue_that_does_not_hold_what_is_sent_at_once_is_refused_at_start() {
+        let settings = |queue_bytes| Settings {
+            queue_bytes,
+            ..Settings::default()
+        };
+        let burst = Settings::default().largest_burst_bytes();
+        assert_eq!(settings(burst).check(), Ok(()));
+        assert!(matches!(
+            settings(burst - 1).check(),
+            Err(SettingsError::OutOfRange {
+                name: "queue_bytes",
+                ..
+            })
         ));
     }
 

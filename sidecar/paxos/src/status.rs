@@ -112,6 +112,8 @@ pub struct Status {
     pub pending_commands: u64,
     /// Their bytes.
     pub pending_bytes: u64,
+    /// Of these, the bytes that are with the leader.
+    pub given_bytes: u64,
     /// Reads that wait for an index.
     pub pending_reads: u64,
     /// Entries that are there but cannot be read.
@@ -178,6 +180,7 @@ impl Paxos {
             cached_bytes: self.log.cached_bytes(),
             pending_commands: self.entrance.count(),
             pending_bytes: self.entrance.bytes(),
+            given_bytes: self.entrance.given_bytes(),
             pending_reads: self.reads.count() as u64,
             faulty: self.faulty.len() as u64,
             clock_offset_ns: self.own_clock_offset_ns(),
@@ -233,11 +236,7 @@ impl Paxos {
         match &self.office {
             Office::Candidate(candidate) => candidate.waiting_on,
             _ if !self.election.healthy => Some(WaitingOn::Quorum),
-            Office::Leader(_)
-                if self.log.uncommitted_bytes() >= self.settings.total_window_bytes =>
-            {
-                Some(WaitingOn::Window)
-            }
+            Office::Leader(_) if !self.has_room() => Some(WaitingOn::Window),
             _ => self
                 .faulty
                 .first()

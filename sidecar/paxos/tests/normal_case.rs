@@ -8,6 +8,7 @@ use std::rc::Rc;
 use common::{MS, Net, id};
 use synod_paxos::{
     Ballot, CommandKind, Epoch, MemberId, Message, ProposeRefused, Quorums, Role, Settings, Slot,
+    WaitingOn,
 };
 
 const VOTER: Role = Role::Voter;
@@ -288,6 +289,34 @@ fn p3_past_the_window_commands_are_refused_and_nothing_is_lost() {
         taken
             .iter()
             .all(|command| net.node(leader).slot_of(*command).is_some())
+    });
+}
+
+#[test]
+fn p3_a_leader_whose_disk_is_slower_than_the_others_keeps_no_more_in_memory() {
+    let settings = Settings {
+        window_bytes: 64 << 10,
+        total_window_bytes: 64 << 10,
+        max_body_bytes: 16 << 10,
+        cache_bytes: 16 << 10,
+        ..Settings::default()
+    };
+    let mut net = Net::with(&[VOTER; 3], Quorums::Majority, settings);
+    let leader = net.elect();
+    net.run(100);
+    net.stalled.insert(leader);
+    for _ in 0..300 {
+        net.propose(leader, &[0; 1000]);
+        net.run(1);
+    }
+    assert_eq!(net.leader(), Some(leader), "not yet stalled for too long");
+    let status = net.paxos(leader).status();
+    assert!(status.commit > net.paxos(leader).synced(), "others choose");
+    assert!(status.cached_bytes < 96 << 10, "{}", status.cached_bytes);
+    assert_eq!(status.waiting_on, Some(WaitingOn::Window));
+    net.stalled.clear();
+    net.until(2000, "all of it", |net| {
+        net.paxos(leader).status().pending_commands == 0
     });
 }
 

@@ -142,6 +142,7 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
     let reader = parts.wal.reader();
     let seen = parts.apply.borrow().clone();
     let now = (parts.seat.clocks)();
+    let queue_bytes = parts.settings.queue_bytes;
     let mut paxos = Paxos::new(parts.settings, parts.recovered, now, rand::random())?;
     paxos.handle_applied(seen.applied);
     let configuration = Arc::new(paxos.configuration().clone());
@@ -155,7 +156,7 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
     )
     .expect("the system lets a process start a thread");
     let serving = Arc::new(AtomicBool::new(seen.serving));
-    let queues = make_queues(&roster);
+    let queues = make_queues(&roster, queue_bytes);
     let links = Links {
         group: paxos.genesis().group,
         roster: roster.clone(),
@@ -200,9 +201,9 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
     Ok(Running { task, stop })
 }
 
-fn make_queues(roster: &Roster) -> BTreeMap<MemberId, [Outbox; 3]> {
+fn make_queues(roster: &Roster, queue_bytes: u64) -> BTreeMap<MemberId, [Outbox; 3]> {
     let outbox = |lane| Outbox {
-        queue: Arc::new(SendQueue::new(lane)),
+        queue: Arc::new(SendQueue::new(lane, queue_bytes)),
         held: VecDeque::new(),
     };
     roster

@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn nothing_overtakes_a_message_that_waits_for_the_disk() {
-        let queue = Arc::new(SendQueue::new(Lane::Log));
+        let queue = Arc::new(SendQueue::new(Lane::Log, 1 << 20));
         queue.open();
         let mut outbox = Outbox {
             queue,

@@ -55,10 +55,11 @@ enum Phase {
 // === impl SendQueue ===
 
 impl SendQueue {
-    pub(super) fn new(lane: Lane) -> Self {
+    /// `limit` in bytes is for lanes with bodies: at least what the agreement sends at once
+    /// ([`synod_paxos::Settings::largest_burst_bytes`]).
+    pub(super) fn new(lane: Lane, limit: u64) -> Self {
         let limit = match lane {
-            // The agreement's own window bounds these well below.
-            Lane::Log | Lane::Bulk => 48 << 20,
+            Lane::Log | Lane::Bulk => limit,
             Lane::Heartbeat => 1 << 20,
         };
         Self {
@@ -236,7 +237,7 @@ mod tests {
 
     #[tokio::test]
     async fn frames_hold_what_is_queued_in_order_behind_the_hello() {
-        let queue = Arc::new(SendQueue::new(Lane::Log));
+        let queue = Arc::new(SendQueue::new(Lane::Log, 1 << 20));
         queue.push(message(1));
         let (mut frames, start) = outgoing(&queue);
         assert_eq!(frames.next().await, Some(PeerFrame::default()));
@@ -252,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_newer_connection_ends_the_older_one_and_gets_nothing_of_its_queue() {
-        let queue = Arc::new(SendQueue::new(Lane::Log));
+        let queue = Arc::new(SendQueue::new(Lane::Log, 1 << 20));
         let (mut old, start) = outgoing(&queue);
         let number = queue.open();
         start.send(number).expect("waits");
@@ -269,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_queue_that_grows_too_long_breaks_its_connection() {
-        let queue = Arc::new(SendQueue::new(Lane::Heartbeat));
+        let queue = Arc::new(SendQueue::new(Lane::Heartbeat, 0));
         let (mut frames, start) = outgoing(&queue);
         start.send(queue.open()).expect("waits");
         frames.next().await;

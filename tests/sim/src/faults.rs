@@ -45,6 +45,8 @@ pub(crate) struct Tally {
     pub(crate) cuts: u64,
     pub(crate) partitions: u64,
     pub(crate) breaks: u64,
+    /// Streams broken by their senders because too much waited in them.
+    pub(crate) overflows: u64,
     pub(crate) duplicates: u64,
     pub(crate) clock_jumps: u64,
     pub(crate) app_kills: u64,

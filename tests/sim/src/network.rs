@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use synod_paxos::{Envelope, Hello, Lane, MemberId};
+use synod_paxos::{Entry, Envelope, Hello, Lane, MemberId, Message};
 
 use crate::dice::Dice;
 use crate::swarm::NetworkSwarm;
@@ -46,6 +46,35 @@ struct Stream {
     /// Arrival of the last message sent.
     last_at_ns: u64,
     under_way: VecDeque<Packet>,
+    /// What of it counts for the limit of the sender's queue.
+    under_way_bytes: u64,
+}
+
+impl Packet {
+    /// Bytes of bodies.
+    fn weight(&self) -> u64 {
+        match self {
+            Self::Hello(_) => 0,
+            Self::Envelope(envelope) => weight(&envelope.message),
+        }
+    }
+}
+
+/// Bytes of bodies in a message, as windows count them.
+pub(crate) fn weight(message: &Message) -> u64 {
+    match message {
+        Message::Promise {
+            suffix: entries, ..
+        }
+        | Message::AcceptSync { entries, .. }
+        | Message::Accept { entries, .. }
+        | Message::Repair { entries } => entries.iter().map(Entry::weight).sum(),
+        Message::Propose { commands } => commands
+            .iter()
+            .map(|command| command.payload.len() as u64 + Entry::OVERHEAD_BYTES)
+            .sum(),
+        _ => 0,
+    }
 }
 
 /// All streams and cuts.
@@ -120,6 +149,7 @@ impl Network {
         let stream = &mut self.streams[id.0];
         let at = (now_ns + delay).max(stream.last_at_ns + 1);
         stream.last_at_ns = at;
+        stream.under_way_bytes += packet.weight();
         stream.under_way.push_back(packet);
         // A stalled stream delivers again only when it is healed, all of it in order.
         (!stream.stalled).then_some((at, stream.turn))
@@ -148,7 +178,14 @@ impl Network {
         if stream.stalled {
             return None;
         }
-        stream.under_way.pop_front()
+        let packet = stream.under_way.pop_front()?;
+        stream.under_way_bytes -= packet.weight();
+        Some(packet)
+    }
+
+    /// Bytes sent and not arrived.
+    pub(crate) fn under_way_bytes(&self, id: StreamId) -> u64 {
+        self.streams[id.0].under_way_bytes
     }
 
     /// Breaks the stream now: of what is under way nothing more arrives. True when it was up.
@@ -159,6 +196,7 @@ impl Network {
         stream.open = false;
         stream.stalled = false;
         stream.under_way.clear();
+        stream.under_way_bytes = 0;
         was
     }
 

@@ -119,7 +119,7 @@ impl Swarm {
         let network = draw_network(dice, calm);
         let sync_low_ns = dice.log_range(20_000, 5 * MS);
         let app_ns = dice.log_range(20_000, 5 * MS);
-        Self {
+        let mut swarm = Self {
             seed,
             members,
             plant,
@@ -150,7 +150,35 @@ impl Swarm {
             settings: draw_settings(dice, pace),
             stepped: [(members - 1) / 2, members][dice.pick(2)],
             network,
+        };
+        if dice.chance(0.1) {
+            swarm.crowd(dice);
         }
+        swarm
+    }
+
+    /// Far more work comes in than goes through while a leader is missed: what waits at one entrance
+    /// is more than any queue between members holds.
+    fn crowd(&mut self, dice: &mut Dice) {
+        self.clients = dice.range(30, 60) as usize;
+        self.think_ns = dice.log_range(MS, 50 * MS);
+        self.client_timeout_ns = dice.log_range(100 * MS, 500 * MS);
+        self.read_share = 0.0;
+        self.body_low = 2 << 10;
+        self.body_high = 12 << 10;
+        self.safety_ns = self.safety_ns.min(20 * S);
+        let window_bytes = dice.log_range(64 << 10, 256 << 10);
+        let settings = Settings {
+            window_bytes,
+            total_window_bytes: dice.log_range(window_bytes, 1 << 20),
+            max_pending_bytes: dice.log_range(1 << 20, 4 << 20),
+            max_pending_commands: 1_000,
+            ..self.settings.clone()
+        };
+        self.settings = Settings {
+            queue_bytes: settings.largest_burst_bytes(),
+            ..settings
+        };
     }
 }
 
@@ -171,7 +199,7 @@ fn draw_settings(dice: &mut Dice, pace: u64) -> Settings {
     let shortest_ns = if pace > 1 { 300 * MS } else { 50 * MS };
     let min_election_timeout_ns = dice.log_range(shortest_ns, S);
     let election_timeout_ns = dice.log_range(min_election_timeout_ns, 2 * S);
-    Settings {
+    let settings = Settings {
         window_bytes,
         total_window_bytes: dice.log_range(window_bytes, 8 << 20),
         max_message_bytes: dice.log_range(1, 256 << 10),
@@ -185,6 +213,11 @@ fn draw_settings(dice: &mut Dice, pace: u64) -> Settings {
         min_election_timeout_ns,
         max_election_timeout_ns: dice.log_range(election_timeout_ns, 5 * S),
         ..Settings::default()
+    };
+    let burst = settings.largest_burst_bytes();
+    Settings {
+        queue_bytes: dice.log_range(burst, 2 * burst),
+        ..settings
     }
 }
 

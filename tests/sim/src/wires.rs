@@ -3,7 +3,7 @@
 use synod_paxos::HelloRefusal;
 
 use crate::calendar::Event;
-use crate::invariants::{Violation, unsynced};
+use crate::invariants::{Violation, limits, unsynced};
 use crate::network::{Generation, LANES, Packet, StreamId, Turn, id_of};
 use crate::process::Outgoing;
 use crate::world::{LateCopy, World};
@@ -30,7 +30,21 @@ impl World {
                 crate::trace::brief(&outgoing.message)
             )
         });
+        let bytes = crate::network::weight(&outgoing.message);
+        let limit = host.settings.queue_bytes;
         let envelope = process.paxos.envelope(outgoing.to, outgoing.message);
+        let burst = &mut self.bursts[stream.0];
+        *burst = (
+            self.turn,
+            bytes + if burst.0 == self.turn { burst.1 } else { 0 },
+        );
+        limits::check_burst(member, burst.1, limit)?;
+        if bytes > 0 && self.network.under_way_bytes(stream) + bytes > limit {
+            // As the real queue: one that grows too long breaks its connection.
+            self.tally.overflows += 1;
+            self.lose(stream, 1_000_000);
+            return Ok(());
+        }
         self.put_on_wire(stream, Packet::Envelope(envelope));
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::dice::Dice;
 use crate::disk::Disk;
 use crate::faults::Tally;
 use crate::invariants::{Checks, Violation};
-use crate::network::{Network, Packet, StreamId, id_of};
+use crate::network::{LANES, Network, Packet, StreamId, id_of};
 use crate::process::Process;
 use crate::swarm::{Plant, Swarm};
 use crate::trace::Trace;
@@ -69,6 +69,10 @@ pub(crate) struct World {
     pub(crate) late: BTreeMap<u64, LateCopy>,
     /// A connection attempt for this stream is in the calendar.
     pub(crate) connecting: Vec<bool>,
+    /// Counts what happens, what a paused process catches up with one by one.
+    pub(crate) turn: u64,
+    /// By stream: in which turn something was sent last, and how many bytes in that turn.
+    pub(crate) bursts: Vec<(u64, u64)>,
     steps: u64,
 }
 
@@ -90,7 +94,7 @@ impl World {
         let mut world = Self {
             checks: Checks::new(members, quorum, swarm.registers),
             clients: (0..swarm.clients).map(|_| Client::new()).collect(),
-            connecting: vec![false; members * members * crate::network::LANES.len()],
+            connecting: vec![false; members * members * LANES.len()],
             trace: Trace::new(options.text, options.echo),
             dice,
             now_ns: 0,
@@ -104,6 +108,8 @@ impl World {
             next_copy: 0,
             late: BTreeMap::new(),
             steps: 0,
+            turn: 0,
+            bursts: vec![(0, 0); members * members * LANES.len()],
             swarm,
         };
         world.set_out();
@@ -144,6 +150,7 @@ impl World {
 
     /// Lets an event happen, now or when the paused process that it is meant for goes on.
     pub(crate) fn dispatch(&mut self, event: Event) -> Result<(), Violation> {
+        self.turn += 1;
         if let Some(member) = self.target(&event)
             && let Some(process) = &mut self.hosts[member].process
             && process.paused

@@ -51,6 +51,9 @@ pub(crate) struct Net {
     sequence: u64,
     values: BTreeMap<(Ballot, Slot), EntryHash>,
     chosen: BTreeMap<Slot, EntryHash>,
+    /// By sender, receiver and kind: the most bytes of entries and commands sent at one step.
+    pub(crate) bursts: BTreeMap<(MemberId, MemberId, &'static str), u64>,
+    burst: BTreeMap<(MemberId, MemberId, &'static str), u64>,
     /// Messages delivered, by kind.
     pub(crate) delivered: BTreeMap<&'static str, u64>,
 }
@@ -135,6 +138,8 @@ impl Net {
             sequence: 0,
             values: BTreeMap::new(),
             chosen: BTreeMap::new(),
+            bursts: BTreeMap::new(),
+            burst: BTreeMap::new(),
             delivered: BTreeMap::new(),
             settings,
             genesis,
@@ -390,6 +395,7 @@ impl Net {
 
     /// The next event, or `false` when none comes before `end`.
     fn step(&mut self, end: u64) -> bool {
+        self.burst.clear();
         let timer = self
             .nodes
             .iter()
@@ -576,6 +582,10 @@ impl Net {
 
     fn send(&mut self, from: MemberId, to: MemberId, message: Message) {
         self.check_synced(from, &message);
+        let sent = self.burst.entry((from, to, kind(&message))).or_default();
+        *sent += node::weight(&message);
+        let most = self.bursts.entry((from, to, kind(&message))).or_default();
+        *most = (*most).max(*sent);
         let arrives = !self.cuts.contains(&(from, to)) && (self.filter)(from, to, &message);
         let boot = self
             .nodes

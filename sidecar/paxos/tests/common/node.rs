@@ -67,6 +67,23 @@ impl Node {
     }
 }
 
+/// Bytes of entries and commands in a message.
+pub(crate) fn weight(message: &Message) -> u64 {
+    match message {
+        Message::Promise {
+            suffix: entries, ..
+        }
+        | Message::AcceptSync { entries, .. }
+        | Message::Accept { entries, .. }
+        | Message::Repair { entries } => entries.iter().map(Entry::weight).sum(),
+        Message::Propose { commands } => commands
+            .iter()
+            .map(|it| it.payload.len() as u64 + Entry::OVERHEAD_BYTES)
+            .sum(),
+        _ => 0,
+    }
+}
+
 pub(crate) fn kind(message: &Message) -> &'static str {
     match message {
         Message::Prepare { .. } => "prepare",

@@ -10,6 +10,19 @@ use super::Violation;
 /// A promise or an adoption does not queue behind the limit of writes; each needs a higher ballot.
 const WRITES_OF_ELECTIONS: u64 = 16;
 
+/// What a member puts on one connection in one go: its queue must hold it, or each new connection
+/// would break as the one before.
+pub(crate) fn check_burst(member: usize, bytes: u64, limit: u64) -> Result<(), Violation> {
+    if bytes <= limit {
+        return Ok(());
+    }
+    let text = format!(
+        "member {} sends {bytes} bytes in one go, a queue holds {limit}",
+        member + 1
+    );
+    Err(Violation::new("I12", text))
+}
+
 /// What a member says about its queues, against what it was told.
 pub(crate) fn check(
     member: usize,
@@ -30,6 +43,14 @@ pub(crate) fn check(
             "pending bytes",
             status.pending_bytes,
             settings.max_pending_bytes + one,
+        ),
+        (
+            "bytes given to another leader",
+            match status.leader {
+                Some(leader) if leader != status.member => status.given_bytes,
+                _ => 0,
+            },
+            settings.most_forwarded_bytes(),
         ),
         (
             "pending reads",

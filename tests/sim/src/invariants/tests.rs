@@ -197,6 +197,12 @@ fn a_queue_beyond_its_limit_is_seen() {
 }
 
 #[test]
+fn more_in_one_go_than_a_queue_holds_is_seen() {
+    limits::check_burst(0, 100, 100).unwrap();
+    assert_eq!(broken(limits::check_burst(0, 101, 100)), "I12");
+}
+
+#[test]
 fn an_operation_that_takes_effect_twice_is_seen() {
     let mut once = Once::default();
     once.executed(Slot(1), 7).unwrap();

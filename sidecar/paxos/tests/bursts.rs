@@ -1,0 +1,168 @@
+//! Scenarios of much unresolved work: nothing is sent in one go that the queue of a connection does
+//! not hold (rule P3, I12). The shell breaks a connection whose queue grows too long, and what is
+//! begun anew with the next one must not be too long again.
+
+mod common;
+
+use common::{MS, Net, id};
+use synod_paxos::{Lane, MemberId, Message, Quorums, Role, Settings, Slot};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// All sizes a 64th of the usual ones.
+fn small() -> Settings {
+    let settings = Settings {
+        window_bytes: 512 * KIB,
+        total_window_bytes: MIB,
+        max_message_bytes: 32 * KIB,
+        max_body_bytes: 256 * KIB,
+        max_pending_bytes: MIB,
+        cache_bytes: 256 * KIB,
+        ..Settings::default()
+    };
+    Settings {
+        queue_bytes: settings.largest_burst_bytes(),
+        ..settings
+    }
+}
+
+fn most(net: &Net, from: MemberId, to: MemberId, kind: &'static str) -> u64 {
+    net.bursts.get(&(from, to, kind)).copied().unwrap_or(0)
+}
+
+/// The lane for the log breaks and comes back, as when its queue was too long.
+fn reconnect(net: &mut Net, from: MemberId, to: MemberId) {
+    for up in [false, true] {
+        let now = net.now(from);
+        net.with_paxos(from, |paxos| {
+            paxos.handle_connection(now, to, Lane::Log, up);
+        });
+    }
+    net.drain(from);
+}
+
+#[test]
+fn p3_an_entrance_with_much_unresolved_work_gives_a_new_leader_a_share_at_a_time() {
+    let settings = Settings::default();
+    let share = settings.most_forwarded_bytes();
+    let mut net = Net::with(&[Role::Voter; 3], Quorums::Majority, settings);
+    net.elect_member(id(1));
+    net.run(300);
+    net.crash(id(1));
+    // Nobody leads, and 62 MiB come in.
+    net.cut(2, 3);
+    net.run(1000);
+    let commands: Vec<_> = (0..62)
+        .map(|_| net.propose(id(3), &vec![0; MIB as usize]))
+        .collect();
+    assert!(net.paxos(id(3)).status().pending_bytes > 62 * MIB);
+    net.heal();
+    net.elect_member(id(2));
+    reconnect(&mut net, id(3), id(2));
+    net.until(5000, "all of it", |net| {
+        let node = net.node(id(3));
+        commands.iter().all(|it| node.slot_of(*it).is_some())
+    });
+    let burst = most(&net, id(3), id(2), "propose");
+    assert!((8 * MIB..=share).contains(&burst), "{burst} bytes at once");
+    let log = most(&net, id(2), id(3), "accept");
+    assert!(log <= net.settings.largest_burst_bytes(), "{log} bytes");
+    let status = net.paxos(id(3)).status();
+    assert_eq!((status.pending_bytes, status.given_bytes), (0, 0));
+}
+
+#[test]
+fn p3_commands_that_are_not_chosen_in_time_are_given_again_a_little_at_a_time() {
+    let mut net = Net::with(&[Role::Voter; 3], Quorums::Majority, small());
+    net.elect_member(id(1));
+    net.run(300);
+    // Commands arrive and nothing is heard of them.
+    net.filter = Box::new(|from, to, message| {
+        !(from == id(1) && to == id(3) && matches!(message, Message::Accept { .. }))
+    });
+    for _ in 0..200 {
+        net.propose(id(3), &[0; 4000]);
+    }
+    net.run(3000);
+    assert!(net.paxos(id(3)).counters().resends > 0);
+    let share = net.settings.most_forwarded_bytes();
+    assert!(most(&net, id(3), id(1), "propose") <= share);
+    assert!(net.paxos(id(3)).status().given_bytes <= share);
+    net.heal();
+    net.until(5000, "all of it", |net| {
+        net.paxos(id(3)).status().pending_commands == 0
+    });
+}
+
+#[test]
+fn p3_what_a_leader_without_room_gives_back_is_given_again_until_it_is_chosen() {
+    let mut net = Net::with(&[Role::Voter; 3], Quorums::Majority, small());
+    net.elect_member(id(1));
+    net.run(300);
+    let now = net.now(id(1));
+    net.with_paxos(id(1), |paxos| paxos.handle_disk(now, true));
+    for _ in 0..200 {
+        net.propose(id(3), &[0; 4000]);
+    }
+    net.run(20);
+    assert_eq!(net.paxos(id(3)).status().given_bytes, 0, "all came back");
+    let before = net.delivered.get("propose").copied();
+    net.run(1000);
+    let tries = net.delivered["propose"] - before.unwrap_or(0);
+    assert!((1..200).contains(&tries), "{tries} messages in a second");
+    let now = net.now(id(1));
+    net.with_paxos(id(1), |paxos| paxos.handle_disk(now, false));
+    net.until(2000, "all of it", |net| {
+        net.paxos(id(3)).status().pending_commands == 0
+    });
+    assert_eq!(net.node(id(1)).payloads().len(), 200, "each once");
+}
+
+/// Of five, only 1 can lead: 2 and 3 hear nobody else, 4 and 5 are dead. 2 alone has what was chosen
+/// lately, more than four windows of it.
+fn only_1_can_lead() -> (Net, Slot) {
+    let settings = Settings {
+        cache_bytes: 4 * MIB,
+        ..small()
+    };
+    let mut net = Net::with(&[Role::Voter; 5], Quorums::Majority, settings);
+    net.elect_member(id(2));
+    net.run(300);
+    net.isolate(id(1));
+    net.isolate(id(3));
+    for _ in 0..600 {
+        net.propose(id(2), &[0; 4000]);
+        net.run(1);
+    }
+    let last = net.paxos(id(2)).commit();
+    net.crash(id(4));
+    net.crash(id(5));
+    net.heal();
+    net.cut(2, 3);
+    (net, last)
+}
+
+#[test]
+fn p3_a_promise_is_sent_a_window_at_a_time() {
+    let (mut net, last) = only_1_can_lead();
+    net.delay_ns = 5 * MS;
+    net.until(20_000, "1 leads with all of it", |net| {
+        net.settled_leader() == Some(id(1)) && net.paxos(id(1)).commit() >= last
+    });
+    let burst = most(&net, id(2), id(1), "promise");
+    assert!(
+        (100 * KIB..=net.settings.largest_burst_bytes()).contains(&burst),
+        "{burst} bytes at once"
+    );
+    assert_eq!(net.paxos(id(1)).counters().impossible_messages, 0);
+}
+
+#[test]
+fn p3_a_promise_goes_on_although_parts_and_answers_get_lost() {
+    let (mut net, last) = only_1_can_lead();
+    net.loss = 50;
+    net.until(20_000, "1 leads with all of it", |net| {
+        net.settled_leader() == Some(id(1)) && net.paxos(id(1)).commit() >= last
+    });
+}
