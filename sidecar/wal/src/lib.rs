@@ -30,7 +30,10 @@ mod state;
 mod superblock;
 pub mod testing;
 mod wal;
-#[expect(clippy::disallowed_methods, reason = "a thread of its own: reads clocks")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread of its own: reads clocks"
+)]
 mod writer;
 
 pub use disk::{Disk, DiskFile, DiskLock, LockError};
