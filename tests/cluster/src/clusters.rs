@@ -14,6 +14,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::certificates::Authority;
 use crate::folder::{self, Folder};
+use crate::groups;
 use crate::machine::Machine;
 use crate::network::{self, MOST_NODES, MOST_REGIONS, Plan};
 use crate::node::{self, KUBELET, Place};
@@ -522,8 +523,9 @@ impl Cluster {
 
     /// A node loses its power, with all that is on it; its disk stays.
     pub fn crash_node(&self, node: u8) -> Result<()> {
-        self.made()?.node(node)?.crash();
-        Ok(())
+        let made = self.made()?;
+        made.node(node)?.crash();
+        groups::remove_node(made.plan, &self.node_name(node))
     }
 
     /// A node that has crashed starts again.
@@ -540,6 +542,7 @@ impl Cluster {
             node,
             nodes,
         )?;
+        groups::make(made.plan, &self.node_name(node))?;
         machine.resume()
     }
 

@@ -1,5 +1,5 @@
-//! What a run keeps on this machine's disk, and what it may leave in the kernel: its folder, its
-//! lock, its control groups. Comes in: a path. Goes out: a folder that is ours alone, and its end.
+//! What a run keeps on this machine's disk. Comes in: a path. Goes out: a folder that is ours alone,
+//! and its end.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::network::Plan;
+use crate::groups;
+use crate::network::{Plan, interface};
 
 /// Marks a folder as ours. It is locked while its run lives, and holds the number of its process;
 /// the kernel takes the lock off when the process is gone, so a stale number is never believed.
@@ -57,7 +58,7 @@ impl Folder {
         write!(lock, "{}", std::process::id())?;
         let folder = Self { path, _lock: lock };
         folder.clear(|_| false)?;
-        sweep_groups();
+        groups::sweep();
         Ok(folder)
     }
 
@@ -150,69 +151,17 @@ pub fn end(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the kernel has taken the run's network away, then removes its control groups.
+/// Waits until the kernel has taken away what was the run's.
 pub(crate) fn wait_gone(plan: Plan) -> Result<()> {
-    let begun = Instant::now();
-    let interface = Path::new("/sys/class/net").join(plan.name());
-    while interface.exists() {
-        if begun.elapsed() > PATIENCE {
-            bail!("interface {} does not go", plan.name());
+    let began = Instant::now();
+    let link = Path::new("/sys/class/net").join(interface(plan.slot));
+    while link.exists() {
+        if began.elapsed() > PATIENCE {
+            bail!("{} does not go", link.display());
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(5));
     }
-    for group in groups()
-        .into_iter()
-        .filter(|group| group.ends_with(plan.name()))
-    {
-        while let Err(error) = remove_group(&group) {
-            if begun.elapsed() > PATIENCE {
-                return Err(error).with_context(|| format!("removing {}", group.display()));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-    Ok(())
-}
-
-/// Removes control groups whose run is gone: its interface is. What is busy is left to the next.
-fn sweep_groups() {
-    for group in groups() {
-        let name = group.file_name().unwrap_or_default();
-        if !Path::new("/sys/class/net").join(name).exists() {
-            let _ = remove_group(&group);
-        }
-    }
-}
-
-/// The control groups of all runs, of every hierarchy (version 1) or of the one (version 2).
-pub(crate) fn groups() -> Vec<PathBuf> {
-    let root = Path::new("/sys/fs/cgroup");
-    let folders = |path: &Path| -> Vec<PathBuf> {
-        let entries = fs::read_dir(path).into_iter().flatten().flatten();
-        let paths = entries.map(|entry| entry.path());
-        paths
-            .filter(|path| path.is_dir() && !path.is_symlink())
-            .collect()
-    };
-    let tops = folders(root);
-    let below = tops.iter().flat_map(|top| folders(top));
-    let all = tops.iter().cloned().chain(below);
-    all.filter(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let slot = name.strip_prefix("synod-").unwrap_or_default();
-        slot.parse::<u8>().is_ok()
-    })
-    .collect()
-}
-
-/// Groups are removed from the innermost; their files go by themselves.
-fn remove_group(group: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(group)?.flatten() {
-        if entry.path().is_dir() {
-            remove_group(&entry.path())?;
-        }
-    }
-    fs::remove_dir(group)
+    groups::remove(plan)
 }
 
 #[cfg(test)]

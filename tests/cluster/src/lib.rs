@@ -41,6 +41,7 @@ mod certificates;
 mod clusters;
 mod control_plane;
 mod folder;
+mod groups;
 pub mod images;
 mod machine;
 mod network;

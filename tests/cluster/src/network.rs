@@ -42,11 +42,6 @@ impl Plan {
         Ipv4Addr::new(10, self.slot, third, last)
     }
 
-    /// The name of this machine's interface, and of control groups.
-    pub(crate) fn name(self) -> String {
-        format!("synod-{}", self.slot)
-    }
-
     /// The router of a region: its API server and its name server.
     pub(crate) fn control(self, region: u8) -> Ipv4Addr {
         self.address(16 * region, 1)
@@ -93,6 +88,11 @@ impl Plan {
     }
 }
 
+/// The name of this machine's interface, and of the control groups.
+pub(crate) fn interface(slot: u8) -> String {
+    format!("synod-{slot}")
+}
+
 /// The interface of a region on `wan`. Known beforehand, so that a cut is silence, not an error.
 fn wan_mac(region: u8) -> String {
     format!("02:53:59:00:00:{region:02x}")
@@ -107,7 +107,7 @@ pub(crate) fn claim(core: &Machine) -> Result<Plan> {
         if in_use(plan)? {
             continue;
         }
-        let (name, here) = (plan.name(), plan.here());
+        let (name, here) = (interface(plan.slot), plan.here());
         // Whoever makes the interface has the network: names are given once.
         let link = format!("link add {name} type veth peer name here netns {pid}\n");
         if let Err(error) = batch(&link) {
@@ -192,7 +192,7 @@ pub(crate) fn link_region(
         "route add {} via {} dev {}\n",
         plan.region(region),
         plan.host(region),
-        plan.name()
+        interface(plan.slot)
     ))
 }
 
@@ -222,7 +222,7 @@ pub(crate) fn link_node(
     );
     for other in (1..=nodes).filter(|other| *other != node) {
         let (pods, via) = (plan.pods(region, other), plan.node(region, other));
-        let _ = write!(lines, "route add {pods} via {via}\n");
+        let _ = writeln!(lines, "route add {pods} via {via}");
     }
     machine.ip(&lines)
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::certificates::{Authority, Subject};
 use crate::control_plane::words;
+use crate::groups;
 use crate::images::PAUSE;
 use crate::machine::Machine;
 use crate::network::Plan;
@@ -32,15 +33,11 @@ impl Place<'_> {
     pub(crate) fn name(self) -> String {
         format!("{}-{}", self.cluster, self.node)
     }
-
-    /// The control group, from the root of the hierarchy, that its pods are in.
-    fn group(self) -> String {
-        format!("/{}/{}", self.plan.name(), self.name())
-    }
 }
 
 /// Starts containerd, which takes images as soon as it listens; no API server is needed for that.
 pub(crate) fn start_containerd(machine: &mut Machine, place: Place<'_>) -> Result<()> {
+    groups::make(place.plan, &place.name())?;
     let disk = machine.folder().to_owned();
     let interfaces = disk.join("cni");
     fs::create_dir_all(&interfaces)?;
@@ -172,8 +169,8 @@ fn kubelet_config(authority: &Authority, place: Place<'_>) -> Result<String> {
         // Names of the outside are none of a test's business.
         "resolvConf": "",
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": place.group(),
-        "cgroupsPerQOS": false,
+        "cgroupRoot": groups::of_node(place.plan, &name),
+        "cgroupsPerQOS": true,
         "enforceNodeAllocatable": [],
         "failSwapOn": false,
         // Images come from archives, and nobody can pull them again; a full disk is not our topic.

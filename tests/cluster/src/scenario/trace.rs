@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use synod_system::report::Report;
 
-use crate::folder;
+use crate::groups;
 
 /// Lines about this machine, each with what it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Picture {
                 lines.insert(format!("{about}: {line}"));
             }
         }
-        for group in folder::groups() {
+        for group in groups::top() {
             lines.insert(format!("control group: {}", group.display()));
         }
         for place in PLACES.iter().filter(|place| Path::new(place).exists()) {
