@@ -1,7 +1,7 @@
 //! Clusters as tests see them. Comes in: how many. Goes out: kubeconfigs, and faults on demand. It
 //! calls every other part.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -59,6 +59,8 @@ pub struct Options {
     pub clusters: u8,
     /// Nodes of each cluster.
     pub nodes: u8,
+    /// How long a packet takes from one region to another, one way; zero is as fast as it can be.
+    pub distance: Duration,
     /// Where state and logs are; made, and removed at the end.
     pub folder: PathBuf,
 }
@@ -78,6 +80,8 @@ struct Run {
     plan: Plan,
     folder: Folder,
     began: Instant,
+    /// The relay is between regions.
+    delayed: bool,
 }
 
 /// One cluster.
@@ -122,16 +126,27 @@ impl Clusters {
                 plan,
                 folder,
                 began,
+                delayed: false,
             }),
         };
-        all.make(clusters, nodes).await?;
+        all.make(options).await?;
         Ok(all)
     }
 
-    async fn make(&mut self, clusters: u8, nodes: u8) -> Result<()> {
-        let Some(run) = &self.run else {
+    async fn make(&mut self, options: &Options) -> Result<()> {
+        let Some(run) = &mut self.run else {
             return Ok(());
         };
+        let (clusters, nodes) = (options.clusters, options.nodes);
+        run.delayed = !options.distance.is_zero();
+        if run.delayed {
+            // A packet crosses two links, from its region and to the other.
+            let delay = (options.distance / 2).as_micros().to_string();
+            let program = std::env::current_exe()?.display().to_string();
+            let mut relay = vec![program, "relay".to_owned(), delay];
+            relay.extend((1..=clusters).map(|region| region.to_string()));
+            run.core.spawn("relay", &relay)?;
+        }
         let path = run.folder.path();
         for region in 1..=clusters {
             let name = NAMES[usize::from(region - 1)];
@@ -289,6 +304,9 @@ impl Clusters {
 
 impl Drop for Clusters {
     fn drop(&mut self) {
+        for cluster in &self.clusters {
+            cluster.note_objects();
+        }
         let Some(ended) = self.end() else { return };
         match ended.and_then(|run| run.folder.keep_logs().map(|()| run)) {
             Ok(run) => eprintln!("logs of the clusters: {}", run.folder.path().display()),
@@ -310,7 +328,7 @@ impl Cluster {
     ) -> Result<Self> {
         let plan = run.plan;
         let control = Machine::boot(&format!("{name}-control"), &folder.join("control"))?;
-        network::link_region(plan, &run.core, &control, region, regions)?;
+        network::link_region(plan, &run.core, &control, region, regions, run.delayed)?;
         let mut machines = Vec::new();
         for node in 1..=nodes {
             let disk = folder.join(format!("node-{node}"));
@@ -544,6 +562,30 @@ impl Cluster {
         )?;
         groups::make(made.plan, &self.node_name(node))?;
         machine.resume()
+    }
+
+    /// Writes to the logs how the objects are that tell most. It waits: there is no later.
+    fn note_objects(&self) {
+        let Some(made) = &self.made else {
+            return;
+        };
+        let Ok(log) = File::create(made.control().log("objects")) else {
+            return;
+        };
+        for what in ["nodes,pods --output=wide", "pods --output=yaml", "events"] {
+            let Ok(log) = log.try_clone() else {
+                return;
+            };
+            let mut command = Command::new("kubectl");
+            command.arg("--kubeconfig").arg(&self.kubeconfig);
+            command.args(["get", "--all-namespaces", "--request-timeout=3s"]);
+            // It may not even have been up.
+            let _ = command
+                .args(what.split(' '))
+                .stdout(log)
+                .stderr(Stdio::null())
+                .status();
+        }
     }
 
     fn made(&self) -> Result<&Made> {

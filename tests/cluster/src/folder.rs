@@ -151,6 +151,21 @@ pub fn end(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Removes what earlier runs left in folders of theirs in `path`, also when they were killed. Runs
+/// that live are left alone.
+pub fn clear_ended(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        let mark = entry.path().join(MARK);
+        if let Ok(lock) = File::open(mark)
+            && lock.try_lock().is_ok()
+        {
+            drop(lock);
+            Folder::take(&entry.path())?.remove()?;
+        }
+    }
+    Ok(())
+}
+
 /// Waits until the kernel has taken away what was the run's.
 pub(crate) fn wait_gone(plan: Plan) -> Result<()> {
     let began = Instant::now();

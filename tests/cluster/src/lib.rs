@@ -3,9 +3,10 @@
 //!
 //! ```no_run
 //! # async fn test() -> anyhow::Result<()> {
+//! use std::time::Duration;
 //! use synod_cluster::{Clusters, Options};
 //!
-//! let clusters = Clusters::up(&Options { clusters: 3, nodes: 1, folder: "target/cluster".into() }).await?;
+//! let clusters = Clusters::up(&Options { clusters: 3, nodes: 1, distance: Duration::from_millis(40), folder: "target/cluster".into() }).await?;
 //! let hub = clusters.first();
 //! hub.kubectl_with(["apply", "-f", "-"], "kind: Namespace ..").await?;
 //! clusters.cut("us")?; // no packet between `us` and the others; this machine still reaches it
@@ -25,6 +26,7 @@
 //! - [`Cluster::load_image`] takes archives of [`images::archive`], made from programs of this
 //!   machine, or of any tool that writes what `docker save` writes. Pods use such images with
 //!   `imagePullPolicy: Never`. [`images::TOOLS`] is there from the start: `serve`, `ask`, `pause`.
+//! - Regions are as far from each other as [`Options::distance`] says.
 //! - Faults: [`Clusters::cut`] a region, [`Clusters::cut_one_way`], [`Cluster::crash_node`] (its
 //!   power goes; the disk stays) and [`Cluster::boot_node`], [`Cluster::stop_kubelet`] and
 //!   [`Cluster::restart_kubelet`]; all else by kubectl.
@@ -47,9 +49,10 @@ mod machine;
 mod network;
 mod node;
 pub mod pod;
+pub mod relay;
 pub mod scenario;
 mod usage;
 
 pub use clusters::{Cluster, Clusters, Options};
-pub use folder::end;
+pub use folder::{clear_ended as clear, end};
 pub use usage::{descendants, memory};

@@ -31,8 +31,9 @@ enum Command {
         /// Clusters that are there already, as kubeconfigs separated by `:`
         #[arg(long, env = "E2E_KUBECONFIGS", hide_env_values = true)]
         kubeconfigs: Option<String>,
-        #[command(flatten)]
-        folder: Folder,
+        /// Where state and logs are, in a folder for each scenario; those of failed ones stay
+        #[arg(long, default_value = "target/cluster")]
+        dir: PathBuf,
     },
     /// Bring clusters up, and keep them until Ctrl-C or `down`
     Up {
@@ -42,6 +43,9 @@ enum Command {
         /// Nodes of each
         #[arg(long, default_value_t = 1)]
         nodes: u8,
+        /// Milliseconds that a packet takes from one region to another, one way
+        #[arg(long, default_value_t = 0)]
+        distance: u64,
         #[command(flatten)]
         folder: Folder,
     },
@@ -50,6 +54,9 @@ enum Command {
         #[command(flatten)]
         folder: Folder,
     },
+    /// Between regions: delay the links of REGIONS
+    #[command(hide = true)]
+    Relay { microseconds: u64, regions: Vec<u8> },
     /// In pods: wait for the end
     #[command(hide = true)]
     Pause,
@@ -59,12 +66,15 @@ enum Command {
     /// In pods: ask HOST:PORT
     #[command(hide = true)]
     Ask { whom: String },
+    /// In pods: how long connecting to HOST:PORT takes, in milliseconds
+    #[command(hide = true)]
+    Time { whom: String },
 }
 
 #[derive(Args)]
 struct Folder {
     /// Where state and logs are
-    #[arg(long, default_value = "target/cluster")]
+    #[arg(long, default_value = "target/cluster/up")]
     dir: PathBuf,
 }
 
@@ -74,30 +84,43 @@ fn main() -> ExitCode {
             names,
             list,
             kubeconfigs,
-            folder,
+            dir,
         } => run(
             &names,
             list,
             &Settings {
                 kubeconfigs,
-                folder: folder.dir,
+                folder: dir,
             },
         ),
         Command::Up {
             clusters,
             nodes,
+            distance,
             folder,
         } => {
             let options = Options {
                 clusters,
                 nodes,
+                distance: Duration::from_millis(distance),
                 folder: folder.dir,
             };
             blocking(up(options))
         }
         Command::Down { folder } => synod_cluster::end(&folder.dir).map(|()| ExitCode::SUCCESS),
+        Command::Relay {
+            microseconds,
+            regions,
+        } => synod_cluster::relay::run(Duration::from_micros(microseconds), &regions)
+            .map(|()| ExitCode::SUCCESS),
         Command::Pause => blocking(pod::pause()).map(|()| ExitCode::SUCCESS),
         Command::Serve { listen, text } => pod::serve(&listen, &text).map(|()| ExitCode::SUCCESS),
+        Command::Time { whom } => pod::time(&whom, 20, Duration::from_secs(5)).map(|times| {
+            for time in times {
+                println!("{time:.2}");
+            }
+            ExitCode::SUCCESS
+        }),
         Command::Ask { whom } => pod::ask(&whom, Duration::from_secs(5)).map(|answer| {
             println!("{answer}");
             ExitCode::SUCCESS
@@ -162,6 +185,7 @@ fn run(names: &[String], list: bool, settings: &Settings) -> Result<ExitCode> {
         eprintln!("no scenario is named like {names:?}; see --list");
         return Ok(ExitCode::from(64));
     }
+    synod_cluster::clear(&settings.folder)?;
     let (mut passed, mut failed) = (0, 0);
     for scenario in chosen {
         if settings.kubeconfigs.is_some() && scenario.own_clusters {
@@ -182,9 +206,19 @@ fn run(names: &[String], list: bool, settings: &Settings) -> Result<ExitCode> {
     })
 }
 
+/// A scenario's name as one of a folder.
+fn file_name(name: &str) -> String {
+    let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    name.chars().take(60).collect()
+}
+
 /// Runs one scenario on a runtime of its own; nothing when we were told to end.
 fn one(scenario: &Scenario, settings: &Settings) -> Result<Option<bool>> {
     println!("{} ...", scenario.name);
+    let settings = &Settings {
+        folder: settings.folder.join(file_name(scenario.name)),
+        ..settings.clone()
+    };
     let began = Instant::now();
     let mut report = Report::default();
     let runtime = tokio::runtime::Runtime::new()?;

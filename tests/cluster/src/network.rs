@@ -16,14 +16,18 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::machine::{Machine, feed};
+use crate::relay;
 
 /// Second bytes of the networks 10.x.0.0/16 that a run chooses from. Outside of what kubeadm, k3s,
 /// OpenShift and Docker take unless told otherwise.
 const SLOTS: std::ops::Range<u8> = 180..212;
+/// How long the relay may take to make its interfaces.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A region's block has room for so many nodes.
 pub(crate) const MOST_NODES: u8 = 7;
 /// The /16 has room for so many regions.
@@ -147,23 +151,47 @@ fn in_use(plan: Plan) -> Result<bool> {
     Ok(!output.stdout.is_empty())
 }
 
-/// Links the control machine of a region to the core, with routes to all `regions` others.
+/// Waits for an interface that the relay makes.
+fn wait_for(core: &Machine, name: &str) -> Result<()> {
+    let began = Instant::now();
+    while let Err(error) = core.ip(&format!("link set {name} down\n")) {
+        if began.elapsed() > PATIENCE {
+            return Err(error).context("the relay does not make its interfaces");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Links the control machine of a region to the core, with routes to all `regions` others. When the
+/// relay delays the link, it has made its interfaces.
 pub(crate) fn link_region(
     plan: Plan,
     core: &Machine,
     control: &Machine,
     region: u8,
     regions: u8,
+    delayed: bool,
 ) -> Result<()> {
     let pid = control.pid()?;
+    let wan = if delayed {
+        let far = relay::far(region);
+        wait_for(core, &far)?;
+        format!(
+            "link set {far} netns {pid} name wan address {}\n",
+            wan_mac(region)
+        )
+    } else {
+        let (near, mac) = (relay::near(region), wan_mac(region));
+        format!("link add {near} type veth peer name wan address {mac} netns {pid}\n")
+    };
     core.ip(&format!(
-        "link add wan{region} type veth peer name wan address {mac} netns {pid}\n\
+        "{wan}\
          link add host{region} type veth peer name host netns {pid}\n\
          link set wan{region} master wan\n\
          link set host{region} master host\n\
          link set wan{region} up\n\
          link set host{region} up\n",
-        mac = wan_mac(region),
     ))?;
     let mut lines = format!(
         "address add {wan}/24 dev wan\n\
@@ -230,7 +258,7 @@ pub(crate) fn link_node(
 /// Takes a region off the others' network, or puts it back. This machine still reaches it.
 pub(crate) fn set_wan(core: &Machine, region: u8, connected: bool) -> Result<()> {
     let state = if connected { "up" } else { "down" };
-    core.ip(&format!("link set wan{region} {state}\n"))
+    core.ip(&format!("link set {} {state}\n", relay::near(region)))
 }
 
 /// The table that drops what comes from a region.

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -64,6 +64,22 @@ pub fn ask(whom: &str, patience: Duration) -> Result<String> {
     connection.read_to_string(&mut answer)?;
     let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
     Ok(body.to_owned())
+}
+
+/// How long it takes to connect to `HOST:PORT`, in milliseconds, so many times.
+pub fn time(whom: &str, times: usize, patience: Duration) -> Result<Vec<f64>> {
+    let mut addresses = whom
+        .to_socket_addrs()
+        .with_context(|| format!("resolving {whom}"))?;
+    let address = addresses
+        .next()
+        .with_context(|| format!("{whom} has no address"))?;
+    let once = || {
+        let began = Instant::now();
+        TcpStream::connect_timeout(&address, patience)?;
+        Ok(began.elapsed().as_secs_f64() * 1000.0)
+    };
+    (0..times).map(|_| once()).collect()
 }
 
 #[cfg(test)]

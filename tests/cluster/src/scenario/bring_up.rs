@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use synod_system::process::Process;
-use synod_system::report::Report;
+use synod_system::report::{Distribution, Report};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::Settings;
@@ -14,8 +14,45 @@ use super::trace::Picture;
 use crate::images::{TOOLS, USER};
 use crate::{Cluster, Clusters, descendants, memory};
 
+/// This very program, in pods.
+const PROGRAM: &str = "/usr/bin/synod-cluster";
+/// Native sidecars are stable from 1.33 on.
+const OLDEST_MINOR: u32 = 33;
 /// How long a thing may take that usually takes seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What every other scenario takes for granted, also of clusters that were given.
+pub(super) async fn ready_for_tests(settings: &Settings, report: &mut Report) -> Result<()> {
+    let clusters = up(settings, 1, 1, report).await?;
+    for cluster in clusters.all() {
+        cluster
+            .kubectl([
+                "wait",
+                "--for=condition=Ready",
+                "nodes",
+                "--all",
+                "--timeout=60s",
+            ])
+            .await?;
+        let version = cluster.kubectl(["get", "--raw", "/version"]).await?;
+        let version: serde_json::Value = serde_json::from_str(&version)?;
+        // Some say "33+".
+        let minor = version["minor"]
+            .as_str()
+            .unwrap_or_default()
+            .trim_end_matches('+');
+        let minor: u32 = minor
+            .parse()
+            .with_context(|| format!("version {version}"))?;
+        let (name, region) = (&cluster.name, &cluster.region);
+        report.say(format!("{name} in {region}: 1.{minor}"));
+        report.expect(
+            minor >= OLDEST_MINOR,
+            format!("1.{OLDEST_MINOR} or later is needed"),
+        );
+    }
+    clusters.down()
+}
 
 pub(super) async fn one(settings: &Settings, report: &mut Report) -> Result<()> {
     let before = Picture::take()?;
@@ -103,6 +140,59 @@ pub(super) async fn three(settings: &Settings, report: &mut Report) -> Result<()
     clusters.heal_one_way(regions[0], regions[2])?;
     let healed = reached(&clusters, &pods).await;
     report.expect(healed == every_pair(3), format!("healed again: {healed:?}"));
+    down(clusters, &settings.folder, report)?;
+    Picture::take()?.compare(&before, report);
+    Ok(())
+}
+
+pub(super) async fn far(settings: &Settings, report: &mut Report) -> Result<()> {
+    let before = Picture::take()?;
+    let distance = Duration::from_millis(40);
+    let clusters = up_apart(settings, 3, 1, distance, report).await?;
+    let runs = clusters
+        .all()
+        .iter()
+        .map(|cluster| run_pods(cluster, "web", 1));
+    futures::future::try_join_all(runs).await?;
+    let mut pods = Vec::new();
+    for cluster in clusters.all() {
+        pods.push(addresses(cluster, "web").await?.remove(0));
+    }
+    for (from, to) in every_pair(3) {
+        let whom = format!("{}:8080", pods[to].address);
+        let arguments = [
+            "exec",
+            &pods[from].name,
+            "--container=app",
+            "--",
+            PROGRAM,
+            "time",
+            &whom,
+        ];
+        let said = clusters.all()[from].kubectl(arguments).await?;
+        let times = said
+            .lines()
+            .map(|line| line.trim().parse().unwrap_or_default());
+        let times = Distribution::new(times.collect());
+        report.say(format!("{from} to {to}: a connection takes {times}"));
+        // The shortest is the distance itself; all else is the machine's other work.
+        let least = times.quantile(0.0);
+        let right = (80.0..90.0).contains(&least);
+        report.expect(
+            right,
+            format!("{from} to {to} takes {least} ms at the least"),
+        );
+    }
+    let regions: Vec<&str> = clusters.all().iter().map(|it| it.region.as_str()).collect();
+    clusters.cut(regions[0])?;
+    let cut = reached(&clusters, &pods).await;
+    report.expect(
+        cut == [(1, 2), (2, 1)],
+        format!("with {} cut: {cut:?}", regions[0]),
+    );
+    clusters.heal(regions[0])?;
+    let healed = reached(&clusters, &pods).await;
+    report.expect(healed == every_pair(3), format!("healed: {healed:?}"));
     down(clusters, &settings.folder, report)?;
     Picture::take()?.compare(&before, report);
     Ok(())
@@ -204,10 +294,10 @@ pub(super) async fn killed(settings: &Settings, report: &mut Report) -> Result<(
         bail!("`up` said {said:?}");
     }
     let processes = descendants();
-    let pause = processes
+    let kubelet = processes
         .iter()
         .find(|it| it.command_line().contains("kubelet"));
-    report.expect(pause.is_some(), "no kubelet runs");
+    report.expect(kubelet.is_some(), "no kubelet runs");
     run.kill().await?;
     let began = Instant::now();
     while processes.iter().any(|process| process.lives()) {
@@ -233,7 +323,17 @@ pub(super) async fn killed(settings: &Settings, report: &mut Report) -> Result<(
 }
 
 async fn up(settings: &Settings, clusters: u8, nodes: u8, report: &mut Report) -> Result<Clusters> {
-    let clusters = settings.clusters(clusters, nodes).await?;
+    up_apart(settings, clusters, nodes, Duration::ZERO, report).await
+}
+
+async fn up_apart(
+    settings: &Settings,
+    clusters: u8,
+    nodes: u8,
+    distance: Duration,
+    report: &mut Report,
+) -> Result<Clusters> {
+    let clusters = settings.clusters(clusters, nodes, distance).await?;
     report.say(format!(
         "up after {:.1} s, {} MB",
         clusters.age().as_secs_f64(),
@@ -346,9 +446,8 @@ async fn addresses(cluster: &Cluster, app: &str) -> Result<Vec<Pod>> {
 }
 
 async fn ask(cluster: &Cluster, pod: &str, whom: &str) -> Result<String> {
-    let program = "/usr/bin/synod-cluster";
     cluster
-        .kubectl(["exec", pod, "--container=app", "--", program, "ask", whom])
+        .kubectl(["exec", pod, "--container=app", "--", PROGRAM, "ask", whom])
         .await
 }
 

@@ -6,6 +6,7 @@ mod trace;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::time::Duration;
 
 use anyhow::Result;
 use synod_system::report::Report;
@@ -25,19 +26,17 @@ pub struct Settings {
 
 impl Settings {
     /// The clusters that were given, else new ones.
-    pub async fn clusters(&self, clusters: u8, nodes: u8) -> Result<Clusters> {
-        match &self.kubeconfigs {
-            Some(given) => Clusters::given(given).await,
-            None => Clusters::up(&self.options(clusters, nodes)).await,
+    pub async fn clusters(&self, clusters: u8, nodes: u8, distance: Duration) -> Result<Clusters> {
+        if let Some(given) = &self.kubeconfigs {
+            return Clusters::given(given).await;
         }
-    }
-
-    fn options(&self, clusters: u8, nodes: u8) -> Options {
-        Options {
+        let options = Options {
             clusters,
             nodes,
+            distance,
             folder: self.folder.clone(),
-        }
+        };
+        Clusters::up(&options).await
     }
 }
 
@@ -67,8 +66,10 @@ macro_rules! scenarios {
 
 /// All of them, in the order in which they run; after each name, whether it needs clusters of ours.
 pub const ALL: &[Scenario] = scenarios! {
+    "bring-up/nodes are Ready and new enough", false => bring_up::ready_for_tests,
     "bring-up/one cluster runs pods, names resolve, and nothing is left of it", true => bring_up::one,
     "bring-up/three clusters reach each other's pods until cut", true => bring_up::three,
+    "bring-up/three clusters 40 ms apart take 80 ms for a round trip", true => bring_up::far,
     "bring-up/a node crashes, boots and is drained", true => bring_up::nodes,
     "bring-up/a run that is killed leaves nothing that runs", true => bring_up::killed,
 };
