@@ -42,14 +42,14 @@ pub const FIELD_RULES: &[FieldRule] = &[
     rule(
         SERVICE,
         "",
-        ".metadata.name",
+        "",
         "size(self.metadata.name) <= 40",
         "metadata.name: at most 40 characters leave room for the names of pods and Services: choose a shorter one",
     ),
     rule(
         SERVICE,
         "",
-        ".metadata.name",
+        "",
         "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
         "metadata.name: pods and Services are named after it: use lower-case letters, digits and `-`, beginning with a letter and ending with a letter or digit",
     ),
