@@ -83,6 +83,11 @@ fn tidy(schema: &mut Value) {
             if map.get("default") == Some(&Value::Null) {
                 map.remove("default");
             }
+            // `kubectl explain` breaks lines itself.
+            if let Some(Value::String(text)) = map.get_mut("description") {
+                let paragraphs = text.split("\n\n").map(|it| it.replace('\n', " "));
+                *text = paragraphs.collect::<Vec<_>>().join("\n\n");
+            }
             // A null that a user writes means what it means in the API's own types: not given.
             map.remove("nullable");
             if let Some(values) = map.get_mut("additionalProperties")

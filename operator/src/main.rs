@@ -1,3 +1,7 @@
 //! `synod-operator`: the control plane, as it runs in a pod.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    synod_operator::run::main()
+}

@@ -1,0 +1,179 @@
+//! The table itself.
+
+use super::{Kind, Reason, Status};
+
+macro_rules! kinds {
+    ($($name:ident = $text:literal, $good:ident, $only:literal, $meaning:literal;)*) => {
+        $(
+            #[doc = $meaning]
+            pub static $name: Kind = Kind {
+                name: $text,
+                meaning: $meaning,
+                good: Status::$good,
+                only_when_true: $only,
+            };
+        )*
+        /// All types.
+        pub static KINDS: &[&Kind] = &[$(&$name),*];
+    };
+}
+
+macro_rules! reasons {
+    ($($name:ident = $text:literal on [$($on:ident),+]: $meaning:literal => $way_out:literal;)*) => {
+        $(
+            #[doc = $meaning]
+            pub static $name: Reason = Reason {
+                name: $text,
+                on: &[$(&$on),+],
+                meaning: $meaning,
+                way_out: $way_out,
+            };
+        )*
+        /// All reasons.
+        pub static REASONS: &[&Reason] = &[$(&$name),*];
+    };
+}
+
+kinds! {
+    READY = "Ready", True, false, "Everything is as the manifest asks.";
+    AVAILABLE = "Available", True, false, "A quorum of members agrees on requests, so clients are served.";
+    PROGRESSING = "Progressing", False, false, "The operator is on the way to what the manifest asks.";
+    DEGRADED = "Degraded", False, false, "The service goes on with less than it should have.";
+    RECONCILING = "Reconciling", False, true, "As Progressing, under the name that tools know.";
+    STALLED = "Stalled", False, true, "Nothing more happens before somebody changes something.";
+    CERTIFICATES_VALID = "CertificatesValid", True, false, "Members know each other by certificates that have some time left.";
+    TRAFFIC_INTERCEPTED = "TrafficIntercepted", True, false, "Nobody reaches the app past the agreed order.";
+    LOG_UNBOUNDED = "LogUnbounded", False, false, "The log is never cut, so it grows, and a new copy replays all of it.";
+    DIVERGED = "Diverged", False, false, "Copies answered the same request differently.";
+    CLOCK_SKEWED = "ClockSkewed", False, false, "Clocks of members differ by more than they should.";
+}
+
+reasons! {
+    // === Good ===
+    AS_DESIRED = "AsDesired" on [READY, PROGRESSING, DEGRADED, RECONCILING, STALLED, CERTIFICATES_VALID, TRAFFIC_INTERCEPTED, LOG_UNBOUNDED, DIVERGED, CLOCK_SKEWED]:
+        "All is as the manifest asks." => "Nothing.";
+    QUORUM_COMMITS = "QuorumCommits" on [AVAILABLE]:
+        "A leader and a majority of votes are there." => "Nothing.";
+    PENDING = "Pending" on [READY, AVAILABLE]:
+        "No operator has looked at this object yet." =>
+        "See that an operator runs (`kubectl get deploy -A -l app.kubernetes.io/name=synod`), and that `hub` is true where services are kept.";
+
+    // === On the way ===
+    FORMING = "Forming" on [READY, AVAILABLE, PROGRESSING, RECONCILING]:
+        "The members have all reported; the first configuration is being handed out." =>
+        "Wait. It takes seconds; if it does not end, look at the members' logs.";
+    WAITING_FOR_MEMBERS = "WaitingForMembers" on [READY, AVAILABLE, PROGRESSING, RECONCILING, DEGRADED]:
+        "Members are not there yet, or their copies are not caught up." =>
+        "Wait while pods start. The message names the members; `kubectl describe pod` tells what theirs wait for.";
+    WAITING_FOR_CLUSTER = "WaitingForCluster" on [READY, AVAILABLE, PROGRESSING, RECONCILING]:
+        "The operator of a cluster has not taken up its part yet." =>
+        "See that an operator of a fitting version runs in the named cluster.";
+    WAITING_FOR_CERTIFICATES = "WaitingForCertificates" on [READY, AVAILABLE, PROGRESSING, RECONCILING, CERTIFICATES_VALID]:
+        "A cluster's certificates have not been issued yet." =>
+        "Wait; if it does not end, look at the logs of the operator in the named cluster and in the hub.";
+    ROLLING_OUT = "RollingOut" on [READY, PROGRESSING, RECONCILING]:
+        "Members are restarted one by one, the leader last." =>
+        "Wait. If it does not move on, a restarted member does not become ready: its pod tells why.";
+    DELETING = "Deleting" on [READY, AVAILABLE, PROGRESSING, RECONCILING]:
+        "The service is being deleted in all its clusters." =>
+        "Wait. A cluster that cannot be reached is named in the message: bring it back, or remove its registration (`synod cluster remove`), which leaves there what is there.";
+    PAUSED = "Paused" on [PROGRESSING]:
+        "`spec.paused` is set: the operator changes nothing. The service itself goes on." =>
+        "Set `spec.paused` to false when you are done.";
+
+    // === Refused, until somebody changes something ===
+    INVALID_SPEC = "InvalidSpec" on [READY, AVAILABLE, STALLED]:
+        "The manifest contradicts itself, or asks for what this version does not know." =>
+        "Change the field that the message names. What runs goes on as it was.";
+    INVALID_TEMPLATE = "InvalidTemplate" on [READY, STALLED]:
+        "The API server refuses the pod template." =>
+        "Change what its words in the message name, in `spec.template` or in the workload it is taken from.";
+    WORKLOAD_NOT_FOUND = "WorkloadNotFound" on [READY, AVAILABLE, DEGRADED, STALLED]:
+        "The workload that `spec.workloadRef` names does not exist." =>
+        "Create it, correct the name, or give the pod template in `spec.template`. A service that runs keeps the template it has.";
+    WORKLOAD_NOT_ADOPTABLE = "WorkloadNotAdoptable" on [READY, STALLED]:
+        "A StatefulSet whose pods start in order would wait for a pod that waits for a quorum." =>
+        "Recreate it with `podManagementPolicy: Parallel` and `updateStrategy: OnDelete`; the message has the commands.";
+    UNKNOWN_CLUSTER = "UnknownCluster" on [READY, AVAILABLE, STALLED, DEGRADED]:
+        "A cluster of the placement is not registered here." =>
+        "Register it with `synod cluster join`, or correct its name in `spec.placement`.";
+    REGION_MAJORITY = "RegionMajority" on [READY, AVAILABLE, STALLED]:
+        "One region would hold a majority of votes, so its loss would stop the service." =>
+        "Spread the votes over the regions, or add RegionMajority to `spec.acknowledgedRisks`.";
+    UNSUPPORTED = "Unsupported" on [READY, AVAILABLE, STALLED]:
+        "The manifest asks for something that this version cannot do yet." =>
+        "Take it out of the manifest, or install a version that can.";
+    MEMBERSHIP_CHANGE_UNSUPPORTED = "MembershipChangeUnsupported" on [READY, PROGRESSING]:
+        "`replicas` or `placement` ask for other members than those the service was formed with. This version does not change the members of a running service; nothing is done about it." =>
+        "Put back the numbers it was formed with: the message has them.";
+    OWNED_BY_ANOTHER = "OwnedByAnother" on [READY, AVAILABLE, STALLED]:
+        "In one of the clusters a service of this name and namespace belongs to another hub, or to an earlier service that was not deleted there." =>
+        "Give one of the two another name, or delete the other (`kubectl delete rgrp NAME` in that cluster deletes its members there).";
+    NAME_CONFLICT = "NameConflict" on [READY, AVAILABLE, STALLED]:
+        "An object has the name of one that the operator would make, and is not the operator's. It is never taken over." =>
+        "Rename or delete the object that the message names, or give the service another name.";
+    EXISTING_DATA = "ExistingData" on [READY, AVAILABLE, STALLED]:
+        "Volume claims of an earlier service of this name hold data." =>
+        "Set `spec.bootstrap.type: Existing` to go on with that data, or delete the claims that the message names.";
+    GENESIS_LOST = "GenesisLost" on [READY, STALLED]:
+        "The members say that they are a group already, but the record of how it was formed is not there." =>
+        "Set `spec.bootstrap.type: Existing` if their data is what you want to go on with; otherwise delete their claims.";
+    BYPASS_POSSIBLE = "BypassPossible" on [READY, STALLED]:
+        "A Service sends clients to the app's own port, past the agreed order. The service is not formed while that is so." =>
+        "Let the named Service target the port by its name `http`, or delete it.";
+    INJECTION_MISSING = "InjectionMissing" on [READY, STALLED, DEGRADED]:
+        "A pod that should have the sidecar has none." =>
+        "Delete the pod, so that it is made again through the webhook; see that the webhook is reachable.";
+
+    // === Less than there should be ===
+    NO_QUORUM = "NoQuorum" on [READY, AVAILABLE]:
+        "Less than a majority of votes is there: ordered requests get 503 until it is back." =>
+        "Bring members back: the message names those that are gone. Never delete volumes of members to get there.";
+    NO_LEADER = "NoLeader" on [READY, AVAILABLE]:
+        "Members are there, but do not follow one leader." =>
+        "Wait a few seconds. If it lasts, look whether they reach each other on the peer port (network policies, firewalls between clusters).";
+    CLUSTER_UNREACHABLE = "ClusterUnreachable" on [READY, AVAILABLE, DEGRADED, PROGRESSING]:
+        "The hub gets no answer from a cluster's API server. Members there may be well: they need neither the hub nor its operator." =>
+        "Look at the message for what was tried. Expired credentials: `synod cluster join` again. Members are never removed because of this.";
+    MEMBER_UNREACHABLE = "MemberUnreachable" on [READY, DEGRADED]:
+        "The operator hears nothing from a member." =>
+        "Look at its pod and its node.";
+    MEMBER_LOST = "MemberLost" on [READY, DEGRADED]:
+        "A member has lost its volume, and with it its part of the log. It takes no part any more." =>
+        "Nothing is done by itself in this version: replacing a member comes with the next release. The others go on; see that a majority stays.";
+    MEMBER_QUARANTINED = "MemberQuarantined" on [READY, DEGRADED]:
+        "A copy answered differently from the others and was taken out." =>
+        "It is rebuilt by itself. If it happens again, the app is not deterministic for the named request: see the guide on which programs fit.";
+    POD_NOT_STARTING = "PodNotStarting" on [READY, DEGRADED]:
+        "A pod waits for something: an image, a Secret, a volume, a node with room." =>
+        "The message has the words of kubelet or scheduler.";
+    START_SIGNAL_WEAK = "StartSignalWeak" on [DEGRADED]:
+        "The app has a postStart command of its own, so its start is noticed by other means, which take longer." =>
+        "Nothing, or make the hook an HTTP one.";
+    DISRUPTION_BLOCKED = "DisruptionBlocked" on [READY, DEGRADED, PROGRESSING]:
+        "A member should be restarted or moved, but that would leave too few." =>
+        "Bring the other members back first.";
+    CHILD_REFUSED = "ChildRefused" on [READY, DEGRADED, STALLED]:
+        "The API server refuses an object that the operator makes for this service." =>
+        "Look at its words in the message: often a quota, a policy, or a right that the operator lacks.";
+
+    // === Particular matters ===
+    CERTIFICATE_ENDS = "CertificateEnds" on [CERTIFICATES_VALID, DEGRADED]:
+        "A certificate is near its end and was not renewed." =>
+        "See that the operators run in the hub and in the named cluster. Members go on until it has ended.";
+    BYPASS_SEEN = "BypassSeen" on [TRAFFIC_INTERCEPTED]:
+        "Somebody connected to the app past the agreed order, from the address in the message." =>
+        "Find out who, and send them to the Service; a NetworkPolicy that is enforced keeps them out.";
+    NO_SNAPSHOT = "NoSnapshot" on [LOG_UNBOUNDED]:
+        "`spec.state.snapshot.type` is None: nothing says how the app's state is saved, so all requests are kept." =>
+        "Say how: `type: HTTP` with the app's own dump and restore requests, or `type: Volume`. Until then watch the size of the log.";
+    COPIES_DIFFER = "CopiesDiffer" on [DIVERGED, DEGRADED]:
+        "Copies answered the same request differently." =>
+        "See the guide on which programs fit, and `spec.divergence` for parts of responses that may differ.";
+    CLOCKS_DIFFER = "ClocksDiffer" on [CLOCK_SKEWED, DEGRADED]:
+        "The clocks of members differ by more than they should." =>
+        "See that time is synchronised on the named nodes.";
+    OPERATOR_ERROR = "OperatorError" on [READY, DEGRADED, PROGRESSING]:
+        "A step failed and is tried again." =>
+        "The message has the error. Missing rights: compare the operator's roles with the chart's.";
+}
