@@ -1,5 +1,5 @@
-//! The `Control` service: what operators, command lines and other members ask of a member. Whoever comes through
-//! the door of the peer port with a certificate of this service may call it.
+//! The `Control` service: what operators, command lines and other members ask of a member. Whoever
+//! comes through the door of the peer port with a certificate of this service may call it.
 
 use std::sync::Arc;
 use std::time::Duration;
