@@ -38,9 +38,10 @@ const HTTP_2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// After an accept that failed for want of file descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// For a client to take our last words before the connection is reset.
-const LINGER: Duration = Duration::from_secs(1);
-/// Most of what such a client may still send meanwhile.
-const LINGER_BYTES: usize = 256 << 10;
+const LINGER: Duration = Duration::from_secs(5);
+/// Most of what such a client may still send meanwhile: many look for an answer only after all of
+/// their body has left.
+const LINGER_BYTES: usize = 32 << 20;
 
 /// Serves clients.
 pub struct Server<B> {
@@ -244,20 +245,22 @@ async fn serve_http_2<B: Backend>(
     }
 }
 
-/// Tells a client why its bytes were not acted on, and closes.
+/// Tells a client why its bytes were not acted on, unless it was told, and closes.
 async fn last_words<B: Backend>(core: &Arc<Core<B>>, returned: Returned) {
     let problem = match returned.refused {
-        Refused::Head(Violation::Malformed(detail)) => Problem::malformed(detail),
-        Refused::Head(Violation::TooLarge) => Problem::header_too_large(),
-        Refused::SlowHead => Problem::too_slow("its header section took too long"),
-        Refused::Body | Refused::Idle => return,
+        Refused::Head(Violation::Malformed(detail)) => Some(Problem::malformed(detail)),
+        Refused::Head(Violation::TooLarge) => Some(Problem::header_too_large()),
+        Refused::SlowHead => Some(Problem::too_slow("its header section took too long")),
+        Refused::Body | Refused::Unread => None,
+        Refused::Idle => return,
     };
+    let words = problem.map(|problem| core.raw_problem(&problem));
     let mut stream = returned.stream;
-    let words = async {
-        stream.write_all(&core.raw_problem(&problem)).await?;
+    let closing = async {
+        stream.write_all(&words.unwrap_or_default()).await?;
         stream.shutdown().await?;
         // Closing with bytes unread resets the connection, and the answer with it.
-        let mut rest = [0; 4096];
+        let mut rest = vec![0; 16 << 10];
         let mut left = LINGER_BYTES;
         while left > 0 {
             match stream.read(&mut rest).await? {
@@ -268,7 +271,7 @@ async fn last_words<B: Backend>(core: &Arc<Core<B>>, returned: Returned) {
         Ok::<_, io::Error>(())
     };
     // It is the client's loss if it does not listen.
-    let _ = timeout(LINGER, words).await;
+    let _ = timeout(LINGER, closing).await;
 }
 
 /// A response under way.

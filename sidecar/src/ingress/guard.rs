@@ -39,13 +39,16 @@ pub(super) struct Watched {
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Watched>);
 
-/// Why the library saw the end of the stream.
+/// Why the connection came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
     /// Bytes that must not be acted on, in a header section.
     Head(Violation),
     /// The same in a body: whoever reads it answers.
     Body,
+    /// Nothing was wrong with the bytes; the library ended the connection with the rest of a body
+    /// still to come, which was answered before its end.
+    Unread,
     /// A header section that took too long.
     SlowHead,
     /// Nothing came for long.
@@ -337,8 +340,11 @@ impl AsyncWrite for Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        let in_body = |framing: &Framing| !framing.is_idle() && !framing.in_head();
+        let unread = self.framing.as_ref().is_some_and(in_body) && !self.watched.is_tunnel();
+        let refused = self.refused.or(unread.then_some(Refused::Unread));
         if let (Some(stream), Some(refused), Some(back)) =
-            (self.stream.take(), self.refused, self.back.take())
+            (self.stream.take(), refused, self.back.take())
         {
             // Nobody waits when the server has been dropped: then the stream just closes.
             let _ = back.send(Returned { stream, refused });

@@ -204,3 +204,13 @@ fn the_default_limits_leave_room_for_the_largest_body() {
     assert!(limits.connection_disk_bytes >= largest);
     assert!(limits.connection_disk_bytes < limits.body_disk_bytes);
 }
+
+#[tokio::test]
+async fn a_client_that_sends_all_of_a_body_that_is_refused_at_once_still_sees_why() {
+    let bench = bench_for_large(Limits::default()).await;
+    let body = "x".repeat(16 * LARGE);
+    for _ in 0..10 {
+        let reply = bench.send("PUT /large", &[], &body).await;
+        assert_eq!(reply.problem().0, 413);
+    }
+}
