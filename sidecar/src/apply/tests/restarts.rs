@@ -1,9 +1,10 @@
 //! Apps, processes and members that die and come back.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use http_body_util::Full;
-use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::app::Client;
@@ -135,46 +136,68 @@ async fn a_process_that_is_asked_to_end_leaves_nothing_in_flight() {
 /// slot on, in order and without a repeat, and in the end the last one has all of it.
 #[tokio::test]
 async fn an_app_behind_http_that_is_killed_again_and_again_ends_up_with_all_of_the_log() {
-    const REQUESTS: u64 = 300;
+    const DEATHS: u64 = 14;
+    const REQUESTS: u64 = 20 * (DEATHS + 1);
     let data = tempfile::tempdir().unwrap();
-    let lives: Arc<Mutex<Vec<Vec<u64>>>> = Arc::default();
-    let address = {
-        let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        reserved.local_addr().unwrap()
-    };
+    let lives = Lives::default();
+    // Held all the time: a port that is free between two lives could become anybody's.
+    let port = socket("127.0.0.1:0".parse().unwrap());
+    let address = port.local_addr().unwrap();
     let log = Log::default();
     let client = Client::new(address, Protocol::Http1, handle::spool_dir(data.path()));
     let process = Process::begun(data.path(), &log, client);
-    let mut app = live(address, lives.clone());
     let mut dice = 12_345_u64;
-    for sequence in 1..=REQUESTS {
-        process.choose(sequence, &request());
+    let mut roll = |below: u64| {
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        if (dice >> 33).is_multiple_of(20) {
-            // Somewhere within what is under way.
-            tokio::time::sleep(Duration::from_micros((dice >> 40) % 2_000)).await;
-            app.abort();
-            let _ = app.await;
-            app = live(address, lives.clone());
-            if (dice >> 50).is_multiple_of(2) {
-                process.handle.app_started();
+        (dice >> 33) % below
+    };
+    let mut chosen = 0;
+    let mut choose_more = || {
+        for _ in 0..20 {
+            chosen += 1;
+            process.choose(chosen, &request());
+        }
+    };
+    let mut hit = BTreeSet::new();
+    for death in 1..=DEATHS {
+        choose_more();
+        // Every time near other requests: one that fails often is tried again only after a pause.
+        let tens = loop {
+            let tens = 1 + roll(2 * death);
+            if hit.insert(tens) {
+                break tens;
             }
+        };
+        let end = End {
+            slot: 10 * tens - roll(5),
+            answers: roll(2) == 0,
+        };
+        let (life, dying) = live(address, lives.clone(), Some(end));
+        if roll(2) == 0 {
+            process.handle.app_started();
         }
-        if process.handle.status().borrow().condemned.is_some() {
-            app.abort();
-            let _ = app.await;
-            app = live(address, lives.clone());
+        process.status(|status| status.condemned.is_none()).await;
+        let reached = process.status(|status| status.condemned.is_some());
+        tokio::select! {
+            died = soon(dying) => died.unwrap(),
+            _ = reached => {}
         }
+        // Somewhere within what happens then.
+        for _ in 0..roll(50) {
+            tokio::task::yield_now().await;
+        }
+        kill(life).await;
     }
-    while process.handle.status().borrow().applied < Slot(REQUESTS) {
+    choose_more();
+    loop {
+        let (life, _) = live(address, lives.clone(), None);
+        process.status(|status| status.condemned.is_none()).await;
         let wanted =
             |status: &ApplyStatus| status.condemned.is_some() || status.applied == Slot(REQUESTS);
-        if process.status(wanted).await.condemned.is_some() {
-            app.abort();
-            let _ = app.await;
-            app = live(address, lives.clone());
-            process.status(|status| status.condemned.is_none()).await;
+        if process.status(wanted).await.condemned.is_none() {
+            break;
         }
+        kill(life).await;
     }
     for sequence in 1..=REQUESTS {
         let answer = process.answered(sequence).await;
@@ -185,7 +208,11 @@ async fn an_app_behind_http_that_is_killed_again_and_again_ends_up_with_all_of_t
         assert_eq!(body(&answer), sequence.to_string());
     }
     let lives = lives.lock().unwrap().clone();
-    assert!(lives.len() > 5, "it was killed: {}", lives.len());
+    assert!(
+        lives.len() as u64 > DEATHS,
+        "it was killed: {}",
+        lives.len()
+    );
     for executed in &lives {
         let expected: Vec<u64> = (1..=executed.len() as u64).collect();
         assert_eq!(*executed, expected);
@@ -194,31 +221,69 @@ async fn an_app_behind_http_that_is_killed_again_and_again_ends_up_with_all_of_t
     process.shut_down().await;
 }
 
-/// One life of an app that notes the slots it executes; aborted, all its sockets close.
-fn live(address: SocketAddr, lives: Arc<Mutex<Vec<Vec<u64>>>>) -> JoinHandle<()> {
+/// The slots that each life of an app has executed.
+type Lives = Arc<Mutex<Vec<Vec<u64>>>>;
+
+/// When an app is to be killed.
+#[derive(Clone, Copy)]
+struct End {
+    /// After this one was executed.
+    slot: u64,
+    /// And answered; else it stays in flight.
+    answers: bool,
+}
+
+/// A bound socket that others may be bound beside.
+fn socket(address: SocketAddr) -> tokio::net::TcpSocket {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
+    socket.set_reuseport(true).unwrap();
     socket.bind(address).unwrap();
-    let listener = socket.listen(64).unwrap();
+    socket
+}
+
+/// All its sockets close.
+async fn kill(life: JoinHandle<()>) {
+    life.abort();
+    let _ = life.await;
+}
+
+/// One life of an app that notes the slots it executes, and says when it is to be killed.
+fn live(
+    address: SocketAddr,
+    lives: Lives,
+    end: Option<End>,
+) -> (JoinHandle<()>, oneshot::Receiver<()>) {
+    let listener = socket(address).listen(64).unwrap();
     let life = {
         let mut lives = lives.lock().unwrap();
         lives.push(Vec::new());
         lives.len() - 1
     };
-    tokio::spawn(async move {
+    let (dies, dying) = oneshot::channel();
+    let dies = Arc::new(Mutex::new(Some(dies)));
+    let task = tokio::spawn(async move {
         let mut connections = tokio::task::JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let lives = lives.clone();
+            let (lives, dies) = (lives.clone(), dies.clone());
             let service = hyper::service::service_fn(move |request: http::Request<_>| {
-                let lives = lives.clone();
+                let (lives, dies) = (lives.clone(), dies.clone());
                 async move {
                     let _: &hyper::body::Incoming = request.body();
-                    let slot = request.headers()["synod-slot"].to_str().unwrap().to_owned();
-                    lives.lock().unwrap()[life].push(slot.parse().unwrap());
-                    // Between the deed and the response.
-                    tokio::time::sleep(Duration::from_micros(200)).await;
-                    let body = Full::new(Bytes::from(slot));
+                    let text = request.headers()["synod-slot"].to_str().unwrap().to_owned();
+                    let slot = text.parse().unwrap();
+                    lives.lock().unwrap()[life].push(slot);
+                    if let Some(end) = end.filter(|end| end.slot == slot) {
+                        if let Some(dies) = dies.lock().unwrap().take() {
+                            // It may have been condemned before.
+                            let _ = dies.send(());
+                        }
+                        if !end.answers {
+                            std::future::pending::<()>().await;
+                        }
+                    }
+                    let body = Full::new(Bytes::from(text));
                     Ok::<_, std::convert::Infallible>(http::Response::new(body))
                 }
             });
@@ -227,5 +292,6 @@ fn live(address: SocketAddr, lives: Arc<Mutex<Vec<Vec<u64>>>>) -> JoinHandle<()>
                     .serve_connection(hyper_util::rt::TokioIo::new(stream), service),
             );
         }
-    })
+    });
+    (task, dying)
 }
