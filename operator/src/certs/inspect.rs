@@ -71,3 +71,8 @@ pub(super) fn names_only(certificate: &X509Certificate<'_>, uri: &str) -> bool {
         .flatten()
         .is_some_and(|it| it.value.general_names == [GeneralName::URI(uri)])
 }
+
+/// Whether a certificate names this URI and nothing else; says nothing about who issued it.
+pub fn names_only_der(certificate: &CertificateDer<'_>, uri: &str) -> bool {
+    parse(CERTIFICATE, certificate).is_ok_and(|it| names_only(&it, uri))
+}

@@ -17,7 +17,7 @@ use rcgen::{CertificateParams, DistinguishedName, SerialNumber};
 
 pub use authority::{Issuer, request, request_fits, root, root_due, sign_request};
 pub use bundle::{Bundle, RootStep, root_step};
-pub use inspect::{Validity, validity};
+pub use inspect::{Validity, names_only_der, validity};
 pub use leaf::{is_good, leaf};
 
 /// One day.

@@ -1,1 +1,23 @@
-//! Group.
+//! The work of one cluster: from a `ReplicaGroup` to pods and what they need. Comes in: the group as
+//! the hub wrote it, what is there already, what members say. Goes out: children by server-side
+//! apply, deleted pods while a new template is rolled out, and the group's status.
+//!
+//! `dereference` reads, `validate`, `certificates`, `build` and `plan` decide, `apply` and `status`
+//! write: only the first and the last do I/O.
+
+mod apply;
+mod build;
+mod certificates;
+mod controller;
+mod dereference;
+mod members;
+mod names;
+mod observe;
+mod plan;
+mod pods;
+mod policy;
+mod reconcile;
+mod status;
+mod validate;
+
+pub use controller::run;

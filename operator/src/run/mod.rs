@@ -129,6 +129,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
 /// Runs all controllers until one ends, or all are told to.
 async fn controllers(context: &Arc<Context>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
+    tasks.spawn(crate::group::run(context.clone()));
     if context.flags.hub {
         tasks.spawn(crate::placement::run(context.clone()));
     }

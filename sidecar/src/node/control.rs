@@ -120,6 +120,7 @@ impl control_server::Control for Control {
         caller(&request)?;
         let node = self.node.status().borrow().clone();
         let apply = self.apply.status().borrow().clone();
+        let policy = self.apply.policy().borrow().clone();
         let members = node
             .configuration
             .as_deref()
@@ -144,7 +145,8 @@ impl control_server::Control for Control {
             last: node.last.0,
             commit: node.commit.0,
             applied: apply.applied.0,
-            policy_version: self.apply.policy().borrow().version,
+            policy_version: policy.version,
+            policy_digest: policy_digest(&policy),
             ready: node.log_counts,
             serving: apply.serving,
             protocol_min: *PROTOCOL.start(),
@@ -244,6 +246,16 @@ impl control_server::Control for Control {
         let granted_ms = self.stops.hear(member.id, term, claim).await?;
         Ok(Response::new(AcquireStopResponse { granted_ms }))
     }
+}
+
+/// Of what a policy says, whichever version it is in force as.
+fn policy_digest(policy: &Policy) -> String {
+    let content = Policy {
+        version: 0,
+        classes_version: 0,
+        ..policy.clone()
+    };
+    blake3::hash(&content.encode_to_vec()).to_hex().to_string()
 }
 
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {

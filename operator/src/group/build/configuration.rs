@@ -1,0 +1,118 @@
+//! What the sidecars read: their configuration, the peer table, the genesis, Secrets.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use serde_json::{Value, json};
+use synod_api::AppProtocol;
+
+use super::{Child, Kind};
+use crate::group::names;
+use crate::group::validate::Valid;
+use crate::inject::names as pod;
+
+/// One file for all members: what differs between them comes by the environment and `{member}`.
+pub(super) fn config_map(valid: &Valid<'_>) -> Child {
+    let config = serde_yaml::to_string(&config(valid)).expect("JSON is YAML");
+    Child::new(
+        valid,
+        Kind::ConfigMap,
+        &pod::config_map(valid.name),
+        json!({"data": {"config.yaml": config, "peers.json": peers(valid)}}),
+    )
+}
+
+/// Written once and never again (rule M5).
+pub(crate) fn genesis(valid: &Valid<'_>, text: &str) -> Child {
+    let mut child = Child::new(
+        valid,
+        Kind::ConfigMap,
+        &pod::genesis_map(valid.name),
+        json!({"immutable": true, "data": {"genesis.json": text}}),
+    );
+    child.create_only = true;
+    child
+}
+
+/// A Secret of ours.
+pub(crate) fn secret(
+    valid: &Valid<'_>,
+    name: &str,
+    content: &BTreeMap<String, String>,
+    create_only: bool,
+) -> Child {
+    let data: BTreeMap<_, _> = content
+        .iter()
+        .map(|(key, value)| (key, ByteString(value.clone().into_bytes())))
+        .collect();
+    let mut child = Child::new(
+        valid,
+        Kind::Secret,
+        name,
+        json!({"type": "Opaque", "data": data}),
+    );
+    child.create_only = create_only;
+    child
+}
+
+/// The peer table. Members of this cluster find each other by name whatever the hub knows: an
+/// address changes with each pod, and the hub may be out of reach.
+pub(crate) fn peers(valid: &Valid<'_>) -> String {
+    let spec = &valid.group.spec;
+    let mut table: BTreeMap<_, _> = spec
+        .peers
+        .iter()
+        .map(|it| (it.name.clone(), it.address.clone()))
+        .collect();
+    for member in &spec.members {
+        let address = format!(
+            "{}.{}.{}.svc:{}",
+            member.name,
+            names::headless(valid.name),
+            valid.namespace,
+            spec.sidecar.ports.peer
+        );
+        table.insert(member.name.clone(), address);
+    }
+    let members: Vec<_> = table
+        .into_iter()
+        .map(|(name, address)| json!({"name": name, "address": address}))
+        .collect();
+    serde_json::to_string_pretty(&json!({"members": members})).expect("strings are JSON")
+}
+
+fn config(valid: &Valid<'_>) -> Value {
+    let spec = &valid.group.spec;
+    let ports = spec.sidecar.ports;
+    let listen = |port: u16| format!("0.0.0.0:{port}");
+    json!({
+        "service": valid.name,
+        // Each pod puts its own above it.
+        "member": format!("{}-0", valid.workload),
+        "region": spec.region,
+        "trustDomain": spec.trust_domain,
+        "namespace": valid.namespace,
+        // A folder of its own: file systems bring theirs along, and ours is closed to others.
+        "data": format!("{}/member", pod::LOG_PATH),
+        "genesis": format!("{}/genesis.json", pod::GENESIS_PATH),
+        "peers": format!("{}/peers.json", pod::CONFIG_PATH),
+        "tls": {
+            "ca": format!("{}/ca.crt", pod::TLS_PATH),
+            "cert": format!("{}/{{member}}.crt", pod::TLS_PATH),
+            "key": format!("{}/{{member}}.key", pod::TLS_PATH),
+        },
+        "listen": {
+            "http": listen(ports.http),
+            "peer": listen(ports.peer),
+            "admin": listen(ports.admin),
+        },
+        "app": {
+            "address": format!("127.0.0.1:{}", spec.app.port),
+            "protocol": match spec.app.protocol {
+                AppProtocol::H2c => "H2C",
+                AppProtocol::Http1 => "HTTP1",
+            },
+        },
+        "log": {"maxBytes": spec.log.max_size.bytes()},
+    })
+}

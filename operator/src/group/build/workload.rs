@@ -1,0 +1,189 @@
+//! The StatefulSet. Pods are started side by side and replaced by us alone.
+
+use serde_json::{Value, json};
+use synod_api::{RawObject, Retention, StateType};
+
+use super::template::template;
+use super::{Child, Input, Kind, Workload, digest, labels, selector};
+use crate::group::names;
+use crate::group::validate::Valid;
+use crate::inject::{self, InjectError, Injection};
+
+/// What a log needs when nothing was said: room for `log.maxSize` by default.
+const LOG_SIZE: &str = "10Gi";
+/// What an app's volume gets when nothing was said.
+const STATE_SIZE: &str = "10Gi";
+
+pub(super) fn stateful_set(input: &Input<'_>) -> Result<Workload, InjectError> {
+    let valid = input.valid;
+    let spec = &valid.group.spec;
+    let bare = template(valid);
+    let mut injection = Injection::rendered(valid.name, spec, input.image, input.token);
+    injection.labels = labels(valid);
+    let mut pod = inject::render(&bare, &injection)?;
+    let digest = made_from(&bare, &injection);
+    pod["metadata"]["annotations"][names::TEMPLATE_ANNOTATION] = json!(digest);
+    let wanted = claims(valid, &bare);
+    let (claims, kept_claims) = match input.claims {
+        Some(there) => keep(there, &wanted),
+        None => (wanted, Vec::new()),
+    };
+    let retention = spec.volume_claim_retention_policy;
+    let policy = |it: Retention| match it {
+        Retention::Retain => "Retain",
+        Retention::Delete => "Delete",
+    };
+    let child = Child::new(
+        valid,
+        Kind::StatefulSet,
+        &valid.workload,
+        json!({"spec": {
+            "replicas": valid.replicas(),
+            "serviceName": names::headless(valid.name),
+            // One that waits for the others would wait for ever: they need it for a quorum.
+            "podManagementPolicy": "Parallel",
+            "updateStrategy": {"type": "OnDelete"},
+            "selector": {"matchLabels": selector(valid)},
+            "persistentVolumeClaimRetentionPolicy": {
+                "whenDeleted": policy(retention.when_deleted),
+                "whenScaled": policy(retention.when_scaled),
+            },
+            "template": pod,
+            "volumeClaimTemplates": claims,
+        }}),
+    );
+    Ok(Workload {
+        child,
+        template: digest,
+        kept_claims,
+    })
+}
+
+/// What users decide about a pod. How this version of the operator renders the sidecar, and which
+/// image it has, is left out: a new operator does not replace pods by itself.
+fn made_from(bare: &Value, injection: &Injection) -> String {
+    let ports = injection.ports;
+    digest(&json!([
+        bare,
+        injection.region,
+        injection.app.container,
+        injection.app.port,
+        [ports.http, ports.peer, ports.admin],
+        injection.resources.as_ref().map(|it| &it.0),
+        injection.token,
+        format!("{:?}", injection.state),
+    ]))
+}
+
+fn claims(valid: &Valid<'_>, bare: &Value) -> Vec<Value> {
+    let spec = &valid.group.spec;
+    let class = spec.overrides.storage_class_name.as_deref();
+    let log = spec.log.volume_claim.as_ref().map(|it| &it.spec);
+    let mut claims = vec![claim(
+        valid,
+        inject::names::LOG_VOLUME,
+        log,
+        LOG_SIZE,
+        class,
+    )];
+    let volume = spec.state.volume.as_ref();
+    if let (StateType::Volume, Some(volume)) = (spec.state.kind, volume) {
+        let name = inject::state_volume(bare, &spec.app.container, &volume.mount_path);
+        let given = volume.volume_claim.as_ref().map(|it| &it.spec);
+        claims.push(claim(valid, &name, given, STATE_SIZE, class));
+    }
+    claims
+}
+
+/// Only one pod can have a volume at a time, so that a member and its successor never write the
+/// same log (rule M4).
+fn claim(
+    valid: &Valid<'_>,
+    name: &str,
+    given: Option<&RawObject>,
+    size: &str,
+    class: Option<&str>,
+) -> Value {
+    let mut spec = given.map_or_else(Default::default, |it| it.0.clone());
+    spec.entry("accessModes")
+        .or_insert_with(|| json!(["ReadWriteOncePod"]));
+    let resources = spec.entry("resources").or_insert_with(|| json!({}));
+    if resources.pointer("/requests/storage").is_none() && resources.is_object() {
+        resources["requests"] = json!({"storage": size});
+    }
+    if let Some(class) = class {
+        spec.insert("storageClassName".to_owned(), json!(class));
+    }
+    let mut labels = labels(valid);
+    labels.insert(
+        names::OWNER_LABEL.to_owned(),
+        valid.group.spec.owner.clone(),
+    );
+    json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "labels": labels},
+        "spec": spec,
+    })
+}
+
+/// Claim templates as they are, and the names of those that should be others.
+fn keep(there: &[Value], wanted: &[Value]) -> (Vec<Value>, Vec<String>) {
+    let name = |it: &Value| it.pointer("/metadata/name").cloned();
+    let kept: Vec<_> = there
+        .iter()
+        .map(|it| {
+            json!({
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": {
+                    "name": it["metadata"]["name"],
+                    "labels": it["metadata"]["labels"],
+                },
+                "spec": it["spec"],
+            })
+        })
+        .collect();
+    let same = |wanted: &Value| {
+        there
+            .iter()
+            .find(|it| name(it) == name(wanted))
+            .is_some_and(|it| contains(&it["spec"], &wanted["spec"]))
+    };
+    let changed = wanted
+        .iter()
+        .filter(|it| !same(it))
+        .filter_map(|it| name(it)?.as_str().map(str::to_owned))
+        .collect();
+    (kept, changed)
+}
+
+/// Whether everything that is wanted is there; more may be.
+pub(crate) fn contains(there: &Value, wanted: &Value) -> bool {
+    match (there, wanted) {
+        (Value::Object(there), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| {
+            there
+                .get(key)
+                .map_or(is_nothing(wanted), |it| contains(it, wanted))
+        }),
+        (Value::Array(there), Value::Array(wanted)) => {
+            there.len() == wanted.len()
+                && there
+                    .iter()
+                    .zip(wanted)
+                    .all(|(it, wanted)| contains(it, wanted))
+        }
+        (there, wanted) => there == wanted,
+    }
+}
+
+/// The API server leaves empty things out.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.values().all(is_nothing),
+        Value::Array(items) => items.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    }
+}

@@ -1,0 +1,142 @@
+//! How the members of a group are: their pods, and what they say when they are asked.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use synod_api::{MemberRole, NetworkMode};
+use synod_proto::v1::StatusResponse;
+
+use super::build::Kind;
+use super::dereference::Live;
+use super::members::{AskError, Asker, address};
+use super::names;
+use super::plan::{Heard, Seen, SeenPod};
+use super::pods::PodView;
+use super::validate::Valid;
+
+/// One member.
+#[derive(Clone, Debug)]
+pub(crate) struct Observed {
+    pub(crate) name: String,
+    pub(crate) role: MemberRole,
+    pub(crate) pod: Option<PodView>,
+    /// Its pod runs the template as it is now.
+    pub(crate) updated: bool,
+    /// What it answered; `None` when it could not be asked.
+    pub(crate) heard: Option<Result<StatusResponse, AskError>>,
+    /// Where its peers reach it from any cluster; empty while nobody can.
+    pub(crate) endpoint: String,
+}
+
+/// Asks all members side by side. `updated` says whether a pod runs the template as it is now.
+pub(crate) async fn observe(
+    valid: &Valid<'_>,
+    live: &Live,
+    asker: Option<&Asker>,
+    updated: impl Fn(&PodView) -> bool,
+) -> Vec<Observed> {
+    let port = valid.group.spec.sidecar.ports.peer;
+    let asked = valid.group.spec.members.iter().map(|member| {
+        let pod = live.pod(&member.name).cloned();
+        let updated = pod.as_ref().is_some_and(&updated);
+        let endpoint = pod
+            .as_ref()
+            .map(|pod| endpoint(valid, live, pod))
+            .unwrap_or_default();
+        async move {
+            let place = pod
+                .as_ref()
+                .filter(|it| !it.leaving && it.ran)
+                .and_then(|it| address(&it.ip, port));
+            let heard = match (asker, place) {
+                (Some(asker), Some(place)) => Some(asker.status(&member.name, place).await),
+                _ => None,
+            };
+            Observed {
+                name: member.name.clone(),
+                role: member.role,
+                pod,
+                updated,
+                heard,
+                endpoint,
+            }
+        }
+    });
+    join_all(asked).await
+}
+
+/// What members of any cluster can use. Those of this one go by name (see the peer table).
+fn endpoint(valid: &Valid<'_>, live: &Live, pod: &PodView) -> String {
+    let spec = &valid.group.spec;
+    let place = match spec.network.mode {
+        NetworkMode::PerPodService => {
+            let service = valid
+                .ordinal(&pod.name)
+                .map(|it| names::pod_service(valid.name, it))
+                .and_then(|it| live.child(Kind::Service, &it));
+            let port = service
+                .and_then(|it| it.data.pointer("/spec/ports/0/nodePort"))
+                .and_then(serde_json::Value::as_u64)
+                .and_then(|it| u16::try_from(it).ok());
+            port.and_then(|port| address(&pod.host_ip, port))
+        }
+        _ => address(&pod.ip, spec.sidecar.ports.peer),
+    };
+    place.map(|it| it.to_string()).unwrap_or_default()
+}
+
+// === impl Observed ===
+
+impl Observed {
+    /// What it said, if it was heard.
+    pub(crate) fn said(&self) -> Option<&StatusResponse> {
+        self.heard.as_ref().and_then(|it| it.as_ref().ok())
+    }
+
+    /// Why it was not heard although it was asked.
+    pub(crate) fn silence(&self) -> Option<&AskError> {
+        self.heard.as_ref().and_then(|it| it.as_ref().err())
+    }
+
+    /// As the planner looks at it.
+    pub(crate) fn seen(&self) -> Seen {
+        Seen {
+            name: self.name.clone(),
+            role: self.role,
+            pod: self.pod.as_ref().map(|it| SeenPod {
+                uid: it.uid.clone(),
+                leaving: it.leaving,
+                updated: self.updated,
+                ran: it.ran,
+                ready: it.ready,
+                since: it.since,
+            }),
+            heard: self.said().map(|it| Heard {
+                ready: it.ready,
+                serving: it.serving,
+                leader: it.leader.clone(),
+            }),
+        }
+    }
+
+    /// Its log is of another life than the one that the group was formed with.
+    pub(crate) fn is_lost(&self, formed: &BTreeMap<String, String>) -> bool {
+        match (self.said(), formed.get(&self.name)) {
+            (Some(said), Some(incarnation)) => said.incarnation != *incarnation,
+            _ => false,
+        }
+    }
+}
+
+/// Who was in the group when it was formed, and with which log.
+pub(crate) fn formed(genesis: &str) -> BTreeMap<String, String> {
+    let value: serde_json::Value = serde_json::from_str(genesis).unwrap_or_default();
+    let members = value["members"].as_array().cloned().unwrap_or_default();
+    members
+        .iter()
+        .filter_map(|it| {
+            let text = |field: &str| it[field].as_str().map(str::to_owned);
+            Some((text("name")?, text("incarnation")?))
+        })
+        .collect()
+}

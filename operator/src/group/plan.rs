@@ -1,0 +1,285 @@
+//! The next step of a rolling restart. Comes in: which pods should be other ones, and what pods and
+//! members are seen to do. Goes out: one step. Pure: the same picture gives the same step, so that an
+//! operator which ends between two steps is followed by one that goes on.
+//!
+//! What holds at every step: a majority of the group's voters goes on voting without the pod that is
+//! deleted (unless it did not vote anyway, or the group is too small to have one to spare); one pod
+//! at a time; the leader last, and after it has handed over.
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use synod_api::MemberRole;
+
+/// Kubelet's restart makes all its pods NotReady for a second or two: nothing is concluded from that.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
+
+/// What should be.
+#[derive(Clone, Debug)]
+pub(crate) struct Desired {
+    /// The group was formed: there is something to keep a majority of.
+    pub(crate) formed: bool,
+    /// The hub lets this cluster replace pods now.
+    pub(crate) rollout: bool,
+    /// Voters in other clusters. The hub lets a cluster roll only while these are well.
+    pub(crate) voters_elsewhere: usize,
+}
+
+/// One member with its pod, as seen.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) name: String,
+    pub(crate) role: MemberRole,
+    pub(crate) pod: Option<SeenPod>,
+    /// It answered: what it said.
+    pub(crate) heard: Option<Heard>,
+}
+
+/// A pod as seen.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SeenPod {
+    pub(crate) uid: String,
+    pub(crate) leaving: bool,
+    /// It runs the template as it is now.
+    pub(crate) updated: bool,
+    /// One of its containers ran at some time.
+    pub(crate) ran: bool,
+    pub(crate) ready: bool,
+    /// When `ready` last changed.
+    pub(crate) since: Option<Timestamp>,
+}
+
+/// What a member said.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Heard {
+    /// Its log counts.
+    pub(crate) ready: bool,
+    /// Its own copy answers clients.
+    pub(crate) serving: bool,
+    /// Whom it follows; empty: nobody.
+    pub(crate) leader: String,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Every pod is as it should be.
+    Done,
+    /// Not now.
+    Wait(String),
+    /// The leader is to hand over to another voter; empty: to the best one.
+    Transfer {
+        /// Who leads.
+        from: String,
+        /// Who should.
+        to: String,
+    },
+    /// This very pod is to be deleted.
+    Delete {
+        /// Its name.
+        pod: String,
+        /// Its UID, so that its successor is never meant.
+        uid: String,
+        /// Why now.
+        why: &'static str,
+    },
+}
+
+/// The next step.
+pub(crate) fn next(desired: &Desired, seen: &[Seen], now: Timestamp) -> Step {
+    let outdated: Vec<_> = seen.iter().filter(|it| it.is_outdated()).collect();
+    if outdated.is_empty() {
+        return Step::Done;
+    }
+    // Nobody has heard of these.
+    if let Some(step) = first(&outdated, Seen::never_ran, "it never ran") {
+        return step;
+    }
+    if !desired.formed {
+        return first(&outdated, |_| true, "the group is not formed yet").expect("one is outdated");
+    }
+    if let Some(away) = seen.iter().find(|it| it.is_away()) {
+        return Step::Wait(format!("{} is being replaced", away.name));
+    }
+    if !desired.rollout {
+        return Step::Wait("another cluster is first".to_owned());
+    }
+    let group = Votes::count(desired, seen);
+    if let Some(step) = replace_broken(&outdated, &group, now) {
+        return step;
+    }
+    if let Some(late) = seen.iter().find(|it| !it.is_well()) {
+        return Step::Wait(late.complaint());
+    }
+    if !group.can_spare_a_voter() {
+        let others = seen.iter().filter(|it| it.votes()).count() + desired.voters_elsewhere;
+        // A group of one or two voters has none to spare, ever.
+        if group.all > 2 || others < group.all {
+            return Step::Wait("a majority would not go on without another voter".to_owned());
+        }
+    }
+    replace_well(&outdated, seen, desired)
+}
+
+/// Those that do not work are replaced first: that may be what helps them.
+fn replace_broken(outdated: &[&Seen], group: &Votes, now: Timestamp) -> Option<Step> {
+    outdated
+        .iter()
+        .filter(|it| it.is_broken(now))
+        .find(|it| !it.votes() || group.voting > group.majority())
+        .map(|it| it.delete("it does not work"))
+}
+
+/// Observers first, the leader last.
+fn replace_well(outdated: &[&Seen], seen: &[Seen], desired: &Desired) -> Step {
+    let mut order: Vec<_> = outdated.iter().collect();
+    order.sort_by_key(|it| (it.leads(seen), it.role == MemberRole::Voter));
+    // The highest number first, as StatefulSets do it.
+    let best = order[0];
+    let alike = |it: &&&&Seen| {
+        it.leads(seen) == best.leads(seen)
+            && (it.role == MemberRole::Voter) == (best.role == MemberRole::Voter)
+    };
+    let next = order
+        .iter()
+        .filter(alike)
+        .max_by_key(|it| ordinal(&it.name))
+        .expect("the best is alike");
+    if next.leads(seen) {
+        let successor = seen
+            .iter()
+            .filter(|it| it.name != next.name && it.role == MemberRole::Voter && it.is_well())
+            .max_by_key(|it| !it.is_outdated());
+        if let Some(successor) = successor {
+            return Step::Transfer {
+                from: next.name.clone(),
+                to: successor.name.clone(),
+            };
+        }
+        if desired.voters_elsewhere > 0 {
+            return Step::Transfer {
+                from: next.name.clone(),
+                to: String::new(),
+            };
+        }
+    }
+    next.delete("it is to run another template")
+}
+
+fn first(outdated: &[&Seen], is: impl Fn(&Seen) -> bool, why: &'static str) -> Option<Step> {
+    outdated.iter().find(|it| is(it)).map(|it| it.delete(why))
+}
+
+fn ordinal(name: &str) -> u32 {
+    name.rsplit('-')
+        .next()
+        .and_then(|it| it.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Voters of the whole group.
+struct Votes {
+    all: usize,
+    voting: usize,
+}
+
+// === impl Votes ===
+
+impl Votes {
+    fn count(desired: &Desired, seen: &[Seen]) -> Self {
+        let here = || seen.iter().filter(|it| it.role != MemberRole::Observer);
+        Self {
+            all: here().count() + desired.voters_elsewhere,
+            voting: here().filter(|it| it.votes()).count() + desired.voters_elsewhere,
+        }
+    }
+
+    fn majority(&self) -> usize {
+        self.all / 2 + 1
+    }
+
+    fn can_spare_a_voter(&self) -> bool {
+        self.voting > self.majority()
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn is_outdated(&self) -> bool {
+        self.pod
+            .as_ref()
+            .is_some_and(|it| !it.updated && !it.leaving)
+    }
+
+    fn is_away(&self) -> bool {
+        self.pod.as_ref().is_none_or(|it| it.leaving)
+    }
+
+    fn never_ran(&self) -> bool {
+        self.pod.as_ref().is_some_and(|it| !it.ran) && self.heard.is_none()
+    }
+
+    /// It takes part in decisions.
+    fn votes(&self) -> bool {
+        self.role != MemberRole::Observer
+            && self
+                .heard
+                .as_ref()
+                .is_some_and(|it| it.ready && !it.leader.is_empty())
+    }
+
+    /// Ready, and its copy is caught up. A witness has none.
+    fn is_well(&self) -> bool {
+        let heard = self.heard.as_ref();
+        self.pod.as_ref().is_some_and(|it| it.ready && !it.leaving)
+            && heard.is_some_and(|it| {
+                it.ready
+                    && !it.leader.is_empty()
+                    && (it.serving || self.role == MemberRole::Witness)
+            })
+    }
+
+    /// Not ready for longer than anything passing takes.
+    fn is_broken(&self, now: Timestamp) -> bool {
+        self.pod.as_ref().is_some_and(|it| {
+            !it.ready
+                && it
+                    .since
+                    .is_some_and(|at| now.duration_since(at) >= PATIENCE)
+        })
+    }
+
+    fn leads(&self, seen: &[Seen]) -> bool {
+        let own = self.heard.as_ref().map(|it| it.leader.as_str());
+        match own {
+            Some(leader) => leader == self.name,
+            // Its own word is missing: the others' counts.
+            None => seen
+                .iter()
+                .filter_map(|it| it.heard.as_ref())
+                .any(|it| it.leader == self.name),
+        }
+    }
+
+    fn complaint(&self) -> String {
+        let name = &self.name;
+        match (&self.pod, &self.heard) {
+            (None, _) => format!("{name} has no pod"),
+            (Some(pod), _) if !pod.ready => format!("{name} is not ready"),
+            (_, None) => format!("{name} does not answer"),
+            (_, Some(heard)) if heard.leader.is_empty() => format!("{name} follows no leader"),
+            _ => format!("{name} is not caught up"),
+        }
+    }
+
+    fn delete(&self, why: &'static str) -> Step {
+        let pod = self.pod.as_ref().expect("outdated ones have a pod");
+        Step::Delete {
+            pod: self.name.clone(),
+            uid: pod.uid.clone(),
+            why,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,317 @@
+//! Pictures and their steps; then whole rolls against a group that moves on, with the rules checked
+//! at every step.
+
+use super::*;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + seconds).expect("in range")
+}
+
+fn desired() -> Desired {
+    Desired {
+        formed: true,
+        rollout: true,
+        voters_elsewhere: 0,
+    }
+}
+
+/// A member that is well and outdated; `notes-local-0` leads.
+fn member(ordinal: usize) -> Seen {
+    Seen {
+        name: format!("notes-local-{ordinal}"),
+        role: MemberRole::Voter,
+        pod: Some(SeenPod {
+            uid: format!("uid-{ordinal}"),
+            leaving: false,
+            updated: false,
+            ran: true,
+            ready: true,
+            since: Some(at(-100)),
+        }),
+        heard: Some(Heard {
+            ready: true,
+            serving: true,
+            leader: "notes-local-0".to_owned(),
+        }),
+    }
+}
+
+fn members(count: usize) -> Vec<Seen> {
+    (0..count).map(member).collect()
+}
+
+fn pod(seen: &mut Seen) -> &mut SeenPod {
+    seen.pod.as_mut().expect("there")
+}
+
+fn heard(seen: &mut Seen) -> &mut Heard {
+    seen.heard.as_mut().expect("heard")
+}
+
+fn delete(ordinal: usize, why: &'static str) -> Step {
+    Step::Delete {
+        pod: format!("notes-local-{ordinal}"),
+        uid: format!("uid-{ordinal}"),
+        why,
+    }
+}
+
+const ROLL: &str = "it is to run another template";
+
+#[test]
+fn nothing_is_done_when_every_pod_is_as_it_should_be() {
+    let mut seen = members(3);
+    for it in &mut seen {
+        pod(it).updated = true;
+    }
+    assert_eq!(next(&desired(), &seen, at(0)), Step::Done);
+    heard(&mut seen[1]).serving = false;
+    assert_eq!(next(&desired(), &seen, at(0)), Step::Done);
+}
+
+#[test]
+fn the_highest_number_is_first_and_the_leader_last_after_it_has_handed_over() {
+    let mut seen = members(3);
+    assert_eq!(next(&desired(), &seen, at(0)), delete(2, ROLL));
+    pod(&mut seen[2]).updated = true;
+    assert_eq!(next(&desired(), &seen, at(0)), delete(1, ROLL));
+    pod(&mut seen[1]).updated = true;
+    let step = next(&desired(), &seen, at(0));
+    assert!(matches!(&step, Step::Transfer { from, .. } if from == "notes-local-0"));
+    for it in &mut seen {
+        heard(it).leader = "notes-local-2".to_owned();
+    }
+    assert_eq!(next(&desired(), &seen, at(0)), delete(0, ROLL));
+}
+
+#[test]
+fn leadership_goes_to_a_member_that_need_not_be_replaced_again() {
+    let mut seen = members(3);
+    seen[2].heard = member(2).heard;
+    pod(&mut seen[1]).updated = true;
+    pod(&mut seen[2]).updated = true;
+    heard(&mut seen[2]).leader = "notes-local-0".to_owned();
+    let step = next(&desired(), &seen, at(0));
+    let expected = |to: &str| Step::Transfer {
+        from: "notes-local-0".to_owned(),
+        to: to.to_owned(),
+    };
+    assert!(step == expected("notes-local-1") || step == expected("notes-local-2"));
+}
+
+#[test]
+fn a_member_that_is_away_late_or_unheard_is_waited_for() {
+    let waits = |change: &dyn Fn(&mut Seen), words: &str| {
+        let mut seen = members(3);
+        pod(&mut seen[2]).updated = true;
+        change(&mut seen[2]);
+        match next(&desired(), &seen, at(0)) {
+            Step::Wait(why) => assert!(why.contains(words), "{why}"),
+            step => panic!("{words}: {step:?}"),
+        }
+    };
+    waits(&|it| it.pod = None, "is being replaced");
+    waits(&|it| pod(it).leaving = true, "is being replaced");
+    waits(&|it| pod(it).ready = false, "not ready");
+    waits(&|it| it.heard = None, "does not answer");
+    waits(&|it| heard(it).serving = false, "not caught up");
+    waits(&|it| heard(it).ready = false, "not caught up");
+    waits(&|it| heard(it).leader.clear(), "follows no leader");
+}
+
+#[test]
+fn without_the_hubs_word_only_pods_that_never_ran_are_replaced() {
+    let mut seen = members(3);
+    let not_now = Desired {
+        rollout: false,
+        ..desired()
+    };
+    assert!(matches!(next(&not_now, &seen, at(0)), Step::Wait(_)));
+    pod(&mut seen[1]).ran = false;
+    pod(&mut seen[1]).ready = false;
+    seen[1].heard = None;
+    assert_eq!(next(&not_now, &seen, at(0)), delete(1, "it never ran"));
+}
+
+#[test]
+fn before_the_group_is_formed_pods_are_replaced_without_waiting_for_each_other() {
+    let mut seen = members(3);
+    for it in &mut seen {
+        heard(it).leader.clear();
+        heard(it).ready = false;
+    }
+    pod(&mut seen[0]).leaving = true;
+    let unformed = Desired {
+        formed: false,
+        ..desired()
+    };
+    let why = "the group is not formed yet";
+    assert_eq!(next(&unformed, &seen, at(0)), delete(1, why));
+}
+
+#[test]
+fn pods_not_ready_for_less_than_five_seconds_give_no_reason_to_do_anything() {
+    let mut seen = members(3);
+    for it in &mut seen {
+        pod(it).ready = false;
+        pod(it).since = Some(at(-4));
+    }
+    assert!(matches!(next(&desired(), &seen, at(0)), Step::Wait(_)));
+    assert_eq!(
+        next(&desired(), &seen, at(1)),
+        delete(0, "it does not work")
+    );
+}
+
+#[test]
+fn broken_pods_of_an_old_template_are_replaced_first_while_a_majority_votes() {
+    let mut seen = members(3);
+    pod(&mut seen[1]).ready = false;
+    heard(&mut seen[1]).serving = false;
+    let broken = delete(1, "it does not work");
+    assert_eq!(next(&desired(), &seen, at(0)), broken);
+    // Another does not vote: this one is needed, though its copy is broken.
+    heard(&mut seen[2]).ready = false;
+    assert!(matches!(next(&desired(), &seen, at(0)), Step::Wait(_)));
+    // It does not vote itself: nothing is lost with it.
+    seen[1].heard = None;
+    assert_eq!(next(&desired(), &seen, at(0)), broken);
+}
+
+#[test]
+fn a_broken_new_template_stops_the_roll_at_the_first_pod() {
+    let mut seen = members(3);
+    pod(&mut seen[2]).updated = true;
+    pod(&mut seen[2]).ready = false;
+    pod(&mut seen[2]).since = Some(at(-1_000));
+    assert_eq!(
+        next(&desired(), &seen, at(0)),
+        Step::Wait("notes-local-2 is not ready".to_owned())
+    );
+}
+
+#[test]
+fn observers_are_replaced_before_voters() {
+    let mut seen = members(4);
+    seen[1].role = MemberRole::Observer;
+    assert_eq!(next(&desired(), &seen, at(0)), delete(1, ROLL));
+}
+
+#[test]
+fn a_group_of_one_is_replaced_although_it_stops_for_a_moment() {
+    let seen = members(1);
+    assert_eq!(next(&desired(), &seen, at(0)), delete(0, ROLL));
+}
+
+#[test]
+fn a_group_of_two_moves_its_leader_before_each_pod() {
+    let mut seen = members(2);
+    assert_eq!(next(&desired(), &seen, at(0)), delete(1, ROLL));
+    pod(&mut seen[1]).updated = true;
+    assert!(matches!(
+        next(&desired(), &seen, at(0)),
+        Step::Transfer { .. }
+    ));
+}
+
+#[test]
+fn the_only_member_of_a_cluster_hands_over_to_another_cluster_first() {
+    let seen = members(1);
+    let desired = Desired {
+        voters_elsewhere: 2,
+        ..desired()
+    };
+    let step = Step::Transfer {
+        from: "notes-local-0".to_owned(),
+        to: String::new(),
+    };
+    assert_eq!(next(&desired, &seen, at(0)), step);
+}
+
+/// Takes the step in a picture of the group and lets it settle or not, as `random` says.
+fn play(seen: &mut [Seen], step: &Step, random: &mut impl FnMut() -> u32) {
+    match step {
+        Step::Delete { pod: name, .. } => {
+            let it = seen.iter_mut().find(|it| it.name == *name).expect("there");
+            pod(it).leaving = true;
+            it.heard = None;
+        }
+        Step::Transfer { to, .. } => {
+            let to = to.clone();
+            for it in seen.iter_mut().filter_map(|it| it.heard.as_mut()) {
+                it.leader.clone_from(&to);
+            }
+        }
+        Step::Done | Step::Wait(_) => {}
+    }
+    let leader = seen
+        .iter()
+        .filter_map(|it| it.heard.as_ref())
+        .map(|it| it.leader.clone())
+        .find(|it| !it.is_empty())
+        .unwrap_or_default();
+    // Each pod may move on by one phase: gone, made, started, heard, caught up.
+    for it in seen {
+        if random().is_multiple_of(2) {
+            continue;
+        }
+        match (&mut it.pod, &mut it.heard) {
+            (Some(there), _) if there.leaving => it.pod = None,
+            (None, _) => {
+                it.pod = Some(SeenPod {
+                    uid: "new".to_owned(),
+                    leaving: false,
+                    updated: true,
+                    ran: false,
+                    ready: false,
+                    since: Some(at(0)),
+                });
+            }
+            (Some(there), None) if !there.ran => there.ran = true,
+            (Some(_), None) => {
+                it.heard = Some(Heard {
+                    ready: false,
+                    serving: false,
+                    leader: leader.clone(),
+                });
+            }
+            (Some(there), Some(heard)) if !heard.ready => {
+                heard.ready = true;
+                there.ready = true;
+            }
+            (_, Some(heard)) => heard.serving = true,
+        }
+    }
+}
+
+#[test]
+fn every_roll_ends_with_new_pods_and_never_takes_a_majority_away() {
+    for seed in 1..=500_u32 {
+        let mut state = seed.wrapping_mul(2_654_435_761);
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state
+        };
+        let count = [3, 5, 7][seed as usize % 3];
+        let mut seen = members(count);
+        let mut steps = 0;
+        loop {
+            let step = next(&desired(), &seen, at(0));
+            let new = |it: &Seen| it.pod.as_ref().is_some_and(|it| it.updated);
+            if step == Step::Done && seen.iter().all(new) {
+                break;
+            }
+            if let Step::Delete { pod, .. } = &step {
+                let leader = seen[0].heard.as_ref().map(|it| it.leader.clone());
+                assert_ne!(leader.as_ref(), Some(pod), "seed {seed}: never the leader");
+            }
+            play(&mut seen, &step, &mut random);
+            let voting = seen.iter().filter(|it| it.votes()).count();
+            assert!(voting > count / 2, "seed {seed}: {voting} of {count}");
+            steps += 1;
+            assert!(steps < 10_000, "seed {seed}: it never ends");
+        }
+    }
+}

@@ -1,0 +1,589 @@
+//! One look at a group, and what follows from it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use serde_json::{Value, json};
+use synod_api::ReplicaGroup;
+use synod_proto::v1::propose_policy_response::Result as Outcome;
+
+use super::apply::{ApplyError, apply, nudge};
+use super::build::{self, Child, Input, Kind, Workload};
+use super::certificates::{Certificates, Have, certificates};
+use super::dereference::{Live, conflicts, dereference};
+use super::members::{Asker, address};
+use super::observe::{Observed, formed, observe};
+use super::plan::{Desired, Step, next};
+use super::pods::PodView;
+use super::status::{Report, status};
+use super::validate::{Stall, Valid, validate};
+use super::{names, policy};
+use crate::certs::{Names, Pair, Scope};
+use crate::conditions;
+use crate::inject::{self, SidecarImage, Weakness, names as pod_names};
+use crate::run::Context;
+
+/// How soon to look again while something is under way.
+const SOON: Duration = Duration::from_secs(2);
+/// How soon to look again when all is well: members are asked how they are.
+const LATER: Duration = Duration::from_secs(10);
+
+/// What went wrong on the way; the rest of it is in the group's status.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReconcileError {
+    /// The API server could not be asked.
+    #[error("cannot read what there is: {0}")]
+    Read(kube::Error),
+    /// The status could not be written.
+    #[error("cannot write the status: {0}")]
+    Status(kube::Error),
+    /// Another operator writes by now.
+    #[error("this instance is no longer the one that writes")]
+    NotLeading,
+    /// Children could not be brought to where they should be; the status says so.
+    #[error("{0}")]
+    Step(String),
+}
+
+impl ReconcileError {
+    /// One of a few words, for metrics.
+    pub(super) fn category(&self) -> &'static str {
+        match self {
+            Self::Read(_) => "read",
+            Self::Status(_) => "status",
+            Self::NotLeading => "not-leading",
+            Self::Step(_) => "step",
+        }
+    }
+}
+
+/// What was done.
+pub(super) struct Done {
+    /// When to look again.
+    pub(super) again: Duration,
+    /// The group with its new status.
+    pub(super) group: ReplicaGroup,
+    /// A pod was deleted or leadership moved: for the group's events.
+    pub(super) step: Option<Step>,
+    /// What failed, though the status was written.
+    pub(super) failure: Option<String>,
+}
+
+/// One look at a group.
+pub(super) async fn reconcile(
+    process: &Context,
+    image: &SidecarImage,
+    group: &ReplicaGroup,
+) -> Result<Done, ReconcileError> {
+    let mut report = Report {
+        facts: group
+            .status
+            .as_ref()
+            .map(|it| it.facts.clone())
+            .unwrap_or_default(),
+        ..Report::default()
+    };
+    match validate(group, &process.flags.cluster) {
+        Err(stall) => report.stall = Some(stall),
+        Ok(valid) => {
+            let live = dereference(&process.client, &valid)
+                .await
+                .map_err(ReconcileError::Read)?;
+            let work = Work {
+                process,
+                image,
+                valid: &valid,
+                live: &live,
+            };
+            match conflicts(&valid, &live) {
+                Err(stall) => report.stall = Some(stall),
+                Ok(()) => Box::pin(work.go(&mut report)).await,
+            }
+        }
+    }
+    let group = write_status(process, group, &report).await?;
+    let settled = report.stall.is_some()
+        || conditions::is_true(
+            group.status.as_ref().map_or(&[][..], |it| &it.conditions),
+            &conditions::READY,
+        );
+    Ok(Done {
+        again: if settled { LATER } else { SOON },
+        group,
+        step: report.step,
+        failure: report.failure,
+    })
+}
+
+struct Work<'a> {
+    process: &'a Context,
+    image: &'a SidecarImage,
+    valid: &'a Valid<'a>,
+    live: &'a Live,
+}
+
+// === impl Work ===
+
+impl Work<'_> {
+    async fn go(&self, report: &mut Report) {
+        let spec = &self.valid.group.spec;
+        report.formed = spec.genesis.as_deref().map(formed).unwrap_or_default();
+        let certificates = match self.certificates() {
+            Ok(certificates) => certificates,
+            Err(error) => {
+                report.failure = Some(error.to_string());
+                return;
+            }
+        };
+        report.issuer_request.clone_from(&certificates.request);
+        report.certificates.clone_from(&certificates.problem);
+        let (token, asker) = (self.token(), self.asker(&certificates));
+        let workload = match self.workload(token.as_deref()) {
+            Ok(workload) => workload,
+            Err(stall) => {
+                report.stall = Some(stall);
+                None
+            }
+        };
+        let children_stand = if spec.paused {
+            false
+        } else {
+            self.bring(report, &certificates, token.as_deref(), workload.as_ref())
+                .await
+        };
+        if self
+            .live
+            .child(Kind::StatefulSet, &self.valid.workload)
+            .is_none()
+        {
+            return;
+        }
+        let updated = |pod: &PodView| self.is_updated(pod, workload.as_ref());
+        report.members = observe(self.valid, self.live, asker.as_ref(), updated).await;
+        self.say_what_is_weak(report);
+        if !children_stand {
+            return;
+        }
+        self.show_configuration(report).await;
+        if let Some(asker) = &asker {
+            Box::pin(self.policy(report, asker)).await;
+            self.roll(report, asker).await;
+        }
+    }
+
+    fn certificates(&self) -> Result<Certificates, crate::certs::CertError> {
+        let (valid, live) = (self.valid, self.live);
+        let spec = &valid.group.spec;
+        let scope = Scope {
+            cluster: spec.cluster.clone(),
+            workload: valid.workload.clone(),
+        };
+        let members: Vec<_> = spec.members.iter().map(|it| it.name.clone()).collect();
+        let status = valid.group.status.as_ref();
+        let have = Have {
+            issuer_key: live
+                .secret(&names::issuer_secret(valid.name))
+                .remove("tls.key"),
+            request: status.map_or("", |it| it.issuer_request.as_str()),
+            members: live.secret(&pod_names::tls_secret(valid.name)),
+            operator: live.secret(&names::operator_secret(valid.name)),
+            roots: &spec.issuer.roots,
+            chain: &spec.issuer.chain,
+        };
+        certificates(&self.names(), &scope, &members, &have, SystemTime::now())
+    }
+
+    fn names(&self) -> Names {
+        Names {
+            trust_domain: self.valid.group.spec.trust_domain.clone(),
+            namespace: self.valid.namespace.to_owned(),
+            service: self.valid.name.to_owned(),
+        }
+    }
+
+    fn token(&self) -> Option<String> {
+        let secret = pod_names::token_secret(self.valid.name);
+        self.live.secret(&secret).remove("token")
+    }
+
+    fn asker(&self, certificates: &Certificates) -> Option<Asker> {
+        let roots = &self.valid.group.spec.issuer.roots;
+        let pair = certificates.operator.as_ref()?;
+        Asker::new(self.names(), pair, roots)
+            .inspect_err(|error| tracing::warn!(service = self.valid.name, %error, "members cannot be asked"))
+            .ok()
+    }
+
+    fn input<'a>(&'a self, token: &'a str, claims: Option<&'a [Value]>) -> Input<'a> {
+        Input {
+            valid: self.valid,
+            image: self.image,
+            token,
+            claims,
+            disruptions: disruptions(self.valid),
+        }
+    }
+
+    /// The StatefulSet as it should be; `None` before there is a token to put into it.
+    fn workload(&self, token: Option<&str>) -> Result<Option<Workload>, Stall> {
+        let Some(token) = token else { return Ok(None) };
+        let there = self.live.child(Kind::StatefulSet, &self.valid.workload);
+        let claims = there
+            .and_then(|it| it.data.pointer("/spec/volumeClaimTemplates"))
+            .and_then(Value::as_array)
+            .map(Vec::as_slice);
+        let workload = build::workload(&self.input(token, claims));
+        let workload = workload
+            .map_err(|error| Stall::new(&conditions::INVALID_TEMPLATE, error.to_string()))?;
+        Ok(Some(workload))
+    }
+
+    /// Applies the children, in the order in which pods need them. Returns whether all of them are
+    /// as they should be.
+    async fn bring(
+        &self,
+        report: &mut Report,
+        certificates: &Certificates,
+        token: Option<&str>,
+        workload: Option<&Workload>,
+    ) -> bool {
+        let mut children = match self.secrets(certificates, token) {
+            Ok(children) => children,
+            Err(error) => {
+                report.failure = Some(error.to_string());
+                return false;
+            }
+        };
+        children.extend(build::surroundings(&self.input("", None)));
+        if let Some(text) = &self.valid.group.spec.genesis {
+            if let Err(stall) = self.same_genesis(text) {
+                report.stall = Some(stall);
+                return false;
+            }
+            children.push(build::genesis(self.valid, text));
+        }
+        // Kubelet asks for a missing Secret less and less often: pods come after their certificates.
+        let pods = workload.filter(|_| certificates.members.is_some());
+        children.extend(pods.map(|it| it.child.clone()));
+        for child in &children {
+            if !self.process.leadership.leads() {
+                return false;
+            }
+            let live = self.live.child(child.kind, &child.name);
+            let result = apply(&self.process.client, self.valid.namespace, child, live).await;
+            match result {
+                Ok(changed) => {
+                    if changed {
+                        let (kind, name) = (child.kind.name(), &child.name);
+                        tracing::info!(service = self.valid.name, kind, name, "applied");
+                    }
+                }
+                Err(ApplyError::Refused(stall)) => {
+                    report.stall = Some(stall);
+                    return false;
+                }
+                Err(error) => {
+                    report.failure = Some(error.to_string());
+                    return false;
+                }
+            }
+        }
+        if let Some(workload) = workload {
+            say_what_is_kept(report, workload);
+        }
+        pods.is_some()
+    }
+
+    fn secrets(
+        &self,
+        certificates: &Certificates,
+        token: Option<&str>,
+    ) -> Result<Vec<Child>, crate::certs::CertError> {
+        let valid = self.valid;
+        let secret = |name: &str, content: BTreeMap<String, String>, once: bool| {
+            build::secret(valid, name, &content, once)
+        };
+        let one = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        let mut secrets = vec![secret(
+            &names::issuer_secret(valid.name),
+            one("tls.key", &certificates.issuer_key),
+            true,
+        )];
+        if token.is_none() {
+            let fresh = random_hex()?;
+            let name = pod_names::token_secret(valid.name);
+            secrets.push(secret(&name, one("token", &fresh), true));
+        }
+        if let Some(members) = &certificates.members {
+            let name = pod_names::tls_secret(valid.name);
+            secrets.push(secret(&name, members.clone(), false));
+        }
+        if let Some(Pair { cert, key }) = &certificates.operator {
+            let content = BTreeMap::from([
+                ("tls.crt".to_owned(), cert.clone()),
+                ("tls.key".to_owned(), key.clone()),
+            ]);
+            secrets.push(secret(&names::operator_secret(valid.name), content, false));
+        }
+        Ok(secrets)
+    }
+
+    /// A genesis is never written a second time (rule M5).
+    fn same_genesis(&self, text: &str) -> Result<(), Stall> {
+        let name = pod_names::genesis_map(self.valid.name);
+        let there = self
+            .live
+            .child(Kind::ConfigMap, &name)
+            .and_then(|it| it.data.pointer("/data/genesis.json"))
+            .and_then(Value::as_str);
+        match there {
+            Some(there) if there != text => Err(Stall::new(
+                &conditions::OWNED_BY_ANOTHER,
+                format!(
+                    "ConfigMap {name} holds another genesis than the hub sends: this group was \
+                     formed before, and is never formed again"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_updated(&self, pod: &PodView, workload: Option<&Workload>) -> bool {
+        let set = self.live.child(Kind::StatefulSet, &self.valid.workload);
+        let status = set.and_then(|it| it.data.get("status"));
+        let revision = status
+            .and_then(|it| it["updateRevision"].as_str())
+            .unwrap_or_default();
+        // `currentRevision` never moves when pods are replaced by hand.
+        if !revision.is_empty() && pod.revision == revision && self.is_observed() {
+            return true;
+        }
+        let by_itself = self.valid.group.spec.sidecar.update == synod_api::SidecarUpdate::Automatic;
+        !by_itself && workload.is_some_and(|it| it.template == pod.template)
+    }
+
+    /// The StatefulSet's controller has seen the newest template.
+    fn is_observed(&self) -> bool {
+        self.live
+            .child(Kind::StatefulSet, &self.valid.workload)
+            .is_some_and(|it| {
+                it.metadata.generation == it.data["status"]["observedGeneration"].as_i64()
+            })
+    }
+
+    fn say_what_is_weak(&self, report: &mut Report) {
+        let spec = &self.valid.group.spec;
+        let template = Value::Object(spec.template.0.clone());
+        for weakness in inject::weaknesses(&template, &spec.app.container) {
+            let words = match weakness {
+                Weakness::StartSignalWeak => {
+                    "the app's own postStart cannot be called through the sidecar: its start is \
+                     noticed by its socket only"
+                }
+                Weakness::RestartWeak => {
+                    "the app's own liveness probe cannot be taken over: the app is only started \
+                     anew by replacing its pod"
+                }
+            };
+            report.weak.push(words.to_owned());
+        }
+    }
+
+    /// Kubelet looks at a changed ConfigMap within a minute or so; a change of the pod makes it look
+    /// now.
+    async fn show_configuration(&self, report: &mut Report) {
+        let spec = &self.valid.group.spec;
+        let digest = build::digest(&json!([build::peers(self.valid), spec.genesis]));
+        for member in &report.members {
+            let Some(pod) = member.pod.as_ref().filter(|it| !it.leaving && it.ran) else {
+                continue;
+            };
+            if pod.seen == digest {
+                continue;
+            }
+            let (client, namespace) = (&self.process.client, self.valid.namespace);
+            if let Err(error) = nudge(client, namespace, &pod.name, &pod.uid, &digest).await {
+                report.failure = Some(format!("cannot annotate pod {}: {error}", pod.name));
+            }
+        }
+    }
+
+    /// The policy, by the cluster whose member leads.
+    async fn policy(&self, report: &mut Report, asker: &Asker) {
+        let spec = &self.valid.group.spec;
+        let leading = report.members.iter().find_map(|it| {
+            let said = it.said()?;
+            let leads = !said.group.is_empty() && said.leader == it.name;
+            let place = address(&it.pod.as_ref()?.ip, spec.sidecar.ports.peer)?;
+            leads.then(|| (it.name.clone(), place, said.clone()))
+        });
+        let Some((leader, place, said)) = leading else {
+            return;
+        };
+        let done = report.facts.get("policy").map(String::as_str);
+        let proposal =
+            policy::proposal(&spec.policy, said.policy_version, &said.policy_digest, done);
+        let proposal = match proposal {
+            Ok(Some(proposal)) => proposal,
+            Ok(None) => return,
+            Err(words) => {
+                report.stall = Some(Stall::new(&conditions::INVALID_SPEC, words));
+                return;
+            }
+        };
+        let version = proposal.expected_version;
+        let answer = asker
+            .propose_policy(&leader, place, proposal.policy, version, said.epoch)
+            .await;
+        match answer {
+            Ok(answer) if answer.result() == Outcome::Done => {
+                tracing::info!(
+                    service = self.valid.name,
+                    member = leader,
+                    version = answer.version,
+                    "a policy is in force"
+                );
+                let fact = policy::remember(&proposal.digest, answer.version);
+                report.facts.insert("policy".to_owned(), fact);
+            }
+            // Another was in force: it is looked at again.
+            Ok(_) => {}
+            Err(error) => report.failure = Some(format!("the policy is not in force yet: {error}")),
+        }
+    }
+
+    /// The next step of a rolling restart.
+    async fn roll(&self, report: &mut Report, asker: &Asker) {
+        if !self.is_observed() {
+            return;
+        }
+        let spec = &self.valid.group.spec;
+        let here: Vec<_> = spec.members.iter().map(|it| it.name.as_str()).collect();
+        let elsewhere = spec
+            .peers
+            .iter()
+            .filter(|it| !here.contains(&it.name.as_str()))
+            .count();
+        let desired = Desired {
+            formed: spec.genesis.is_some(),
+            rollout: spec.rollout,
+            voters_elsewhere: elsewhere,
+        };
+        let seen: Vec<_> = report.members.iter().map(Observed::seen).collect();
+        let step = next(&desired, &seen, Timestamp::now());
+        if !self.process.leadership.leads() {
+            return;
+        }
+        let result = self.take(&step, report, asker).await;
+        report.step = Some(step);
+        if let Err(words) = result {
+            report.failure = Some(words);
+        }
+    }
+
+    async fn take(&self, step: &Step, report: &Report, asker: &Asker) -> Result<(), String> {
+        match step {
+            Step::Done | Step::Wait(_) => Ok(()),
+            Step::Transfer { from, to } => {
+                let member = report.members.iter().find(|it| it.name == *from);
+                let place = member
+                    .and_then(|it| it.pod.as_ref())
+                    .and_then(|it| address(&it.ip, self.valid.group.spec.sidecar.ports.peer));
+                let place = place.ok_or_else(|| format!("{from} has no address"))?;
+                tracing::info!(service = self.valid.name, member = %from, to, "leadership is handed over");
+                asker
+                    .transfer(from, place, to)
+                    .await
+                    .map_err(|error| format!("leadership was not handed over: {error}"))
+            }
+            Step::Delete { pod, uid, why } => {
+                tracing::info!(service = self.valid.name, member = %pod, why, "pod is replaced");
+                let pods: Api<Pod> =
+                    Api::namespaced(self.process.client.clone(), self.valid.namespace);
+                let params = DeleteParams {
+                    preconditions: Some(Preconditions {
+                        uid: Some(uid.clone()),
+                        resource_version: None,
+                    }),
+                    ..DeleteParams::default()
+                };
+                match pods.delete(pod, &params).await {
+                    Ok(_) => Ok(()),
+                    // It is another one by now, or none.
+                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+                    Err(error) => Err(format!("cannot delete pod {pod}: {error}")),
+                }
+            }
+        }
+    }
+}
+
+fn say_what_is_kept(report: &mut Report, workload: &Workload) {
+    if workload.kept_claims.is_empty() {
+        report.facts.remove("claims");
+        return;
+    }
+    let words = format!(
+        "{} stay as they are: this version does not change claims of members",
+        workload.kept_claims.join(", ")
+    );
+    report.facts.insert("claims".to_owned(), words);
+}
+
+/// How many pods of this cluster may be evicted at once: none when other clusters have voters too,
+/// whose evictions this one does not know of; otherwise as many as leave a majority of voters.
+fn disruptions(valid: &Valid<'_>) -> u32 {
+    if !valid.alone() {
+        return 0;
+    }
+    let voters = valid.voters();
+    let spare = voters - (voters / 2 + 1).min(voters);
+    u32::try_from(spare).expect("bounded by the schema")
+}
+
+fn random_hex() -> Result<String, crate::certs::CertError> {
+    use std::fmt::Write as _;
+    let bytes = crate::certs::random::<16>()?;
+    Ok(bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes everything");
+        text
+    }))
+}
+
+async fn write_status(
+    process: &Context,
+    group: &ReplicaGroup,
+    report: &Report,
+) -> Result<ReplicaGroup, ReconcileError> {
+    if !process.leadership.leads() {
+        return Err(ReconcileError::NotLeading);
+    }
+    let wanted = status(group, report, Timestamp::now());
+    let mut group = group.clone();
+    if group.status.as_ref() == Some(&wanted) {
+        return Ok(group);
+    }
+    let (Some(name), Some(namespace)) = (&group.metadata.name, &group.metadata.namespace) else {
+        return Ok(group);
+    };
+    let api: Api<ReplicaGroup> = Api::namespaced(process.client.clone(), namespace);
+    let patch = json!({
+        "apiVersion": synod_api::API_VERSION,
+        "kind": "ReplicaGroup",
+        "metadata": {"uid": group.metadata.uid},
+        "status": wanted,
+    });
+    let params = PatchParams::apply(names::MANAGER).force();
+    match api.patch_status(name, &params, &Patch::Apply(&patch)).await {
+        Ok(_) => {}
+        // It is gone, or another one by now.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+        Err(error) => return Err(ReconcileError::Status(error)),
+    }
+    group.status = Some(wanted);
+    Ok(group)
+}

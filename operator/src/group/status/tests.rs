@@ -1,0 +1,221 @@
+//! What a group looks like from outside, for what was seen of it.
+
+use synod_api::Condition;
+use synod_proto::v1::StatusResponse;
+
+use super::*;
+use crate::group::members::AskError;
+use crate::group::pods::PodView;
+
+fn group() -> ReplicaGroup {
+    let mut group: ReplicaGroup =
+        serde_yaml::from_str(include_str!("../build/testdata/group.yaml")).expect("a group");
+    group.spec.genesis = Some("{}".to_owned());
+    group.metadata.generation = Some(4);
+    group
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("in range")
+}
+
+fn well(name: &str) -> Observed {
+    Observed {
+        name: name.to_owned(),
+        role: MemberRole::Voter,
+        pod: Some(PodView {
+            name: name.to_owned(),
+            ready: true,
+            ran: true,
+            ..PodView::default()
+        }),
+        updated: true,
+        heard: Some(Ok(StatusResponse {
+            incarnation: format!("{:032x}", 7),
+            leader: "notes-us-east-0".to_owned(),
+            role: "Voter".to_owned(),
+            epoch: 1,
+            ready: true,
+            serving: true,
+            policy_version: 3,
+            protocol_min: 1,
+            protocol_max: 1,
+            ..StatusResponse::default()
+        })),
+        endpoint: "10.1.0.7:7443".to_owned(),
+    }
+}
+
+fn report() -> Report {
+    Report {
+        members: vec![well("notes-us-east-0"), well("notes-us-east-1")],
+        step: Some(Step::Done),
+        issuer_request: "request".to_owned(),
+        ..Report::default()
+    }
+}
+
+fn condition(
+    report: &Report,
+    group: &ReplicaGroup,
+    kind: &str,
+) -> Option<(String, String, String)> {
+    let status = status(group, report, at(100));
+    let found = status.conditions.into_iter().find(|it| it.kind == kind);
+    found.map(
+        |Condition {
+             status,
+             reason,
+             message,
+             ..
+         }| (status, reason, message),
+    )
+}
+
+fn ready(report: &Report) -> (String, String, String) {
+    condition(report, &group(), "Ready").expect("always there")
+}
+
+#[test]
+fn a_group_that_is_well_says_so_and_nothing_else() {
+    let found = status(&group(), &report(), at(100));
+    let list: Vec<_> = found
+        .conditions
+        .iter()
+        .map(|it| format!("{}={}/{}", it.kind, it.status, it.reason))
+        .collect();
+    assert_eq!(
+        list,
+        [
+            "CertificatesValid=True/AsDesired",
+            "Degraded=False/AsDesired",
+            "Progressing=False/AsDesired",
+            "Ready=True/AsDesired"
+        ]
+    );
+    assert_eq!(found.observed_generation, Some(4));
+    assert_eq!(found.updated, 2);
+    assert_eq!(
+        found.selector,
+        "synod.dev/service=notes,synod.dev/cluster=us-east"
+    );
+    let member = &found.members[0];
+    assert_eq!(member.state, MemberState::CaughtUp);
+    assert_eq!(member.endpoint, "10.1.0.7:7443");
+    assert!(member.ready && member.updated);
+}
+
+#[test]
+fn what_kubelet_waits_for_comes_before_anything_that_follows_from_it() {
+    let mut report = report();
+    let pod = report.members[1].pod.as_mut().expect("there");
+    pod.ready = false;
+    pod.problem = "container \"notes\": ImagePullBackOff: no such image".to_owned();
+    report.members[1].heard = None;
+    let (status, reason, message) = ready(&report);
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", "PodNotStarting")
+    );
+    assert_eq!(
+        message,
+        "pod notes-us-east-1: container \"notes\": ImagePullBackOff: no such image"
+    );
+    let degraded = condition(&report, &group(), "Degraded").expect("always there");
+    assert_eq!(
+        (degraded.0.as_str(), degraded.1.as_str()),
+        ("True", "PodNotStarting")
+    );
+}
+
+#[test]
+fn a_member_with_another_log_than_it_was_formed_with_is_reported_as_lost() {
+    let mut report = report();
+    report.formed = BTreeMap::from([("notes-us-east-1".to_owned(), format!("{:032x}", 8))]);
+    let (_, reason, message) = ready(&report);
+    assert_eq!(reason, "MemberLost");
+    assert!(message.starts_with("notes-us-east-1:"), "{message}");
+}
+
+#[test]
+fn a_stall_stands_above_everything_and_ends_with_its_cause() {
+    let stalled = Report {
+        stall: Some(Stall::new(&conditions::NAME_CONFLICT, "Service notes")),
+        ..report()
+    };
+    let (status_, reason, message) = ready(&stalled);
+    assert_eq!(
+        (status_.as_str(), reason.as_str(), message.as_str()),
+        ("False", "NameConflict", "Service notes")
+    );
+    assert!(condition(&stalled, &group(), "Stalled").is_some());
+    assert!(condition(&stalled, &group(), "Reconciling").is_none());
+    let mut after = group();
+    after.status = Some(status(&group(), &stalled, at(1)));
+    assert!(condition(&report(), &after, "Stalled").is_none());
+}
+
+#[test]
+fn on_the_way_it_says_how_far_it_is() {
+    let reason = |report: &Report, group: &ReplicaGroup| {
+        condition(report, group, "Ready").expect("always there").1
+    };
+    let mut early = Report {
+        certificates: Some(Problem::Waiting),
+        ..Report::default()
+    };
+    assert_eq!(reason(&early, &group()), "WaitingForCertificates");
+    early.certificates = None;
+    assert_eq!(reason(&early, &group()), "WaitingForMembers");
+    let mut unformed = group();
+    unformed.spec.genesis = None;
+    assert_eq!(reason(&report(), &unformed), "Forming");
+    let mut one = report();
+    one.members[0].heard = None;
+    assert_eq!(reason(&one, &unformed), "WaitingForMembers");
+    let mut rolling = report();
+    rolling.step = Some(Step::Wait("notes-us-east-1 is being replaced".to_owned()));
+    assert_eq!(reason(&rolling, &group()), "RollingOut");
+    let mut late = report();
+    if let Some(Ok(said)) = &mut late.members[0].heard {
+        said.serving = false;
+    }
+    assert_eq!(reason(&late, &group()), "WaitingForMembers");
+}
+
+#[test]
+fn a_member_that_is_not_heard_keeps_its_name_life_and_place() {
+    let mut before = group();
+    before.status = Some(status(&group(), &report(), at(1)));
+    let mut report = report();
+    report.members[1].heard = Some(Err(AskError::Refused {
+        member: "notes-us-east-1".to_owned(),
+        problem: "x".to_owned(),
+    }));
+    report.members[1].endpoint = String::new();
+    let found = status(&before, &report, at(2));
+    let member = &found.members[1];
+    assert_eq!(member.state, MemberState::Unreachable);
+    assert_eq!(member.incarnation, format!("{:032x}", 7));
+    assert_eq!(member.endpoint, "10.1.0.7:7443");
+    assert!(!member.ready);
+    let (_, reason, _) = condition(&report, &before, "Degraded").expect("always there");
+    assert_eq!(reason, "MemberUnreachable");
+}
+
+#[test]
+fn a_pause_is_said_and_certificates_near_their_end_are_too() {
+    let mut paused = group();
+    paused.spec.paused = true;
+    let (status, reason, _) = condition(&report(), &paused, "Progressing").expect("there");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Paused"));
+    let ending = Report {
+        certificates: Some(Problem::Ending("soon".to_owned())),
+        ..report()
+    };
+    let (status, reason, _) = condition(&ending, &paused, "CertificatesValid").expect("there");
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", "CertificateEnds")
+    );
+}

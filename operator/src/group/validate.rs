@@ -1,0 +1,139 @@
+//! What a group must be before anything is made of it. Pure.
+
+use synod_api::{MemberRole, NetworkMode, ReplicaGroup};
+
+use super::names;
+use crate::conditions::{self, Reason};
+
+/// Nothing is done until somebody changes something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stall {
+    /// What kind of matter it is.
+    pub(crate) reason: &'static Reason,
+    /// Why, and what to do.
+    pub(crate) message: String,
+}
+
+/// A group that can be worked on, with what follows from it.
+#[derive(Clone, Debug)]
+pub(crate) struct Valid<'a> {
+    pub(crate) group: &'a ReplicaGroup,
+    /// Its name, which is the service's.
+    pub(crate) name: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) uid: &'a str,
+    /// Name of the StatefulSet.
+    pub(crate) workload: String,
+}
+
+impl Stall {
+    pub(crate) fn new(reason: &'static Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// Checks a group for the operator of `cluster`.
+pub(crate) fn validate<'a>(group: &'a ReplicaGroup, cluster: &str) -> Result<Valid<'a>, Stall> {
+    let metadata = &group.metadata;
+    let (Some(name), Some(namespace), Some(uid)) =
+        (&metadata.name, &metadata.namespace, &metadata.uid)
+    else {
+        return Err(Stall::new(
+            &conditions::INVALID_SPEC,
+            "it was not read from an API server",
+        ));
+    };
+    let spec = &group.spec;
+    if spec.cluster != cluster {
+        return Err(Stall::new(
+            &conditions::UNKNOWN_CLUSTER,
+            format!(
+                "this is the work for the cluster {:?}, but the operator here was started with \
+                 --cluster={cluster}: register each cluster under the name that its operator has",
+                spec.cluster
+            ),
+        ));
+    }
+    let workload = names::workload(name, &spec.cluster);
+    check_members(group, &workload)?;
+    if !matches!(
+        spec.network.mode,
+        NetworkMode::Flat | NetworkMode::PerPodService
+    ) {
+        return Err(Stall::new(
+            &conditions::UNSUPPORTED,
+            format!(
+                "network.mode {:?} is not supported by this version: use Flat where pods of all \
+                 clusters reach each other, else PerPodService",
+                spec.network.mode
+            ),
+        ));
+    }
+    if spec.service.name.as_ref().is_some_and(|it| {
+        let reserved = [names::headless(name)];
+        reserved.contains(it) || it.starts_with(&format!("{name}-m-"))
+    }) {
+        return Err(Stall::new(
+            &conditions::NAME_CONFLICT,
+            "spec.service.name is the name of a Service that members use: choose another",
+        ));
+    }
+    Ok(Valid {
+        group,
+        name,
+        namespace,
+        uid,
+        workload,
+    })
+}
+
+/// A StatefulSet numbers its pods from 0 without gaps.
+fn check_members(group: &ReplicaGroup, workload: &str) -> Result<(), Stall> {
+    let members = &group.spec.members;
+    let mut missing: Vec<_> = (0..members.len())
+        .map(|ordinal| format!("{workload}-{ordinal}"))
+        .collect();
+    missing.retain(|name| members.iter().all(|it| it.name != *name));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Stall::new(
+        &conditions::INVALID_SPEC,
+        format!(
+            "{} members must be called {workload}-0 and so on without gaps; missing: {}",
+            members.len(),
+            missing.join(", ")
+        ),
+    ))
+}
+
+// === impl Valid ===
+
+impl Valid<'_> {
+    /// The number of a member's pod.
+    pub(crate) fn ordinal(&self, member: &str) -> Option<u32> {
+        let rest = member.strip_prefix(&self.workload)?.strip_prefix('-')?;
+        rest.parse().ok()
+    }
+
+    /// How many pods there should be.
+    pub(crate) fn replicas(&self) -> u32 {
+        u32::try_from(self.group.spec.members.len()).expect("bounded by the schema")
+    }
+
+    /// Whether all members of the service are in this cluster, as far as is known here.
+    pub(crate) fn alone(&self) -> bool {
+        let spec = &self.group.spec;
+        let here = |name: &String| spec.members.iter().any(|it| it.name == *name);
+        spec.peers.iter().all(|peer| here(&peer.name))
+    }
+
+    /// Voters in this cluster.
+    pub(crate) fn voters(&self) -> usize {
+        let members = self.group.spec.members.iter();
+        members.filter(|it| it.role != MemberRole::Observer).count()
+    }
+}
