@@ -46,16 +46,27 @@ pub(super) fn check_log(log: &Log) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Whether the largest request that a policy allows fits into window, segment and message.
-pub fn check_policy(policy: &Policy, log: &Log) -> Result<(), TooLarge> {
-    for (most, reason) in [
+/// What limits the largest body.
+fn body_limits(log: &Log) -> [(u64, &'static str); 3] {
+    [
         (WINDOW_BYTES / 2, "half of the window of a follower"),
         (log.segment_bytes / 4, "a quarter of log.segmentBytes"),
         (
             MESSAGE_BYTES - HEADERS_BYTES,
             "what one message between members holds",
         ),
-    ] {
+    ]
+}
+
+/// The largest body that fits into window, segment and message.
+pub fn largest_body(log: &Log) -> u64 {
+    let limits = body_limits(log).into_iter().map(|(most, _)| most);
+    limits.min().expect("there are limits")
+}
+
+/// Whether the largest request that a policy allows fits into window, segment and message.
+pub fn check_policy(policy: &Policy, log: &Log) -> Result<(), TooLarge> {
+    for (most, reason) in body_limits(log) {
         if policy.max_body_bytes > most {
             return Err(TooLarge {
                 body: policy.max_body_bytes,
@@ -85,5 +96,6 @@ mod tests {
         };
         let error = check_policy(&policy(2 << 20), &small).expect_err("too large");
         assert!(error.to_string().contains("log.segmentBytes"), "{error}");
+        assert_eq!(largest_body(&small), 1 << 20);
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use synod_paxos::{CommandKind, GroupId, Incarnation, Member, NotTaken};
 use synod_proto::v1::acquire_stop_request::Claim as WireClaim;
+use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::control_server::{self, ControlServer};
 use synod_proto::v1::propose_policy_response::Result as Outcome;
 use synod_proto::v1::{
@@ -17,6 +18,7 @@ use synod_proto::v1::{
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
+use super::channels::Channels;
 use super::handle::{Decided, NodeHandle, NodeStatus, ProposeError};
 use super::stops::Stops;
 use super::wire::{self, PROTOCOL};
@@ -24,9 +26,12 @@ use crate::apply::stop::Claim;
 use crate::apply::{self, ApplyHandle};
 use crate::config::{Log, limits};
 use crate::identity::{Caller, Who};
+use crate::ingress::PeerChannels;
 
 /// Longest wait for an answer; a caller's own deadline may be shorter.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for another member's limits.
+const LIMITS: Duration = Duration::from_secs(2);
 /// Longest wait for another leader.
 const TRANSFER: Duration = Duration::from_secs(10);
 
@@ -52,6 +57,7 @@ pub struct Control {
     node: NodeHandle,
     apply: ApplyHandle,
     stops: Stops,
+    others: Arc<Channels>,
 }
 
 // === impl Control ===
@@ -63,12 +69,14 @@ impl Control {
         node: NodeHandle,
         apply: ApplyHandle,
         stops: Stops,
+        others: Arc<Channels>,
     ) -> ControlServer<Self> {
         ControlServer::new(Self {
             facts,
             node,
             apply,
             stops,
+            others,
         })
     }
 
@@ -97,6 +105,35 @@ impl Control {
             slot: answer.slot.0,
             version: self.apply.policy().borrow().version,
         })
+    }
+
+    /// Whether what a policy allows fits the logs of the other members, the leader's among them:
+    /// what is agreed on must be held by all (rule P3). A member that cannot be asked is left out, or
+    /// no policy could be changed while one is down.
+    async fn check_others(&self, policy: &Policy) -> Result<(), Status> {
+        let status = self.node.status().borrow().clone();
+        let members = status.configuration.as_deref().map(|it| &it.members[..]);
+        let others = members.unwrap_or_default().iter();
+        let asking = others.filter_map(|member| {
+            let mut control = ControlClient::new(self.others.channel(member.id)?);
+            let asked = async move { control.status(StatusRequest {}).await };
+            Some(async { (&member.name, timeout(LIMITS, asked).await) })
+        });
+        for (name, answer) in futures::future::join_all(asking).await {
+            let Ok(Ok(answer)) = answer else {
+                tracing::warn!(peer = %name, "cannot be asked whether the policy fits its log");
+                continue;
+            };
+            let most = answer.into_inner().max_body_bytes;
+            if most != 0 && policy.max_body_bytes > most {
+                return Err(Status::failed_precondition(format!(
+                    "maxBodySize {} does not fit: {name} takes at most {most}; make its \
+                     log.segmentBytes larger first",
+                    policy.max_body_bytes
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The member of that name; `None` for an empty one.
@@ -151,6 +188,7 @@ impl control_server::Control for Control {
             serving: apply.serving,
             protocol_min: *PROTOCOL.start(),
             protocol_max: *PROTOCOL.end(),
+            max_body_bytes: limits::largest_body(&self.facts.log),
         }))
     }
 
@@ -178,6 +216,7 @@ impl control_server::Control for Control {
                 version,
             }));
         }
+        self.check_others(&policy).await?;
         policy.version = request.expected_version + 1;
         policy.classes_version = 0;
         tracing::info!(peer = ?caller.who, version = policy.version, "a policy is proposed");

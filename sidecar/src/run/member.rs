@@ -215,7 +215,7 @@ impl Member {
         tasks.spawn(app_stops.clone().run(apply.status(), channels.clone()));
         let ingress = Arc::new(ingress::Server::new(ingress::Parts {
             backend: Handles::new(node.clone(), apply.clone(), reads),
-            peers: channels,
+            peers: channels.clone(),
             member: config.member.clone(),
             app: (config.app.protocol == Protocol::Http1).then_some(config.app.address),
             spool: spool_dir(&config.data),
@@ -243,6 +243,7 @@ impl Member {
                 node.clone(),
                 apply.clone(),
                 app_stops,
+                channels,
             ))
             .add_service(handover)
             .serve_with_incoming_shutdown(
@@ -413,14 +414,9 @@ async fn apply_end(task: &mut JoinHandle<Result<(), ApplyError>>) -> MemberEnd {
 }
 
 fn settings(config: &Config) -> Settings {
-    let most = [
-        limits::WINDOW_BYTES / 2,
-        config.log.segment_bytes / 4,
-        limits::MESSAGE_BYTES - limits::HEADERS_BYTES,
-    ];
     Settings {
         window_bytes: limits::WINDOW_BYTES,
-        max_body_bytes: most.into_iter().min().expect("not empty"),
+        max_body_bytes: limits::largest_body(&config.log),
         transport_bytes: limits::MESSAGE_BYTES,
         segment_bytes: config.log.segment_bytes,
         protocol_min: *PROTOCOL.start(),

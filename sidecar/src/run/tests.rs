@@ -121,6 +121,8 @@ struct Group {
     folder: tempfile::TempDir,
     authority: Authority,
     members: Vec<Option<Running>>,
+    /// Size of the segments of each member's log.
+    segment_bytes: [u64; 3],
 }
 
 struct Running {
@@ -138,6 +140,7 @@ impl Group {
             folder: tempfile::tempdir().expect("folder"),
             authority: Authority::new(),
             members: vec![None, None, None],
+            segment_bytes: [4 << 20; 3],
         }
     }
 
@@ -171,7 +174,7 @@ impl Group {
             },
             log: Log {
                 max_bytes: 64 << 20,
-                segment_bytes: 4 << 20,
+                segment_bytes: self.segment_bytes[number - 1],
             },
         }
     }
@@ -420,6 +423,35 @@ async fn three_members_serve_one_list_and_a_restarted_one_has_it_again() {
         });
         own.await.expect("its own copy has the list again");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_another_members_log_cannot_hold_is_refused_and_says_whose() {
+    let mut group = Group::new();
+    group.segment_bytes = [8 << 20, 4 << 20, 8 << 20];
+    group.start_all().await;
+    group.form().await;
+    group.add(1, "a").await;
+    let change = ProposePolicyRequest {
+        policy: Some(Policy {
+            max_body_bytes: (1 << 20) + 1,
+            ..policy()
+        }),
+        expected_version: 1,
+        epoch: 1,
+    };
+    for number in [1, 3] {
+        let mut control = group.control(number).await;
+        let refused = control.propose_policy(change.clone()).await;
+        let error = refused.expect_err("too large for one");
+        assert!(error.message().contains("notes-2"), "{error}");
+        assert!(error.message().contains("log.segmentBytes"), "{error}");
+    }
+    // Who cannot be asked holds nothing up.
+    group.members[1].take().expect("runs").member.kill().await;
+    let mut control = group.control(1).await;
+    let done = control.propose_policy(change).await.expect("agreed");
+    assert_eq!(done.into_inner().result(), Outcome::Done);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
