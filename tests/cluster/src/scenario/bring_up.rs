@@ -9,8 +9,8 @@ use synod_system::process::Process;
 use synod_system::report::{Distribution, Report};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use super::Settings;
 use super::trace::Picture;
+use super::{Settings, finish};
 use crate::images::{TOOLS, USER};
 use crate::{Cluster, Clusters, descendants, memory};
 
@@ -342,11 +342,12 @@ async fn up_apart(
     Ok(clusters)
 }
 
-/// Ends the clusters: no process of theirs lives, and no file is left.
+/// Ends the clusters: no process of theirs lives, and no file is left but logs of a failure.
 fn down(clusters: Clusters, folder: &Path, report: &mut Report) -> Result<()> {
     let processes: Vec<Process> = descendants();
     let began = Instant::now();
-    clusters.down()?;
+    let good = report.problems().is_empty();
+    finish(clusters, report)?;
     report.say(format!(
         "{} processes down after {:.1} s",
         processes.len(),
@@ -355,7 +356,10 @@ fn down(clusters: Clusters, folder: &Path, report: &mut Report) -> Result<()> {
     for process in processes.iter().filter(|process| process.lives()) {
         report.fail(format!("still alive: {}", process.command_line()));
     }
-    report.expect(!folder.exists(), "the folder is still there");
+    report.expect(
+        folder.exists() != good,
+        "the folder is there after success, or logs are gone",
+    );
     Ok(())
 }
 

@@ -40,6 +40,15 @@ impl Settings {
     }
 }
 
+/// The end of a scenario: of its clusters nothing is left, but logs when it has found problems.
+pub fn finish(clusters: Clusters, report: &Report) -> Result<()> {
+    if report.problems().is_empty() {
+        return clusters.down();
+    }
+    drop(clusters);
+    Ok(())
+}
+
 /// A scenario running.
 pub type Running<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
