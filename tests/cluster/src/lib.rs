@@ -33,13 +33,13 @@
 //! - A [`Clusters`] that is dropped ends them all, and keeps the [`Clusters::logs`] of programs and
 //!   containers, as a test that failed wants; [`Clusters::down`] keeps nothing. When the process is
 //!   killed, the kernel ends all of it, and the next run clears what is left of its folder.
-//! - No volumes are provisioned: make `local` or `hostPath` ones below `/var/lib`, which is the
-//!   node's disk.
+//! - [`Cluster::make_volumes`] makes volumes for claims; nothing provisions more of them.
 //!
 //! The program that uses this library must be `synod-cluster` itself, which is also what runs in
 //! the images of every cluster; scenarios are in [`scenario`].
 
 mod certificates;
+mod cluster;
 mod clusters;
 mod control_plane;
 mod folder;
@@ -50,9 +50,12 @@ mod network;
 mod node;
 pub mod pod;
 pub mod relay;
+mod requirements;
 pub mod scenario;
 mod usage;
+mod volumes;
 
-pub use clusters::{Cluster, Clusters, Options};
+pub use cluster::Cluster;
+pub use clusters::{Clusters, Options};
 pub use folder::{clear_ended as clear, end};
 pub use usage::{descendants, memory};

@@ -64,7 +64,8 @@ pub(crate) fn start_containerd(machine: &mut Machine, place: Place<'_>) -> Resul
 fn containerd_config(interfaces: &Path, plugins: &Path) -> String {
     let (interfaces, plugins) = (interfaces.display(), plugins.display());
     // Without CAP_SYS_RESOURCE, as in many a sandbox, a lower score for a container is refused, and
-    // runc dies of it. An AppArmor profile would stay in the kernel after us.
+    // runc dies of it. An AppArmor profile would stay in the kernel after us. Port 80 for everybody is
+    // what newer versions have from the start.
     format!(
         r#"version = 2
 root = "/var/lib/containerd"
@@ -75,6 +76,7 @@ state = "/run/containerd"
   sandbox_image = "{PAUSE}"
   restrict_oom_score_adj = true
   disable_apparmor = true
+  enable_unprivileged_ports = true
 [plugins."io.containerd.grpc.v1.cri".cni]
   conf_dir = "{interfaces}"
   bin_dir = "{plugins}"

@@ -203,6 +203,13 @@ pub(super) async fn nodes(settings: &Settings, report: &mut Report) -> Result<()
     let clusters = up(settings, 1, 3, report).await?;
     let cluster = clusters.first();
     run_pods(cluster, "web", 3).await?;
+    cluster.make_volumes(1).await?;
+    cluster
+        .kubectl_with(["apply", "--filename=-"], &stateful())
+        .await?;
+    cluster
+        .kubectl(["rollout", "status", "statefulset/kept", "--timeout=120s"])
+        .await?;
     let pods = addresses(cluster, "web").await?;
     let mut on: Vec<&str> = pods.iter().map(|pod| pod.node.as_str()).collect();
     on.sort_unstable();
@@ -418,6 +425,36 @@ spec:
         .kubectl(["rollout", "status", &deployment, "--timeout=120s"])
         .await?;
     Ok(())
+}
+
+/// Pods with a volume each.
+fn stateful() -> String {
+    format!(
+        r#"
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: kept}}
+spec:
+  serviceName: kept
+  replicas: 3
+  podManagementPolicy: Parallel
+  selector: {{matchLabels: {{app: kept}}}}
+  template:
+    metadata: {{labels: {{app: kept}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: app
+        image: {TOOLS}
+        imagePullPolicy: Never
+        args: [serve, "0.0.0.0:80", kept]
+        readinessProbe: {{httpGet: {{port: 80, path: /}}, periodSeconds: 1}}
+        volumeMounts: [{{name: data, mountPath: /data}}]
+  volumeClaimTemplates:
+  - metadata: {{name: data}}
+    spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}}
+"#
+    )
 }
 
 struct Pod {
