@@ -108,6 +108,21 @@ mod tests {
     }
 
     #[test]
+    fn a_policys_digest_is_the_one_that_members_compute() {
+        let policy = Policy {
+            version: 7,
+            classes_version: 3,
+            max_body_bytes: 16 << 20,
+            service: "notes".to_owned(),
+            ..Policy::default()
+        };
+        assert_eq!(
+            digest(&policy),
+            "4f24d7a4f561e9cf23931ae5f9f55844ee29ef839c926045135524fe5529bf07"
+        );
+    }
+
+    #[test]
     fn nothing_is_proposed_before_there_is_a_group_or_from_what_is_no_policy() {
         assert_eq!(proposal(&hex(&policy(1)), 0, "", None), Ok(None));
         for wrong in ["0", "zz", "ff"] {

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    SanType,
 };
 
 use super::Names;
@@ -11,7 +12,10 @@ use crate::config::Tls;
 
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    /// The root.
     pem: String,
+    /// What stands between it and a leaf.
+    chain: String,
 }
 
 pub(crate) fn names() -> Names {
@@ -31,6 +35,23 @@ impl Authority {
         Self {
             issuer: Issuer::new(params, key),
             pem,
+            chain: String::new(),
+        }
+    }
+
+    /// That of a cluster, below this one, for members of this workload.
+    pub(crate) fn below(&self, workload: &str) -> Self {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::new(Vec::new()).expect("params");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params
+            .distinguished_name
+            .push(DnType::OrganizationalUnitName, workload);
+        let chain = params.signed_by(&key, &self.issuer).expect("signed").pem();
+        Self {
+            issuer: Issuer::new(params, key),
+            pem: self.pem.clone(),
+            chain,
         }
     }
 
@@ -54,7 +75,7 @@ impl Authority {
             key: folder.join("key.pem"),
         };
         std::fs::write(&files.ca, &self.pem).expect("write");
-        std::fs::write(&files.cert, certificate.pem()).expect("write");
+        std::fs::write(&files.cert, certificate.pem() + &self.chain).expect("write");
         std::fs::write(&files.key, key.serialize_pem()).expect("write");
         files
     }

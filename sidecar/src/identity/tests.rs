@@ -57,6 +57,37 @@ async fn two_members_of_a_group_meet_and_know_each_other_by_name() {
 }
 
 #[tokio::test]
+async fn members_of_two_clusters_meet_by_what_each_clusters_authority_has_issued() {
+    let folder = tempfile::tempdir().expect("folder");
+    let root = Authority::new();
+    let (us, eu) = (root.below("notes-us"), root.below("notes-eu"));
+    let one = load(&us, &folder.path().join("1"), &member("notes-us-0"));
+    let two = load(&eu, &folder.path().join("2"), &member("notes-eu-12"));
+    let met = meet(&one, &two, &member("notes-us-0")).await;
+    assert_eq!(met, (Some(member("notes-eu-12")), true));
+    let operator = load(&eu, &folder.path().join("o"), &Who::Operator);
+    let met = meet(&one, &operator, &member("notes-us-0")).await;
+    assert_eq!(met, (Some(Who::Operator), true));
+}
+
+#[test]
+fn a_clusters_authority_speaks_for_no_member_of_another_cluster() {
+    let folder = tempfile::tempdir().expect("folder");
+    let us = Authority::new().below("notes-us");
+    for name in [
+        "notes-eu-0",
+        "notes-us-east-0",
+        "notes-us",
+        "notes-us-",
+        "notes-us-0-1",
+    ] {
+        let files = us.issue(&folder.path().join(name), &[names().member(name)]);
+        let error = Identity::load(&files, &names(), member(name)).expect_err("another's");
+        assert!(error.to_string().contains("\"notes-us\""), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn another_authority_gets_nothing_in_either_direction() {
     let folder = tempfile::tempdir().expect("folder");
     let one = load(

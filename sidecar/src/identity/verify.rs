@@ -27,6 +27,8 @@ pub(super) enum NameError {
     OtherService { found: String, service: String },
     #[error("the certificate is {found:?}, expected {expected:?}")]
     OtherName { found: String, expected: String },
+    #[error("the certificate is {found:?}, whose issuer may only name members of {workload:?}")]
+    OtherWorkload { found: String, workload: String },
 }
 
 /// The name that a certificate carries; says nothing about who issued it.
@@ -48,10 +50,39 @@ pub(super) fn name_of(certificate: &CertificateDer<'_>, names: &Names) -> Result
         }
     }
     let found = found.ok_or(NameError::NotOneUri)?;
-    names.parse(&found).ok_or_else(|| NameError::OtherService {
-        found,
-        service: names.service.clone(),
-    })
+    let Some(who) = names.parse(&found) else {
+        return Err(NameError::OtherService {
+            found,
+            service: names.service.clone(),
+        });
+    };
+    match (&who, workload_of(&parsed)) {
+        (Who::Member(name), Some(workload)) if !is_of(name, workload) => {
+            Err(NameError::OtherWorkload {
+                found,
+                workload: workload.to_owned(),
+            })
+        }
+        _ => Ok(who),
+    }
+}
+
+/// Whose members the issuer may name: a cluster's intermediate authority carries the name of the
+/// cluster's workload as the unit in its own name, which the root gave it. So nobody who holds one
+/// cluster's key speaks for a member of another. A root has no unit, and may name everybody.
+fn workload_of<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a str> {
+    let unit = certificate.issuer().iter_organizational_unit().next()?;
+    // One that cannot be read is nobody's.
+    Some(unit.as_str().unwrap_or_default())
+}
+
+/// Members are called after their workload, with a number.
+fn is_of(member: &str, workload: &str) -> bool {
+    let number = member
+        .strip_prefix(workload)
+        .and_then(|rest| rest.strip_prefix('-'));
+    !workload.is_empty()
+        && number.is_some_and(|it| !it.is_empty() && it.bytes().all(|it| it.is_ascii_digit()))
 }
 
 fn refuse(error: NameError) -> Error {

@@ -318,3 +318,23 @@ fn withdrawn(reason: NotTaken) -> Status {
 pub(crate) fn group_hex(group: GroupId) -> String {
     format!("{:032x}", u128::from_be_bytes(group.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policys_digest_is_the_one_that_operators_compute() {
+        let policy = Policy {
+            version: 7,
+            classes_version: 3,
+            max_body_bytes: 16 << 20,
+            service: "notes".to_owned(),
+            ..Policy::default()
+        };
+        assert_eq!(
+            policy_digest(&policy),
+            "4f24d7a4f561e9cf23931ae5f9f55844ee29ef839c926045135524fe5529bf07"
+        );
+    }
+}
