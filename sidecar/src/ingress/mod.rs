@@ -119,7 +119,7 @@ impl Default for Limits {
             body_memory_bytes: 16 << 20,
             body_disk_bytes: 512 << 20,
             connection_disk_bytes: 128 << 20,
-            command_memory_bytes: 24 << 20,
+            command_memory_bytes: 16 << 20,
             body_patience: Duration::from_secs(5),
             drain: Duration::from_secs(20),
         }

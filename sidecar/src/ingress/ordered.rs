@@ -90,8 +90,12 @@ impl<B: Backend> Core<B> {
         let times = Times::of(policy);
         let key = headers::idempotency_key(&call.headers, policy.idempotency.as_ref())?;
         let whole = self.whole(call, payload, &times).await?;
-        let chosen_by = Instant::now() + times.queue;
-        let Loaded { data, share } = whole.load(&self.room, &call.source, chosen_by).await?;
+        let whole_at = Instant::now();
+        let chosen_by = whole_at + times.queue;
+        // The other half is for the agreement: who is refused in the line knows that nothing happened,
+        // and who is proposed too late does not.
+        let in_line_until = whole_at + times.queue / 2;
+        let Loaded { data, share } = whole.load(&self.room, &call.source, in_line_until).await?;
         let idempotency = key.map(|key| Idempotency {
             key,
             principal: headers::principal(&call.headers, policy.idempotency.as_ref()),
