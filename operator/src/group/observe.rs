@@ -20,25 +20,28 @@ pub(crate) struct Observed {
     pub(crate) name: String,
     pub(crate) role: MemberRole,
     pub(crate) pod: Option<PodView>,
-    /// Its pod runs the template as it is now.
+    /// Its pod runs what users ask for now.
     pub(crate) updated: bool,
+    /// Its pod runs the template as it is now to the letter.
+    pub(crate) newest: bool,
     /// What it answered; `None` when it could not be asked.
     pub(crate) heard: Option<Result<StatusResponse, AskError>>,
     /// Where its peers reach it from any cluster; empty while nobody can.
     pub(crate) endpoint: String,
 }
 
-/// Asks all members side by side. `updated` says whether a pod runs the template as it is now.
+/// Asks all members side by side. `runs` says whether a pod runs what users ask for now, and whether
+/// it runs the template as it is now to the letter.
 pub(crate) async fn observe(
     valid: &Valid<'_>,
     live: &Live,
     asker: Option<&Asker>,
-    updated: impl Fn(&PodView) -> bool,
+    runs: impl Fn(&PodView) -> (bool, bool),
 ) -> Vec<Observed> {
     let port = valid.group.spec.sidecar.ports.peer;
     let asked = valid.group.spec.members.iter().map(|member| {
         let pod = live.pod(&member.name).cloned();
-        let updated = pod.as_ref().is_some_and(&updated);
+        let (updated, newest) = pod.as_ref().map_or((false, false), &runs);
         let endpoint = pod
             .as_ref()
             .map(|pod| endpoint(valid, live, pod))
@@ -57,6 +60,7 @@ pub(crate) async fn observe(
                 role: member.role,
                 pod,
                 updated,
+                newest,
                 heard,
                 endpoint,
             }
@@ -107,6 +111,7 @@ impl Observed {
                 uid: it.uid.clone(),
                 leaving: it.leaving,
                 updated: self.updated,
+                newest: self.newest,
                 ran: it.ran,
                 ready: it.ready,
                 since: it.since,

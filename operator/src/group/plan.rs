@@ -38,8 +38,10 @@ pub(crate) struct Seen {
 pub(crate) struct SeenPod {
     pub(crate) uid: String,
     pub(crate) leaving: bool,
-    /// It runs the template as it is now.
+    /// It runs what users ask for now.
     pub(crate) updated: bool,
+    /// It runs the template as it is now to the letter, with the sidecar of this operator.
+    pub(crate) newest: bool,
     /// One of its containers ran at some time.
     pub(crate) ran: bool,
     pub(crate) ready: bool,
@@ -85,7 +87,10 @@ pub(crate) enum Step {
 
 /// The next step.
 pub(crate) fn next(desired: &Desired, seen: &[Seen], now: Timestamp) -> Step {
-    let outdated: Vec<_> = seen.iter().filter(|it| it.is_outdated()).collect();
+    let outdated: Vec<_> = seen
+        .iter()
+        .filter(|it| it.is_outdated(desired, now))
+        .collect();
     if outdated.is_empty() {
         return Step::Done;
     }
@@ -116,7 +121,7 @@ pub(crate) fn next(desired: &Desired, seen: &[Seen], now: Timestamp) -> Step {
             return Step::Wait("a majority would not go on without another voter".to_owned());
         }
     }
-    replace_well(&outdated, seen, desired)
+    replace_well(&outdated, seen, desired, now)
 }
 
 /// Those that do not work are replaced first: that may be what helps them.
@@ -129,7 +134,7 @@ fn replace_broken(outdated: &[&Seen], group: &Votes, now: Timestamp) -> Option<S
 }
 
 /// Observers first, the leader last.
-fn replace_well(outdated: &[&Seen], seen: &[Seen], desired: &Desired) -> Step {
+fn replace_well(outdated: &[&Seen], seen: &[Seen], desired: &Desired, now: Timestamp) -> Step {
     let mut order: Vec<_> = outdated.iter().collect();
     order.sort_by_key(|it| (it.leads(seen), it.role == MemberRole::Voter));
     // The highest number first, as StatefulSets do it.
@@ -147,7 +152,7 @@ fn replace_well(outdated: &[&Seen], seen: &[Seen], desired: &Desired) -> Step {
         let successor = seen
             .iter()
             .filter(|it| it.name != next.name && it.role == MemberRole::Voter && it.is_well())
-            .max_by_key(|it| !it.is_outdated());
+            .max_by_key(|it| !it.is_outdated(desired, now));
         if let Some(successor) = successor {
             return Step::Transfer {
                 from: next.name.clone(),
@@ -204,10 +209,13 @@ impl Votes {
 // === impl Seen ===
 
 impl Seen {
-    fn is_outdated(&self) -> bool {
+    /// A pod that works is left alone while it runs what users ask for. One that does not work, or of
+    /// which nothing depends yet, gets the newest of everything: that may be what helps it.
+    fn is_outdated(&self, desired: &Desired, now: Timestamp) -> bool {
+        let fresh = !desired.formed || self.never_ran() || self.is_broken(now);
         self.pod
             .as_ref()
-            .is_some_and(|it| !it.updated && !it.leaving)
+            .is_some_and(|it| !it.leaving && if fresh { !it.newest } else { !it.updated })
     }
 
     fn is_away(&self) -> bool {

@@ -18,6 +18,8 @@ pub(crate) struct PodView {
     pub(crate) ip: String,
     /// Address of its node.
     pub(crate) host_ip: String,
+    /// When it was made.
+    pub(crate) made: Option<Timestamp>,
     /// It is being deleted.
     pub(crate) leaving: bool,
     pub(crate) ready: bool,
@@ -74,6 +76,7 @@ impl PodView {
                 .unwrap_or_default(),
             ip: status.pod_ip.clone().unwrap_or_default(),
             host_ip: status.host_ip.clone().unwrap_or_default(),
+            made: metadata.creation_timestamp.as_ref().map(|it| it.0),
             leaving: metadata.deletion_timestamp.is_some(),
             ready: ready.is_some_and(|it| it.status == "True"),
             since: ready.and_then(|it| it.last_transition_time.as_ref().map(|it| it.0)),
@@ -134,6 +137,8 @@ fn problem(pod: &Pod) -> (String, bool) {
         } else {
             format!("container {:?}", container.name)
         };
+        // What kubelet says of its back-off is nothing but names and a number that changes.
+        let words = words.filter(|_| reason != "CrashLoopBackOff");
         let words = words.map_or_else(String::new, |it| format!(": {it}"));
         let last = last_words(container);
         return (format!("{name}: {reason}{words}{last}"), false);
@@ -151,6 +156,17 @@ fn last_words(container: &ContainerStatus) -> String {
         return String::new();
     };
     let words = last.message.as_deref().unwrap_or_default().trim();
+    // Programs of ours end with one line of JSON.
+    let told = words.lines().last().and_then(|it| {
+        let line: serde_json::Value = serde_json::from_str(it).ok()?;
+        let message = line["message"].as_str()?;
+        let error = line["error"].as_str();
+        Some(error.map_or_else(|| message.to_owned(), |error| format!("{message}: {error}")))
+    });
+    if let Some(told) = told {
+        let told: String = told.chars().take(400).collect();
+        return format!("; it ended with code {}: {told}", last.exit_code);
+    }
     // The end says why; the log before it may be long.
     let tail: String = words
         .lines()

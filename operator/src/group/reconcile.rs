@@ -162,8 +162,8 @@ impl Work<'_> {
         {
             return;
         }
-        let updated = |pod: &PodView| self.is_updated(pod, workload.as_ref());
-        report.members = observe(self.valid, self.live, asker.as_ref(), updated).await;
+        let runs = |pod: &PodView| self.runs(pod, workload.as_ref());
+        report.members = observe(self.valid, self.live, asker.as_ref(), runs).await;
         self.say_what_is_weak(report);
         if !children_stand {
             return;
@@ -352,18 +352,19 @@ impl Work<'_> {
         }
     }
 
-    fn is_updated(&self, pod: &PodView, workload: Option<&Workload>) -> bool {
+    /// Whether a pod runs what users ask for now, and whether it runs the template as it is now to
+    /// the letter. A newer sidecar alone comes with the next restart, unless it was asked for.
+    fn runs(&self, pod: &PodView, workload: Option<&Workload>) -> (bool, bool) {
         let set = self.live.child(Kind::StatefulSet, &self.valid.workload);
         let status = set.and_then(|it| it.data.get("status"));
+        // `currentRevision` never moves when pods are replaced by hand.
         let revision = status
             .and_then(|it| it["updateRevision"].as_str())
             .unwrap_or_default();
-        // `currentRevision` never moves when pods are replaced by hand.
-        if !revision.is_empty() && pod.revision == revision && self.is_observed() {
-            return true;
-        }
-        let by_itself = self.valid.group.spec.sidecar.update == synod_api::SidecarUpdate::Automatic;
-        !by_itself && workload.is_some_and(|it| it.template == pod.template)
+        let newest = !revision.is_empty() && pod.revision == revision && self.is_observed();
+        let waits = self.valid.group.spec.sidecar.update == synod_api::SidecarUpdate::WhenRestarted;
+        let same = workload.is_some_and(|it| it.template == pod.template);
+        (newest || (waits && same), newest)
     }
 
     /// The StatefulSet's controller has seen the newest template.

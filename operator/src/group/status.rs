@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use synod_api::{GroupMemberStatus, MemberRole, MemberState, ReplicaGroup, ReplicaGroupStatus};
 
 use super::certificates::Problem;
 use super::names;
 use super::observe::Observed;
 use super::plan::Step;
+use super::pods::PodView;
 use super::validate::Stall;
 use crate::conditions::{self, Conditions, Kind, Reason, Status};
+
+/// Volumes are bound and Secrets mounted within a few seconds, with complaints in between.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(10);
 
 /// What one look at a group has shown.
 #[derive(Debug, Default)]
@@ -145,7 +149,7 @@ fn conditions(
 ) -> Vec<synod_api::Condition> {
     let mut list = Conditions::new(&before.conditions, group.metadata.generation, now);
     certificates(&mut list, report);
-    let bad = bad(report);
+    let bad = bad(report, now);
     match &bad {
         Some(it) => list.set(&conditions::DEGRADED, Status::True, it.reason, &it.message),
         None => list.set(
@@ -238,7 +242,7 @@ fn certificates(list: &mut Conditions<'_>, report: &Report) {
 }
 
 /// What is worse than it should be, the worst first.
-fn bad(report: &Report) -> Option<Matter> {
+fn bad(report: &Report, now: Timestamp) -> Option<Matter> {
     let members = &report.members;
     let lost = names_of(members, |it| it.is_lost(&report.formed));
     if !lost.is_empty() {
@@ -251,7 +255,12 @@ fn bad(report: &Report) -> Option<Matter> {
     }
     let mut words = String::new();
     for it in members {
-        let problem = it.pod.as_ref().map_or("", |pod| pod.problem.as_str());
+        let old = |pod: &&PodView| {
+            pod.made
+                .is_none_or(|made| now.duration_since(made) >= PATIENCE)
+        };
+        let pod = it.pod.as_ref().filter(old);
+        let problem = pod.map_or("", |pod| pod.problem.as_str());
         if !problem.is_empty() {
             let gap = if words.is_empty() { "" } else { "; " };
             write!(words, "{gap}pod {}: {problem}", it.name).expect("a string takes everything");

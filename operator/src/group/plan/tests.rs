@@ -24,6 +24,7 @@ fn member(ordinal: usize) -> Seen {
             uid: format!("uid-{ordinal}"),
             leaving: false,
             updated: false,
+            newest: false,
             ran: true,
             ready: true,
             since: Some(at(-100)),
@@ -44,6 +45,12 @@ fn pod(seen: &mut Seen) -> &mut SeenPod {
     seen.pod.as_mut().expect("there")
 }
 
+/// Its pod runs the template as it is now.
+fn renew(seen: &mut Seen) {
+    pod(seen).updated = true;
+    pod(seen).newest = true;
+}
+
 fn heard(seen: &mut Seen) -> &mut Heard {
     seen.heard.as_mut().expect("heard")
 }
@@ -62,7 +69,7 @@ const ROLL: &str = "it is to run another template";
 fn nothing_is_done_when_every_pod_is_as_it_should_be() {
     let mut seen = members(3);
     for it in &mut seen {
-        pod(it).updated = true;
+        renew(it);
     }
     assert_eq!(next(&desired(), &seen, at(0)), Step::Done);
     heard(&mut seen[1]).serving = false;
@@ -73,9 +80,9 @@ fn nothing_is_done_when_every_pod_is_as_it_should_be() {
 fn the_highest_number_is_first_and_the_leader_last_after_it_has_handed_over() {
     let mut seen = members(3);
     assert_eq!(next(&desired(), &seen, at(0)), delete(2, ROLL));
-    pod(&mut seen[2]).updated = true;
+    renew(&mut seen[2]);
     assert_eq!(next(&desired(), &seen, at(0)), delete(1, ROLL));
-    pod(&mut seen[1]).updated = true;
+    renew(&mut seen[1]);
     let step = next(&desired(), &seen, at(0));
     assert!(matches!(&step, Step::Transfer { from, .. } if from == "notes-local-0"));
     for it in &mut seen {
@@ -88,8 +95,8 @@ fn the_highest_number_is_first_and_the_leader_last_after_it_has_handed_over() {
 fn leadership_goes_to_a_member_that_need_not_be_replaced_again() {
     let mut seen = members(3);
     seen[2].heard = member(2).heard;
-    pod(&mut seen[1]).updated = true;
-    pod(&mut seen[2]).updated = true;
+    renew(&mut seen[1]);
+    renew(&mut seen[2]);
     heard(&mut seen[2]).leader = "notes-local-0".to_owned();
     let step = next(&desired(), &seen, at(0));
     let expected = |to: &str| Step::Transfer {
@@ -103,7 +110,7 @@ fn leadership_goes_to_a_member_that_need_not_be_replaced_again() {
 fn a_member_that_is_away_late_or_unheard_is_waited_for() {
     let waits = |change: &dyn Fn(&mut Seen), words: &str| {
         let mut seen = members(3);
-        pod(&mut seen[2]).updated = true;
+        renew(&mut seen[2]);
         change(&mut seen[2]);
         match next(&desired(), &seen, at(0)) {
             Step::Wait(why) => assert!(why.contains(words), "{why}"),
@@ -181,13 +188,35 @@ fn broken_pods_of_an_old_template_are_replaced_first_while_a_majority_votes() {
 #[test]
 fn a_broken_new_template_stops_the_roll_at_the_first_pod() {
     let mut seen = members(3);
-    pod(&mut seen[2]).updated = true;
+    renew(&mut seen[2]);
     pod(&mut seen[2]).ready = false;
     pod(&mut seen[2]).since = Some(at(-1_000));
     assert_eq!(
         next(&desired(), &seen, at(0)),
         Step::Wait("notes-local-2 is not ready".to_owned())
     );
+}
+
+#[test]
+fn a_newer_sidecar_is_for_pods_that_do_not_work_or_never_did() {
+    let mut seen = members(3);
+    for it in &mut seen {
+        pod(it).updated = true;
+    }
+    assert_eq!(next(&desired(), &seen, at(0)), Step::Done);
+    pod(&mut seen[1]).ready = false;
+    pod(&mut seen[1]).since = Some(at(-4));
+    assert_eq!(next(&desired(), &seen, at(0)), Step::Done);
+    assert_eq!(
+        next(&desired(), &seen, at(1)),
+        delete(1, "it does not work")
+    );
+    let unformed = Desired {
+        formed: false,
+        ..desired()
+    };
+    let step = next(&unformed, &members(3), at(0));
+    assert_eq!(step, delete(0, "the group is not formed yet"));
 }
 
 #[test]
@@ -207,7 +236,7 @@ fn a_group_of_one_is_replaced_although_it_stops_for_a_moment() {
 fn a_group_of_two_moves_its_leader_before_each_pod() {
     let mut seen = members(2);
     assert_eq!(next(&desired(), &seen, at(0)), delete(1, ROLL));
-    pod(&mut seen[1]).updated = true;
+    renew(&mut seen[1]);
     assert!(matches!(
         next(&desired(), &seen, at(0)),
         Step::Transfer { .. }
@@ -262,6 +291,7 @@ fn play(seen: &mut [Seen], step: &Step, random: &mut impl FnMut() -> u32) {
                     uid: "new".to_owned(),
                     leaving: false,
                     updated: true,
+                    newest: true,
                     ran: false,
                     ready: false,
                     since: Some(at(0)),

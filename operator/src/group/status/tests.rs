@@ -30,6 +30,7 @@ fn well(name: &str) -> Observed {
             ..PodView::default()
         }),
         updated: true,
+        newest: true,
         heard: Some(Ok(StatusResponse {
             incarnation: format!("{:032x}", 7),
             leader: "notes-us-east-0".to_owned(),
@@ -126,6 +127,17 @@ fn what_kubelet_waits_for_comes_before_anything_that_follows_from_it() {
         (degraded.0.as_str(), degraded.1.as_str()),
         ("True", "PodNotStarting")
     );
+}
+
+#[test]
+fn what_kubelet_says_in_the_first_seconds_of_a_pod_is_no_news() {
+    let mut report = report();
+    let pod = report.members[1].pod.as_mut().expect("there");
+    pod.problem = "not scheduled: unbound claims".to_owned();
+    for (made, reason) in [(91, "AsDesired"), (90, "PodNotStarting")] {
+        report.members[1].pod.as_mut().expect("there").made = Some(at(made));
+        assert_eq!(ready(&report).1, reason);
+    }
 }
 
 #[test]
