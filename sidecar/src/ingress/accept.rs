@@ -35,6 +35,8 @@ use super::problem::Problem;
 
 /// The first bytes of an HTTP/2 connection (RFC 9113, 3.4).
 const HTTP_2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes that may be read from a connection beside the largest header section.
+const READ_AHEAD_BYTES: usize = 8 << 10;
 /// After an accept that failed for want of file descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// For a client to take our last words before the connection is reset.
@@ -200,6 +202,8 @@ async fn serve_http_1<B: Backend>(
         // Both are the guard's business, which can tell an idle client from a slow one.
         .header_read_timeout(None)
         .max_headers(core.limits.header_fields)
+        // The library would read ahead far more, and a slow client is not to hold that.
+        .max_buf_size(core.limits.header_bytes + READ_AHEAD_BYTES)
         .serve_connection(io, service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);

@@ -90,12 +90,10 @@ impl<B: Backend> Core<B> {
         let times = Times::of(policy);
         let key = headers::idempotency_key(&call.headers, policy.idempotency.as_ref())?;
         let whole = self.whole(call, payload, &times).await?;
-        let whole_at = Instant::now();
-        let chosen_by = whole_at + times.queue;
-        // The other half is for the agreement: who is refused in the line knows that nothing happened,
-        // and who is proposed too late does not.
-        let in_line_until = whole_at + times.queue / 2;
-        let Loaded { data, share } = whole.load(&self.room, &call.source, in_line_until).await?;
+        let limit = Instant::now() + times.queue;
+        let Loaded { data, share } = whole.load(&self.room, &call.source, limit).await?;
+        // The time for the agreement begins after the line: who is refused there knows that nothing
+        // happened, and who is proposed with the last of its time may not.
         let idempotency = key.map(|key| Idempotency {
             key,
             principal: headers::principal(&call.headers, policy.idempotency.as_ref()),
@@ -110,7 +108,7 @@ impl<B: Backend> Core<B> {
         } else {
             self.others_that_serve().first().copied()
         };
-        let expires_ns = self.expiry(chosen_by.saturating_duration_since(Instant::now()));
+        let expires_ns = self.expiry(times.queue);
         let request = Request {
             policy_version: policy.version,
             expires_ns,
@@ -129,7 +127,7 @@ impl<B: Backend> Core<B> {
             .map_err(|error| Problem::not_ordered(error.to_string()))?;
         let id = proposed.id;
         let answered = self
-            .await_answer(proposed, chosen_by, expires_ns, answerer, &times)
+            .await_answer(proposed, expires_ns, answerer, &times)
             .await?;
         if answered.outcome() == Outcome::Reclassify {
             // Definite: it was not executed under this id. The copy that said so may be ahead of
@@ -158,7 +156,6 @@ impl<B: Backend> Core<B> {
     async fn await_answer(
         &self,
         proposed: Proposed,
-        chosen_by: Instant,
         expires_ns: u64,
         answerer: Option<MemberId>,
         times: &Times,
@@ -166,7 +163,7 @@ impl<B: Backend> Core<B> {
         let Proposed { id, mut decided } = proposed;
         let mut here = std::pin::pin!(self.backend.answer(id));
         let mut chosen = None;
-        let mut limit = chosen_by + GRACE;
+        let mut limit = Instant::now() + times.queue + GRACE;
         let mut fetching: Option<Fetching> =
             answerer.and_then(|member| self.fetching(id, member, limit));
         let mut asked = usize::from(fetching.is_some());
