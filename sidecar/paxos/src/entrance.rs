@@ -299,6 +299,9 @@ impl Paxos {
         if self.disk_full {
             return Err(ProposeRefused::DiskFull);
         }
+        if let Some(slot) = self.beyond_repair() {
+            return Err(ProposeRefused::Unreadable { slot });
+        }
         if self.entrance.count >= u64::from(self.settings.max_pending_commands)
             || self.entrance.bytes + weight(&command) > self.settings.max_pending_bytes
         {

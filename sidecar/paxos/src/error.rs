@@ -1,7 +1,7 @@
 //! Why something was refused.
 
 use crate::settings::SettingsError;
-use crate::types::{CommandKind, GroupId, Incarnation, MemberId};
+use crate::types::{CommandKind, GroupId, Incarnation, MemberId, Slot};
 
 /// Why a member cannot start.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +51,15 @@ pub enum ProposeRefused {
     /// The disk has no room.
     #[error("the disk is full: free space, or compact the log")]
     DiskFull,
+    /// An entry of the log cannot be read, and there is no other member to have a copy from.
+    #[error(
+        "the log entry at slot {slot} cannot be read and no other member has a copy: restore the \
+         volume, or start a new group from a backup"
+    )]
+    Unreadable {
+        /// The first such entry.
+        slot: Slot,
+    },
     /// The id is not of this member and start, or not above all earlier ones.
     #[error("command ids must be of this member and start, and grow")]
     BadId,

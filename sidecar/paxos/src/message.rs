@@ -197,4 +197,6 @@ pub enum NotTaken {
     DiskFull,
     /// Larger than what the group agreed to take.
     TooLarge,
+    /// The only log there is has an entry that cannot be read.
+    Unreadable,
 }

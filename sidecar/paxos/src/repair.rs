@@ -96,6 +96,12 @@ impl Paxos {
         }
     }
 
+    /// The first entry that cannot be read while nobody else could have a copy: nothing behind it is
+    /// ever handed to apply, so a group of one takes no more.
+    pub(crate) fn beyond_repair(&self) -> Option<Slot> {
+        self.faulty.first().filter(|_| self.peers.is_empty())
+    }
+
     /// A peer lacks bodies. Only an entry with that very hash is a copy.
     pub(crate) fn handle_repair_request(&mut self, from: MemberId, headers: &[Header]) {
         let mut entries = Vec::new();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Net, id};
-use synod_paxos::{Message, Quorums, Role, Settings, Slot, Standing, WaitingOn};
+use synod_paxos::{Message, ProposeRefused, Quorums, Role, Settings, Slot, Standing, WaitingOn};
 
 /// 1 leads, all have the same entries; the last one is known chosen nowhere but at 1.
 fn with_uncommitted_tail() -> (Net, Slot) {
@@ -117,6 +117,27 @@ fn i12_memory_stays_bounded_while_an_entry_that_cannot_be_read_holds_apply_up() 
     net.heal();
     let last = net.paxos(leader).last();
     net.until_all_applied(2000, last);
+}
+
+#[test]
+fn w2_a_group_of_one_takes_no_commands_behind_an_entry_that_nobody_can_repair() {
+    let mut net = Net::new(1);
+    net.elect();
+    for _ in 0..10 {
+        net.propose(id(1), b"payload");
+        net.run(5);
+    }
+    net.run(500);
+    damage(&mut net, 1, Slot(3));
+    net.start(id(1));
+    net.run(500);
+    assert!(net.paxos(id(1)).commit() > Slot(3) && net.node(id(1)).through == Slot(2));
+    let refused = net.try_propose(id(1), b"never executed");
+    assert_eq!(
+        refused,
+        Err(ProposeRefused::Unreadable { slot: Slot(3) }),
+        "it would wait for ever"
+    );
 }
 
 #[test]

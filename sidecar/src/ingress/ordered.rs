@@ -14,7 +14,7 @@ use futures::stream::FuturesUnordered;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use prost::Message;
-use synod_paxos::{CommandId, CommandKind, MemberId, Slot};
+use synod_paxos::{CommandId, CommandKind, MemberId, NotTaken, Slot};
 use synod_proto::v1::{Idempotency, Request};
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -217,7 +217,10 @@ impl<B: Backend> Core<B> {
                 }
                 Some(Ok(Decided::Withdrawn(reason))) => {
                     tracing::debug!(?reason, "a request was withdrawn");
-                    return Err(Problem::not_ordered("the group could not take the request"));
+                    return Err(Problem::not_ordered(match reason {
+                        NotTaken::Unreadable => "the only log of the group is damaged",
+                        _ => "the group could not take the request",
+                    }));
                 }
                 // The node ends: some copy may have left this member.
                 Some(Err(())) => return self.ask_all(id).await.ok_or_else(|| unknown(chosen)),

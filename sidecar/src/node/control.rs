@@ -311,6 +311,7 @@ fn withdrawn(reason: NotTaken) -> Status {
         NotTaken::Overloaded => "too much waits for agreement: try again",
         NotTaken::DiskFull => "the log's disk is full",
         NotTaken::TooLarge => "the policy is too large",
+        NotTaken::Unreadable => "the only log of the group is damaged and takes no more",
     })
 }
 

@@ -482,6 +482,7 @@ impl EventLoop {
         let reason = match refused {
             ProposeRefused::TooLarge { .. } => NotTaken::TooLarge,
             ProposeRefused::DiskFull => NotTaken::DiskFull,
+            ProposeRefused::Unreadable { .. } => NotTaken::Unreadable,
             ProposeRefused::Overloaded | ProposeRefused::Forgetful => NotTaken::Overloaded,
             ProposeRefused::BadId | ProposeRefused::Kind(_) => {
                 unreachable!("the desk gives the ids, and nobody here makes such kinds: {refused}")

@@ -120,6 +120,7 @@ fn message(it: v1::Message) -> Read<Message> {
                 Ok(v1::NotTakenReason::Overloaded) => NotTaken::Overloaded,
                 Ok(v1::NotTakenReason::DiskFull) => NotTaken::DiskFull,
                 Ok(v1::NotTakenReason::TooLarge) => NotTaken::TooLarge,
+                Ok(v1::NotTakenReason::Unreadable) => NotTaken::Unreadable,
                 Ok(v1::NotTakenReason::Unspecified) | Err(_) => {
                     return Err(WireError::Range("reason"));
                 }

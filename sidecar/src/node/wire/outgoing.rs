@@ -146,6 +146,7 @@ fn kind(message: Message) -> Kind {
                 NotTaken::Overloaded => v1::NotTakenReason::Overloaded,
                 NotTaken::DiskFull => v1::NotTakenReason::DiskFull,
                 NotTaken::TooLarge => v1::NotTakenReason::TooLarge,
+                NotTaken::Unreadable => v1::NotTakenReason::Unreadable,
             }
             .into(),
         }),
