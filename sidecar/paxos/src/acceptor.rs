@@ -86,6 +86,24 @@ impl Acceptor {
             promising: None,
         }
     }
+
+    /// How far the log that is being adopted in `ballot` is on disk.
+    pub(crate) fn staged_through(&self, ballot: Ballot) -> Option<Slot> {
+        let staging = self.staging.as_ref()?;
+        (staging.ballot == ballot).then_some(staging.synced)
+    }
+
+    /// Something of the log that is being adopted in `ballot` is with the disk.
+    pub(crate) fn is_staging(&self, ballot: Ballot) -> bool {
+        self.staging.as_ref().is_some_and(|staging| {
+            staging.ballot == ballot && staging.written > Some(staging.synced)
+        })
+    }
+
+    /// Takes out the log that is being adopted in `ballot`.
+    pub(crate) fn take_staging(&mut self, ballot: Ballot) -> Option<Staging> {
+        self.staging.take_if(|staging| staging.ballot == ballot)
+    }
 }
 
 impl Paxos {
@@ -657,7 +675,9 @@ impl Paxos {
         }
         let written = staging.written.unwrap_or(staging.synced);
         staging.synced = staging.synced.max(through.min(written));
-        if !staging.is_ready() && ballot.node != self.me {
+        if ballot.node == self.me {
+            self.own_staged();
+        } else if !staging.is_ready() {
             let through = staging.synced;
             self.send(ballot.node, Lane::Log, Message::Staged { ballot, through });
         }

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::journal::Effect;
 use crate::message::{Lane, Message};
 use crate::output::Io;
 use crate::paxos::{Office, Paxos};
-use crate::record::Record;
 use crate::staging::Staging;
 use crate::status::WaitingOn;
 use crate::types::{Ballot, Entry, Header, MemberId, Slot};
@@ -27,31 +25,35 @@ pub(crate) struct Candidate {
     pub(crate) handed_over: bool,
     /// When it gives up.
     pub(crate) deadline_ns: u64,
-    promises: BTreeMap<MemberId, Promised>,
+    pub(crate) promises: BTreeMap<MemberId, Promised>,
     /// Entries of the log to adopt that its holder cannot read (rule W2).
     pub(crate) missing: Vec<Header>,
     fills: BTreeMap<Header, Entry>,
     /// The log to adopt was found; it is on its way to the disk.
-    adopted: Option<Ballot>,
+    pub(crate) adopted: Option<Ballot>,
+    /// Whose promise goes to the disk part by part, since it is long.
+    pub(crate) source: Option<MemberId>,
     pub(crate) waiting_on: Option<WaitingOn>,
 }
 
-/// What one member promised.
+/// What one member promised. It counts in the quorum from its first part on, which tells what log it
+/// stands for; that log can be adopted when all parts came.
 #[derive(Debug)]
 pub(crate) struct Promised {
     pub(crate) accepted: Ballot,
     pub(crate) last: Slot,
     pub(crate) commit: Slot,
     first: Slot,
-    after: Slot,
+    pub(crate) after: Slot,
     /// Next part that is needed.
     next_part: u32,
     /// Its parts came up to here.
-    came_through: Slot,
+    pub(crate) came_through: Slot,
     /// All parts came.
     pub(crate) done: bool,
-    suffix: Vec<Entry>,
-    faulty: Vec<Header>,
+    pub(crate) suffix: Vec<Entry>,
+    pub(crate) suffix_bytes: u64,
+    pub(crate) faulty: Vec<Header>,
     came_at_ns: u64,
 }
 
@@ -70,11 +72,11 @@ impl Promised {
 }
 
 /// The log that a phase-1 quorum makes the candidate adopt.
-struct Choice {
+pub(crate) struct Choice {
     /// Whose it is; `None` for the candidate's own.
-    from: Option<MemberId>,
-    accepted: Ballot,
-    last: Slot,
+    pub(crate) from: Option<MemberId>,
+    pub(crate) accepted: Ballot,
+    pub(crate) last: Slot,
 }
 
 impl Candidate {
@@ -100,6 +102,14 @@ impl Candidate {
         }
     }
 
+    /// All of this log is here.
+    fn has_all_of(&self, choice: &Choice) -> bool {
+        choice
+            .from
+            .and_then(|member| self.promises.get(&member))
+            .is_none_or(|promised| promised.done)
+    }
+
     /// The logs to choose from, the greatest first, this member's own before equal ones.
     fn logs(&self, voters: &[MemberId]) -> Vec<Choice> {
         let own = Choice {
@@ -110,7 +120,7 @@ impl Candidate {
         let others = self
             .promises
             .iter()
-            .filter(|(member, promised)| promised.done && voters.contains(member))
+            .filter(|(member, promised)| promised.next_part > 0 && voters.contains(member))
             .map(|(member, promised)| Choice {
                 from: Some(*member),
                 accepted: promised.accepted,
@@ -147,6 +157,7 @@ impl Paxos {
             missing: Vec::new(),
             fills: BTreeMap::new(),
             adopted: None,
+            source: None,
             waiting_on: Some(WaitingOn::Quorum),
         };
         let (prepare, io) = (candidate.prepare(), candidate.io);
@@ -164,13 +175,21 @@ impl Paxos {
         };
         let patience_ns = self.election.timeout_ns / 2;
         let now_ns = self.now.mono_ns;
+        let window_bytes = self.settings.window_bytes;
         let answered = |member: &MemberId| {
-            candidate
-                .promises
-                .get(member)
-                .is_some_and(|promised| promised.done || now_ns < promised.came_at_ns + patience_ns)
+            candidate.promises.get(member).is_some_and(|promised| {
+                // What comes is synced before more is asked for, and of others nothing more is.
+                let enough = match candidate.source {
+                    Some(source) if source == *member => self.acceptor.is_staging(candidate.ballot),
+                    _ => !candidate.wants_more_of(promised, window_bytes),
+                };
+                promised.done || enough || now_ns < promised.came_at_ns + patience_ns
+            })
         };
         let begun = |member: &MemberId| {
+            if candidate.source == Some(*member) {
+                return self.acceptor.staged_through(candidate.ballot);
+            }
             let promised = candidate.promises.get(member)?;
             (promised.next_part > 0).then_some(promised.came_through)
         };
@@ -242,11 +261,13 @@ impl Paxos {
                         came_through: after,
                         done: false,
                         suffix: Vec::new(),
+                        suffix_bytes: 0,
                         faulty,
                         came_at_ns: now_ns,
                     };
+                    let source = candidate.source == Some(from);
                     match candidate.promises.get(&from) {
-                        Some(promised) if promised.done => return,
+                        Some(promised) if promised.done || source => return,
                         _ => candidate.promises.insert(from, fresh),
                     };
                 }
@@ -267,17 +288,13 @@ impl Paxos {
                 // It may have been repaired since the promise began.
                 let brought = |slot| suffix.binary_search_by_key(&slot, |it| it.slot).is_ok();
                 promised.faulty.retain(|header| !brought(header.slot));
+                promised.suffix_bytes += suffix.iter().map(Entry::weight).sum::<u64>();
                 promised.suffix.extend(suffix);
                 promised.done = done;
                 // A long one takes its time, and its voter cannot vote for anybody else.
                 let patient_ns = now_ns + self.election.timeout_ns;
                 candidate.deadline_ns = candidate.deadline_ns.max(patient_ns);
-                if done {
-                    self.check_phase1();
-                } else {
-                    let through = promised.came_through;
-                    self.send(from, Lane::Log, Message::Staged { ballot, through });
-                }
+                self.took_part(from);
             }
             Office::Leader(leader) if leader.ballot == ballot => {
                 self.promised_late(from, accepted, last, commit);
@@ -300,11 +317,16 @@ impl Paxos {
         let Some(spare) = spare else { return };
         let mut missing = Vec::new();
         let mut waiting_on = None;
+        let mut long = None;
         for choice in &logs[..=spare] {
             match self.obstacles(candidate, choice) {
                 Ok(headers) if headers.is_empty() => {
-                    self.adopt_choice(choice);
-                    return;
+                    if candidate.has_all_of(choice) {
+                        self.adopt_choice(choice);
+                        return;
+                    }
+                    waiting_on.get_or_insert(WaitingOn::Quorum);
+                    long.get_or_insert(choice);
                 }
                 Ok(headers) => {
                     let slot = headers[0].slot;
@@ -315,6 +337,12 @@ impl Paxos {
                     waiting_on.get_or_insert(reason);
                 }
             }
+        }
+        if let Some(choice) = long
+            && candidate.is_long(choice, self.settings.window_bytes)
+        {
+            self.catch_up(choice);
+            return;
         }
         if let Office::Candidate(candidate) = &mut self.office {
             candidate.missing = missing;
@@ -396,15 +424,7 @@ impl Paxos {
         candidate.waiting_on = None;
         let mut staging = Staging::new(ballot, keep, choice.last, commit);
         for entry in entries {
-            let through = entry.slot;
-            self.journal.record(
-                Record::Stage {
-                    ballot,
-                    entry: entry.clone(),
-                },
-                Effect::Staged { ballot, through },
-            );
-            staging.push(entry, u64::MAX);
+            self.give_to_disk(&mut staging, entry, u64::MAX);
         }
         self.stage_own(staging);
     }

@@ -8,6 +8,7 @@ use crate::message::{Heartbeat, Lane, Message};
 use crate::output::Output;
 use crate::paxos::{Office, Paxos};
 use crate::settings::Settings;
+use crate::takeover::Takeover;
 use crate::types::{Ballot, MemberId, Now};
 
 /// Heartbeats in one election timeout.
@@ -20,8 +21,7 @@ const SAMPLES: u64 = 4;
 pub(crate) struct Election {
     pub(crate) timeout_ns: u64,
     pub(crate) next_tick: u64,
-    /// When this member takes over, if nothing changes until then.
-    takeover_at_ns: Option<u64>,
+    pub(crate) takeover: Takeover,
     /// It hears a healthy leader, or is one, as last told to all.
     pub(crate) healthy: bool,
     /// The greatest ballot seen anywhere.
@@ -39,7 +39,7 @@ impl Election {
         Self {
             timeout_ns: settings.election_timeout_ns,
             next_tick: now.mono_ns,
-            takeover_at_ns: None,
+            takeover: Takeover::default(),
             healthy: false,
             seen: promised,
             followed: None,
@@ -154,7 +154,7 @@ impl Paxos {
     }
 
     /// A phase-1 quorum says that it hears this member.
-    fn is_heard_by_quorum(&self) -> bool {
+    pub(crate) fn is_heard_by_quorum(&self) -> bool {
         let hearing = self
             .voters
             .iter()
@@ -323,63 +323,10 @@ impl Paxos {
     }
 
     /// Some voter is led already.
-    fn hears_health(&self) -> bool {
+    pub(crate) fn hears_health(&self) -> bool {
         self.voters.iter().any(|voter| {
             self.hears(*voter) && self.peers.get(voter).is_some_and(|peer| peer.beat.healthy)
         })
-    }
-
-    /// Rule E2: only if nobody is led, and enough voters would hear this member, after a delay.
-    fn consider_takeover(&mut self) {
-        let may = self.role.votes()
-            && !self.is_disk_stalled()
-            && self.journal.is_synced(self.acceptor.promise_io)
-            && !self.hears_health()
-            && self.is_heard_by_quorum();
-        if !may {
-            self.election.takeover_at_ns = None;
-            return;
-        }
-        let now_ns = self.now.mono_ns;
-        let at_ns = match self.election.takeover_at_ns {
-            Some(at_ns) => at_ns,
-            None => now_ns + self.takeover_delay_ns(),
-        };
-        self.election.takeover_at_ns = Some(at_ns);
-        if now_ns >= at_ns {
-            self.election.takeover_at_ns = None;
-            self.campaign(false);
-        }
-    }
-
-    /// Preferred members first, then chance; those who would lead badly last.
-    fn takeover_delay_ns(&mut self) -> u64 {
-        if self.voters.len() == 1 {
-            return 0;
-        }
-        let interval_ns = self.election.interval_ns();
-        let reluctance = u64::from(100 - self.settings.preference);
-        let mut delay_ns = self.rng.below(interval_ns) + 2 * interval_ns * reluctance / 100;
-        let others = || {
-            self.voters
-                .iter()
-                .filter(|voter| self.hears(**voter))
-                .filter_map(|voter| self.peers.get(voter))
-        };
-        let witness = self.role == Role::Witness;
-        if witness && others().any(|peer| peer.role != Role::Witness) {
-            delay_ns += 2 * self.election.timeout_ns;
-        }
-        if self.app_stalled && others().any(|peer| !peer.beat.app_stalled) {
-            delay_ns += self.election.timeout_ns;
-        }
-        // More than a window behind: better somebody else, unless nobody else can (rule L1).
-        let window = (self.settings.window_bytes / self.log.mean_weight()).max(1);
-        let best = others().map(|peer| peer.beat.last).max();
-        if best.is_some_and(|best| best.0 > self.log.last().0 + window) {
-            delay_ns += 4 * self.election.timeout_ns;
-        }
-        delay_ns
     }
 
     /// Gives up whatever office this member has.
@@ -387,7 +334,7 @@ impl Paxos {
         if let Office::Leader(leader) = std::mem::replace(&mut self.office, Office::Follower) {
             self.refuse_readers(leader.rounds);
         }
-        self.election.takeover_at_ns = None;
+        self.election.takeover.call_off();
     }
 
     /// Whom this member follows; itself when it leads.
@@ -552,6 +499,8 @@ impl Paxos {
             wall_ns: self.now.wall_ns,
             echo_mono_ns,
             echo_held_ns,
+            entry_bytes: self.entry_bytes(),
+            preference: self.settings.preference,
         };
         self.send(to, Lane::Heartbeat, Message::Heartbeat(beat));
     }
@@ -570,7 +519,7 @@ impl Paxos {
         let deadline = match &self.office {
             Office::Candidate(candidate) => Some(candidate.deadline_ns),
             Office::Leader(leader) => leader.transfer.map(|transfer| transfer.deadline_ns),
-            Office::Follower => self.election.takeover_at_ns,
+            Office::Follower => self.election.takeover.at_ns(),
         };
         [Some(self.election.next_tick), followed, deadline]
             .into_iter()

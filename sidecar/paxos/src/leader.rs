@@ -70,6 +70,7 @@ impl Paxos {
             votes: Vec::new(),
         }));
         self.counters.elections_won += 1;
+        self.election.takeover.close();
         // What waits at this entrance is proposed first; a Noop if nothing does (rule L3).
         self.notice_leader();
         self.serve_entrance();

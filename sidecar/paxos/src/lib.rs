@@ -68,10 +68,10 @@
 //! | module | what it decides |
 //! |---|---|
 //! | `acceptor`, `staging` | promises, adoption, votes |
-//! | `candidate` | phase 1 and the log to adopt |
+//! | `candidate`, `catch_up` | phase 1 and the log to adopt |
 //! | `leader`, `follower` | phase 2, replication, commit |
 //! | `transfer` | hand-over of leadership |
-//! | `election`, `peer` | heartbeats, health, take-over, timeouts |
+//! | `election`, `takeover`, `peer` | heartbeats, health, take-over, timeouts |
 //! | `entrance` | commands of this member |
 //! | `reads` | read indexes |
 //! | `clock` | agreed time |
@@ -83,12 +83,12 @@
 //! # Not yet
 //! Reconfiguration (a configuration changes only with its group so far: `Reconfigure` is not
 //! proposed), leases and their fences, early learning, quorum reads, snapshots in place of the start of
-//! a log. Messages and records have their fields. A candidate that is more than a window behind waits
-//! for better ones for some election timeouts and then fetches all it lacks into memory.
+//! a log. Messages and records have their fields.
 
 mod acceptor;
 mod ballot;
 mod candidate;
+mod catch_up;
 mod clock;
 pub mod configuration;
 mod election;
@@ -112,6 +112,7 @@ mod rng;
 mod settings;
 mod staging;
 mod status;
+mod takeover;
 mod transfer;
 pub mod types;
 

@@ -88,12 +88,15 @@ impl Log {
         Slot(self.last.0 + 1 - self.cache.len() as u64)
     }
 
-    /// Mean weight of what is in memory, at least 1.
-    pub(crate) fn mean_weight(&self) -> u64 {
-        match self.cache.len() as u64 {
-            0 => 1024,
-            len => (self.cached_bytes / len).max(1),
+    /// Mean weight of what is in memory; 0 while that is too little to tell by: neither a number of
+    /// entries nor `enough` bytes.
+    pub(crate) fn mean_weight(&self, enough: u64) -> u64 {
+        const ENTRIES: u64 = 16;
+        let count = self.cache.len() as u64;
+        if count < ENTRIES && self.cached_bytes < enough {
+            return 0;
         }
+        self.cached_bytes / count.max(1)
     }
 
     /// Ballot of the entry at `slot`. The position before the first slot of all has the lowest one.

@@ -182,6 +182,11 @@ pub struct Heartbeat {
     /// for round trips. Both 0 when none came.
     pub echo_mono_ns: u64,
     pub echo_held_ns: u64,
+    /// Mean weight of the sender's latest entries, in bytes, so that others can tell how far they are
+    /// behind. 0: not known.
+    pub entry_bytes: u64,
+    /// How gladly the sender leads: 0 to 100.
+    pub preference: u32,
 }
 
 /// A read that waits for an index; unique within one start of one member.

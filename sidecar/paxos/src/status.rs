@@ -108,6 +108,12 @@ pub struct Status {
     pub uncommitted_bytes: u64,
     /// Bytes of entries kept in memory.
     pub cached_bytes: u64,
+    /// Bytes of entries that are on their way to the disk.
+    pub unsynced_bytes: u64,
+    /// Candidate only: bytes of promises kept in memory.
+    pub promised_bytes: u64,
+    /// By how many bytes the furthest commit heard of is ahead of this log, as its member estimates.
+    pub behind_bytes: u64,
     /// Commands of this entrance that are not chosen yet.
     pub pending_commands: u64,
     /// Their bytes.
@@ -178,6 +184,12 @@ impl Paxos {
             election_timeout_ns: self.election.timeout_ns,
             uncommitted_bytes: self.log.uncommitted_bytes(),
             cached_bytes: self.log.cached_bytes(),
+            unsynced_bytes: self.journal.unsynced_bytes(),
+            promised_bytes: match &self.office {
+                Office::Candidate(candidate) => candidate.promised_bytes(),
+                _ => 0,
+            },
+            behind_bytes: self.behind_bytes(),
             pending_commands: self.entrance.count(),
             pending_bytes: self.entrance.bytes(),
             given_bytes: self.entrance.given_bytes(),

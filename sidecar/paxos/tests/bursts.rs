@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::cell::Cell;
+
 use common::{MS, Net, id};
 use synod_paxos::{Lane, MemberId, Message, Quorums, Role, Settings, Slot};
 
@@ -162,6 +164,63 @@ fn p3_a_promise_is_sent_a_window_at_a_time() {
 fn p3_a_promise_goes_on_although_parts_and_answers_get_lost() {
     let (mut net, last) = only_1_can_lead();
     net.loss = 50;
+    net.until(20_000, "1 leads with all of it", |net| {
+        net.settled_leader() == Some(id(1)) && net.paxos(id(1)).commit() >= last
+    });
+}
+
+#[test]
+fn l1_a_candidate_takes_a_long_log_to_the_disk_as_it_comes_and_keeps_little_in_memory() {
+    let (mut net, last) = only_1_can_lead();
+    let window = net.settings.window_bytes;
+    let before = net.paxos(id(1)).counters().elections;
+    let (promised, unsynced) = (Cell::new(0), Cell::new(0));
+    net.until(20_000, "1 leads", |net| {
+        let status = net.paxos(id(1)).status();
+        promised.set(status.promised_bytes.max(promised.get()));
+        unsynced.set(status.unsynced_bytes.max(unsynced.get()));
+        net.settled_leader() == Some(id(1))
+    });
+    net.until(1000, "all of it", |net| net.paxos(id(1)).commit() >= last);
+    for bytes in [promised.get(), unsynced.get()] {
+        assert!((window / 2..3 * window).contains(&bytes), "{bytes} bytes");
+    }
+    let ballots = net.paxos(id(1)).counters().elections - before;
+    assert_eq!(ballots, 1, "in one go");
+    assert_eq!(net.paxos(id(1)).counters().impossible_messages, 0);
+    // What it lacked is in its log, and is handed over from there.
+    net.until(1000, "apply", |net| net.node(id(1)).through >= last);
+    assert_eq!(net.node(id(1)).payloads().len(), 600);
+}
+
+#[test]
+fn l1_a_candidate_with_a_slow_disk_asks_for_no_more_than_it_writes() {
+    let (mut net, last) = only_1_can_lead();
+    net.sync_ns = 60 * MS;
+    let most = Cell::new(0);
+    net.until(20_000, "1 leads", |net| {
+        most.set(net.paxos(id(1)).status().unsynced_bytes.max(most.get()));
+        net.settled_leader() == Some(id(1))
+    });
+    assert!(most.get() < 3 * net.settings.window_bytes, "{most:?} bytes");
+    net.until(2000, "all of it", |net| net.paxos(id(1)).commit() >= last);
+}
+
+#[test]
+fn l1_a_candidate_without_a_quorum_takes_about_a_window_of_a_promise_and_no_more() {
+    let (mut net, last) = only_1_can_lead();
+    net.filter =
+        Box::new(|from, _, message| from != id(3) || !matches!(message, Message::Promise { .. }));
+    let most = Cell::new(0);
+    let end_ns = net.now_ns + 5000 * MS;
+    net.until(6000, "the end", |net| {
+        most.set(net.paxos(id(1)).status().promised_bytes.max(most.get()));
+        net.now_ns > end_ns
+    });
+    let window = net.settings.window_bytes;
+    assert!((window..3 * window).contains(&most.get()), "{most:?} bytes");
+    net.heal();
+    net.cut(2, 3);
     net.until(20_000, "1 leads with all of it", |net| {
         net.settled_leader() == Some(id(1)) && net.paxos(id(1)).commit() >= last
     });

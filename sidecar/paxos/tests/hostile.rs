@@ -221,6 +221,8 @@ impl Liar {
             wall_ns: any(self),
             echo_mono_ns: any(self),
             echo_held_ns: any(self),
+            entry_bytes: any(self),
+            preference: any(self) as u32,
         }
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Net {
     pub(crate) load_ns: BTreeMap<MemberId, u64>,
     /// By member: how far its wall clock is off.
     pub(crate) wall_offset_ns: BTreeMap<MemberId, i64>,
+    /// By member: how gladly it leads from its next start on, if not as the settings say.
+    pub(crate) preferences: BTreeMap<MemberId, u32>,
     /// By member: its disk does not answer.
     pub(crate) stalled: BTreeSet<MemberId>,
     pub(crate) cuts: BTreeSet<(MemberId, MemberId)>,
@@ -126,6 +128,7 @@ impl Net {
             sync_ns: MS / 5,
             load_ns: BTreeMap::new(),
             wall_offset_ns: BTreeMap::new(),
+            preferences: BTreeMap::new(),
             stalled: BTreeSet::new(),
             cuts: BTreeSet::new(),
             reorder_ns: 0,
@@ -181,7 +184,12 @@ impl Net {
         assert!(node.paxos.is_none(), "it runs already");
         let recovered = node.disk.restart();
         let seed = recovered.boot.0 * 1000 + u64::from(member.0);
-        let paxos = Paxos::new(self.settings.clone(), recovered, now, seed).expect("it starts");
+        let preference = self.preferences.get(&member);
+        let settings = Settings {
+            preference: preference.copied().unwrap_or(self.settings.preference),
+            ..self.settings.clone()
+        };
+        let paxos = Paxos::new(settings, recovered, now, seed).expect("it starts");
         *node = Node {
             paxos: Some(paxos),
             forgetful: false,

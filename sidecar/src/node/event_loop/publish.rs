@@ -9,8 +9,6 @@ use crate::node::handle::NodeStatus;
 
 /// A member whose heartbeats are older than this does not count as serving.
 const SERVING_NS: u64 = 1_000_000_000;
-/// Slots behind the furthest commit heard of at which a log counts (page-cached catch-up away).
-const CLOSE_SLOTS: u64 = 1_024;
 /// Agreed time is published anew when it is off by this much.
 const CLOCK_NS: u64 = 10_000_000;
 
@@ -76,13 +74,6 @@ impl EventLoop {
 
     /// This log ends near where the group's does.
     fn is_close(&self) -> bool {
-        let status = self.paxos.status();
-        let furthest = status
-            .peers
-            .iter()
-            .filter(|it| it.heard)
-            .map(|it| it.commit);
-        let furthest = furthest.max().unwrap_or_default();
-        status.healthy && furthest.0 <= status.last.0 + CLOSE_SLOTS
+        self.paxos.is_near() && self.paxos.status().healthy
     }
 }

@@ -171,6 +171,8 @@ fn heartbeat(it: v1::Heartbeat) -> Read<Heartbeat> {
         wall_ns: count("wall_ns", it.wall_ns)?,
         echo_mono_ns: count("echo_mono_ns", it.echo_mono_ns)?,
         echo_held_ns: count("echo_held_ns", it.echo_held_ns)?,
+        entry_bytes: count("entry_bytes", it.entry_bytes)?,
+        preference: it.preference,
     })
 }
 

@@ -191,6 +191,8 @@ fn heartbeat(it: Heartbeat) -> v1::Heartbeat {
         wall_ns: it.wall_ns,
         echo_mono_ns: it.echo_mono_ns,
         echo_held_ns: it.echo_held_ns,
+        entry_bytes: it.entry_bytes,
+        preference: it.preference,
     }
 }
 

@@ -119,6 +119,8 @@ fn every_message() -> Vec<Message> {
             wall_ns: 9,
             echo_mono_ns: 10,
             echo_held_ns: 11,
+            entry_bytes: 12,
+            preference: 13,
         }),
         Message::Propose {
             commands: vec![command()],
