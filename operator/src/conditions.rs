@@ -121,6 +121,12 @@ impl<'a> Conditions<'a> {
         self.push(&from.kind, &from.status, &from.reason, message.into());
     }
 
+    /// Leaves a condition as it is: nobody has looked at that again.
+    pub fn keep(&mut self, condition: &Condition) {
+        self.list.retain(|it| it.kind != condition.kind);
+        self.list.push(condition.clone());
+    }
+
     /// What is said of one thing.
     pub fn get(&self, kind: &Kind) -> Option<&Condition> {
         find(&self.list, kind)
@@ -156,6 +162,15 @@ pub fn find<'a>(conditions: &'a [Condition], kind: &Kind) -> Option<&'a Conditio
 /// Whether there is a condition of this type, and it is true.
 pub fn is_true(conditions: &[Condition], kind: &Kind) -> bool {
     find(conditions, kind).is_some_and(|it| it.status == Status::True.as_str())
+}
+
+/// The reason of this name, as another operator wrote it; one that this version does not know, or
+/// that has no place there, counts as an error of the operator.
+pub fn named(name: &str, on: &Kind) -> &'static Reason {
+    let known = REASONS
+        .iter()
+        .find(|it| it.name == name && it.on.iter().any(|kind| kind.name == on.name));
+    known.copied().unwrap_or(&OPERATOR_ERROR)
 }
 
 /// Whole seconds, as the API's own times are.

@@ -74,6 +74,20 @@ pub fn request_fits(request: &str, key: &str) -> bool {
     request.public_key.subject_public_key_info() == key.subject_public_key_info()
 }
 
+/// Whether a chain certifies the key of this request, by this root.
+pub fn answers(chain: &str, request: &str, root: &str) -> bool {
+    let (Ok(request), Ok(der), Ok(root)) = (
+        CertificateSigningRequestParams::from_pem(request),
+        first(CHAIN, chain),
+        Bundle::parse(root),
+    ) else {
+        return false;
+    };
+    parse(CHAIN, &der)
+        .is_ok_and(|it| it.public_key().raw == request.public_key.subject_public_key_info())
+        && root.signed(&der)
+}
+
 /// Certifies the key of a request. Whatever else the request says is not looked at: the hub decides
 /// what a cluster may issue.
 ///

@@ -86,6 +86,13 @@ impl Bundle {
         Ok(())
     }
 
+    /// Adds those of another bundle that are not there.
+    pub fn merge(&mut self, other: &Self) {
+        for root in other.ders() {
+            self.push(root.clone());
+        }
+    }
+
     /// Removes all but the newest root.
     pub fn keep_newest(&mut self) {
         let old = self.roots.len().saturating_sub(1);

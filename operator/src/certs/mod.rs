@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, DistinguishedName, SerialNumber};
 
-pub use authority::{Issuer, request, request_fits, root, root_due, sign_request};
+pub use authority::{Issuer, answers, request, request_fits, root, root_due, sign_request};
 pub use bundle::{Bundle, RootStep, root_step};
 pub use inspect::{Validity, names_only_der, validity};
 pub use leaf::{is_good, leaf};

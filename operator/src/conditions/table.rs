@@ -173,7 +173,7 @@ reasons! {
     CLOCKS_DIFFER = "ClocksDiffer" on [CLOCK_SKEWED, DEGRADED]:
         "The clocks of members differ by more than they should." =>
         "See that time is synchronised on the named nodes.";
-    OPERATOR_ERROR = "OperatorError" on [READY, DEGRADED, PROGRESSING]:
+    OPERATOR_ERROR = "OperatorError" on [READY, AVAILABLE, DEGRADED, PROGRESSING, RECONCILING, STALLED]:
         "A step failed and is tried again." =>
         "The message has the error. Missing rights: compare the operator's roles with the chart's.";
 }

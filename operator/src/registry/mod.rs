@@ -92,6 +92,11 @@ impl Clusters {
         usable.collect()
     }
 
+    /// The names of all, whether they can be talked to or not.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
     /// Changes when a cluster comes, goes, becomes reachable or unreachable.
     pub fn changes(&self) -> latest::Receiver<u64> {
         self.0.changes.subscribe()

@@ -39,7 +39,7 @@ pub(super) fn registrations(secrets: &[Secret], local: &str) -> BTreeMap<String,
         if let Some(first) = all.get_mut(name) {
             // One of two that contradict each other must not win by chance.
             let (first_name, uid) = (first.secret.clone(), secret.uid().unwrap_or_default());
-            first.version.push_str(&format!("+{uid}"));
+            first.version = format!("{}+{uid}", first.version);
             first.content = Err(format!(
                 "the Secrets {first_name} and {own} both register it: delete one of them"
             ));

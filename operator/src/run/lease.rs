@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
-use kube::{Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -140,7 +140,7 @@ impl Lease {
     async fn round(&mut self) -> Result<bool, kube::Error> {
         let lease = self.api.get_opt(&self.name).await?;
         let now = Instant::now();
-        let version = lease.as_ref().and_then(|it| it.resource_version());
+        let version = lease.as_ref().and_then(kube::ResourceExt::resource_version);
         if self.seen.as_ref().is_none_or(|it| it.version != version) {
             self.seen = Some(Seen {
                 version,

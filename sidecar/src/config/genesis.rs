@@ -454,4 +454,14 @@ mod tests {
         assert_eq!(change(|it| it.protocol = 0), "protocol");
         assert_eq!(change(|it| it.members.clear()), "members");
     }
+
+    #[test]
+    fn the_file_is_the_one_that_the_operator_writes() {
+        // The operator's tests read the same file.
+        let golden = include_str!("../../../proto/golden/genesis.json");
+        let file: GenesisFile = serde_json::from_str(golden).expect("the golden file");
+        file.to_genesis().expect("a group can begin from it");
+        let text = serde_json::to_string_pretty(&file).expect("JSON");
+        assert_eq!(text.trim(), golden.trim());
+    }
 }

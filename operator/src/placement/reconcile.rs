@@ -1,0 +1,388 @@
+//! One look at one service.
+
+use std::time::SystemTime;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Resource as _;
+use kube::ResourceExt as _;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType};
+use serde_json::json;
+use synod_api::{ReplicatedService, ReplicatedServiceStatus, ScaleDown};
+
+use super::apply::{self, Own};
+use super::authority::Issued;
+use super::dereference::{self, Found};
+use super::error::PlacementError;
+use super::events;
+use super::finalize;
+use super::groups::Key;
+use super::plan::{self, Record, Wait};
+use super::status::{self, Matter, Report};
+use super::validate::{self, Formed, Input, Stall, Valid};
+use super::view::View;
+use super::{Hub, MANAGER, RESYNC, authority, genesis};
+use crate::certs::Names;
+use crate::conditions::{self, Conditions, PROGRESSING, READY, RECONCILING, STALLED, Status};
+
+pub(super) async fn reconcile(
+    hub: &Hub,
+    object: &DynamicObject,
+    key: &Key,
+) -> Result<Action, PlacementError> {
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(hub.context.client.clone(), &key.0, &hub.resource);
+    let look = Look {
+        hub,
+        object,
+        api,
+        key,
+        uid: object.uid().unwrap_or_default(),
+    };
+    if object.metadata.deletion_timestamp.is_some() {
+        return look.finalize().await;
+    }
+    match read(object) {
+        Ok(service) => {
+            finalize::set(&look.api, object, true)
+                .await
+                .map_err(PlacementError::write("the finalizer"))?;
+            look.service(&service).await
+        }
+        Err(problem) => look.unreadable(problem).await,
+    }
+}
+
+/// With the path of what cannot be read.
+fn read(object: &DynamicObject) -> Result<ReplicatedService, String> {
+    let value = serde_json::to_value(object).map_err(|error| error.to_string())?;
+    serde_path_to_error::deserialize(value)
+        .map_err(|error| format!("{}: {}", error.path(), error.inner()))
+}
+
+/// Tells in the status that looks at a service fail, and leaves the rest of it as it is: nobody has
+/// looked at that.
+pub(super) async fn tell(
+    hub: &Hub,
+    object: &DynamicObject,
+    key: &Key,
+    error: &PlacementError,
+) -> Result<(), PlacementError> {
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(hub.context.client.clone(), &key.0, &hub.resource);
+    let look = Look {
+        hub,
+        object,
+        api,
+        key,
+        uid: object.uid().unwrap_or_default(),
+    };
+    let before = look.status();
+    let generation = object.metadata.generation;
+    let mut list = Conditions::new(&before.conditions, generation, Timestamp::now());
+    for condition in &before.conditions {
+        list.keep(condition);
+    }
+    let words = error.to_string();
+    if let PlacementError::NotOurs { .. } = error {
+        let reason = &conditions::NAME_CONFLICT;
+        list.set(&READY, Status::False, reason, &words);
+        list.set(&STALLED, Status::True, reason, &words);
+    } else {
+        let reason = &conditions::OPERATOR_ERROR;
+        list.set(&PROGRESSING, Status::True, reason, &words);
+        list.set(&RECONCILING, Status::True, reason, &words);
+    }
+    let mut status = before.clone();
+    status.conditions = list.finish();
+    look.put_status(&before, &status).await
+}
+
+struct Look<'a> {
+    hub: &'a Hub,
+    object: &'a DynamicObject,
+    api: Api<DynamicObject>,
+    key: &'a Key,
+    uid: String,
+}
+
+// === impl Look ===
+
+impl Look<'_> {
+    async fn service(&self, service: &ReplicatedService) -> Result<Action, PlacementError> {
+        let context = &self.hub.context;
+        let found = dereference::dereference(
+            context,
+            &self.hub.clusters,
+            &self.hub.groups,
+            service,
+            self.key,
+            &self.uid,
+        )
+        .await?;
+        let valid = validate::validate(Input {
+            name: &self.key.1,
+            uid: &self.uid,
+            spec: &service.spec,
+            template: found.template.clone(),
+            formed: found.formed.clone(),
+            local: &context.flags.cluster,
+            views: &found.views,
+        });
+        let mut report = self.report(&found, service.spec.paused);
+        let valid = match valid {
+            Ok(valid) => valid,
+            Err(stall) => {
+                report.stall = Some(stall);
+                self.write_status(service.status.as_ref(), &report).await?;
+                return Ok(Action::requeue(RESYNC));
+            }
+        };
+        report.valid = Some(&valid);
+        if service.spec.paused {
+            let plan = plan::paused(&self.uid, &found.views);
+            report.failures = self.groups(&found.views, plan).await;
+            self.write_status(service.status.as_ref(), &report).await?;
+            return ended(report.failures);
+        }
+        let own = Own {
+            context,
+            service,
+            key: self.key,
+        };
+        if found.record_lost
+            && let Formed::Genesis(text) = &found.formed
+        {
+            let text = text.clone();
+            let key = genesis::GENESIS_KEY;
+            own.record(&Record { key, text }).await?;
+        }
+        match plan::record(&valid, &found.views) {
+            Ok(record) => {
+                own.record(&record).await?;
+                // Only what can be read back is handed out.
+                return Ok(Action::requeue(std::time::Duration::ZERO));
+            }
+            Err(Wait::Nothing) => {}
+            Err(Wait::Members(waits)) => report.waits = Some(waits),
+            Err(Wait::Stall(stall)) => report.stall = Some(stall),
+        }
+        let issued = self.issue(&own, &valid, &found).await?;
+        let trust_domain = &context.flags.trust_domain;
+        let plan = plan::plan(&valid, &found.views, &issued, trust_domain);
+        report.failures = self.groups(&found.views, plan).await;
+        for (cluster, problem) in issued.refused {
+            report.failures.push(format!(
+                "cluster {cluster}: its request for a certificate is refused: {problem}"
+            ));
+        }
+        let status = self.write_status(service.status.as_ref(), &report).await?;
+        self.scale_down(&own, &found, &status).await?;
+        ended(report.failures)
+    }
+
+    fn report<'a>(&'a self, found: &'a Found, paused: bool) -> Report<'a> {
+        let kept = "the workload of spec.workloadRef is gone; the template that it had is kept";
+        Report {
+            valid: None,
+            stall: None,
+            waits: None,
+            failures: Vec::new(),
+            degraded: found.kept_template.then(|| Matter {
+                reason: &conditions::WORKLOAD_NOT_FOUND,
+                message: kept.to_owned(),
+            }),
+            views: &found.views,
+            uid: &self.uid,
+            namespace: &self.key.0,
+            generation: self.object.metadata.generation,
+            paused,
+        }
+    }
+
+    async fn groups(&self, views: &[View], plan: plan::Plan) -> Vec<String> {
+        let Hub {
+            clusters, groups, ..
+        } = self.hub;
+        apply::groups(clusters, groups, self.key, &self.uid, views, plan).await
+    }
+
+    /// The authority's Secret is on disk before anything that it signed is handed out.
+    async fn issue(
+        &self,
+        own: &Own<'_>,
+        valid: &Valid,
+        found: &Found,
+    ) -> Result<Issued, PlacementError> {
+        let names = Names {
+            trust_domain: self.hub.context.flags.trust_domain.clone(),
+            namespace: self.key.0.clone(),
+            service: self.key.1.clone(),
+        };
+        let (content, secret) = found.authority.as_ref().map(|(a, b)| (a, b)).unzip();
+        let asks = plan::asks(valid, &found.views);
+        let issued =
+            authority::issue(&names, content, &asks, SystemTime::now()).map_err(|error| {
+                PlacementError::Authority {
+                    secret: authority::secret_name(&self.key.1),
+                    error,
+                }
+            })?;
+        if let Some(data) = &issued.secret {
+            own.authority(data, secret).await?;
+        }
+        Ok(issued)
+    }
+
+    /// The pods of the workload that the template was taken from go once they are replaced.
+    async fn scale_down(
+        &self,
+        own: &Own<'_>,
+        found: &Found,
+        status: &ReplicatedServiceStatus,
+    ) -> Result<(), PlacementError> {
+        let Some(reference) = &own.service.spec.workload_ref else {
+            return Ok(());
+        };
+        let replicas = found.workload.as_ref().map_or(0, |it| it.replicas);
+        let ready = conditions::is_true(&status.conditions, &READY);
+        if replicas == 0 || !ready || reference.scale_down != ScaleDown::OnSuccess {
+            return Ok(());
+        }
+        own.scale_down(reference).await?;
+        let note = format!(
+            "{} {} had {replicas} replicas and has none now: the members took over",
+            reference.kind, reference.name
+        );
+        self.publish(EventType::Normal, "ScaledDown", note).await;
+        Ok(())
+    }
+
+    async fn unreadable(&self, problem: String) -> Result<Action, PlacementError> {
+        let report = Report {
+            valid: None,
+            stall: Some(Stall {
+                reason: &conditions::INVALID_SPEC,
+                message: problem,
+            }),
+            waits: None,
+            failures: Vec::new(),
+            degraded: None,
+            views: &[],
+            uid: &self.uid,
+            namespace: &self.key.0,
+            generation: self.object.metadata.generation,
+            paused: false,
+        };
+        self.write_status(Some(&self.status()), &report).await?;
+        Ok(Action::await_change())
+    }
+
+    /// As the object has it; empty when it cannot be read.
+    fn status(&self) -> ReplicatedServiceStatus {
+        self.object
+            .data
+            .get("status")
+            .and_then(|it| serde_json::from_value(it.clone()).ok())
+            .unwrap_or_default()
+    }
+
+    /// Publishes what has changed, and writes it when anything has.
+    async fn write_status(
+        &self,
+        before: Option<&ReplicatedServiceStatus>,
+        report: &Report<'_>,
+    ) -> Result<ReplicatedServiceStatus, PlacementError> {
+        let before = before.cloned().unwrap_or_default();
+        let status = status::status(report, &before, Timestamp::now());
+        self.put_status(&before, &status).await?;
+        Ok(status)
+    }
+
+    async fn put_status(
+        &self,
+        before: &ReplicatedServiceStatus,
+        status: &ReplicatedServiceStatus,
+    ) -> Result<(), PlacementError> {
+        if before == status {
+            return Ok(());
+        }
+        let patch = json!({
+            "apiVersion": ReplicatedService::api_version(&()),
+            "kind": ReplicatedService::kind(&()),
+            "metadata": {"name": self.key.1, "uid": self.uid},
+            "status": status,
+        });
+        let params = PatchParams::apply(MANAGER).force();
+        self.api
+            .patch_status(&self.key.1, &params, &Patch::Apply(patch))
+            .await
+            .map_err(PlacementError::write("the status"))?;
+        for note in events::transitions(&before.conditions, &status.conditions) {
+            let weight = if note.warning {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            };
+            self.publish(weight, &note.reason, note.text).await;
+        }
+        Ok(())
+    }
+
+    /// An event that is lost is no reason to do anything again.
+    async fn publish(&self, type_: EventType, reason: &str, note: String) {
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(note),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        let reference = self.object.object_ref(&self.hub.resource);
+        if let Err(error) = self.hub.context.events.publish(&event, &reference).await {
+            tracing::warn!(service = self.key.1, %error, "an event was not published");
+        }
+    }
+
+    async fn finalize(&self) -> Result<Action, PlacementError> {
+        let ours = self
+            .object
+            .finalizers()
+            .iter()
+            .any(|it| it == finalize::FINALIZER);
+        if !ours {
+            return Ok(Action::await_change());
+        }
+        let before = self.status();
+        // Every cluster that there is: one may hold a group that no status tells of yet.
+        let names: Vec<String> = self.hub.clusters.names().into_iter().collect();
+        let left = finalize::remove_groups(&self.hub.clusters, &names, self.key, &self.uid).await;
+        if left.is_empty() {
+            finalize::set(&self.api, self.object, false)
+                .await
+                .map_err(PlacementError::write("the finalizer"))?;
+            return Ok(Action::await_change());
+        }
+        let generation = self.object.metadata.generation;
+        let mut list = Conditions::new(&before.conditions, generation, Timestamp::now());
+        let words = left.join("; ");
+        list.set(&READY, Status::False, &conditions::DELETING, &words);
+        list.set(&PROGRESSING, Status::True, &conditions::DELETING, &words);
+        list.set(&RECONCILING, Status::True, &conditions::DELETING, &words);
+        let mut status = before.clone();
+        status.conditions = list.finish();
+        status.observed_generation = generation;
+        self.put_status(&before, &status).await?;
+        // Watches tell when groups are gone, and when clusters answer again.
+        Ok(Action::requeue(std::time::Duration::from_secs(30)))
+    }
+}
+
+fn ended(failures: Vec<String>) -> Result<Action, PlacementError> {
+    if failures.is_empty() {
+        Ok(Action::requeue(RESYNC))
+    } else {
+        Err(PlacementError::Clusters(failures))
+    }
+}

@@ -1,0 +1,351 @@
+//! Tables of what is seen, and what is said of it.
+
+use synod_api::{Condition, MemberState};
+
+use super::super::authority::Issued;
+use super::super::plan::tests::{change, formed, taken_up, three, valid};
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("a time")
+}
+
+/// All is well: three members in three regions, the one in `us` leads.
+fn well() -> (Valid, Vec<View>) {
+    let valid = valid(formed());
+    let plan = plan::plan(&valid, &three(), &Issued::default(), "synod.local");
+    let mut views = taken_up(&plan, three());
+    for at in 0..3 {
+        change(&mut views, at, |it| {
+            let one = &mut it.status.as_mut().expect("a status").members[0];
+            one.epoch = 1;
+            one.ready = true;
+            one.leader = "notes-us-0".to_owned();
+        });
+    }
+    (valid, views)
+}
+
+fn report<'a>(valid: Option<&'a Valid>, views: &'a [View]) -> Report<'a> {
+    Report {
+        valid,
+        stall: None,
+        waits: None,
+        failures: Vec::new(),
+        degraded: None,
+        views,
+        uid: "uid-1",
+        namespace: "default",
+        generation: Some(7),
+        paused: false,
+    }
+}
+
+fn say(report: &Report<'_>) -> ReplicatedServiceStatus {
+    status(report, &ReplicatedServiceStatus::default(), at(1000))
+}
+
+fn word(status: &ReplicatedServiceStatus, kind: &str) -> String {
+    let found = status.conditions.iter().find(|it| it.kind == kind);
+    found.map_or_else(String::new, |it| format!("{} {}", it.status, it.reason))
+}
+
+fn words(status: &ReplicatedServiceStatus) -> [String; 4] {
+    ["Ready", "Available", "Progressing", "Degraded"].map(|it| word(status, it))
+}
+
+type Edit = fn(&mut synod_api::GroupMemberStatus);
+
+fn edit(views: &mut [View], at: usize, edit: Edit) {
+    change(views, at, |it| {
+        edit(&mut it.status.as_mut().expect("a status").members[0]);
+    });
+}
+
+#[test]
+fn a_service_that_is_well_says_so() {
+    let (valid, views) = well();
+    let status = say(&report(Some(&valid), &views));
+    assert_eq!(
+        words(&status),
+        [
+            "True AsDesired",
+            "True QuorumCommits",
+            "False AsDesired",
+            "False AsDesired"
+        ]
+    );
+    assert_eq!(word(&status, "Stalled"), "");
+    assert_eq!(word(&status, "LogUnbounded"), "True NoSnapshot");
+    let leader = status.leader.expect("a leader");
+    assert_eq!(
+        (leader.member.as_str(), leader.region.as_str()),
+        ("notes-us-0", "us-1")
+    );
+    assert_eq!((status.replicas, status.ready_replicas), (3, 3));
+    assert_eq!(
+        status.tolerates.map(|it| (it.members, it.regions)),
+        Some((1, 1))
+    );
+    let summary = status.summary.expect("a summary");
+    assert_eq!(
+        (summary.members.as_str(), summary.tolerates.as_str()),
+        ("3/3", "1 region")
+    );
+    assert_eq!(status.endpoint.as_deref(), Some("notes.default.svc:80"));
+    assert_eq!(status.observed_generation, Some(7));
+    assert!(
+        status
+            .conditions
+            .iter()
+            .all(|it| it.observed_generation == Some(7))
+    );
+}
+
+/// What is so, how it comes, and what is said of it.
+type Row = (&'static str, fn(&mut Vec<View>), [&'static str; 4]);
+
+#[test]
+fn what_is_not_well_is_told_by_its_reason() {
+    let unreachable = |views: &mut [View]| {
+        views[2].access = Access::Unreachable {
+            since: at(500),
+            problem: "no answer".to_owned(),
+        };
+    };
+    let table: [Row; 9] = [
+        (
+            "one member is restarting",
+            |views| edit(views, 2, |it| it.ready = false),
+            [
+                "False WaitingForMembers",
+                "True QuorumCommits",
+                "True WaitingForMembers",
+                "False AsDesired",
+            ],
+        ),
+        (
+            "one member is silent",
+            |views| {
+                edit(views, 2, |it| {
+                    it.ready = false;
+                    it.state = MemberState::Unreachable;
+                });
+            },
+            [
+                "False MemberUnreachable",
+                "True QuorumCommits",
+                "True WaitingForMembers",
+                "True MemberUnreachable",
+            ],
+        ),
+        (
+            "two members are silent",
+            |views| {
+                for at in 1..3 {
+                    edit(views, at, |it| it.state = MemberState::Unreachable);
+                }
+            },
+            [
+                "False NoQuorum",
+                "False NoQuorum",
+                "False AsDesired",
+                "True MemberUnreachable",
+            ],
+        ),
+        (
+            "nobody leads",
+            |views| {
+                for at in 0..3 {
+                    edit(views, at, |it| it.leader.clear());
+                }
+            },
+            [
+                "False NoLeader",
+                "False NoLeader",
+                "False AsDesired",
+                "False AsDesired",
+            ],
+        ),
+        (
+            "a lost volume",
+            |views| edit(views, 1, |it| it.incarnation = "f".repeat(32)),
+            [
+                "False MemberLost",
+                "True QuorumCommits",
+                "False AsDesired",
+                "True MemberLost",
+            ],
+        ),
+        (
+            "an old template runs",
+            |views| edit(views, 1, |it| it.updated = false),
+            [
+                "False RollingOut",
+                "True QuorumCommits",
+                "True RollingOut",
+                "False AsDesired",
+            ],
+        ),
+        (
+            "a quarantined copy",
+            |views| edit(views, 1, |it| it.state = MemberState::Quarantined),
+            [
+                "False MemberQuarantined",
+                "True QuorumCommits",
+                "False AsDesired",
+                "True MemberQuarantined",
+            ],
+        ),
+        (
+            "a cluster's operator sleeps",
+            |views| change(views, 1, |it| it.metadata.generation = Some(2)),
+            [
+                "False WaitingForCluster",
+                "True QuorumCommits",
+                "True WaitingForCluster",
+                "False AsDesired",
+            ],
+        ),
+        (
+            "a registration was taken away",
+            |views| views[1].access = Access::Unknown,
+            [
+                "False UnknownCluster",
+                "True QuorumCommits",
+                "False AsDesired",
+                "True UnknownCluster",
+            ],
+        ),
+    ];
+    for (what, edit, wanted) in table {
+        let (valid, mut views) = well();
+        edit(&mut views);
+        let status = say(&report(Some(&valid), &views));
+        assert_eq!(words(&status), wanted, "{what}");
+    }
+    let (valid, mut views) = well();
+    unreachable(&mut views);
+    let status = say(&report(Some(&valid), &views));
+    assert_eq!(
+        words(&status),
+        [
+            "False ClusterUnreachable",
+            "True QuorumCommits",
+            "False AsDesired",
+            "True ClusterUnreachable"
+        ]
+    );
+    assert_eq!(status.members[2].state, MemberState::Unreachable);
+    assert!(!status.clusters[2].reachable);
+    assert_eq!(status.tolerates.map(|it| it.members), Some(0));
+    // Two out of sight: they may be well, and nobody here can tell.
+    views[1].access = views[2].access.clone();
+    let status = say(&report(Some(&valid), &views));
+    assert_eq!(word(&status, "Available"), "Unknown ClusterUnreachable");
+}
+
+#[test]
+fn a_service_that_is_not_formed_says_what_it_waits_for() {
+    let valid = valid(Formed::No);
+    let views = three();
+    let mut report = report(Some(&valid), &views);
+    report.waits = Some(NotYet::Waiting(vec!["notes-eu-0: image".to_owned()]));
+    let status = say(&report);
+    assert_eq!(
+        words(&status),
+        [
+            "False WaitingForMembers",
+            "False WaitingForMembers",
+            "True WaitingForMembers",
+            "False AsDesired"
+        ]
+    );
+    assert_eq!(word(&status, "Reconciling"), "True WaitingForMembers");
+    assert!(status.conditions[0].message.contains("notes-eu-0: image"));
+    assert_eq!(status.summary.expect("a summary").members, "0/3");
+}
+
+#[test]
+fn a_manifest_that_is_refused_does_not_hide_that_the_service_goes_on() {
+    let (valid, views) = well();
+    let before = say(&report(Some(&valid), &views));
+    let mut refusal = report(None, &views);
+    refusal.stall = Some(Stall {
+        reason: &conditions::INVALID_SPEC,
+        message: "spec.replicas: no".to_owned(),
+    });
+    refusal.generation = Some(8);
+    let after = status(&refusal, &before, at(2000));
+    assert_eq!(
+        [
+            word(&after, "Ready"),
+            word(&after, "Available"),
+            word(&after, "Stalled")
+        ],
+        [
+            "False InvalidSpec",
+            "True QuorumCommits",
+            "True InvalidSpec"
+        ]
+    );
+    assert_eq!(after.members, before.members);
+    assert_eq!(after.observed_generation, Some(8));
+    let fresh = say(&refusal);
+    assert_eq!(word(&fresh, "Available"), "False InvalidSpec");
+}
+
+#[test]
+fn a_change_of_members_is_told_and_a_paused_service_says_so() {
+    let (mut valid, views) = well();
+    valid.change = Some("put the numbers back".to_owned());
+    let status = say(&report(Some(&valid), &views));
+    assert_eq!(
+        word(&status, "Progressing"),
+        "False MembershipChangeUnsupported"
+    );
+    assert_eq!(word(&status, "Ready"), "False MembershipChangeUnsupported");
+    let (valid, views) = well();
+    let mut paused = report(Some(&valid), &views);
+    paused.paused = true;
+    let status = say(&paused);
+    assert_eq!(word(&status, "Progressing"), "False Paused");
+    assert_eq!(word(&status, "Ready"), "True AsDesired");
+}
+
+#[test]
+fn what_a_cluster_says_is_passed_on_with_its_name() {
+    let condition = |kind: &str, status: &str, reason: &str| Condition {
+        kind: kind.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: "words".to_owned(),
+        last_transition_time: None,
+        observed_generation: None,
+    };
+    let (valid, mut views) = well();
+    change(&mut views, 0, |it| {
+        let list = &mut it.status.as_mut().expect("a status").conditions;
+        list.push(condition("TrafficIntercepted", "True", "AsDesired"));
+    });
+    change(&mut views, 1, |it| {
+        let list = &mut it.status.as_mut().expect("a status").conditions;
+        list.push(condition("TrafficIntercepted", "False", "BypassSeen"));
+        list.push(condition("Stalled", "True", "OfTheFuture"));
+        list.push(condition("Degraded", "True", "PodNotStarting"));
+    });
+    let status = say(&report(Some(&valid), &views));
+    assert_eq!(word(&status, "TrafficIntercepted"), "False BypassSeen");
+    assert_eq!(word(&status, "Stalled"), "True OperatorError");
+    assert_eq!(word(&status, "Degraded"), "True PodNotStarting");
+    let stalled = conditions::find(&status.conditions, &STALLED).expect("there");
+    assert_eq!(stalled.message, "cluster eu: OfTheFuture: words");
+}
+
+#[test]
+fn nothing_new_leaves_the_status_as_it_is() {
+    let (valid, views) = well();
+    let before = say(&report(Some(&valid), &views));
+    let after = status(&report(Some(&valid), &views), &before, at(9000));
+    assert_eq!(after, before, "or every look would bring another");
+}

@@ -1,0 +1,444 @@
+//! Whether a service can be worked on. Comes in: what was dereferenced. Goes out: the service with
+//! everything resolved, or why not, as a condition. Pure.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use synod_api::{
+    BootstrapType, GroupApp, IntOrString, Overrides, Placement, RawObject, ReplicatedServiceSpec,
+    Risk,
+};
+
+use super::genesis::GenesisFile;
+use super::members::{self, Member};
+use super::view::{self, Access, View};
+use crate::conditions::{self, Reason};
+
+/// Whether the service has been formed, and from what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Formed {
+    /// Not yet.
+    No,
+    /// From this genesis, word for word.
+    Genesis(String),
+    /// Long ago: the members have a genesis in their logs. This is the record of who they are.
+    Earlier(String),
+}
+
+/// What is needed to judge a service.
+pub(crate) struct Input<'a> {
+    /// Its name.
+    pub(crate) name: &'a str,
+    /// Its UID.
+    pub(crate) uid: &'a str,
+    /// Its spec, as the user wrote it.
+    pub(crate) spec: &'a ReplicatedServiceSpec,
+    /// The pod template: its own, or that of the workload it refers to.
+    pub(crate) template: Option<RawObject>,
+    /// Whether it was formed.
+    pub(crate) formed: Formed,
+    /// Name of the operator's own cluster.
+    pub(crate) local: &'a str,
+    /// The clusters.
+    pub(crate) views: &'a [View],
+}
+
+/// A service that can be worked on.
+#[derive(Clone, Debug)]
+pub(crate) struct Valid {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its UID.
+    pub(crate) uid: String,
+    /// Its spec, with the template in it.
+    pub(crate) spec: ReplicatedServiceSpec,
+    /// The app, resolved.
+    pub(crate) app: GroupApp,
+    /// Who the members are.
+    pub(crate) members: Vec<Member>,
+    /// What differs in which cluster.
+    pub(crate) overrides: BTreeMap<String, Overrides>,
+    /// Whether it was formed.
+    pub(crate) formed: Formed,
+    /// The manifest asks for other members than there are: what it should say.
+    pub(crate) change: Option<String>,
+}
+
+/// Why nothing is done, until somebody changes something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stall {
+    /// In one word.
+    pub(crate) reason: &'static Reason,
+    /// In many.
+    pub(crate) message: String,
+}
+
+/// Judges.
+pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
+    let Input {
+        name,
+        uid,
+        spec,
+        template,
+        formed,
+        local,
+        views,
+    } = input;
+    let template = template.ok_or_else(|| {
+        let from = spec.workload_ref.as_ref();
+        let words = from.map_or_else(
+            || "spec.template: it is missing".to_owned(),
+            |it| {
+                format!(
+                    "spec.workloadRef: there is no {} {}: create it, or correct the name",
+                    it.kind, it.name
+                )
+            },
+        );
+        stall(&conditions::WORKLOAD_NOT_FOUND, words)
+    })?;
+    let mut spec = spec.clone();
+    spec.template = Some(template);
+    let from = spec.workload_ref.take();
+    let problems = synod_api::validate(name, &spec);
+    if !problems.is_empty() {
+        let mut lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        if let Some(from) = from {
+            let words = format!("spec.workloadRef (template of {} {})", from.kind, from.name);
+            for line in &mut lines {
+                *line = line.replace("spec.template", &words);
+            }
+        }
+        return Err(stall(&conditions::INVALID_SPEC, lines.join("; ")));
+    }
+    let placement = members::placement(&spec, local);
+    unsupported(&spec, &placement)?;
+    foreign(views, uid)?;
+    let regions = views
+        .iter()
+        .map(|it| (it.cluster.clone(), it.region.clone()))
+        .collect();
+    let wanted = members::desired(name, &placement, &regions);
+    let (members, change) = match &formed {
+        Formed::No => {
+            known(&placement, views)?;
+            majority(&spec, &wanted)?;
+            (wanted, None)
+        }
+        Formed::Genesis(text) | Formed::Earlier(text) => {
+            let recorded = GenesisFile::parse(text)
+                .ok()
+                .and_then(|it| members::recorded(name, &it))
+                .ok_or_else(|| {
+                    let words = format!(
+                        "the record {} cannot be read: put it back from a backup",
+                        super::genesis::record_name(name)
+                    );
+                    stall(&conditions::GENESIS_LOST, words)
+                })?;
+            let change = (!members::same(&recorded, &wanted)).then(|| {
+                format!(
+                    "the service was formed with {}; the manifest asks for {}. This version does \
+                     not change the members of a running service: nothing was done, put the \
+                     numbers back",
+                    members::words(&recorded),
+                    members::words(&wanted)
+                )
+            });
+            (recorded, change)
+        }
+    };
+    let app = app(&spec);
+    let overrides = placement
+        .into_iter()
+        .filter_map(|it| Some((it.cluster, it.overrides?)))
+        .collect();
+    Ok(Valid {
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        spec,
+        app,
+        members,
+        overrides,
+        formed,
+        change,
+    })
+}
+
+fn stall(reason: &'static Reason, message: String) -> Stall {
+    Stall { reason, message }
+}
+
+/// What the manifest may say and this version cannot do.
+fn unsupported(spec: &ReplicatedServiceSpec, placement: &[Placement]) -> Result<(), Stall> {
+    let refuse = |words: &str| Err(stall(&conditions::UNSUPPORTED, words.to_owned()));
+    if placement.iter().any(|it| it.witnesses > 0) {
+        return refuse(
+            "spec.placement[].witnesses: witnesses come with a later version: use voters",
+        );
+    }
+    match spec.bootstrap.kind {
+        BootstrapType::Empty | BootstrapType::Existing => Ok(()),
+        BootstrapType::Claim | BootstrapType::Snapshot => refuse(
+            "spec.bootstrap.type: taking state along comes with a later version: use Empty or Existing",
+        ),
+    }
+}
+
+/// A group that is another's is never taken over.
+fn foreign(views: &[View], uid: &str) -> Result<(), Stall> {
+    for view in views {
+        if let Some(group) = &view.group
+            && group.spec.owner != uid
+        {
+            let words = format!(
+                "cluster {}: the ReplicaGroup of this name belongs to another service (UID {}): \
+                 another hub has one of this name and namespace, or an earlier one was not deleted there",
+                view.cluster, group.spec.owner
+            );
+            return Err(stall(&conditions::OWNED_BY_ANOTHER, words));
+        }
+    }
+    Ok(())
+}
+
+fn known(placement: &[Placement], views: &[View]) -> Result<(), Stall> {
+    for it in placement {
+        let words = match view::find(views, &it.cluster).map(|it| &it.access) {
+            None | Some(Access::Unknown) => format!(
+                "spec.placement: no cluster is registered as {}: run `synod cluster join {}`, or \
+                 correct the name (`synod cluster list`)",
+                it.cluster, it.cluster
+            ),
+            Some(Access::Refused(problem)) => format!("cluster {}: {problem}", it.cluster),
+            Some(_) => continue,
+        };
+        return Err(stall(&conditions::UNKNOWN_CLUSTER, words));
+    }
+    Ok(())
+}
+
+/// No region of several may hold a majority of the votes, unless somebody knows it.
+fn majority(spec: &ReplicatedServiceSpec, members: &[Member]) -> Result<(), Stall> {
+    let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
+    for it in members.iter().filter(|it| members::votes(it.member.role)) {
+        *votes.entry(&it.region).or_default() += 1;
+    }
+    let all: usize = votes.values().sum();
+    if votes.len() < 2 || spec.acknowledges(Risk::RegionMajority) {
+        return Ok(());
+    }
+    match votes.into_iter().find(|(_, count)| count * 2 > all) {
+        None => Ok(()),
+        Some((region, count)) => Err(stall(
+            &conditions::REGION_MAJORITY,
+            format!(
+                "spec.placement: region {} holds {count} of {all} votes, so its loss would stop \
+                 the service: spread them over three regions, or add RegionMajority to \
+                 spec.acknowledgedRisks",
+                if region.is_empty() {
+                    "(none given)"
+                } else {
+                    region
+                }
+            ),
+        )),
+    }
+}
+
+/// The app with every default filled in. The template was checked: what is asked for is there.
+fn app(spec: &ReplicatedServiceSpec) -> GroupApp {
+    let containers = spec
+        .template
+        .as_ref()
+        .and_then(|it| it.pointer("/spec/containers"))
+        .and_then(Value::as_array);
+    let text = |value: &Value, key: &str| value.get(key)?.as_str().map(str::to_owned);
+    let container = containers
+        .and_then(|list| match &spec.app.container {
+            None => list.first(),
+            Some(name) => list
+                .iter()
+                .find(|it| text(it, "name").as_ref() == Some(name)),
+        })
+        .expect("validation found the container");
+    let ports: Vec<&Value> = container
+        .get("ports")
+        .and_then(Value::as_array)
+        .map_or_else(Vec::new, |it| it.iter().collect());
+    let number = |port: &Value| u16::try_from(port.get("containerPort")?.as_u64()?).ok();
+    let resolve = |port: &IntOrString| match port {
+        IntOrString::Int(it) => u16::try_from(*it).ok(),
+        IntOrString::String(name) => ports
+            .iter()
+            .find(|it| text(it, "name").as_ref() == Some(name))
+            .and_then(|it| number(it)),
+    };
+    let port = match &spec.app.port {
+        Some(port) => resolve(port),
+        None => ports.first().and_then(|it| number(it)),
+    };
+    GroupApp {
+        container: text(container, "name").unwrap_or_default(),
+        // 0 where the template says something that is no port: the API server's dry run tells.
+        port: port.unwrap_or(0),
+        protocol: spec.app.protocol,
+        passthrough_ports: spec
+            .app
+            .passthrough_ports
+            .iter()
+            .filter_map(|it| resolve(&it.port))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in super::super) fn spec(yaml: &str) -> ReplicatedServiceSpec {
+        let text = format!(
+            "template: {{spec: {{containers: [{{name: app, image: i, ports: [{{name: web, containerPort: 8080}}, {{name: metrics, containerPort: 9090}}]}}]}}}}\n{yaml}"
+        );
+        serde_yaml::from_str(&text).expect(yaml)
+    }
+
+    pub(in super::super) fn open(cluster: &str, region: &str) -> View {
+        View {
+            cluster: cluster.to_owned(),
+            region: region.to_owned(),
+            access: Access::Open,
+            group: None,
+        }
+    }
+
+    pub(in super::super) fn judge(
+        spec: &ReplicatedServiceSpec,
+        formed: Formed,
+        views: &[View],
+    ) -> Result<Valid, Stall> {
+        validate(Input {
+            name: "notes",
+            uid: "uid-1",
+            spec,
+            template: spec.template.clone(),
+            formed,
+            local: "local",
+            views,
+        })
+    }
+
+    fn three() -> Vec<View> {
+        vec![open("us", "us-1"), open("eu", "eu-1"), open("ap", "ap-1")]
+    }
+
+    const PLACED: &str =
+        "placement: [{cluster: us, voters: 1}, {cluster: eu, voters: 1}, {cluster: ap, voters: 1}]";
+
+    #[test]
+    fn a_good_service_is_resolved() {
+        let spec = spec(
+            "replicas: 3\napp: {port: web, passthroughPorts: [{port: metrics, acknowledge: ReadOnly}]}",
+        );
+        let valid = judge(&spec, Formed::No, &[open("local", "")]).expect("good");
+        assert_eq!(
+            (valid.app.container.as_str(), valid.app.port),
+            ("app", 8080)
+        );
+        assert_eq!(valid.app.passthrough_ports, [9090]);
+        assert_eq!(valid.members.len(), 3);
+        assert_eq!(valid.change, None);
+    }
+
+    #[test]
+    fn each_thing_that_cannot_be_is_told_by_its_reason() {
+        let mut refused = three();
+        refused[1].access = Access::Refused("the Secret eu: exec".to_owned());
+        let two_regions = vec![open("us", "r1"), open("eu", "r1"), open("ap", "r2")];
+        for (yaml, views, reason, word) in [
+            ("replicas: 4", three(), "InvalidSpec", "spec.replicas"),
+            (
+                PLACED,
+                three()[..2].to_vec(),
+                "UnknownCluster",
+                "synod cluster join ap",
+            ),
+            (PLACED, refused, "UnknownCluster", "exec"),
+            (PLACED, two_regions, "RegionMajority", "r1 holds 2 of 3"),
+            (
+                "placement: [{cluster: us, voters: 2, witnesses: 1}]",
+                three(),
+                "Unsupported",
+                "witnesses",
+            ),
+            (
+                "bootstrap: {type: Claim, claim: {cluster: us, name: a}}",
+                three(),
+                "Unsupported",
+                "spec.bootstrap.type",
+            ),
+        ] {
+            let stall = judge(&spec(yaml), Formed::No, &views).expect_err(yaml);
+            assert_eq!(stall.reason.name, reason, "{}", stall.message);
+            assert!(stall.message.contains(word), "{}", stall.message);
+        }
+        let known = spec(&format!("{PLACED}\nacknowledgedRisks: [RegionMajority]"));
+        let views = vec![open("us", "r1"), open("eu", "r1"), open("ap", "r2")];
+        judge(&known, Formed::No, &views).expect("acknowledged");
+    }
+
+    #[test]
+    fn a_workload_that_is_not_there_is_named() {
+        let mut spec = spec("");
+        spec.template = None;
+        spec.workload_ref =
+            serde_yaml::from_str("{apiVersion: apps/v1, kind: Deployment, name: wiki}").ok();
+        let stall = judge(&spec, Formed::No, &[open("local", "")]).expect_err("not there");
+        assert_eq!(stall.reason.name, "WorkloadNotFound");
+        assert!(stall.message.contains("Deployment wiki"));
+    }
+
+    #[test]
+    fn problems_of_a_template_that_was_taken_over_name_the_workload() {
+        let mut spec = spec("app: {container: other}");
+        spec.workload_ref =
+            serde_yaml::from_str("{apiVersion: apps/v1, kind: Deployment, name: wiki}").ok();
+        let template = spec.template.take();
+        let stall = validate(Input {
+            name: "notes",
+            uid: "u",
+            spec: &spec,
+            template,
+            formed: Formed::No,
+            local: "local",
+            views: &[open("local", "")],
+        })
+        .expect_err("no such container");
+        assert!(
+            stall.message.contains("spec.app.container"),
+            "{}",
+            stall.message
+        );
+    }
+
+    #[test]
+    fn after_genesis_the_members_are_those_of_the_record_and_a_change_is_told() {
+        let first = judge(&spec(PLACED), Formed::No, &three()).expect("good");
+        let record = GenesisFile::of_members("notes", &first.members).text();
+        let changed = spec(
+            "placement: [{cluster: us, voters: 1}, {cluster: eu, voters: 2}]\nacknowledgedRisks: [RegionMajority]",
+        );
+        // Also with a cluster that is not registered any more.
+        let valid = judge(&changed, Formed::Genesis(record.clone()), &three()[..1]).expect("good");
+        assert_eq!(valid.members, first.members);
+        let change = valid.change.expect("told");
+        assert!(
+            change.contains("ap: 1 voter") && change.contains("eu: 2 voters"),
+            "{change}"
+        );
+        let same = judge(&spec(PLACED), Formed::Genesis(record), &three()).expect("good");
+        assert_eq!(same.change, None);
+        let broken = judge(&spec(PLACED), Formed::Genesis("{".to_owned()), &three());
+        assert_eq!(broken.expect_err("broken").reason.name, "GenesisLost");
+    }
+}
