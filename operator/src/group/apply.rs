@@ -18,7 +18,7 @@ pub(crate) enum ApplyError {
     #[error("{}", .0.message)]
     Refused(Stall),
     /// Something else went wrong.
-    #[error("cannot apply {kind} {name}: {error}")]
+    #[error("cannot apply {kind} {name}: {}", words(error))]
     Api {
         /// Which kind.
         kind: &'static str,
@@ -111,16 +111,34 @@ fn refusal(error: &kube::Error) -> Option<Stall> {
     let kube::Error::Api(status) = error else {
         return None;
     };
-    if !matches!(status.code, 400 | 422) {
+    // Fields that it does not know are an internal error to server-side apply.
+    let unknown = status.code == 500 && status.message.contains(UNKNOWN_FIELDS);
+    if !unknown && !matches!(status.code, 400 | 422) {
         return None;
     }
+    let said = user_paths(&words(error));
     Some(Stall::new(
         &conditions::INVALID_TEMPLATE,
-        format!(
-            "the API server refuses the pod template: {}",
-            user_paths(&status.message)
-        ),
+        format!("the API server refuses the pod template: {said}"),
     ))
+}
+
+/// How server-side apply begins to say that it does not know some fields.
+const UNKNOWN_FIELDS: &str = "failed to create typed patch object";
+
+/// What the API server said, in one line.
+pub(crate) fn words(error: &kube::Error) -> String {
+    let kube::Error::Api(status) = error else {
+        return error.to_string();
+    };
+    let lines: Vec<_> = status.message.lines().map(str::trim).collect();
+    let text = lines.join(" ");
+    match text.split_once("errors: ") {
+        Some((head, rest)) if head.starts_with(UNKNOWN_FIELDS) => {
+            rest.replace(" .", ", ").trim_start_matches('.').to_owned()
+        }
+        _ => text,
+    }
 }
 
 /// Takes our own container out of the indexes of `initContainers`, so that paths are those of the
@@ -188,6 +206,36 @@ pub(crate) async fn nudge(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn said(code: u16, message: &str) -> kube::Error {
+        kube::Error::Api(
+            kube::core::Status::failure(message, "")
+                .with_code(code)
+                .boxed(),
+        )
+    }
+
+    #[test]
+    fn what_the_server_does_not_know_in_a_template_is_told_by_its_path() {
+        let message = "failed to create typed patch object (default/notes-local; apps/v1, \
+            Kind=StatefulSet): errors:\n  .spec.template.spec.containers[name=\"notes\"].foo: \
+            field not declared in schema\n  .spec.template.spec.x: field not declared in schema";
+        let stall = refusal(&said(500, message)).expect("about the template");
+        assert_eq!(stall.reason.name, "InvalidTemplate");
+        assert_eq!(
+            stall.message,
+            "the API server refuses the pod template: \
+             spec.template.spec.containers[name=\"notes\"].foo: field not declared in schema, \
+             spec.template.spec.x: field not declared in schema"
+        );
+    }
+
+    #[test]
+    fn trouble_of_the_server_is_not_the_templates_fault() {
+        for (code, message) in [(500, "etcd is gone"), (403, "no rights"), (503, "later")] {
+            assert_eq!(refusal(&said(code, message)), None);
+        }
+    }
 
     #[test]
     fn paths_in_the_servers_words_are_those_of_the_users_template() {

@@ -21,7 +21,7 @@ use super::names;
 use super::plan::Step;
 use super::reconcile::{Done, ReconcileError, reconcile};
 use super::status::shorten;
-use crate::conditions::{self, find};
+use crate::conditions::{self, find, is_true};
 use crate::inject::SidecarImage;
 use crate::inject::names::SERVICE_LABEL;
 use crate::run::Context as Process;
@@ -147,29 +147,7 @@ async fn tell(context: &Context, before: &ReplicaGroup, done: &Done) {
         .status
         .as_ref()
         .map_or(&[][..], |it| &it.conditions);
-    for kind in [
-        &conditions::STALLED,
-        &conditions::DEGRADED,
-        &conditions::CERTIFICATES_VALID,
-        &conditions::READY,
-    ] {
-        let now = find(new, kind);
-        let good = kind.good.as_str();
-        let changed = now.is_some_and(|it| is_news(find(old, kind), it));
-        let Some(now) = now.filter(|_| changed) else {
-            continue;
-        };
-        let type_ = if now.status == good || kind.name == "Ready" {
-            EventType::Normal
-        } else {
-            EventType::Warning
-        };
-        events.push((
-            type_,
-            now.reason.clone(),
-            format!("{}: {}", kind.name, now.message),
-        ));
-    }
+    events.extend(transitions(old, new));
     match &done.step {
         Some(Step::Delete { pod, why, .. }) => events.push((
             EventType::Normal,
@@ -199,14 +177,82 @@ async fn tell(context: &Context, before: &ReplicaGroup, done: &Done) {
     }
 }
 
-/// Another status, or the same for another reason.
-fn is_news(before: Option<&Condition>, now: &Condition) -> bool {
-    before.is_none_or(|it| it.status != now.status || it.reason != now.reason)
+/// What is news among the conditions: another status, or the same for another reason. That nothing
+/// is wrong from the beginning is none, and what keeps a group from being ready is told once.
+fn transitions(old: &[Condition], new: &[Condition]) -> Vec<(EventType, String, String)> {
+    let mut events: Vec<(EventType, String, String)> = Vec::new();
+    for kind in [
+        &conditions::STALLED,
+        &conditions::DEGRADED,
+        &conditions::CERTIFICATES_VALID,
+        &conditions::READY,
+    ] {
+        let Some(now) = find(new, kind) else { continue };
+        let good = now.status == kind.good.as_str();
+        let news = match find(old, kind) {
+            Some(then) => then.status != now.status || then.reason != now.reason,
+            None => !good,
+        };
+        let told = events.iter().any(|(_, reason, _)| *reason == now.reason);
+        // That all is well again is told by Ready alone.
+        let follows =
+            good && kind.name != conditions::READY.name && is_true(new, &conditions::READY);
+        if !news || told || follows {
+            continue;
+        }
+        // The way to readiness is nothing to worry about.
+        let on_the_way = now.reason == conditions::WAITING_FOR_CERTIFICATES.name;
+        let type_ = if good || on_the_way || kind.name == conditions::READY.name {
+            EventType::Normal
+        } else {
+            EventType::Warning
+        };
+        let note = format!("{} is {}: {}", kind.name, now.status, now.message);
+        let note = note.trim_end_matches(": ").to_owned();
+        events.push((type_, now.reason.clone(), note));
+    }
+    events
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn condition(kind: &str, status: &str, reason: &str) -> Condition {
+        Condition {
+            kind: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: String::new(),
+            last_transition_time: None,
+            observed_generation: None,
+        }
+    }
+
+    #[test]
+    fn each_piece_of_news_is_one_event() {
+        let told = |old: &[Condition], new: &[Condition]| {
+            let events = transitions(old, new).into_iter();
+            events
+                .map(|(type_, reason, note)| format!("{type_:?} {reason} {note}"))
+                .collect::<Vec<_>>()
+        };
+        let well = [
+            condition("Degraded", "False", "AsDesired"),
+            condition("Ready", "True", "AsDesired"),
+        ];
+        let ill = [
+            condition("Degraded", "True", "PodNotStarting"),
+            condition("Ready", "False", "PodNotStarting"),
+        ];
+        assert_eq!(told(&[], &well), Vec::<String>::new());
+        assert_eq!(told(&well, &well), Vec::<String>::new());
+        assert_eq!(
+            told(&well, &ill),
+            ["Warning PodNotStarting Degraded is True"]
+        );
+        assert_eq!(told(&ill, &well), ["Normal AsDesired Ready is True"]);
+    }
 
     #[test]
     fn after_failures_the_wait_doubles_up_to_a_minute() {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use synod_api::ReplicaGroup;
 use synod_proto::v1::propose_policy_response::Result as Outcome;
 
-use super::apply::{ApplyError, apply, nudge};
+use super::apply::{ApplyError, apply, nudge, words};
 use super::build::{self, Child, Input, Kind, Workload};
 use super::certificates::{Certificates, Have, certificates};
 use super::dereference::{Live, conflicts, dereference};
@@ -36,10 +36,10 @@ const LATER: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReconcileError {
     /// The API server could not be asked.
-    #[error("cannot read what there is: {0}")]
+    #[error("cannot read what there is: {}", words(.0))]
     Read(kube::Error),
     /// The status could not be written.
-    #[error("cannot write the status: {0}")]
+    #[error("cannot write the status: {}", words(.0))]
     Status(kube::Error),
     /// Another operator writes by now.
     #[error("this instance is no longer the one that writes")]
@@ -408,7 +408,11 @@ impl Work<'_> {
             }
             let (client, namespace) = (&self.process.client, self.valid.namespace);
             if let Err(error) = nudge(client, namespace, &pod.name, &pod.uid, &digest).await {
-                report.failure = Some(format!("cannot annotate pod {}: {error}", pod.name));
+                report.failure = Some(format!(
+                    "cannot annotate pod {}: {}",
+                    pod.name,
+                    words(&error)
+                ));
             }
         }
     }
@@ -516,7 +520,7 @@ impl Work<'_> {
                     Ok(_) => Ok(()),
                     // It is another one by now, or none.
                     Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-                    Err(error) => Err(format!("cannot delete pod {pod}: {error}")),
+                    Err(error) => Err(format!("cannot delete pod {pod}: {}", words(&error))),
                 }
             }
         }

@@ -149,7 +149,7 @@ fn conditions(
 ) -> Vec<synod_api::Condition> {
     let mut list = Conditions::new(&before.conditions, group.metadata.generation, now);
     certificates(&mut list, report);
-    let bad = bad(report, now);
+    let bad = bad(before, report, now);
     match &bad {
         Some(it) => list.set(&conditions::DEGRADED, Status::True, it.reason, &it.message),
         None => list.set(
@@ -242,7 +242,7 @@ fn certificates(list: &mut Conditions<'_>, report: &Report) {
 }
 
 /// What is worse than it should be, the worst first.
-fn bad(report: &Report, now: Timestamp) -> Option<Matter> {
+fn bad(before: &ReplicaGroupStatus, report: &Report, now: Timestamp) -> Option<Matter> {
     let members = &report.members;
     let lost = names_of(members, |it| it.is_lost(&report.formed));
     if !lost.is_empty() {
@@ -278,10 +278,19 @@ fn bad(report: &Report, now: Timestamp) -> Option<Matter> {
             message: words.clone(),
         });
     }
-    // A pod that is being replaced or started is no news; one that is ready and silent is.
+    // A pod that is being replaced or started is no news, nor is one answer that was missed; one
+    // that has long been ready and stays silent is.
     let silent = members
         .iter()
-        .filter(|it| it.pod.as_ref().is_some_and(|pod| pod.ready && !pod.leaving))
+        .filter(|it| {
+            let long = |pod: &PodView| {
+                let since = pod.since.map(|since| now.duration_since(since));
+                pod.ready && !pod.leaving && since.is_none_or(|it| it >= PATIENCE)
+            };
+            let then = before.members.iter().find(|then| then.name == it.name);
+            it.pod.as_ref().is_some_and(long)
+                && then.is_some_and(|it| it.state == MemberState::Unreachable)
+        })
         .find_map(Observed::silence);
     if let Some(error) = silent {
         return Some(Matter {
@@ -306,7 +315,8 @@ fn under_way(group: &ReplicaGroup, report: &Report) -> Option<Matter> {
             let words = "members start when their certificates are there";
             return matter(&conditions::WAITING_FOR_CERTIFICATES, words.to_owned());
         }
-        return matter(&conditions::WAITING_FOR_MEMBERS, "not looked at".to_owned());
+        let words = "members are being made";
+        return matter(&conditions::WAITING_FOR_MEMBERS, words.to_owned());
     }
     let unheard = names_of(&report.members, |it| it.said().is_none());
     if group.spec.genesis.is_none() {

@@ -211,8 +211,10 @@ fn a_member_that_is_not_heard_keeps_its_name_life_and_place() {
     assert_eq!(member.incarnation, format!("{:032x}", 7));
     assert_eq!(member.endpoint, "10.1.0.7:7443");
     assert!(!member.ready);
-    let (_, reason, _) = condition(&report, &before, "Degraded").expect("always there");
-    assert_eq!(reason, "MemberUnreachable");
+    let degraded = |before: &ReplicaGroup| condition(&report, before, "Degraded").expect("there");
+    assert_eq!(degraded(&before).1, "AsDesired", "once is no news");
+    before.status = Some(found);
+    assert_eq!(degraded(&before).1, "MemberUnreachable");
 }
 
 #[test]
