@@ -19,7 +19,7 @@ Exit codes:
   78  the disk remembers less than peers do: replace this member
 
 Environment: RUST_LOG (default info), SYNOD_LOG_FORMAT=json, and above the file
-SYNOD_MEMBER, SYNOD_REGION and SYNOD_DATA.";
+SYNOD_MEMBER, SYNOD_REGION, SYNOD_DATA and SYNOD_APP_TOKEN.";
 
 /// One member of a replicated service, next to its copy of the app.
 #[derive(Debug, Parser)]

@@ -109,6 +109,7 @@ impl Member {
                     AppProtocol::Http1 => Protocol::Http1,
                     AppProtocol::H2c => Protocol::H2c,
                 },
+                token: None,
             },
             log: Log {
                 max_bytes: settings.log_max_bytes,

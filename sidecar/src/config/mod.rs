@@ -12,11 +12,21 @@ use crate::identity::Names;
 pub mod genesis;
 pub mod limits;
 pub mod peers;
+mod token;
+
+pub use token::Token;
 
 /// Variables that stand above the file: what a pod knows of itself only when it runs.
-pub const OVERRIDES: [&str; 3] = ["SYNOD_MEMBER", "SYNOD_REGION", "SYNOD_DATA"];
+pub const OVERRIDES: [&str; 4] = [
+    "SYNOD_MEMBER",
+    "SYNOD_REGION",
+    "SYNOD_DATA",
+    "SYNOD_APP_TOKEN",
+];
+/// What stands in paths for this member's name, so that one file serves all members.
+const MEMBER: &str = "{member}";
 
-/// The file given by `--config`, YAML or JSON.
+/// The file given by `--config`, YAML or JSON. In its paths, `{member}` stands for the member's name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Config {
@@ -82,6 +92,10 @@ pub struct App {
     /// `HTTP1` or `H2C`.
     #[serde(default)]
     pub protocol: Protocol,
+    /// What probes and hooks of the app's container show in the header `Synod-App-Token`; without a
+    /// token here they need none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
 }
 
 /// How the app is spoken to.
@@ -187,7 +201,11 @@ impl Config {
         if let Some(data) = environment.get("SYNOD_DATA") {
             config.data = PathBuf::from(data);
         }
+        if let Some(token) = environment.get("SYNOD_APP_TOKEN") {
+            config.app.token = Some(Token::new(token.clone()));
+        }
         config.check()?;
+        config.name_paths();
         Ok(config)
     }
 
@@ -224,6 +242,13 @@ impl Config {
                 });
             }
         }
+        if self.app.token.as_ref().is_some_and(|it| !it.is_usable()) {
+            return Err(ConfigError::Value {
+                field: "app.token",
+                value: "(hidden)".to_owned(),
+                allowed: "1 to 128 of A-Z, a-z, 0-9, -, . and _".to_owned(),
+            });
+        }
         self.check_ports()?;
         limits::check_log(&self.log)
     }
@@ -234,6 +259,22 @@ impl Config {
             trust_domain: self.trust_domain.clone(),
             namespace: self.namespace.clone(),
             service: self.service.clone(),
+        }
+    }
+
+    /// Puts the member's name, which is a DNS label, into the paths.
+    fn name_paths(&mut self) {
+        for path in [
+            &mut self.data,
+            &mut self.genesis,
+            &mut self.peers,
+            &mut self.tls.ca,
+            &mut self.tls.cert,
+            &mut self.tls.key,
+        ] {
+            if let Some(text) = path.to_str().filter(|it| it.contains(MEMBER)) {
+                *path = PathBuf::from(text.replace(MEMBER, &self.member));
+            }
         }
     }
 
@@ -386,5 +427,53 @@ app: {address: '127.0.0.1:8080'}
         assert_eq!(config.member, "notes-2");
         let environment = [("SYNOD_MEMBER".to_owned(), "..".to_owned())].into();
         assert!(Config::parse(Path::new("-"), GOOD, &environment).is_err());
+        let environment = [("SYNOD_APP_TOKEN".to_owned(), "s3cret".to_owned())].into();
+        let config = Config::parse(Path::new("-"), GOOD, &environment).expect("good");
+        assert!(config.app.token.is_some_and(|it| it.is(b"s3cret")));
+    }
+
+    #[test]
+    fn one_file_serves_all_members() {
+        let text = GOOD.replace("cert: cert.pem", "cert: '/tls/{member}.crt'");
+        let environment = [("SYNOD_MEMBER".to_owned(), "notes-2".to_owned())].into();
+        let config = Config::parse(Path::new("-"), &text, &environment).expect("good");
+        assert_eq!(config.tls.cert, Path::new("/tls/notes-2.crt"));
+        assert_eq!(config.tls.key, Path::new("key.pem"));
+    }
+
+    #[test]
+    fn what_the_operator_writes_into_a_config_map_is_understood() {
+        let children = include_str!("../../../operator/src/group/build/testdata/children.yaml");
+        let first = children.split("---\n").next().expect("a document");
+        let map: serde_yaml::Value = serde_yaml::from_str(first).expect("YAML");
+        let file = |name: &str| map["data"][name].as_str().expect(name);
+        let environment = [
+            ("SYNOD_MEMBER", "notes-us-east-1"),
+            ("SYNOD_REGION", "us-east-2"),
+            ("SYNOD_APP_TOKEN", "0123456789abcdef"),
+        ];
+        let environment = environment.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let environment = environment.into_iter().collect();
+        let path = Path::new("config.yaml");
+        let config = Config::parse(path, file("config.yaml"), &environment).expect("good");
+        assert_eq!(config.region, "us-east-2");
+        let key = Path::new("/etc/synod/tls/notes-us-east-1.key");
+        assert_eq!(config.tls.key, key);
+        let table: peers::PeerTable = serde_json::from_str(file("peers.json")).expect("good");
+        let address = table.address_of(&config.member).expect("in the table");
+        assert!(address.ends_with(":7443"), "{address}");
+    }
+
+    #[test]
+    fn a_token_is_not_printed() {
+        let text = GOOD.replace("app: {", "app: {token: s3cret, ");
+        let shown = format!("{:?}", parse(&text).expect("good"));
+        assert!(!shown.contains("s3cret"), "{shown}");
+        let error = parse(&GOOD.replace("app: {", "app: {token: 's3cret!', "));
+        let error = error.expect_err("not ASCII").to_string();
+        assert!(
+            error.contains("app.token") && !error.contains("s3cret"),
+            "{error}"
+        );
     }
 }

@@ -209,4 +209,29 @@ mod tests {
         tables.changed().await.expect("follows");
         assert_eq!(*tables.borrow_and_update(), two);
     }
+
+    /// As kubelet updates a ConfigMap's volume: files are links into `..data`, and that is a link to
+    /// a folder, which is exchanged.
+    #[tokio::test(start_paused = true)]
+    async fn a_volume_whose_links_are_exchanged_is_followed() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().expect("folder");
+        let at = |name: &str| folder.path().join(name);
+        let publish = |version: &str, table: &PeerTable| {
+            std::fs::create_dir(at(version)).expect("folder");
+            table.write(&at(version).join("peers.json")).expect("write");
+            symlink(version, at("..data_tmp")).expect("link");
+            std::fs::rename(at("..data_tmp"), at("..data")).expect("exchange");
+        };
+        let one = table(&[("a", "127.0.0.1:1")]);
+        publish("..1", &one);
+        symlink("..data/peers.json", at("peers.json")).expect("link");
+        let mut tables = follow(at("peers.json"));
+        assert_eq!(*tables.borrow_and_update(), one);
+        let two = table(&[("a", "127.0.0.1:2")]);
+        publish("..2", &two);
+        std::fs::remove_dir_all(at("..1")).expect("the old one goes");
+        tables.changed().await.expect("follows");
+        assert_eq!(*tables.borrow_and_update(), two);
+    }
 }

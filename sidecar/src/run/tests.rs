@@ -171,6 +171,7 @@ impl Group {
             app: config::App {
                 address: "127.0.0.1:9".parse().expect("address"),
                 protocol: config::Protocol::Http1,
+                token: None,
             },
             log: Log {
                 max_bytes: 64 << 20,
