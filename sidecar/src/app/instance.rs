@@ -34,7 +34,9 @@ impl fmt::Display for Instance {
     }
 }
 
-/// State of a listening socket in `/proc/net/tcp`.
+/// The kernel's tables of this network namespace, and whether they hold addresses of version 6.
+pub(super) const TABLES: [(&str, bool); 2] = [("/proc/net/tcp", false), ("/proc/net/tcp6", true)];
+/// State of a listening socket in them.
 const LISTEN: &str = "0A";
 
 // === impl Listeners ===
@@ -93,7 +95,7 @@ impl Known {
 
 fn listening(address: SocketAddr) -> io::Result<Vec<NonZeroU64>> {
     let mut inodes = Vec::new();
-    for (file, v6) in [("/proc/net/tcp", false), ("/proc/net/tcp6", true)] {
+    for (file, v6) in TABLES {
         match std::fs::File::open(file) {
             Ok(file) => collect(BufReader::new(file), v6, address, &mut inodes)?,
             // A kernel without IPv6 has no such file.
@@ -131,7 +133,7 @@ fn collect(
 }
 
 /// Addresses are 32-bit words in the machine's own byte order, in hex.
-fn parse_address(text: &str, v6: bool) -> Option<SocketAddr> {
+pub(super) fn parse_address(text: &str, v6: bool) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     if ip.len() != if v6 { 32 } else { 8 } || !ip.is_ascii() {

@@ -8,6 +8,7 @@ mod client;
 mod connection;
 mod headers;
 mod instance;
+mod outsiders;
 mod reads;
 mod request;
 mod spool;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 pub use client::Client;
 pub use instance::Instance;
+pub use outsiders::{Outsider, outsiders};
 pub use reads::{Pool, ReadBody, ReadError};
 pub use request::Order;
 pub(crate) use spool::{MEMORY_BYTES, Spool, drop_elsewhere, load};
