@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, PartialObjectMeta};
+use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -35,10 +35,9 @@ use kube::{Resource, ResourceExt as _};
 use synod_api::ReplicatedService;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
-use tokio_util::sync::CancellationToken;
 
 use crate::registry::{self, Cluster, Clusters};
-use crate::run::{Context, Latch};
+use crate::run::Context;
 use error::PlacementError;
 use groups::{Groups, Key};
 
@@ -53,10 +52,6 @@ const TRIGGERS: usize = 1024;
 /// Services that are looked at at the same time.
 const CONCURRENCY: u16 = 8;
 
-/// Changes that come together are looked at once.
-const DEBOUNCE: Duration = Duration::from_millis(100);
-/// Between two attempts to list services at the start.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Looks in a row that may fail before the status tells.
 const TOLD_AFTER: u32 = 2;
 
@@ -107,18 +102,20 @@ async fn control(hub: Arc<Hub>, triggered: mpsc::Receiver<Key>) {
     let resource = hub.resource.clone();
     // Untyped: one object that cannot be read must not hide all others.
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-    tokio::spawn(listed(
-        api.clone(),
-        context.readiness.latch("services"),
-        context.stop.clone(),
-    ));
     let controller = Controller::new_with(api, watcher::Config::default(), resource.clone())
         .with_config(
             kube::runtime::controller::Config::default()
                 .concurrency(CONCURRENCY)
-                .debounce(DEBOUNCE),
+                .debounce(Duration::from_millis(100)),
         );
     let store = controller.store();
+    let latch = context.readiness.latch("services");
+    let synced = store.clone();
+    tokio::spawn(async move {
+        if synced.wait_until_ready().await.is_ok() {
+            latch.set();
+        }
+    });
     let one = resource.clone();
     let triggers = ReceiverStream::new(triggered)
         .map(move |(namespace, name)| reference(&namespace, &name, &one));
@@ -155,20 +152,6 @@ async fn control(hub: Arc<Hub>, triggered: mpsc::Receiver<Key>) {
         .run(look, again, hub.clone())
         .for_each(|_| std::future::ready(()))
         .await;
-}
-
-/// Ready once services can be listed: the definitions are installed, and the rights are there. The
-/// controller's own cache cannot be asked: it wakes one waiter only, and that is the controller.
-async fn listed(api: Api<DynamicObject>, latch: Latch, stop: CancellationToken) {
-    let params = ListParams::default().limit(1);
-    while let Err(error) = api.list_metadata(&params).await {
-        tracing::warn!(%error, "services cannot be listed: are the definitions installed, and the rights there?");
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(PATIENCE) => {}
-        }
-    }
-    latch.set();
 }
 
 fn reference(namespace: &str, name: &str, resource: &ApiResource) -> ObjectRef<DynamicObject> {

@@ -198,7 +198,7 @@ impl Lease {
             if until.is_some() {
                 tracing::info!(identity, "this instance writes from now on");
             } else {
-                tracing::info!(identity, "this instance writes no more");
+                tracing::info!(identity, "another instance writes from now on");
             }
         }
     }

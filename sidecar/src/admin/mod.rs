@@ -1,5 +1,5 @@
 //! What kubelet, operators and people ask of one member: live, ready, metrics, status, app health
-//! and the start signal.
+//! and the hooks of the pod's containers.
 //!
 //! In: HTTP requests on a port of its own. Out: what the member knows about itself. It reads the
 //! published status of the agreement and of apply, and passes the start signal on.
@@ -8,8 +8,11 @@ pub mod status;
 
 mod gauges;
 mod health;
+mod lifecycle;
 mod observer;
 mod server;
+#[cfg(test)]
+mod testing;
 
 use std::sync::{Arc, OnceLock};
 
@@ -23,8 +26,9 @@ use tokio_util::sync::CancellationToken;
 pub use server::serve;
 
 use self::status::Waiting;
-use crate::app::Instance;
+use crate::app::{Instance, Outsider};
 use crate::apply::ApplyStatus;
+use crate::config::Token;
 use crate::node::{NodeHandle, NodeStatus};
 
 /// What the admin port is made of.
@@ -57,6 +61,10 @@ pub struct AdminParts {
     pub agreement: NodeHandle,
     /// Most bytes that the log may have.
     pub log_max_bytes: u64,
+    /// What the app's probes and the hooks must show; `None`: nothing.
+    pub token: Option<Token>,
+    /// Who went past this sidecar.
+    pub outsiders: watch::Receiver<Option<Outsider>>,
     /// Cancelled when this member begins to leave: it is not ready any more.
     pub leaving: CancellationToken,
 }

@@ -1,11 +1,10 @@
 //! The admin port itself.
 
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -14,7 +13,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Unit;
 use synod_paxos::{MemberId, Role};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,14 +23,18 @@ use tokio_util::task::TaskTracker;
 use super::AdminParts;
 use super::gauges::Gauges;
 use super::health::{self, AppProbe};
+use super::lifecycle::{self, Refused};
 use super::observer::{LOOK_EVERY, Observer};
-use super::status::{Status, WAITING_ON, Waiting};
+use super::status::{Bypass, Status, WAITING_ON, Waiting};
 use crate::node::{Description, NodeStatus};
 
 /// For a client to say what it wants, also between two requests.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// After an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Header of the pod's own probes and hooks.
+pub(super) const TOKEN: HeaderName = HeaderName::from_static("synod-app-token");
 
 static PAGE: &str = include_str!("page.html");
 
@@ -77,10 +81,13 @@ pub async fn serve(listener: TcpListener, parts: AdminParts, stop: CancellationT
     connections.wait().await;
 }
 
-async fn connection(admin: Arc<Admin>, stream: TcpStream) {
+async fn connection(
+    admin: Arc<Admin>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = admin.answer(&request);
-        std::future::ready(Ok::<_, Infallible>(response))
+        let admin = admin.clone();
+        async move { admin.answer(&request).await }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -146,26 +153,45 @@ impl Admin {
         agreement.or_else(|| (self.parts.apply_waits)())
     }
 
-    fn answer<T>(&self, request: &Request<T>) -> Response<Full<Bytes>> {
+    async fn answer<T>(&self, request: &Request<T>) -> Result<Response<Full<Bytes>>, Refused> {
         let path = request.uri().path();
-        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        let signals = path == "/lifecycle/app-started" && request.method() == Method::POST;
-        if !reads && !signals {
+        let hook = path.starts_with("/lifecycle/");
+        // A hook is a deed, though a kubelet asks for it with GET.
+        let (other, allow) = if hook {
+            (Method::POST, "GET, POST")
+        } else {
+            (Method::HEAD, "GET, HEAD")
+        };
+        if ![Method::GET, other].contains(request.method()) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "ask with GET\n");
-            let allow = HeaderValue::from_static("GET, HEAD");
+            let allow = HeaderValue::from_static(allow);
             response.headers_mut().insert(header::ALLOW, allow);
-            return response;
+            return Ok(response);
         }
+        if (hook || path.starts_with("/app-health/")) && !self.knows_token(request) {
+            let words = "the header Synod-App-Token is missing or wrong\n";
+            return Ok(text(StatusCode::FORBIDDEN, words));
+        }
+        if hook {
+            return lifecycle::answer(&self.parts, request).await;
+        }
+        Ok(self.tell(path))
+    }
+
+    /// The pod's own probes and hooks carry the token, if there is one.
+    fn knows_token<T>(&self, request: &Request<T>) -> bool {
+        let shown = request.headers().get(&TOKEN).map(HeaderValue::as_bytes);
+        let token = self.parts.token.as_ref();
+        token.is_none_or(|it| it.is(shown.unwrap_or_default()))
+    }
+
+    fn tell(&self, path: &str) -> Response<Full<Bytes>> {
         match path {
             "/" => typed("text/html; charset=utf-8", PAGE.into()),
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" => probe(self.ready()),
             "/metrics" => self.metrics(),
             "/status" => self.status_response(),
-            "/lifecycle/app-started" => {
-                (self.parts.app_started)();
-                text(StatusCode::OK, "noted\n")
-            }
             _ => match AppProbe::of(path) {
                 Some(asked) => {
                     let node = self.parts.node.borrow();
@@ -258,6 +284,7 @@ impl Admin {
             waiting_on: self.waiting(&node),
             app_starts: apply.app_starts,
             protocol: self.parts.protocol,
+            bypass: self.parts.outsiders.borrow().map(Bypass::from),
         }
     }
 }
@@ -295,7 +322,7 @@ fn probe(result: Result<(), &'static str>) -> Response<Full<Bytes>> {
     }
 }
 
-fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+pub(super) fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = typed(
         "text/plain; charset=utf-8",
         Bytes::from_static(text.as_bytes()),

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::app::Outsider;
+
 /// `GET /status`, JSON. Absent values are `null`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Status {
@@ -47,6 +49,28 @@ pub struct Status {
     pub app_starts: u64,
     /// Lowest and highest protocol version that it speaks.
     pub protocol: [u32; 2],
+    /// Who last talked to the app past this sidecar, if anybody did.
+    #[serde(default)]
+    pub bypass: Option<Bypass>,
+}
+
+/// Somebody outside the pod who was connected to the app's own port.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Bypass {
+    /// Its address.
+    pub address: String,
+    /// How long ago it was last seen, in milliseconds.
+    pub age_ms: u64,
+}
+
+impl From<Outsider> for Bypass {
+    fn from(outsider: Outsider) -> Self {
+        let age = outsider.seen.elapsed().as_millis();
+        Self {
+            address: outsider.address.to_string(),
+            age_ms: u64::try_from(age).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// All that a member may wait for.

@@ -98,7 +98,7 @@ pub type Held = Option<Box<dyn Any + Send>>;
 #[derive(Debug)]
 pub struct Seat {
     pub(super) desk: Arc<Desk>,
-    pub(super) status: watch::Sender<NodeStatus>,
+    pub(crate) status: watch::Sender<NodeStatus>,
     /// This machine's clocks.
     pub(super) clocks: fn() -> Now,
 }

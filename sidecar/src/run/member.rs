@@ -19,7 +19,7 @@ use tonic::{Request, Status};
 
 use super::log::{self, FormError};
 use crate::admin::{self, AdminParts, LogIdentity};
-use crate::app::App;
+use crate::app::{App, outsiders};
 use crate::apply::handle::spool_dir;
 use crate::apply::{self, ApplyError, ApplyHandle, FeedSender};
 use crate::config::peers::{self, PeerTable};
@@ -456,6 +456,8 @@ fn admin_parts(
         registry,
         agreement: node.clone(),
         log_max_bytes: config.log.max_bytes,
+        token: config.app.token.clone(),
+        outsiders: outsiders(config.app.address),
         leaving: stops.leaving.clone(),
     }
 }

@@ -1,80 +1,20 @@
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use synod_paxos::{Configuration, Epoch, GroupId, Incarnation, Member, PeerStatus, Quorums, Slot};
 
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
-use synod_paxos::{
-    Boot, Configuration, Epoch, GroupId, Incarnation, Member, PeerStatus, Quorums, Slot,
-};
-use synod_proto::v1::Policy;
+use tokio::net::TcpStream;
 
 use super::*;
-use crate::admin::LogIdentity;
-use crate::admin::status::Waiting;
-use crate::apply::ApplyStatus;
-use crate::node::NodeHandle;
+use crate::admin::testing::{self, Control};
+use crate::config::Token;
 
 struct Bench {
     admin: Admin,
-    node: watch::Sender<NodeStatus>,
-    apply: watch::Sender<ApplyStatus>,
-    signals: Arc<AtomicU32>,
+    control: Control,
 }
 
 fn bench() -> Bench {
-    let (node, node_receiver) = watch::channel(NodeStatus::default());
-    let (apply, apply_receiver) = watch::channel(ApplyStatus::default());
-    let (_, policy) = watch::channel(Arc::new(Policy {
-        version: 4,
-        ..Policy::default()
-    }));
-    let mut registry = Registry::with_prefix("synod");
-    let ingress = crate::ingress::Metrics::register(&mut registry);
-    ingress.answered(
-        "ordered",
-        &"notes".into(),
-        StatusCode::CREATED,
-        std::time::Duration::ZERO,
-    );
-    let durations = Histogram::new([0.001, 1.0]);
-    durations.observe(0.5);
-    let signals = Arc::new(AtomicU32::new(0));
-    let counted = signals.clone();
-    let log = LogIdentity {
-        incarnation: Incarnation(0xab),
-        boot: Boot(3),
-    };
-    let parts = AdminParts {
-        service: "notes".into(),
-        member: "notes-a".into(),
-        log: Arc::new(OnceLock::from(log)),
-        protocol: [1, 1],
-        node: node_receiver,
-        apply: apply_receiver,
-        policy,
-        apply_waits: Box::new(|| {
-            Some(Waiting {
-                on: "app".into(),
-                slot: 10,
-                age_ms: 5,
-            })
-        }),
-        may_stop: Box::new(|_| true),
-        app_started: Box::new(move || {
-            counted.fetch_add(1, Ordering::Relaxed);
-        }),
-        apply_durations: durations,
-        registry,
-        agreement: NodeHandle::new().0,
-        log_max_bytes: 64 << 20,
-        leaving: CancellationToken::new(),
-    };
-    Bench {
-        admin: Admin::new(parts),
-        node,
-        apply,
-        signals,
-    }
+    let (parts, control) = testing::parts();
+    let admin = Admin::new(parts);
+    Bench { admin, control }
 }
 
 fn formed(node: &mut NodeStatus) {
@@ -106,7 +46,7 @@ impl Bench {
             .uri(path)
             .body(())
             .unwrap();
-        let response = self.admin.answer(&request);
+        let response = self.admin.answer(&request).await.unwrap();
         let status = response.status().as_u16();
         let body = http_body_util::BodyExt::collect(response.into_body()).await;
         let body = body.unwrap().to_bytes();
@@ -135,8 +75,8 @@ async fn before_genesis_a_member_is_alive_and_not_ready() {
 #[tokio::test]
 async fn the_status_tells_names_slots_and_what_is_waited_for() {
     let bench = bench();
-    bench.node.send_modify(formed);
-    bench.apply.send_modify(|apply| {
+    bench.control.node.send_modify(formed);
+    bench.control.apply.send_modify(|apply| {
         apply.applied = Slot(9);
         apply.rebuilding = true;
     });
@@ -154,7 +94,10 @@ async fn the_status_tells_names_slots_and_what_is_waited_for() {
     assert_eq!(status.group.as_deref(), Some("5f5f5f5f"));
     let waiting = status.waiting_on.unwrap();
     assert_eq!((waiting.on.as_str(), waiting.slot), ("quorum", 12));
-    bench.node.send_modify(|node| node.commit = Slot(12));
+    bench
+        .control
+        .node
+        .send_modify(|node| node.commit = Slot(12));
     bench.admin.look();
     let (_, json) = bench.get("/status").await;
     let status: Status = serde_json::from_str(&json).unwrap();
@@ -170,6 +113,7 @@ async fn the_app_is_reported_dead_only_while_it_must_be_stopped() {
     assert_eq!(bench.get("/app-health/notes/livez").await.0, 200);
     let instance = crate::app::Instance(std::num::NonZeroU64::MIN);
     bench
+        .control
         .apply
         .send_modify(|apply| apply.condemned = Some(instance));
     assert_eq!(bench.get("/app-health/notes/livez").await.0, 503);
@@ -186,16 +130,58 @@ async fn the_start_signal_is_taken_by_get_and_post_and_passed_on() {
         bench.ask(Method::POST, "/lifecycle/app-started").await.0,
         200
     );
-    assert_eq!(bench.signals.load(Ordering::Relaxed), 2);
+    assert_eq!(bench.control.signals(), 2);
+    assert_eq!(
+        bench.ask(Method::HEAD, "/lifecycle/app-started").await.0,
+        405
+    );
+    assert_eq!(bench.control.signals(), 2);
     assert_eq!(bench.ask(Method::POST, "/ready").await.0, 405);
     assert_eq!(bench.get("/nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn with_a_token_the_pods_own_probes_and_hooks_must_show_it_and_others_need_none() {
+    let mut bench = bench();
+    bench.admin.parts.token = Some(Token::new("s3cret".into()));
+    for path in [
+        "/app-health/notes/livez",
+        "/app-health/notes/readyz",
+        "/lifecycle/app-started?of=app",
+        "/lifecycle/drain",
+    ] {
+        assert_eq!(bench.get(path).await.0, 403, "{path}");
+        for (shown, allowed) in [("s3cre", false), ("", false), ("s3cret", true)] {
+            assert!(!bench.admin.leaving(), "{path} {shown}");
+            let request = Request::get(path).header(TOKEN, shown).body(()).unwrap();
+            let response = bench.admin.answer(&request).await.unwrap();
+            let refused = response.status() == StatusCode::FORBIDDEN;
+            assert_ne!(refused, allowed, "{path} {shown}");
+        }
+    }
+    assert!(bench.admin.leaving());
+    assert_eq!(bench.control.signals(), 1);
+    assert_eq!(bench.get("/live").await.0, 200);
+    assert_eq!(bench.get("/status").await.0, 200);
+}
+
+#[tokio::test]
+async fn who_went_past_the_sidecar_is_told_with_its_address() {
+    let bench = bench();
+    let (_, json) = bench.get("/status").await;
+    let status: Status = serde_json::from_str(&json).unwrap();
+    assert_eq!(status.bypass, None);
+    bench.control.bypassed("10.0.0.9".parse().unwrap());
+    let (_, json) = bench.get("/status").await;
+    let status: Status = serde_json::from_str(&json).unwrap();
+    assert_eq!(status.bypass.unwrap().address, "10.0.0.9");
 }
 
 #[tokio::test]
 async fn metrics_are_open_metrics_with_our_names() {
     let bench = bench();
     well_formed(&bench.get("/metrics").await.1);
-    bench.node.send_modify(formed);
+    bench.control.node.send_modify(formed);
     let mut details = Description {
         leader_changes: 3,
         log_bytes: 4096,
@@ -212,7 +198,7 @@ async fn metrics_are_open_metrics_with_our_names() {
         ..PeerStatus::default()
     }];
     bench.admin.details.send_replace(Some(Arc::new(details)));
-    bench.apply.send_modify(|apply| {
+    bench.control.apply.send_modify(|apply| {
         apply.applied = Slot(9);
         apply.app_starts = 2;
     });
@@ -279,14 +265,17 @@ fn well_formed(page: &str) {
 async fn a_group_that_was_formed_just_now_is_not_waited_for() {
     let bench = bench();
     bench.admin.look();
-    bench.apply.send_modify(|apply| apply.serving = true);
+    bench
+        .control
+        .apply
+        .send_modify(|apply| apply.serving = true);
     let status = bench.admin.status();
     assert_eq!(status.waiting_on.expect("waits").on, "genesis");
     assert_eq!(
         (status.state.as_str(), status.serving),
         ("CatchingUp", false)
     );
-    bench.node.send_modify(formed);
+    bench.control.node.send_modify(formed);
     let status = bench.admin.status();
     assert_eq!(status.state, "CaughtUp");
     assert_ne!(
@@ -323,4 +312,23 @@ async fn the_port_serves_the_page_until_it_is_stopped() {
     stop.cancel();
     served.await.unwrap();
     connection.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_start_that_is_refused_gets_no_response_at_all() {
+    let bench = bench();
+    bench.admin.parts.leaving.cancel();
+    let (client, served) = tokio::io::duplex(1024);
+    let serving = tokio::spawn(connection(Arc::new(bench.admin), served));
+    let (mut reader, mut writer) = tokio::io::split(client);
+    let request = b"GET /lifecycle/app-started HTTP/1.1\r\nHost: a\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut writer, request)
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut reader, &mut answer)
+        .await
+        .unwrap();
+    assert_eq!(String::from_utf8(answer).unwrap(), "");
+    serving.await.unwrap();
 }
