@@ -38,3 +38,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- define "synod.sidecarImage" -}}
 {{- printf "%s:%s" .Values.sidecar.image.repository (default .Chart.AppVersion .Values.sidecar.image.tag) -}}
 {{- end -}}
+
+{{- /* What the schema of the values cannot say. */ -}}
+{{- define "synod.check" -}}
+{{- if and .Values.webhook.enabled (eq (int .Values.webhook.port) (int .Values.metrics.port)) -}}
+{{- fail (printf "metrics.port and webhook.port: both are %d, choose two" (int .Values.metrics.port)) -}}
+{{- end -}}
+{{- end -}}
