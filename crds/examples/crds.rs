@@ -1,13 +1,8 @@
-//! Writes the custom resource definitions next to the crate's manifest.
+//! Writes the custom resource definitions next to the crate's manifest and into the chart.
 
 fn main() -> std::io::Result<()> {
-    for (file, crd) in synod_api::definitions() {
-        let text = serde_yaml::to_string(&crd).expect("a definition is YAML");
-        let head = "# Generated from the Rust types: cargo run -p synod-api --example crds\n";
-        std::fs::write(
-            format!("{}/{file}", env!("CARGO_MANIFEST_DIR")),
-            format!("{head}{text}"),
-        )?;
+    for (path, text) in synod_api::files() {
+        std::fs::write(format!("{}/../{path}", env!("CARGO_MANIFEST_DIR")), text)?;
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ mod status;
 mod validate;
 
 pub use app::{App, AppProtocol, PassthroughAcknowledgement, PassthroughPort};
-pub use crd::{FIELD_RULES, FieldRule, definitions};
+pub use crd::{FIELD_RULES, FieldRule, files};
 pub use duration::{Duration, DurationError};
 pub use group::{
     GroupApp, GroupIssuer, GroupMember, GroupMemberStatus, GroupPeer, ReplicaGroup,
