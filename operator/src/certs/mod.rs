@@ -9,6 +9,7 @@ mod authority;
 mod bundle;
 mod inspect;
 mod leaf;
+mod serving;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -19,6 +20,7 @@ pub use authority::{Issuer, answers, request, request_fits, root, root_due, sign
 pub use bundle::{Bundle, RootStep, root_step};
 pub use inspect::{Validity, names_only_der, validity};
 pub use leaf::{is_good, leaf};
+pub use serving::Authority;
 
 /// One day.
 pub const DAY: Duration = Duration::from_secs(86_400);

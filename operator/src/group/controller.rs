@@ -17,13 +17,13 @@ use kube::runtime::watcher;
 use kube::{Api, Resource as _, ResourceExt as _};
 use synod_api::{Condition, ReplicaGroup};
 
-use super::names;
 use super::plan::Step;
 use super::reconcile::{Done, ReconcileError, reconcile};
 use super::status::shorten;
+use super::{adopt, names};
 use crate::conditions::{self, find, is_true};
 use crate::inject::SidecarImage;
-use crate::inject::names::SERVICE_LABEL;
+use crate::inject::names::{INJECT_LABEL, SERVICE_LABEL};
 use crate::run::Context as Process;
 
 /// First and last wait after a failure.
@@ -49,6 +49,9 @@ pub async fn run(process: Arc<Process>) -> anyhow::Result<()> {
     let client = process.client.clone();
     let (key, value) = names::MANAGED_BY;
     let ours = watcher::Config::default().labels(&format!("{key}={value}"));
+    // The labels of pods of a user's own StatefulSet are the user's, but for these.
+    let members = watcher::Config::default().labels(SERVICE_LABEL);
+    let asking = watcher::Config::default().labels(INJECT_LABEL);
     let groups: Api<ReplicaGroup> = Api::all(client.clone());
     let stop = process.stop.clone();
     // Whoever begins to lead looks at everything.
@@ -79,7 +82,13 @@ pub async fn run(process: Arc<Process>) -> anyhow::Result<()> {
             ours.clone(),
         )
         .owns(Api::<NetworkPolicy>::all(client.clone()), ours.clone())
-        .watches(Api::<Pod>::all(client), ours, group_of)
+        .watches(Api::<Pod>::all(client.clone()), members, group_of)
+        .watches(Api::<Pod>::all(client.clone()), asking, asked_of)
+        .watches(
+            Api::<StatefulSet>::all(client),
+            watcher::Config::default(),
+            adopter,
+        )
         .reconcile_all_on(leads)
         .graceful_shutdown_on(async move { stop.cancelled().await })
         .run(look, again, context)
@@ -92,6 +101,18 @@ pub async fn run(process: Arc<Process>) -> anyhow::Result<()> {
 fn group_of(pod: Pod) -> Option<ObjectRef<ReplicaGroup>> {
     let service = pod.labels().get(SERVICE_LABEL)?;
     Some(ObjectRef::new(service).within(&pod.namespace()?))
+}
+
+/// One that was labelled after it was made has no other sign of it.
+fn asked_of(pod: Pod) -> Option<ObjectRef<ReplicaGroup>> {
+    let service = pod.labels().get(INJECT_LABEL)?;
+    Some(ObjectRef::new(service).within(&pod.namespace()?))
+}
+
+/// A StatefulSet of a user's own.
+fn adopter(set: StatefulSet) -> Option<ObjectRef<ReplicaGroup>> {
+    let service = adopt::asked(&set)?;
+    Some(ObjectRef::new(service).within(&set.namespace()?))
 }
 
 async fn look(group: Arc<ReplicaGroup>, context: Arc<Context>) -> Result<Action, ReconcileError> {

@@ -2,25 +2,35 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod, Service};
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
 
 use super::build::Kind;
-use super::names;
 use super::pods::PodView;
 use super::validate::{Stall, Valid};
+use super::{adopt, names};
 use crate::conditions;
 use crate::inject::names as pod_names;
+
+/// In a group's facts: the StatefulSet whose pods the members are.
+pub(crate) const WORKLOAD_FACT: &str = "workload";
 
 /// What is there.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     /// Objects that have the name of a child, ours or not.
     pub(crate) children: BTreeMap<(Kind, String), DynamicObject>,
-    /// Pods of the StatefulSet.
+    /// Pods of the members.
     pub(crate) pods: Vec<PodView>,
-    /// Claims with the names that the StatefulSet's will have; read while there is none.
+    /// Pods that should be members' and have no sidecar.
+    pub(crate) bare: Vec<PodView>,
+    /// The user's own StatefulSet, or why there is none to be taken.
+    pub(crate) adopted: Option<Result<StatefulSet, Stall>>,
+    /// All Services of the namespace.
+    pub(crate) services: Vec<Service>,
+    /// Claims with the names that the members' logs have; read while there is no StatefulSet of ours.
     pub(crate) claims: Vec<PersistentVolumeClaim>,
 }
 
@@ -33,22 +43,84 @@ pub(crate) async fn dereference(client: &Client, valid: &Valid<'_>) -> kube::Res
             live.children.insert((kind, name), found);
         }
     }
-    let selector = names::selector(valid.name, &valid.group.spec.cluster);
-    let selector = selector.map(|(key, value)| format!("{key}={value}"));
-    let pods: Api<Pod> = Api::namespaced(client.clone(), valid.namespace);
-    let list = pods
-        .list(&ListParams::default().labels(&selector.join(",")))
-        .await?;
-    live.pods = list.iter().map(PodView::new).collect();
-    // A pod that merely carries the labels is no member.
-    live.pods.retain(|it| valid.ordinal(&it.name).is_some());
-    live.pods.sort_by(|one, two| one.name.cmp(&two.name));
+    let services: Api<Service> = Api::namespaced(client.clone(), valid.namespace);
+    live.services = services.list(&ListParams::default()).await?.items;
+    if valid.labelled {
+        let sets: Api<StatefulSet> = Api::namespaced(client.clone(), valid.namespace);
+        let sets = sets.list(&ListParams::default()).await?.items;
+        live.adopted = Some(adopt::find(&sets, valid.name, valid.namespace).cloned());
+    }
+    read_pods(client, valid, &mut live).await?;
     say_why(client, valid, &mut live.pods).await?;
     let workload = (Kind::StatefulSet, valid.workload.clone());
     if !live.children.contains_key(&workload) {
         live.claims = claims(client, valid).await?;
     }
     Ok(live)
+}
+
+async fn read_pods(client: &Client, valid: &Valid<'_>, live: &mut Live) -> kube::Result<()> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), valid.namespace);
+    let selector = names::selector(valid.name, &valid.group.spec.cluster);
+    let selector = selector.map(|(key, value)| format!("{key}={value}"));
+    let mut found = list_pods(&pods, &selector.join(",")).await?;
+    let asking = format!("{}={}", pod_names::INJECT_LABEL, valid.name);
+    // Whoever asks for a sidecar should have one, and so should whoever belongs to the StatefulSet.
+    found.extend(list_pods(&pods, &asking).await?);
+    let set = live.adopted.as_ref().and_then(|it| it.as_ref().ok());
+    if let Some(selector) = set.and_then(|it| it.spec.as_ref()?.selector.match_labels.as_ref()) {
+        let pairs: Vec<_> = selector
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        found.extend(list_pods(&pods, &pairs.join(",")).await?);
+    }
+    found.sort_by_key(kube::ResourceExt::name_any);
+    found.dedup_by(|one, two| one.metadata.uid == two.metadata.uid);
+    let set = set.map(|it| (it.name_any(), it.metadata.uid.clone()));
+    for pod in &found {
+        sort_pod(valid, set.as_ref(), pod, live);
+    }
+    Ok(())
+}
+
+async fn list_pods(pods: &Api<Pod>, selector: &str) -> kube::Result<Vec<Pod>> {
+    let list = pods.list(&ListParams::default().labels(selector)).await?;
+    Ok(list.items)
+}
+
+/// Whether a pod is a member's, or should be, or neither.
+fn sort_pod(valid: &Valid<'_>, set: Option<&(String, Option<String>)>, pod: &Pod, live: &mut Live) {
+    let mut view = PodView::new(pod);
+    let owner = pod
+        .owner_references()
+        .iter()
+        .find(|it| it.controller == Some(true));
+    let of_set = set.is_some_and(|(_, uid)| owner.map(|it| &it.uid) == uid.as_ref());
+    if valid.labelled {
+        view.member = set
+            .filter(|_| of_set)
+            .and_then(|(name, _)| adopt::member(&valid.workload, name, &view.name))
+            .unwrap_or_default();
+    } else {
+        view.member.clone_from(&view.name);
+    }
+    let asks = view.labels.get(pod_names::INJECT_LABEL).map(String::as_str) == Some(valid.name);
+    let finished = matches!(view.phase.as_str(), "Succeeded" | "Failed");
+    if view.sidecar.is_none() && (asks || of_set) {
+        if !view.leaving && !finished {
+            live.bare.push(view);
+        }
+        return;
+    }
+    let own = names::selector(valid.name, &valid.group.spec.cluster);
+    let own = own
+        .iter()
+        .all(|(key, value)| view.labels.get(*key) == Some(value));
+    // A pod that merely carries the labels is no member.
+    if own && valid.ordinal(&view.member).is_some() {
+        live.pods.push(view);
+    }
 }
 
 /// Which objects a group has or may have.
@@ -69,7 +141,7 @@ fn wanted(valid: &Valid<'_>) -> Vec<(Kind, String)> {
         (Kind::PodDisruptionBudget, valid.workload.clone()),
         (Kind::StatefulSet, valid.workload.clone()),
     ];
-    if spec.network.mode == synod_api::NetworkMode::PerPodService {
+    if valid.labelled || spec.network.mode == synod_api::NetworkMode::PerPodService {
         wanted
             .extend((0..valid.replicas()).map(|it| (Kind::Service, names::pod_service(name, it))));
     }
@@ -131,13 +203,28 @@ async fn say_why(client: &Client, valid: &Valid<'_>, pods: &mut [PodView]) -> ku
     Ok(())
 }
 
+/// Beside a StatefulSet of the user's own there may be a Service of the same name as the service, and
+/// its own name may be what ours would be called.
+pub(crate) fn may_be_the_users(valid: &Valid<'_>, kind: Kind, name: &str) -> bool {
+    let client = valid
+        .group
+        .spec
+        .service
+        .name
+        .as_deref()
+        .unwrap_or(valid.name);
+    valid.labelled && (kind == Kind::StatefulSet || (kind == Kind::Service && name == client))
+}
+
 /// Objects of others that have the names of our children, and data of an earlier service: nothing
 /// is taken over.
 pub(crate) fn conflicts(valid: &Valid<'_>, live: &Live) -> Result<(), Stall> {
     let foreign: Vec<_> = live
         .children
         .iter()
-        .filter(|(_, it)| !is_ours(it, valid.uid))
+        .filter(|((kind, name), it)| {
+            !is_ours(it, valid.uid) && !may_be_the_users(valid, *kind, name)
+        })
         .map(|((kind, name), it)| format!("{} {name} ({})", kind.name(), whose(it)))
         .collect();
     if !foreign.is_empty() {
@@ -150,6 +237,7 @@ pub(crate) fn conflicts(valid: &Valid<'_>, live: &Live) -> Result<(), Stall> {
             ),
         ));
     }
+    moved(valid, live)?;
     let owner = &valid.group.spec.owner;
     let earlier: BTreeSet<_> = live
         .claims
@@ -174,11 +262,34 @@ pub(crate) fn conflicts(valid: &Valid<'_>, live: &Live) -> Result<(), Stall> {
     Ok(())
 }
 
-fn is_ours(object: &DynamicObject, uid: &str) -> bool {
+pub(crate) fn is_ours(object: &DynamicObject, uid: &str) -> bool {
     object
         .owner_references()
         .iter()
         .any(|it| it.uid == uid && it.controller == Some(true))
+}
+
+/// Members do not move between StatefulSets.
+fn moved(valid: &Valid<'_>, live: &Live) -> Result<(), Stall> {
+    let own = live
+        .child(Kind::StatefulSet, &valid.workload)
+        .is_some_and(|it| is_ours(it, valid.uid));
+    let status = valid.group.status.as_ref();
+    let adopted = status.and_then(|it| it.facts.get(WORKLOAD_FACT));
+    let label = format!("{}={}", pod_names::INJECT_LABEL, valid.name);
+    let words = match (valid.labelled, adopted) {
+        (true, _) if own => format!(
+            "the members are pods of the operator's own StatefulSet {}, and stay so in this \
+             version: take the label {label} out of the pod template",
+            valid.workload
+        ),
+        (false, Some(adopted)) if valid.group.spec.genesis.is_some() => format!(
+            "the members are pods of StatefulSet {adopted}, and stay so in this version: put the \
+             label {label} back into its pod template"
+        ),
+        _ => return Ok(()),
+    };
+    Err(Stall::new(&conditions::WORKLOAD_NOT_ADOPTABLE, words))
 }
 
 fn whose(object: &DynamicObject) -> String {
@@ -199,8 +310,13 @@ impl Live {
         self.children.get(&(kind, name.to_owned()))
     }
 
-    pub(crate) fn pod(&self, name: &str) -> Option<&PodView> {
-        self.pods.iter().find(|it| it.name == name)
+    pub(crate) fn pod(&self, member: &str) -> Option<&PodView> {
+        self.pods.iter().find(|it| it.member == member)
+    }
+
+    /// The user's own StatefulSet.
+    pub(crate) fn set(&self) -> Option<&StatefulSet> {
+        self.adopted.as_ref()?.as_ref().ok()
     }
 
     /// Content of a Secret; empty when there is none. What is no text is left out.

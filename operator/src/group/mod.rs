@@ -5,8 +5,10 @@
 //! `dereference` reads, `validate`, `certificates`, `build` and `plan` decide, `apply` and `status`
 //! write: only the first and the last do I/O.
 
+pub(crate) mod adopt;
 mod apply;
 mod build;
+mod bypass;
 mod certificates;
 mod controller;
 mod dereference;

@@ -75,7 +75,7 @@ fn endpoint(valid: &Valid<'_>, live: &Live, pod: &PodView) -> String {
     let place = match spec.network.mode {
         NetworkMode::PerPodService => {
             let service = valid
-                .ordinal(&pod.name)
+                .ordinal(&pod.member)
                 .map(|it| names::pod_service(valid.name, it))
                 .and_then(|it| live.child(Kind::Service, &it));
             let port = service
@@ -108,6 +108,7 @@ impl Observed {
             name: self.name.clone(),
             role: self.role,
             pod: self.pod.as_ref().map(|it| SeenPod {
+                name: it.name.clone(),
                 uid: it.uid.clone(),
                 leaving: it.leaving,
                 updated: self.updated,

@@ -36,6 +36,7 @@ pub(crate) struct Seen {
 /// A pod as seen.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SeenPod {
+    pub(crate) name: String,
     pub(crate) uid: String,
     pub(crate) leaving: bool,
     /// It runs what users ask for now.
@@ -282,7 +283,7 @@ impl Seen {
     fn delete(&self, why: &'static str) -> Step {
         let pod = self.pod.as_ref().expect("outdated ones have a pod");
         Step::Delete {
-            pod: self.name.clone(),
+            pod: pod.name.clone(),
             uid: pod.uid.clone(),
             why,
         }

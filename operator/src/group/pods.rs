@@ -1,16 +1,23 @@
 //! Pods as the group looks at them. Pure.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 
 use super::names;
-use crate::inject::names::CONTAINER;
+use crate::inject::names::{CONTAINER, MEMBER_LABEL};
 
 /// One pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct PodView {
-    /// Its name, which is the member's.
+    /// Its name.
     pub(crate) name: String,
+    /// The member that it is.
+    pub(crate) member: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Image of its sidecar; `None`: it has none.
+    pub(crate) sidecar: Option<String>,
     pub(crate) uid: String,
     /// Its node; empty before it has one.
     pub(crate) node: String,
@@ -20,6 +27,8 @@ pub(crate) struct PodView {
     pub(crate) host_ip: String,
     /// When it was made.
     pub(crate) made: Option<Timestamp>,
+    /// As kubelet says.
+    pub(crate) phase: String,
     /// It is being deleted.
     pub(crate) leaving: bool,
     pub(crate) ready: bool,
@@ -68,6 +77,11 @@ impl PodView {
         let (problem, waits_silently) = problem(pod);
         Self {
             name: metadata.name.clone().unwrap_or_default(),
+            member: label(MEMBER_LABEL)
+                .or_else(|| metadata.name.clone())
+                .unwrap_or_default(),
+            labels: metadata.labels.clone().unwrap_or_default(),
+            sidecar: sidecar(pod),
             uid: metadata.uid.clone().unwrap_or_default(),
             node: pod
                 .spec
@@ -77,6 +91,7 @@ impl PodView {
             ip: status.pod_ip.clone().unwrap_or_default(),
             host_ip: status.host_ip.clone().unwrap_or_default(),
             made: metadata.creation_timestamp.as_ref().map(|it| it.0),
+            phase: status.phase.clone().unwrap_or_default(),
             leaving: metadata.deletion_timestamp.is_some(),
             ready: ready.is_some_and(|it| it.status == "True"),
             since: ready.and_then(|it| it.last_transition_time.as_ref().map(|it| it.0)),
@@ -88,6 +103,13 @@ impl PodView {
             seen: annotation(names::SEEN_ANNOTATION).unwrap_or_default(),
         }
     }
+}
+
+fn sidecar(pod: &Pod) -> Option<String> {
+    let init = pod.spec.as_ref()?.init_containers.as_ref()?;
+    let ours = init.iter().find(|it| it.name == CONTAINER)?;
+    let native = ours.restart_policy.as_deref() == Some("Always");
+    native.then(|| ours.image.clone().unwrap_or_default())
 }
 
 fn ran(status: &ContainerStatus) -> bool {

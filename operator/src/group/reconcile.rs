@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use synod_api::ReplicaGroup;
 use synod_proto::v1::propose_policy_response::Result as Outcome;
 
+use super::adopt::{self, Ordinal};
 use super::apply::{ApplyError, apply, nudge, words};
 use super::build::{self, Child, Input, Kind, Workload};
+use super::bypass::{Labels, bypass, of_ordinal};
 use super::certificates::{Certificates, Have, certificates};
-use super::dereference::{Live, conflicts, dereference};
+use super::dereference::{Live, WORKLOAD_FACT, conflicts, dereference, is_ours, may_be_the_users};
 use super::members::{Asker, address};
 use super::observe::{Observed, formed, observe};
 use super::plan::{Desired, Step, next};
@@ -24,13 +27,15 @@ use super::validate::{Stall, Valid, validate};
 use super::{names, policy};
 use crate::certs::{Names, Pair, Scope};
 use crate::conditions;
-use crate::inject::{self, SidecarImage, Weakness, names as pod_names};
+use crate::inject::{self, Injection, SidecarImage, Weakness, names as pod_names};
 use crate::run::Context;
 
 /// How soon to look again while something is under way.
 const SOON: Duration = Duration::from_secs(2);
 /// How soon to look again when all is well: members are asked how they are.
 const LATER: Duration = Duration::from_secs(10);
+/// How long a StatefulSet is left to itself between two requests to make its pods again.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// What went wrong on the way; the rest of it is in the group's status.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +106,14 @@ pub(super) async fn reconcile(
             };
             match conflicts(&valid, &live) {
                 Err(stall) => report.stall = Some(stall),
-                Ok(()) => Box::pin(work.go(&mut report)).await,
+                Ok(()) => match work.adoption() {
+                    // What is formed goes on; nothing begins.
+                    Err(stall) if group.spec.genesis.is_none() => report.stall = Some(stall),
+                    _ => {
+                        Box::pin(work.go(&mut report)).await;
+                        report.stall = report.stall.or_else(|| work.standing());
+                    }
+                },
             }
         }
     }
@@ -149,26 +161,33 @@ impl Work<'_> {
                 None
             }
         };
+        self.remember_workload(report);
         let children_stand = if spec.paused {
             false
         } else {
             self.bring(report, &certificates, token.as_deref(), workload.as_ref())
                 .await
         };
-        if self
-            .live
-            .child(Kind::StatefulSet, &self.valid.workload)
-            .is_none()
-        {
+        let own = self.live.child(Kind::StatefulSet, &self.valid.workload);
+        let there = if self.valid.labelled {
+            self.live.set().is_some()
+        } else {
+            own.is_some()
+        };
+        if !there {
             return;
         }
-        let runs = |pod: &PodView| self.runs(pod, workload.as_ref());
+        let runs = |pod: &PodView| match self.live.set() {
+            Some(set) => self.runs_adopted(pod, set, token.as_deref()),
+            None => self.runs(pod, workload.as_ref()),
+        };
         report.members = observe(self.valid, self.live, asker.as_ref(), runs).await;
         self.say_what_is_weak(report);
         if !children_stand {
             return;
         }
         self.show_configuration(report).await;
+        self.retry(report).await;
         if let Some(asker) = &asker {
             Box::pin(self.policy(report, asker)).await;
             self.roll(report, asker).await;
@@ -231,6 +250,9 @@ impl Work<'_> {
     /// The StatefulSet as it should be; `None` before there is a token to put into it.
     fn workload(&self, token: Option<&str>) -> Result<Option<Workload>, Stall> {
         let Some(token) = token else { return Ok(None) };
+        if self.valid.labelled {
+            return self.renders(token).map(|()| None);
+        }
         let there = self.live.child(Kind::StatefulSet, &self.valid.workload);
         let claims = there
             .and_then(|it| it.data.pointer("/spec/volumeClaimTemplates"))
@@ -240,6 +262,165 @@ impl Work<'_> {
         let workload = workload
             .map_err(|error| Stall::new(&conditions::INVALID_TEMPLATE, error.to_string()))?;
         Ok(Some(workload))
+    }
+
+    /// The user's own StatefulSet, when its pods are to be the members.
+    fn adoption(&self) -> Result<Option<&StatefulSet>, Stall> {
+        let Some(adopted) = &self.live.adopted else {
+            return Ok(None);
+        };
+        let set = adopted.as_ref().map_err(Clone::clone)?;
+        adopt::adoptable(set, &self.valid.group.spec)
+            .map_err(|words| Stall::new(&conditions::WORKLOAD_NOT_ADOPTABLE, words))?;
+        Ok(Some(set))
+    }
+
+    /// What somebody must change. Members are looked after all the same, but no group is formed.
+    fn standing(&self) -> Option<Stall> {
+        let valid = self.valid;
+        match self.adoption() {
+            Err(stall) => return Some(stall),
+            Ok(None) => {}
+            Ok(Some(set)) => {
+                let count = valid.group.spec.members.len();
+                if let Err(words) = adopt::fits_in_number(set, count) {
+                    return Some(Stall::new(&conditions::WORKLOAD_NOT_ADOPTABLE, words));
+                }
+            }
+        }
+        if !self.live.bare.is_empty() {
+            let names: Vec<_> = self.live.bare.iter().map(|it| it.name.as_str()).collect();
+            let names = names.join(" ");
+            return Some(Stall::new(
+                &conditions::INJECTION_MISSING,
+                format!(
+                    "pods without the sidecar, which came before the label: {names}. They are made \
+                     again with it once you delete them (what they hold in memory is lost): \
+                     `kubectl -n {} delete pod {names}`",
+                    valid.namespace
+                ),
+            ));
+        }
+        let (app, client) = (&valid.group.spec.app, build::client_port(valid));
+        bypass(&self.live.services, &self.pod_labels(), app.port, &client)
+    }
+
+    /// Labels of the members' pods, as they are and as they will be.
+    fn pod_labels(&self) -> Vec<Labels> {
+        let valid = self.valid;
+        let spec = &valid.group.spec;
+        let (set, template) = if let Some(set) = self.live.set() {
+            let template = set
+                .spec
+                .as_ref()
+                .and_then(|it| it.template.metadata.as_ref());
+            (set.name_any(), template.and_then(|it| it.labels.clone()))
+        } else {
+            let labels = spec
+                .template
+                .0
+                .get("metadata")
+                .and_then(|it| it.get("labels"));
+            let labels = labels.and_then(|it| serde_json::from_value(it.clone()).ok());
+            (valid.workload.clone(), labels)
+        };
+        let mut template: Labels = template.unwrap_or_default();
+        let own = names::selector(valid.name, &spec.cluster);
+        template.extend(own.map(|(key, value)| (key.to_owned(), value)));
+        let to_be = (0..valid.replicas()).map(|it| of_ordinal(&template, &set, it));
+        let there = self.live.pods.iter().map(|it| it.labels.clone());
+        to_be.chain(there).collect()
+    }
+
+    fn remember_workload(&self, report: &mut Report) {
+        match self.live.set() {
+            Some(set) => {
+                let name = set.name_any();
+                report.facts.insert(WORKLOAD_FACT.to_owned(), name);
+            }
+            None if !self.valid.labelled => drop(report.facts.remove(WORKLOAD_FACT)),
+            None => {}
+        }
+    }
+
+    /// Whether pods of the user's own StatefulSet can have the sidecar: told before the first of them
+    /// is refused.
+    fn renders(&self, token: &str) -> Result<(), Stall> {
+        let Some(set) = self.live.set() else {
+            return Ok(());
+        };
+        let template = Value::Object(self.valid.group.spec.template.0.clone());
+        inject::render(&template, &self.injection(token, set, ""))
+            .map_err(|error| Stall::new(&conditions::INVALID_TEMPLATE, error.to_string()))?;
+        Ok(())
+    }
+
+    fn injection(&self, token: &str, set: &StatefulSet, pod: &str) -> Injection {
+        let member = adopt::member(&self.valid.workload, &set.name_any(), pod).unwrap_or_default();
+        let ordinal = Ordinal {
+            pod,
+            member: &member,
+        };
+        adopt::injection(self.valid.group, self.image, token, set, &ordinal)
+    }
+
+    /// As [`Self::runs`], of a pod of the user's own StatefulSet.
+    fn runs_adopted(&self, pod: &PodView, set: &StatefulSet, token: Option<&str>) -> (bool, bool) {
+        let Some(token) = token else {
+            return (true, true);
+        };
+        let status = set.status.as_ref();
+        let revision = status.and_then(|it| it.update_revision.as_deref());
+        let same = revision == Some(&pod.revision)
+            && adopt::template(&self.injection(token, set, &pod.name)) == pod.template;
+        let newest = same && pod.sidecar.as_ref() == Some(&self.image.image);
+        let waits = self.valid.group.spec.sidecar.update == synod_api::SidecarUpdate::WhenRestarted;
+        (newest || (waits && same), newest)
+    }
+
+    /// A StatefulSet whose pods were refused tries again later and later; a change of it that means
+    /// nothing else makes it try now.
+    async fn retry(&self, report: &mut Report) {
+        let Some(set) = self.live.set() else { return };
+        let webhook = self
+            .process
+            .readiness
+            .missing()
+            .contains(&crate::webhook::PART);
+        let missing = report.members.iter().any(|it| it.pod.is_none());
+        let bare = !self.live.bare.is_empty();
+        let now = Timestamp::now();
+        let tried = set.annotations().get(adopt::RETRY_ANNOTATION);
+        let tried: Option<Timestamp> = tried.and_then(|it| it.parse().ok());
+        let lately = tried.is_some_and(|it| now.duration_since(it).unsigned_abs() < RETRY);
+        if webhook || !missing || bare || lately || self.adoption().is_err() {
+            return;
+        }
+        let api: Api<StatefulSet> =
+            Api::namespaced(self.process.client.clone(), self.valid.namespace);
+        let patch = json!({"metadata": {
+            "uid": set.metadata.uid,
+            "annotations": {adopt::RETRY_ANNOTATION: now.to_string()},
+        }});
+        let (name, params) = (set.name_any(), PatchParams::default());
+        match api
+            .patch_metadata(&name, &params, &Patch::Merge(&patch))
+            .await
+        {
+            Ok(_) => tracing::info!(
+                service = self.valid.name,
+                name,
+                "told to make its pods again"
+            ),
+            // It is another one by now, or none.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => {}
+            Err(error) => {
+                report.failure = Some(format!(
+                    "cannot annotate StatefulSet {name}: {}",
+                    words(&error)
+                ));
+            }
+        }
     }
 
     /// Applies the children, in the order in which pods need them. Returns whether all of them are
@@ -269,11 +450,20 @@ impl Work<'_> {
         // Kubelet asks for a missing Secret less and less often: pods come after their certificates.
         let pods = workload.filter(|_| certificates.members.is_some());
         children.extend(pods.map(|it| it.child.clone()));
+        if let Some(set) = self.live.set()
+            && !adopt::has_log_claim(set)
+        {
+            children.extend(build::log_claims(self.valid));
+        }
+        children.retain(|it| !self.is_the_users(it));
         for child in &children {
             if !self.process.leadership.leads() {
                 return false;
             }
             let live = self.live.child(child.kind, &child.name);
+            if child.kind == Kind::PersistentVolumeClaim && self.has_claim(&child.name) {
+                continue;
+            }
             let result = apply(&self.process.client, self.valid.namespace, child, live).await;
             match result {
                 Ok(changed) => {
@@ -296,6 +486,19 @@ impl Work<'_> {
             say_what_is_kept(report, workload);
         }
         pods.is_some()
+            || (self.live.set().is_some() && token.is_some() && certificates.members.is_some())
+    }
+
+    fn has_claim(&self, name: &str) -> bool {
+        let mut claims = self.live.claims.iter();
+        claims.any(|it| it.metadata.name.as_deref() == Some(name))
+    }
+
+    /// A Service of this name is there, and leads to the user's pods.
+    fn is_the_users(&self, child: &Child) -> bool {
+        let live = self.live.child(child.kind, &child.name);
+        may_be_the_users(self.valid, child.kind, &child.name)
+            && live.is_some_and(|it| !is_ours(it, self.valid.uid))
     }
 
     fn secrets(
@@ -369,6 +572,10 @@ impl Work<'_> {
 
     /// The StatefulSet's controller has seen the newest template.
     fn is_observed(&self) -> bool {
+        if let Some(set) = self.live.set() {
+            let seen = set.status.as_ref().and_then(|it| it.observed_generation);
+            return set.metadata.generation == seen;
+        }
         self.live
             .child(Kind::StatefulSet, &self.valid.workload)
             .is_some_and(|it| {

@@ -263,7 +263,8 @@ fn bad(before: &ReplicaGroupStatus, report: &Report, now: Timestamp) -> Option<M
         let problem = pod.map_or("", |pod| pod.problem.as_str());
         if !problem.is_empty() {
             let gap = if words.is_empty() { "" } else { "; " };
-            write!(words, "{gap}pod {}: {problem}", it.name).expect("a string takes everything");
+            let name = pod.map_or("", |pod| pod.name.as_str());
+            write!(words, "{gap}pod {name}: {problem}").expect("a string takes everything");
         }
     }
     if !words.is_empty() {

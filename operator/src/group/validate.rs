@@ -4,6 +4,7 @@ use synod_api::{MemberRole, NetworkMode, ReplicaGroup};
 
 use super::names;
 use crate::conditions::{self, Reason};
+use crate::inject;
 
 /// Nothing is done until somebody changes something.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(crate) struct Valid<'a> {
     pub(crate) uid: &'a str,
     /// Name of the StatefulSet.
     pub(crate) workload: String,
+    /// The members are pods of a user's own StatefulSet.
+    pub(crate) labelled: bool,
 }
 
 impl Stall {
@@ -59,6 +62,20 @@ pub(crate) fn validate<'a>(group: &'a ReplicaGroup, cluster: &str) -> Result<Val
     }
     let workload = names::workload(name, &spec.cluster);
     check_members(group, &workload)?;
+    let labelled = match inject::asked(&spec.template.0) {
+        None => false,
+        Some(asked) if asked == name => true,
+        Some(asked) => {
+            return Err(Stall::new(
+                &conditions::INVALID_SPEC,
+                format!(
+                    "the pod template has the label {}={asked}, which names another service: take \
+                     it out, or let it be {name}",
+                    inject::names::INJECT_LABEL
+                ),
+            ));
+        }
+    };
     if !matches!(
         spec.network.mode,
         NetworkMode::Flat | NetworkMode::PerPodService
@@ -87,6 +104,7 @@ pub(crate) fn validate<'a>(group: &'a ReplicaGroup, cluster: &str) -> Result<Val
         namespace,
         uid,
         workload,
+        labelled,
     })
 }
 

@@ -9,9 +9,6 @@ use super::json::{has, list, list_mut, object_mut, set, text};
 use super::names;
 use super::original::Original;
 
-/// The name that the app's own port gets when Services are to find the sidecar's.
-const RENAMED: &str = "synod-app";
-
 /// Changes the app's container; what it added to it is noted in `original`.
 pub(super) fn change(app: &mut Value, injection: &Injection, original: &mut Original) {
     rename_ports(app, injection);
@@ -51,8 +48,8 @@ fn rename_ports(app: &mut Value, injection: &Injection) {
         .collect();
     let mut free = (0_u32..)
         .map(|n| match n {
-            0 => RENAMED.to_owned(),
-            n => format!("{RENAMED}-{n}"),
+            0 => names::APP_PORT.to_owned(),
+            n => format!("{}-{n}", names::APP_PORT),
         })
         .filter(|name| !taken.contains(name));
     for port in list_mut(app, "ports") {

@@ -204,16 +204,19 @@ fn port_name(p: &mut Problems, at: &str, name: Option<&str>, is_app: bool, clien
 
 /// The name that the sidecar's port for clients gets.
 pub(super) fn client_port<'a>(spec: &'a Value, injection: &Injection) -> &'a str {
-    let app = named(list(spec, "containers"), &injection.app.container);
-    let of_app = app
-        .into_iter()
-        .flat_map(|app| list(app, "ports"))
-        .filter(|port| is_port(port, injection.app.port))
-        .find_map(|port| text(port, "name"));
     match injection.way {
         Way::Rendered => names::CLIENT_PORT,
-        Way::Labelled => of_app.unwrap_or(names::CLIENT_PORT),
+        Way::Labelled => port_name_of(spec, &injection.app.container, injection.app.port)
+            .unwrap_or(names::CLIENT_PORT),
     }
+}
+
+/// The name of a port in a pod's spec.
+pub(super) fn port_name_of<'a>(spec: &'a Value, container: &str, port: u16) -> Option<&'a str> {
+    list(named(list(spec, "containers"), container)?, "ports")
+        .iter()
+        .filter(|it| is_port(it, port))
+        .find_map(|it| text(it, "name"))
 }
 
 /// Whether a container's port is this one; UDP and SCTP ports are others.

@@ -13,7 +13,7 @@ mod json;
 mod original;
 mod sidecar;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use self::hooks::Hook;
 use self::json::{has, list, list_mut, named, named_mut, object_mut, text};
@@ -52,6 +52,17 @@ pub fn render(template: &Value, injection: &Injection) -> Result<Value, InjectEr
     labels(&mut template, injection, &mut original);
     original.write(&mut template);
     Ok(template)
+}
+
+/// The name of a container's port.
+pub fn port_name<'a>(template: &'a Value, container: &str, port: u16) -> Option<&'a str> {
+    check::port_name_of(template.get("spec")?, container, port)
+}
+
+/// The service whose members the pods of a template ask to be: the label [`names::INJECT_LABEL`].
+pub fn asked(template: &Map<String, Value>) -> Option<&str> {
+    let labels = template.get("metadata")?.get("labels")?;
+    labels.get(names::INJECT_LABEL)?.as_str()
 }
 
 /// The template without the sidecar that [`render`] put into it; as it is when there is none.

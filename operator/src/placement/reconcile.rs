@@ -25,6 +25,7 @@ use super::view::View;
 use super::{Hub, MANAGER, RESYNC, authority, genesis};
 use crate::certs::Names;
 use crate::conditions::{self, Conditions, PROGRESSING, READY, RECONCILING, STALLED, Status};
+use crate::inject;
 
 pub(super) async fn reconcile(
     hub: &Hub,
@@ -245,6 +246,15 @@ impl Look<'_> {
         let Some(reference) = &own.service.spec.workload_ref else {
             return Ok(());
         };
+        // Pods of a workload with the label are the members.
+        if found
+            .template
+            .as_ref()
+            .and_then(|it| inject::asked(&it.0))
+            .is_some()
+        {
+            return Ok(());
+        }
         let replicas = found.workload.as_ref().map_or(0, |it| it.replicas);
         let ready = conditions::is_true(&status.conditions, &READY);
         if replicas == 0 || !ready || reference.scale_down != ScaleDown::OnSuccess {

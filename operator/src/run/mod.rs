@@ -133,6 +133,9 @@ async fn controllers(context: &Arc<Context>, stop: CancellationToken) -> anyhow:
     if context.flags.hub {
         tasks.spawn(crate::placement::run(context.clone()));
     }
+    if let Some(webhook) = crate::webhook::run(context) {
+        tasks.spawn(webhook);
+    }
     let mut result = Ok(());
     while let Some(ended) = tokio::select! {
         ended = tasks.join_next() => ended,

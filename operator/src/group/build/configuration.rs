@@ -65,13 +65,11 @@ pub(crate) fn peers(valid: &Valid<'_>) -> String {
         .map(|it| (it.name.clone(), it.address.clone()))
         .collect();
     for member in &spec.members {
-        let address = format!(
-            "{}.{}.{}.svc:{}",
-            member.name,
-            names::headless(valid.name),
-            valid.namespace,
-            spec.sidecar.ports.peer
-        );
+        let host = match valid.ordinal(&member.name).filter(|_| valid.labelled) {
+            Some(ordinal) => names::pod_service(valid.name, ordinal),
+            None => format!("{}.{}", member.name, names::headless(valid.name)),
+        };
+        let address = format!("{host}.{}.svc:{}", valid.namespace, spec.sidecar.ports.peer);
         table.insert(member.name.clone(), address);
     }
     let members: Vec<_> = table

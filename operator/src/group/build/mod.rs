@@ -16,7 +16,7 @@ use super::validate::Valid;
 use crate::inject::{InjectError, SidecarImage};
 
 pub(crate) use configuration::{genesis, peers, secret};
-pub(crate) use workload::contains;
+pub(crate) use workload::{contains, made_from};
 
 /// What kinds of children there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,6 +26,7 @@ pub(crate) enum Kind {
     Service,
     NetworkPolicy,
     PodDisruptionBudget,
+    PersistentVolumeClaim,
     StatefulSet,
 }
 
@@ -84,7 +85,7 @@ pub(crate) fn workload(input: &Input<'_>) -> Result<Workload, InjectError> {
 impl Kind {
     pub(crate) fn api_version(self) -> &'static str {
         match self {
-            Self::ConfigMap | Self::Secret | Self::Service => "v1",
+            Self::ConfigMap | Self::Secret | Self::Service | Self::PersistentVolumeClaim => "v1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
             Self::PodDisruptionBudget => "policy/v1",
             Self::StatefulSet => "apps/v1",
@@ -98,6 +99,7 @@ impl Kind {
             Self::Service => "Service",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::PodDisruptionBudget => "PodDisruptionBudget",
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
             Self::StatefulSet => "StatefulSet",
         }
     }
@@ -146,6 +148,17 @@ pub(super) fn labels(valid: &Valid<'_>) -> BTreeMap<String, String> {
     labels.insert(key.to_owned(), value.to_owned());
     labels.insert(names::INSTANCE_LABEL.to_owned(), valid.name.to_owned());
     labels
+}
+
+/// The claims with the members' logs, for pods of a StatefulSet that has no claim template for them.
+pub(crate) fn log_claims(valid: &Valid<'_>) -> Vec<Child> {
+    workload::log_claims(valid)
+}
+
+/// The port of the sidecar by which clients come, as Services are to target it: in pods of a user's
+/// own StatefulSet it goes by the name that the app's port has.
+pub(crate) fn client_port(valid: &Valid<'_>) -> String {
+    services::client_port(valid)
 }
 
 /// `matchLabels` of the pods.

@@ -8,6 +8,16 @@ use crate::group::names;
 use crate::group::validate::Valid;
 use crate::inject::names as pod;
 
+/// The name of the sidecar's port for clients.
+pub(super) fn client_port(valid: &Valid<'_>) -> String {
+    let spec = &valid.group.spec;
+    let template = Value::Object(spec.template.0.clone());
+    let own = valid.labelled.then(|| {
+        crate::inject::port_name(&template, &spec.app.container, spec.app.port).map(str::to_owned)
+    });
+    own.flatten().unwrap_or_else(|| pod::CLIENT_PORT.to_owned())
+}
+
 /// What clients use. Its port leads to the sidecar by name.
 pub(super) fn client(valid: &Valid<'_>) -> Child {
     let spec = &valid.group.spec;
@@ -15,7 +25,7 @@ pub(super) fn client(valid: &Valid<'_>) -> Child {
     let mut port = json!({
         "name": "http",
         "port": service.port,
-        "targetPort": pod::CLIENT_PORT,
+        "targetPort": client_port(valid),
         "protocol": "TCP",
     });
     if spec.app.protocol == AppProtocol::H2c {
@@ -67,9 +77,11 @@ pub(super) fn headless(valid: &Valid<'_>) -> Child {
     )
 }
 
-/// One for each member, reachable from other clusters by a port of the nodes.
+/// One for each member, reachable from other clusters by a port of the nodes. Members that are pods
+/// of a user's own StatefulSet also find each other by it, as their names are not those of pods.
 pub(super) fn per_pod(valid: &Valid<'_>) -> Vec<Child> {
-    if valid.group.spec.network.mode != NetworkMode::PerPodService {
+    let by_node = valid.group.spec.network.mode == NetworkMode::PerPodService;
+    if !by_node && !valid.labelled {
         return Vec::new();
     }
     let peer = valid.group.spec.sidecar.ports.peer;
@@ -77,17 +89,26 @@ pub(super) fn per_pod(valid: &Valid<'_>) -> Vec<Child> {
         .map(|ordinal| {
             let mut selector = selector(valid);
             let name = format!("{}-{ordinal}", valid.workload);
-            selector["statefulset.kubernetes.io/pod-name"] = json!(name);
+            let label = if valid.labelled {
+                pod::MEMBER_LABEL
+            } else {
+                "statefulset.kubernetes.io/pod-name"
+            };
+            selector[label] = json!(name);
+            let mut spec = json!({
+                "type": if by_node { "NodePort" } else { "ClusterIP" },
+                "publishNotReadyAddresses": true,
+                "selector": selector,
+                "ports": [named(pod::PEER_PORT, peer)],
+            });
+            if !by_node {
+                spec["clusterIP"] = json!("None");
+            }
             Child::new(
                 valid,
                 Kind::Service,
                 &names::pod_service(valid.name, ordinal),
-                json!({"spec": {
-                    "type": "NodePort",
-                    "publishNotReadyAddresses": true,
-                    "selector": selector,
-                    "ports": [named(pod::PEER_PORT, peer)],
-                }}),
+                json!({"spec": spec}),
             )
         })
         .collect()

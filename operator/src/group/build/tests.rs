@@ -175,3 +175,54 @@ fn members_of_this_cluster_are_found_by_name_and_others_where_they_said() {
         ]})
     );
 }
+
+#[test]
+fn members_that_are_pods_of_a_users_own_statefulset_find_each_other_by_services_of_their_own() {
+    let mut group = group(GROUP);
+    group.spec.template = serde_yaml::from_str(
+        "{metadata: {labels: {synod.dev/inject: notes}}, spec: {containers: [{name: notes, image: i, ports: [{name: web, containerPort: 8080}]}]}}",
+    )
+    .expect("a template");
+    let valid = validate(&group, "us-east").expect("valid");
+    let image = image();
+    let children = surroundings(&input(&valid, &image));
+    let child = |name: &str| {
+        let found = children
+            .iter()
+            .find(|it| it.kind == Kind::Service && it.name == name);
+        &found.expect(name).value["spec"]
+    };
+    let own = child("notes-m-1");
+    assert_eq!(own["clusterIP"], "None");
+    assert_eq!(own["selector"]["synod.dev/member"], "notes-us-east-1");
+    assert_eq!(child("notes")["ports"][0]["targetPort"], "web");
+    let table = peers(&valid);
+    assert!(table.contains("notes-m-1.default.svc:7443"), "{table}");
+    let claims = log_claims(&valid);
+    let names: Vec<_> = claims.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["synod-log-notes-us-east-0", "synod-log-notes-us-east-1"]
+    );
+    let claim = &claims[0].value;
+    assert_eq!(
+        claim["metadata"]["labels"]["synod.dev/owner"],
+        "uid-of-service"
+    );
+    assert!(
+        claim["metadata"].get("ownerReferences").is_none(),
+        "it is kept"
+    );
+    assert_eq!(claim["spec"]["accessModes"][0], "ReadWriteOncePod");
+}
+
+#[test]
+fn a_template_that_asks_for_another_services_sidecar_is_refused() {
+    let mut group = group(GROUP);
+    group.spec.template = serde_yaml::from_str(
+        "{metadata: {labels: {synod.dev/inject: other}}, spec: {containers: []}}",
+    )
+    .expect("a template");
+    let stall = validate(&group, "us-east").expect_err("another's");
+    assert_eq!(stall.reason.name, "InvalidSpec");
+}

@@ -61,7 +61,7 @@ pub(super) fn stateful_set(input: &Input<'_>) -> Result<Workload, InjectError> {
 
 /// What users decide about a pod. How this version of the operator renders the sidecar, and which
 /// image it has, is left out: a new operator does not replace pods by itself.
-fn made_from(bare: &Value, injection: &Injection) -> String {
+pub(crate) fn made_from(bare: &Value, injection: &Injection) -> String {
     let ports = injection.ports;
     digest(&json!([
         bare,
@@ -73,6 +73,33 @@ fn made_from(bare: &Value, injection: &Injection) -> String {
         injection.token,
         format!("{:?}", injection.state),
     ]))
+}
+
+/// One claim for each member's log, as a claim template would make it.
+pub(super) fn log_claims(valid: &Valid<'_>) -> Vec<Child> {
+    let spec = &valid.group.spec;
+    let class = spec.overrides.storage_class_name.as_deref();
+    let given = spec.log.volume_claim.as_ref().map(|it| &it.spec);
+    let body = claim(valid, inject::names::LOG_VOLUME, given, LOG_SIZE, class);
+    let members = spec.members.iter().map(|member| {
+        let name = inject::names::log_claim(&member.name);
+        let mut child = Child::new(
+            valid,
+            Kind::PersistentVolumeClaim,
+            &name,
+            json!({"spec": body["spec"]}),
+        );
+        child.create_only = true;
+        let metadata = &mut child.value["metadata"];
+        metadata["labels"] = body["metadata"]["labels"].clone();
+        // What has an owner goes with it.
+        if spec.volume_claim_retention_policy.when_deleted == Retention::Retain {
+            let metadata = metadata.as_object_mut().expect("an object");
+            metadata.shift_remove("ownerReferences");
+        }
+        child
+    });
+    members.collect()
 }
 
 fn claims(valid: &Valid<'_>, bare: &Value) -> Vec<Value> {

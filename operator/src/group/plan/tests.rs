@@ -21,6 +21,7 @@ fn member(ordinal: usize) -> Seen {
         name: format!("notes-local-{ordinal}"),
         role: MemberRole::Voter,
         pod: Some(SeenPod {
+            name: format!("notes-local-{ordinal}"),
             uid: format!("uid-{ordinal}"),
             leaving: false,
             updated: false,
@@ -288,6 +289,7 @@ fn play(seen: &mut [Seen], step: &Step, random: &mut impl FnMut() -> u32) {
             (Some(there), _) if there.leaving => it.pod = None,
             (None, _) => {
                 it.pod = Some(SeenPod {
+                    name: it.name.clone(),
                     uid: "new".to_owned(),
                     leaving: false,
                     updated: true,

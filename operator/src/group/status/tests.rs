@@ -25,6 +25,7 @@ fn well(name: &str) -> Observed {
         role: MemberRole::Voter,
         pod: Some(PodView {
             name: name.to_owned(),
+            member: name.to_owned(),
             ready: true,
             ran: true,
             ..PodView::default()
