@@ -117,11 +117,15 @@ fn adopter(set: StatefulSet) -> Option<ObjectRef<ReplicaGroup>> {
 
 async fn look(group: Arc<ReplicaGroup>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     // Children go with the group by their owner references.
-    if !context.process.leadership.leads() || group.metadata.deletion_timestamp.is_some() {
+    if group.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
     let start = Instant::now();
-    let result = Box::pin(step(&group, &context)).await;
+    let work = Box::pin(step(&group, &context));
+    let Some(result) = context.process.leadership.while_leading(work).await else {
+        // Whoever begins to lead looks at everything, this instance too.
+        return Ok(Action::await_change());
+    };
     let word = result
         .as_ref()
         .map_or_else(ReconcileError::category, |_| "ok");
@@ -133,7 +137,11 @@ async fn look(group: Arc<ReplicaGroup>, context: Arc<Context>) -> Result<Action,
 }
 
 async fn step(group: &ReplicaGroup, context: &Context) -> Result<Action, ReconcileError> {
-    let done = reconcile(&context.process, &context.image, group).await?;
+    let done = match reconcile(&context.process, &context.image, group).await {
+        // The change that was not known here yet brings the next look, at the latest this does.
+        Err(ReconcileError::Overtaken) => return Ok(Action::requeue(FIRST)),
+        done => done?,
+    };
     tell(context, group, &done).await;
     if let Some(words) = done.failure {
         return Err(ReconcileError::Step(words));

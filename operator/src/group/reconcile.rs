@@ -46,9 +46,9 @@ pub(super) enum ReconcileError {
     /// The status could not be written.
     #[error("cannot write the status: {}", words(.0))]
     Status(kube::Error),
-    /// Another operator writes by now.
-    #[error("this instance is no longer the one that writes")]
-    NotLeading,
+    /// It has changed since it was looked at, or is gone.
+    #[error("it has changed meanwhile")]
+    Overtaken,
     /// Children could not be brought to where they should be; the status says so.
     #[error("{0}")]
     Step(String),
@@ -60,7 +60,7 @@ impl ReconcileError {
         match self {
             Self::Read(_) => "read",
             Self::Status(_) => "status",
-            Self::NotLeading => "not-leading",
+            Self::Overtaken => "overtaken",
             Self::Step(_) => "step",
         }
     }
@@ -457,9 +457,6 @@ impl Work<'_> {
         }
         children.retain(|it| !self.is_the_users(it));
         for child in &children {
-            if !self.process.leadership.leads() {
-                return false;
-            }
             let live = self.live.child(child.kind, &child.name);
             if child.kind == Kind::PersistentVolumeClaim && self.has_claim(&child.name) {
                 continue;
@@ -687,9 +684,6 @@ impl Work<'_> {
         };
         let seen: Vec<_> = report.members.iter().map(Observed::seen).collect();
         let step = next(&desired, &seen, Timestamp::now());
-        if !self.process.leadership.leads() {
-            return;
-        }
         let result = self.take(&step, report, asker).await;
         report.step = Some(step);
         if let Err(words) = result {
@@ -771,9 +765,6 @@ async fn write_status(
     group: &ReplicaGroup,
     report: &Report,
 ) -> Result<ReplicaGroup, ReconcileError> {
-    if !process.leadership.leads() {
-        return Err(ReconcileError::NotLeading);
-    }
     let wanted = status(group, report, Timestamp::now());
     let mut group = group.clone();
     if group.status.as_ref() == Some(&wanted) {
@@ -786,16 +777,23 @@ async fn write_status(
     let patch = json!({
         "apiVersion": synod_api::API_VERSION,
         "kind": "ReplicaGroup",
-        "metadata": {"uid": group.metadata.uid},
+        // Only over what was looked at: hub and operator must not be told of times gone by, such as
+        // by an earlier leader whose request was on its way for long.
+        "metadata": {
+            "uid": group.metadata.uid,
+            "resourceVersion": group.metadata.resource_version,
+        },
         "status": wanted,
     });
     let params = PatchParams::apply(names::MANAGER).force();
     match api.patch_status(name, &params, &Patch::Apply(&patch)).await {
-        Ok(_) => {}
-        // It is gone, or another one by now.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-        Err(error) => return Err(ReconcileError::Status(error)),
+        Ok(_) => {
+            group.status = Some(wanted);
+            Ok(group)
+        }
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+            Err(ReconcileError::Overtaken)
+        }
+        Err(error) => Err(ReconcileError::Status(error)),
     }
-    group.status = Some(wanted);
-    Ok(group)
 }

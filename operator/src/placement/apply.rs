@@ -90,9 +90,17 @@ impl Own<'_> {
             .map_err(PlacementError::write(format!("Secret {name}")))
     }
 
-    /// Scales the workload that the template was taken from down to nothing. Whether that was done.
-    pub(crate) async fn scale_down(&self, workload: &WorkloadRef) -> Result<(), PlacementError> {
-        let patch = Patch::Merge(json!({"spec": {"replicas": 0}}));
+    /// Scales the workload that the template was taken from down to nothing, unless it has changed
+    /// since it was read: somebody may have gone back to it.
+    pub(crate) async fn scale_down(
+        &self,
+        workload: &WorkloadRef,
+        version: Option<&str>,
+    ) -> Result<(), PlacementError> {
+        let patch = Patch::Merge(json!({
+            "metadata": {"resourceVersion": version},
+            "spec": {"replicas": 0},
+        }));
         let params = PatchParams {
             field_manager: Some(MANAGER.to_owned()),
             ..PatchParams::default()
@@ -150,7 +158,17 @@ fn labels(service: &str) -> BTreeMap<String, String> {
     .collect()
 }
 
-/// Writes the groups of a plan into their clusters; what failed, in words.
+/// What came of a plan.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// What failed, in words.
+    pub(crate) failures: Vec<String>,
+    /// A group has changed since it was looked at: nothing was written over that. The change itself
+    /// brings the next look.
+    pub(crate) overtaken: bool,
+}
+
+/// Writes the groups of a plan into their clusters.
 pub(crate) async fn groups(
     clusters: &Clusters,
     groups: &Groups,
@@ -158,8 +176,8 @@ pub(crate) async fn groups(
     uid: &str,
     views: &[View],
     plan: Plan,
-) -> Vec<String> {
-    let mut failures = Vec::new();
+) -> Written {
+    let mut written = Written::default();
     let formed = plan.groups.iter().any(|(_, it)| it.genesis.is_some());
     let several = plan.groups.len() > 1;
     for (name, mut spec) in plan.groups {
@@ -174,20 +192,21 @@ pub(crate) async fn groups(
         if gains && several && formed && !others_have_none(clusters, key, views, uid, &name).await {
             spec.rollout = false;
         }
-        match put(&cluster, key, spec).await {
-            Ok(group) => groups.wrote(&cluster, key, group),
-            Err(problem) => failures.push(format!("cluster {name}: {problem}")),
+        match put(&cluster, key, spec, before).await {
+            Ok(Some(group)) => groups.wrote(&cluster, key, group),
+            Ok(None) => written.overtaken = true,
+            Err(problem) => written.failures.push(format!("cluster {name}: {problem}")),
         }
     }
     for name in plan.surplus {
         if let Some((cluster, view)) = open(clusters, views, &name)
             && let Some(group) = view.own(uid)
-            && let Err(problem) = delete(&cluster, key, group).await
+            && let Err(problem) = delete(&cluster, key, group, Only::AsItWas).await
         {
-            failures.push(format!("cluster {name}: {problem}"));
+            written.failures.push(format!("cluster {name}: {problem}"));
         }
     }
-    failures
+    written
 }
 
 fn open<'a>(clusters: &Clusters, views: &'a [View], name: &str) -> Option<(Cluster, &'a View)> {
@@ -198,14 +217,30 @@ fn open<'a>(clusters: &Clusters, views: &'a [View], name: &str) -> Option<(Clust
     }
 }
 
-async fn put(cluster: &Cluster, key: &Key, spec: ReplicaGroupSpec) -> Result<ReplicaGroup, String> {
+/// Only over what the plan was made from. What an earlier leader of the hub has sent may arrive late,
+/// from another region much later: it must not bring back an old plan.
+async fn put(
+    cluster: &Cluster,
+    key: &Key,
+    spec: ReplicaGroupSpec,
+    before: Option<&ReplicaGroup>,
+) -> Result<Option<ReplicaGroup>, String> {
     let mut group = ReplicaGroup::new(&key.1, spec);
     group.metadata.namespace = Some(key.0.clone());
     group.metadata.labels = Some(labels(&key.1));
+    group.metadata.uid = before.and_then(kube::ResourceExt::uid);
+    group.metadata.resource_version = before.and_then(kube::ResourceExt::resource_version);
     let api: Api<ReplicaGroup> = Api::namespaced(cluster.client.clone(), &key.0);
     let params = PatchParams::apply(MANAGER).force();
     let patch = Patch::Apply(&group);
-    in_time(api.patch(&key.1, &params, &patch)).await
+    in_time(async {
+        match api.patch(&key.1, &params, &patch).await {
+            Ok(group) => Ok(Some(group)),
+            Err(kube::Error::Api(status)) if status.is_conflict() => Ok(None),
+            Err(error) => Err(error),
+        }
+    })
+    .await
 }
 
 /// Caches lag behind: before a cluster is let replace pods, the others are asked themselves. One
@@ -236,18 +271,28 @@ async fn others_have_none(
     true
 }
 
-/// Deletes a group and, before it is gone, all that was made for it. Only the very one that was
-/// looked at.
+/// Which group may be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Only {
+    /// The very one that was looked at, unless it has changed: it may be wanted again by now.
+    AsItWas,
+    /// The very one that was looked at, whatever became of it: its service is being deleted.
+    TheOne,
+}
+
+/// Deletes a group and, before it is gone, all that was made for it.
 pub(crate) async fn delete(
     cluster: &Cluster,
     key: &Key,
     group: &ReplicaGroup,
+    only: Only,
 ) -> Result<(), String> {
     let api: Api<ReplicaGroup> = Api::namespaced(cluster.client.clone(), &key.0);
+    let version = group.resource_version().filter(|_| only == Only::AsItWas);
     let params = DeleteParams {
         preconditions: Some(Preconditions {
             uid: group.uid(),
-            resource_version: None,
+            resource_version: version,
         }),
         ..DeleteParams::foreground()
     };
@@ -267,5 +312,84 @@ pub(crate) async fn in_time<T>(
         Ok(Err(kube::Error::Api(status))) => Err(format!("{} ({})", status.message, status.code)),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {} s", TIMEOUT.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use http_body_util::BodyExt as _;
+    use kube::Client;
+    use kube::client::Body;
+    use serde_json::Value;
+    use tokio::sync::mpsc;
+
+    use super::super::authority::Issued;
+    use super::super::plan;
+    use super::super::plan::tests::{three, valid};
+    use super::super::validate::Formed;
+    use super::*;
+
+    /// An API server that answers everything with this, and the bodies that it was sent.
+    fn server(code: u16, answer: Value) -> (Client, mpsc::UnboundedReceiver<Value>) {
+        let (sender, bodies) = mpsc::unbounded_channel();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (sender, answer) = (sender.clone(), answer.clone());
+            async move {
+                let body = request.into_body().collect().await?.to_bytes();
+                let _ = sender.send(serde_json::from_slice(&body).unwrap_or_default());
+                let response = Response::builder().status(code);
+                let body = Body::from(answer.to_string().into_bytes());
+                Ok::<_, kube::Error>(response.body(body).expect("a response"))
+            }
+        });
+        (Client::new(service, "default"), bodies)
+    }
+
+    fn group() -> ReplicaGroup {
+        let plan = plan::plan(
+            &valid(Formed::No),
+            &three(),
+            &Issued::default(),
+            "a.example",
+        );
+        let (_, spec) = plan.groups.into_iter().next().expect("a group");
+        let mut group = ReplicaGroup::new("notes", spec);
+        group.metadata.uid = Some("uid-1".to_owned());
+        group.metadata.resource_version = Some("7".to_owned());
+        group
+    }
+
+    #[tokio::test]
+    async fn a_group_is_written_only_over_the_version_that_was_looked_at() {
+        let (client, mut bodies) = server(
+            409,
+            json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict",
+                   "message": "the object has been modified", "code": 409}),
+        );
+        let cluster = Cluster::new("eu", "", client, "1");
+        let key = ("default".to_owned(), "notes".to_owned());
+        let before = group();
+        let written = put(&cluster, &key, before.spec.clone(), Some(&before)).await;
+        assert_eq!(written.expect("no failure"), None);
+        let sent = bodies.recv().await.expect("sent");
+        assert_eq!(sent["metadata"]["uid"], "uid-1");
+        assert_eq!(sent["metadata"]["resourceVersion"], "7");
+    }
+
+    #[tokio::test]
+    async fn a_group_that_has_changed_is_not_deleted_unless_its_service_is() {
+        let (client, mut bodies) = server(200, json!({"kind": "Status", "status": "Success"}));
+        let cluster = Cluster::new("eu", "", client, "1");
+        let key = ("default".to_owned(), "notes".to_owned());
+        for (only, version) in [(Only::AsItWas, json!("7")), (Only::TheOne, Value::Null)] {
+            delete(&cluster, &key, &group(), only).await.expect("gone");
+            let sent = bodies.recv().await.expect("sent");
+            assert_eq!(sent["preconditions"]["uid"], "uid-1");
+            assert_eq!(
+                sent["preconditions"]["resourceVersion"], version,
+                "{only:?}"
+            );
+        }
     }
 }

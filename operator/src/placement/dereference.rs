@@ -42,6 +42,8 @@ pub(crate) struct Found {
 pub(crate) struct Workload {
     /// How many pods it should have.
     pub(crate) replicas: u64,
+    /// Its version.
+    pub(crate) version: Option<String>,
     template: Option<RawObject>,
 }
 
@@ -215,6 +217,7 @@ async fn workload(
             reference.kind, reference.name
         )))?;
     Ok(found.map(|it| Workload {
+        version: it.resource_version(),
         replicas: it
             .data
             .pointer("/spec/replicas")

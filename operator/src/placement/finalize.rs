@@ -5,7 +5,7 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use synod_api::ReplicaGroup;
 
-use super::apply::{delete, in_time};
+use super::apply::{Only, delete, in_time};
 use super::groups::Key;
 use crate::registry::{Cluster, Clusters, Entry};
 
@@ -52,7 +52,7 @@ async fn remove_group(cluster: &Cluster, key: &Key, uid: &str) -> Option<String>
         Err(problem) => return Some(problem),
     };
     if group.metadata.deletion_timestamp.is_none()
-        && let Err(problem) = delete(cluster, key, &group).await
+        && let Err(problem) = delete(cluster, key, &group, Only::TheOne).await
     {
         return Some(problem);
     }

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, PartialObjectMeta};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -35,9 +35,10 @@ use kube::{Resource, ResourceExt as _};
 use synod_api::ReplicatedService;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use tokio_util::sync::CancellationToken;
 
 use crate::registry::{self, Cluster, Clusters};
-use crate::run::Context;
+use crate::run::{Context, Latch};
 use error::PlacementError;
 use groups::{Groups, Key};
 
@@ -52,6 +53,10 @@ const TRIGGERS: usize = 1024;
 /// Services that are looked at at the same time.
 const CONCURRENCY: u16 = 8;
 
+/// Changes that come together are looked at once.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+/// Between two attempts to list services at the start.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Looks in a row that may fail before the status tells.
 const TOLD_AFTER: u32 = 2;
 
@@ -102,20 +107,18 @@ async fn control(hub: Arc<Hub>, triggered: mpsc::Receiver<Key>) {
     let resource = hub.resource.clone();
     // Untyped: one object that cannot be read must not hide all others.
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    tokio::spawn(listed(
+        api.clone(),
+        context.readiness.latch("services"),
+        context.stop.clone(),
+    ));
     let controller = Controller::new_with(api, watcher::Config::default(), resource.clone())
         .with_config(
             kube::runtime::controller::Config::default()
                 .concurrency(CONCURRENCY)
-                .debounce(Duration::from_millis(100)),
+                .debounce(DEBOUNCE),
         );
     let store = controller.store();
-    let latch = context.readiness.latch("services");
-    let synced = store.clone();
-    tokio::spawn(async move {
-        if synced.wait_until_ready().await.is_ok() {
-            latch.set();
-        }
-    });
     let one = resource.clone();
     let triggers = ReceiverStream::new(triggered)
         .map(move |(namespace, name)| reference(&namespace, &name, &one));
@@ -154,6 +157,20 @@ async fn control(hub: Arc<Hub>, triggered: mpsc::Receiver<Key>) {
         .await;
 }
 
+/// Ready once services can be listed: the definitions are installed, and the rights are there. The
+/// controller's own cache cannot be asked: it wakes one waiter only, and that is the controller.
+async fn listed(api: Api<DynamicObject>, latch: Latch, stop: CancellationToken) {
+    let params = ListParams::default().limit(1);
+    while let Err(error) = api.list_metadata(&params).await {
+        tracing::warn!(%error, "services cannot be listed: are the definitions installed, and the rights there?");
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PATIENCE) => {}
+        }
+    }
+    latch.set();
+}
+
 fn reference(namespace: &str, name: &str, resource: &ApiResource) -> ObjectRef<DynamicObject> {
     ObjectRef::new_with(name, resource.clone()).within(namespace)
 }
@@ -190,27 +207,31 @@ where
 }
 
 async fn look(service: Arc<DynamicObject>, hub: Arc<Hub>) -> Result<Action, PlacementError> {
-    // Caches are kept by every instance, so that one that takes over knows everything.
-    if !hub.context.leadership.leads() {
-        return Ok(Action::await_change());
-    }
     let key = (service.namespace().unwrap_or_default(), service.name_any());
+    let work = step(&service, &hub, &key);
+    // Caches are kept by every instance, so that one that takes over knows everything. It looks at
+    // all of it when it begins to lead.
+    let result = hub.context.leadership.while_leading(work).await;
+    result.unwrap_or_else(|| Ok(Action::await_change()))
+}
+
+async fn step(service: &DynamicObject, hub: &Hub, key: &Key) -> Result<Action, PlacementError> {
     let start = Instant::now();
-    let result = Box::pin(reconcile::reconcile(&hub, &service, &key)).await;
+    let result = Box::pin(reconcile::reconcile(hub, service, key)).await;
     let word = result
         .as_ref()
         .map_or_else(PlacementError::category, |_| "ok");
     hub.context.metrics.reconciled(NAME, word, start.elapsed());
     match &result {
         Ok(_) => {
-            hub.failures().remove(&key);
+            hub.failures().remove(key);
         }
         // One that heals by itself is no news. What a cluster refuses is in the status already.
         Err(PlacementError::Clusters(_)) => {}
         Err(error) => {
-            let before = hub.failures().get(&key).copied().unwrap_or(0);
+            let before = hub.failures().get(key).copied().unwrap_or(0);
             if before >= TOLD_AFTER
-                && let Err(error) = reconcile::tell(&hub, &service, &key, error).await
+                && let Err(error) = reconcile::tell(hub, service, key, error).await
             {
                 tracing::debug!(service = key.1, %error, "nor can its status be written");
             }

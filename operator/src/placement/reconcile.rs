@@ -1,6 +1,6 @@
 //! One look at one service.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource as _;
@@ -11,7 +11,7 @@ use kube::runtime::events::{Event, EventType};
 use serde_json::json;
 use synod_api::{ReplicatedService, ReplicatedServiceStatus, ScaleDown};
 
-use super::apply::{self, Own};
+use super::apply::{self, Own, Written};
 use super::authority::Issued;
 use super::dereference::{self, Found};
 use super::error::PlacementError;
@@ -26,6 +26,9 @@ use super::{Hub, MANAGER, RESYNC, authority, genesis};
 use crate::certs::Names;
 use crate::conditions::{self, Conditions, PROGRESSING, READY, RECONCILING, STALLED, Status};
 use crate::inject;
+
+/// When to look again after something has changed under our hands, if nothing tells of it before.
+const OVERTAKEN: Duration = Duration::from_secs(1);
 
 pub(super) async fn reconcile(
     hub: &Hub,
@@ -143,9 +146,10 @@ impl Look<'_> {
         report.valid = Some(&valid);
         if service.spec.paused {
             let plan = plan::paused(&self.uid, &found.views);
-            report.failures = self.groups(&found.views, plan).await;
+            let written = self.groups(&found.views, plan).await;
+            report.failures = written.failures;
             self.write_status(service.status.as_ref(), &report).await?;
-            return ended(report.failures);
+            return ended(report.failures, written.overtaken);
         }
         let own = Own {
             context,
@@ -163,7 +167,7 @@ impl Look<'_> {
             Ok(record) => {
                 own.record(&record).await?;
                 // Only what can be read back is handed out.
-                return Ok(Action::requeue(std::time::Duration::ZERO));
+                return Ok(Action::requeue(Duration::ZERO));
             }
             Err(Wait::Nothing) => {}
             Err(Wait::Members(waits)) => report.waits = Some(waits),
@@ -172,7 +176,8 @@ impl Look<'_> {
         let issued = self.issue(&own, &valid, &found).await?;
         let trust_domain = &context.flags.trust_domain;
         let plan = plan::plan(&valid, &found.views, &issued, trust_domain);
-        report.failures = self.groups(&found.views, plan).await;
+        let written = self.groups(&found.views, plan).await;
+        report.failures = written.failures;
         for (cluster, problem) in issued.refused {
             report.failures.push(format!(
                 "cluster {cluster}: its request for a certificate is refused: {problem}"
@@ -180,7 +185,7 @@ impl Look<'_> {
         }
         let status = self.write_status(service.status.as_ref(), &report).await?;
         self.scale_down(&own, &found, &status).await?;
-        ended(report.failures)
+        ended(report.failures, written.overtaken)
     }
 
     fn report<'a>(&'a self, found: &'a Found, paused: bool) -> Report<'a> {
@@ -202,7 +207,7 @@ impl Look<'_> {
         }
     }
 
-    async fn groups(&self, views: &[View], plan: plan::Plan) -> Vec<String> {
+    async fn groups(&self, views: &[View], plan: plan::Plan) -> Written {
         let Hub {
             clusters, groups, ..
         } = self.hub;
@@ -255,12 +260,16 @@ impl Look<'_> {
         {
             return Ok(());
         }
-        let replicas = found.workload.as_ref().map_or(0, |it| it.replicas);
+        let Some(workload) = &found.workload else {
+            return Ok(());
+        };
+        let replicas = workload.replicas;
         let ready = conditions::is_true(&status.conditions, &READY);
         if replicas == 0 || !ready || reference.scale_down != ScaleDown::OnSuccess {
             return Ok(());
         }
-        own.scale_down(reference).await?;
+        own.scale_down(reference, workload.version.as_deref())
+            .await?;
         let note = format!(
             "{} {} had {replicas} replicas and has none now: the members took over",
             reference.kind, reference.name
@@ -385,14 +394,16 @@ impl Look<'_> {
         status.observed_generation = generation;
         self.put_status(&before, &status).await?;
         // Watches tell when groups are gone, and when clusters answer again.
-        Ok(Action::requeue(std::time::Duration::from_secs(30)))
+        Ok(Action::requeue(Duration::from_secs(30)))
     }
 }
 
-fn ended(failures: Vec<String>) -> Result<Action, PlacementError> {
-    if failures.is_empty() {
-        Ok(Action::requeue(RESYNC))
-    } else {
+fn ended(failures: Vec<String>, overtaken: bool) -> Result<Action, PlacementError> {
+    if !failures.is_empty() {
         Err(PlacementError::Clusters(failures))
+    } else if overtaken {
+        Ok(Action::requeue(OVERTAKEN))
+    } else {
+        Ok(Action::requeue(RESYNC))
     }
 }

@@ -1,9 +1,21 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser};
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser};
+
+use super::check::Check;
+
+/// What the program is asked to do.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// To run: without a subcommand.
+    Run(Box<Flags>),
+    /// To ask one that runs how it is.
+    Check(Check),
+}
 
 /// Makes what ReplicatedServices ask for true.
 #[derive(Clone, Debug, Parser)]
@@ -76,6 +88,23 @@ pub struct WebhookFlags {
     pub certificate: Option<PathBuf>,
 }
 
+// === impl Asked ===
+
+impl Asked {
+    pub(super) fn parse(
+        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let mut command = Flags::command()
+            .subcommand(Check::command())
+            .subcommand_negates_reqs(true);
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        match matches.subcommand() {
+            Some((_, check)) => Ok(Self::Check(Check::from_arg_matches(check)?)),
+            None => Ok(Self::Run(Box::new(Flags::from_arg_matches(&matches)?))),
+        }
+    }
+}
+
 // === impl Flags ===
 
 impl Flags {
@@ -97,8 +126,34 @@ fn cluster_name(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
+    fn asked(line: &str) -> Result<Asked, clap::Error> {
+        Asked::parse(std::iter::once("synod-operator").chain(line.split_whitespace()))
+    }
+
     fn parse(line: &str) -> Result<Flags, clap::Error> {
-        Flags::try_parse_from(std::iter::once("synod-operator").chain(line.split_whitespace()))
+        match asked(line)? {
+            Asked::Run(flags) => Ok(*flags),
+            Asked::Check(check) => panic!("not asked to check: {check:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Flags::command().subcommand(Check::command()).debug_assert();
+    }
+
+    #[test]
+    fn a_check_needs_nothing_but_a_url() {
+        let line = "check --url http://synod-metrics.synod-system.svc:8080";
+        assert!(matches!(asked(line), Ok(Asked::Check(_))));
+        let error = asked("check").expect_err("which one?");
+        assert!(error.to_string().contains("--url"), "{error}");
+    }
+
+    #[test]
+    fn without_a_sidecars_image_it_does_not_run() {
+        let error = parse("--cluster=a").expect_err("bad");
+        assert!(error.to_string().contains("--sidecar-image"), "{error}");
     }
 
     #[test]

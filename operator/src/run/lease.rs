@@ -2,7 +2,7 @@
 //! has it, and time. Goes out: [`Leadership`], which ends by itself when the Lease could not be
 //! renewed in time, before anybody else may take it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -10,9 +10,10 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Metrics;
+use super::{Latch, Metrics};
 
 /// How long others wait after the last sign of the holder.
 const DURATION: Duration = Duration::from_secs(15);
@@ -27,7 +28,18 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// Whether this instance may write.
 #[derive(Clone, Debug)]
 pub struct Leadership {
-    until: watch::Receiver<Option<Instant>>,
+    term: watch::Receiver<Term>,
+    /// The last term that [`Leadership::gained`] has told of.
+    told: u64,
+}
+
+/// A time without a gap in which one instance leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Term {
+    /// How many times this instance has begun to lead.
+    number: u64,
+    /// Until when it leads, if nothing more is heard; `None`: it does not.
+    until: Option<Instant>,
 }
 
 /// The instance's part in holding the Lease.
@@ -35,9 +47,11 @@ pub(super) struct Lease {
     api: Api<LeaseObject>,
     name: String,
     identity: String,
-    until: watch::Sender<Option<Instant>>,
+    term: watch::Sender<Term>,
     seen: Option<Seen>,
     metrics: Metrics,
+    /// Set once it is known who leads.
+    latch: Latch,
 }
 
 /// What the Lease said and since when, by our clock: clocks of others are not compared.
@@ -60,36 +74,58 @@ enum Step {
 impl Leadership {
     /// It may, at this moment.
     pub fn leads(&self) -> bool {
-        self.until.borrow().is_some_and(|it| Instant::now() < it)
+        self.term.borrow().is_now()
     }
 
-    /// Returns each time leadership begins; never again once the process ends.
+    /// Returns once for each time leadership begins; never again once the process ends.
     pub async fn gained(&mut self) {
+        let told = self.told;
+        let begun = |it: &Term| it.number != told && it.is_now();
+        let term = self.term.wait_for(begun).await.map(|it| *it);
+        let Ok(term) = term else {
+            return std::future::pending().await;
+        };
+        self.told = term.number;
+    }
+
+    /// Does work that writes, for as long as this instance may: `None` when it may not, or not any
+    /// more. The work is cut off then, at whatever it waits for; another instance goes on with it.
+    pub async fn while_leading<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut leadership = self.clone();
+        tokio::select! {
+            biased;
+            () = leadership.ends() => None,
+            result = work => Some(result),
+        }
+    }
+
+    /// Returns when the term that is now has ended: because another instance may take over, or
+    /// because nobody could renew the Lease in time, which is noticed while a request for it hangs.
+    async fn ends(&mut self) {
+        let number = self.term.borrow_and_update().number;
         loop {
-            let before = self.until.borrow_and_update().is_some();
-            if self.until.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-            if !before && self.until.borrow().is_some() {
+            let term = *self.term.borrow_and_update();
+            let Some(until) = term.until.filter(|_| term.number == number) else {
                 return;
+            };
+            tokio::select! {
+                // Looked at again: it may have been renewed at this very moment.
+                () = tokio::time::sleep_until(until) => if !self.leads() {
+                    return;
+                },
+                changed = self.term.changed() => if changed.is_err() {
+                    return;
+                },
             }
         }
     }
+}
 
-    /// Waits until it may.
-    pub async fn wait(&mut self) {
-        if self.until.wait_for(Option::is_some).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
+// === impl Term ===
 
-    /// Of an instance that is alone, for tests and tools.
-    #[cfg(test)]
-    pub(crate) fn always() -> Self {
-        let far = Instant::now() + Duration::from_hours(24);
-        Self {
-            until: watch::channel(Some(far)).1,
-        }
+impl Term {
+    fn is_now(&self) -> bool {
+        self.until.is_some_and(|it| Instant::now() < it)
     }
 }
 
@@ -102,17 +138,19 @@ impl Lease {
         name: &str,
         identity: &str,
         metrics: Metrics,
+        latch: Latch,
     ) -> (Self, Leadership) {
-        let (sender, until) = watch::channel(None);
+        let (sender, term) = watch::channel(Term::default());
         let lease = Self {
             api: Api::namespaced(client, namespace),
             name: name.to_owned(),
             identity: identity.to_owned(),
-            until: sender,
+            term: sender,
             seen: None,
             metrics,
+            latch,
         };
-        (lease, Leadership { until })
+        (lease, Leadership { term, told: 0 })
     }
 
     /// Takes and renews the Lease until told to give it back.
@@ -126,9 +164,11 @@ impl Lease {
             }
             let asked = Instant::now();
             match tokio::time::timeout(TIMEOUT, self.round()).await {
-                // Counted from before the request: when it was answered does not matter.
-                Ok(Ok(true)) => self.lead(Some(asked + DEADLINE)),
-                Ok(Ok(false)) => self.lead(None),
+                Ok(Ok(ours)) => {
+                    self.latch.set();
+                    // Counted from before the request: when it was answered does not matter.
+                    self.lead(ours.then(|| asked + DEADLINE));
+                }
                 Ok(Err(error)) => self.failed(&error.to_string()),
                 Err(_) => self.failed("no answer in time"),
             }
@@ -191,30 +231,34 @@ impl Lease {
     }
 
     fn lead(&self, until: Option<Instant>) {
-        let before = self.until.send_replace(until).is_some();
-        if before != until.is_some() {
-            self.metrics.leader(until.is_some());
-            let identity = &self.identity;
-            if until.is_some() {
-                tracing::info!(identity, "this instance writes from now on");
-            } else {
-                tracing::info!(identity, "another instance writes from now on");
-            }
+        let before = *self.term.borrow();
+        // A renewal after the deadline begins a new term: what ran before was cut off.
+        let begins = until.is_some() && !before.is_now();
+        self.term.send_replace(Term {
+            number: before.number + u64::from(begins),
+            until,
+        });
+        self.metrics.leader(until.is_some());
+        let identity = &self.identity;
+        if begins {
+            tracing::info!(identity, "this instance writes from now on");
+        } else if until.is_none() && before.until.is_some() {
+            tracing::info!(identity, "this instance writes no more");
         }
     }
 
     /// The last renewal counts until its deadline.
     fn failed(&self, error: &str) {
         tracing::warn!(error, lease = self.name, "the lease could not be renewed");
-        let over = self.until.borrow().is_some_and(|it| it <= Instant::now());
-        if over {
+        let term = *self.term.borrow();
+        if term.until.is_some() && !term.is_now() {
             self.lead(None);
         }
     }
 
     /// So that the next one need not wait.
     async fn give_back(&mut self) {
-        let held = self.until.borrow().is_some();
+        let held = self.term.borrow().until.is_some();
         self.lead(None);
         if !held {
             return;
@@ -299,31 +343,110 @@ mod tests {
         assert!(PERIOD + TIMEOUT < DEADLINE);
     }
 
-    #[test]
-    fn leadership_ends_by_itself_at_its_deadline() {
-        let (sender, until) = watch::channel(Some(Instant::now() + Duration::from_secs(60)));
-        let leadership = Leadership { until };
+    /// Leadership that a test gives and takes.
+    fn fake() -> (watch::Sender<Term>, Leadership) {
+        let (sender, term) = watch::channel(Term::default());
+        (sender, Leadership { term, told: 0 })
+    }
+
+    fn term(number: u64, seconds: u64) -> Term {
+        Term {
+            number,
+            until: Some(Instant::now() + Duration::from_secs(seconds)),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_goes_on_through_renewals_to_its_end() {
+        let (sender, leadership) = fake();
+        sender.send_replace(term(1, 10));
+        let renewals = async {
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_secs(8)).await;
+                sender.send_replace(term(1, 10));
+            }
+        };
+        let work = async {
+            tokio::time::sleep(Duration::from_secs(45)).await;
+            "done"
+        };
+        let ((), done) = tokio::join!(renewals, leadership.while_leading(work));
+        assert_eq!(done, Some("done"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_is_cut_off_at_the_deadline_and_when_another_leads() {
+        let (sender, leadership) = fake();
+        let begin = Instant::now();
+        sender.send_replace(term(1, 10));
+        let hangs = std::future::pending::<()>();
+        assert_eq!(leadership.while_leading(hangs).await, None);
+        assert_eq!(begin.elapsed().as_secs(), 10);
+        assert!(!leadership.leads());
+        sender.send_replace(term(2, 10));
+        let taken = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            sender.send_replace(Term {
+                number: 2,
+                until: None,
+            });
+        };
+        let hangs = std::future::pending::<()>();
+        let (done, ()) = tokio::join!(leadership.while_leading(hangs), taken);
+        assert_eq!((done, begin.elapsed().as_secs()), (None, 11));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_of_an_earlier_term_does_not_go_on_in_the_next() {
+        let (sender, leadership) = fake();
+        sender.send_replace(term(1, 10));
+        let again = async {
+            tokio::task::yield_now().await;
+            sender.send_replace(term(2, 10));
+        };
+        let hangs = std::future::pending::<()>();
+        let (done, ()) = tokio::join!(leadership.while_leading(hangs), again);
+        assert_eq!(done, None);
         assert!(leadership.leads());
-        sender.send_replace(Some(Instant::now()));
-        assert!(!leadership.leads());
-        sender.send_replace(None);
-        assert!(!leadership.leads());
     }
 
     #[tokio::test]
-    async fn gaining_leadership_is_told_each_time_it_begins() {
-        let (sender, until) = watch::channel(None);
-        let mut leadership = Leadership { until };
-        assert!(!Leadership::always().until.borrow().is_none());
-        let far = Instant::now() + Duration::from_secs(60);
-        let mut other = leadership.clone();
-        let waits = tokio::spawn(async move {
-            leadership.gained().await;
-            leadership
-        });
-        tokio::task::yield_now().await;
-        sender.send_replace(Some(far));
-        waits.await.expect("told");
-        other.wait().await;
+    async fn work_is_not_begun_by_one_that_does_not_lead() {
+        let (_sender, leadership) = fake();
+        let mut begun = false;
+        let done = leadership.while_leading(async { begun = true }).await;
+        assert_eq!((done, begun), (None, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_term_is_told_once_however_fast_they_follow() {
+        let (sender, mut leadership) = fake();
+        sender.send_replace(term(1, 10));
+        leadership.gained().await;
+        // Lost and gained between two looks.
+        sender.send_replace(Term::default());
+        sender.send_replace(term(2, 10));
+        leadership.gained().await;
+        sender.send_replace(term(2, 20));
+        let more = tokio::time::timeout(Duration::from_secs(60), leadership.gained());
+        more.await.expect_err("a renewal is no news");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_came_too_late_begins_a_new_term() {
+        let config = kube::Config::new("http://127.0.0.1:1".parse().expect("a URL"));
+        let client = Client::try_from(config).expect("a client");
+        let latch = crate::run::Readiness::default().latch("lease");
+        let (lease, leadership) = Lease::new(client, "a", "b", "c", Metrics::default(), latch);
+        let number = || leadership.term.borrow().number;
+        lease.lead(Some(Instant::now() + DEADLINE));
+        tokio::time::advance(DEADLINE / 2).await;
+        lease.lead(Some(Instant::now() + DEADLINE));
+        assert_eq!(number(), 1);
+        tokio::time::advance(DEADLINE).await;
+        assert!(!leadership.leads());
+        lease.lead(Some(Instant::now() + DEADLINE));
+        assert_eq!(number(), 2);
+        assert!(leadership.leads());
     }
 }

@@ -2,6 +2,7 @@
 //! Comes in: the command line and the environment. It calls every other part; nothing calls it but
 //! `main`, and the controllers use what is in [`Context`].
 
+mod check;
 mod context;
 mod flags;
 mod lease;
@@ -14,13 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use flags::Asked;
 
 pub use context::Context;
 pub use flags::{Flags, WebhookFlags};
@@ -41,8 +43,8 @@ pub fn main() -> ExitCode {
     rustls::crypto::ring::default_provider()
         .install_default()
         .expect("no other provider was installed before");
-    let flags = match Flags::try_parse() {
-        Ok(flags) => flags,
+    let asked = match Asked::parse(std::env::args_os()) {
+        Ok(asked) => asked,
         Err(error) => {
             let help = !error.use_stderr();
             let _ = error.print();
@@ -63,7 +65,11 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(serve(flags)) {
+    let flags = match asked {
+        Asked::Check(check) => return runtime.block_on(check.run()),
+        Asked::Run(flags) => flags,
+    };
+    match runtime.block_on(serve(*flags)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the operator ends");
@@ -95,6 +101,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         &flags.lease,
         &flags.identity(),
         metrics.clone(),
+        readiness.latch("the leader election"),
     );
     let reporter = Reporter {
         controller: CONTROLLER.to_owned(),
@@ -141,7 +148,7 @@ async fn controllers(context: &Arc<Context>, stop: CancellationToken) -> anyhow:
         ended = tasks.join_next() => ended,
         () = grace(&stop) => {
             tracing::warn!("controllers did not end in time");
-            tasks.abort_all();
+            tasks.shutdown().await;
             None
         }
     } {
