@@ -18,8 +18,8 @@ use rustls::{
 };
 use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::{
-    Policy, ProposePolicyRequest, ProposePolicyResponse, StatusRequest, StatusResponse,
-    TransferLeadershipRequest,
+    Policy, PrepareShutdownRequest, ProposePolicyRequest, ProposePolicyResponse, StatusRequest,
+    StatusResponse,
 };
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -125,21 +125,24 @@ impl Asker {
         within(PATIENCE, member, address, ask).await
     }
 
-    /// Has the leader hand over to another voter; `to` may be empty.
-    pub(crate) async fn transfer(
+    /// The member is about to be ended: if it leads, another leads when this returns, `successor` if
+    /// it can; that may be empty.
+    pub(crate) async fn prepare_shutdown(
         &self,
-        leader: &str,
+        member: &str,
         address: SocketAddr,
-        to: &str,
+        successor: &str,
     ) -> Result<(), AskError> {
         let ask = async {
-            let mut client = self.client(leader, address).await?;
-            let request = TransferLeadershipRequest { to: to.to_owned() };
-            let answer = client.transfer_leadership(request).await;
-            answer.map_err(|status| refused(leader, &status))?;
+            let mut client = self.client(member, address).await?;
+            let request = PrepareShutdownRequest {
+                successor: successor.to_owned(),
+            };
+            let answer = client.prepare_shutdown(request).await;
+            answer.map_err(|status| refused(member, &status))?;
             Ok(())
         };
-        within(LONG, leader, address, ask).await
+        within(LONG, member, address, ask).await
     }
 
     /// Proposes a policy by compare-and-set.

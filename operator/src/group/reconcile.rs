@@ -18,7 +18,7 @@ use super::build::{self, Child, Input, Kind, Workload};
 use super::bypass::{Labels, bypass, of_ordinal};
 use super::certificates::{Certificates, Have, certificates};
 use super::dereference::{Live, WORKLOAD_FACT, conflicts, dereference, is_ours, may_be_the_users};
-use super::members::{Asker, address};
+use super::members::{AskError, Asker, address};
 use super::observe::{Observed, formed, observe};
 use super::plan::{Desired, Step, next};
 use super::pods::PodView;
@@ -371,13 +371,8 @@ impl Work<'_> {
         };
         let status = set.status.as_ref();
         let revision = status.and_then(|it| it.update_revision.as_deref());
-        let revision = revision == Some(&pod.revision);
-        // Its template had the sidecar already, so it is the user's to change.
-        if pod.template.is_empty() {
-            return (revision, revision);
-        }
-        let same =
-            revision && adopt::template(&self.injection(token, set, &pod.name)) == pod.template;
+        let same = revision == Some(&pod.revision)
+            && adopt::template(&self.injection(token, set, &pod.name)) == pod.template;
         let newest = same && pod.sidecar.as_ref() == Some(&self.image.image);
         let waits = self.valid.group.spec.sidecar.update == synod_api::SidecarUpdate::WhenRestarted;
         (newest || (waits && same), newest)
@@ -707,11 +702,12 @@ impl Work<'_> {
                 let place = place.ok_or_else(|| format!("{from} has no address"))?;
                 tracing::info!(service = self.valid.name, member = %from, to, "leadership is handed over");
                 asker
-                    .transfer(from, place, to)
+                    .prepare_shutdown(from, place, to)
                     .await
                     .map_err(|error| format!("leadership was not handed over: {error}"))
             }
             Step::Delete { pod, uid, why } => {
+                self.prepare(pod, report, asker).await?;
                 tracing::info!(service = self.valid.name, member = %pod, why, "pod is replaced");
                 let pods: Api<Pod> =
                     Api::namespaced(self.process.client.clone(), self.valid.namespace);
@@ -730,6 +726,30 @@ impl Work<'_> {
                 }
             }
         }
+    }
+
+    /// It may have become the leader since it was looked at.
+    async fn prepare(&self, name: &str, report: &Report, asker: &Asker) -> Result<(), String> {
+        let member = report.members.iter().find(|it| it.name == name);
+        let Some((pod, _)) = member.and_then(|it| Some((it.pod.as_ref()?, it.said()?))) else {
+            return Ok(());
+        };
+        let Some(place) = address(&pod.ip, self.valid.group.spec.sidecar.ports.peer) else {
+            return Ok(());
+        };
+        prepared(pod, asker.prepare_shutdown(name, place, "").await)
+    }
+}
+
+/// Whether the pod may go. One that is not ready goes anyway: that may be what helps it.
+fn prepared(pod: &PodView, said: Result<(), AskError>) -> Result<(), String> {
+    match said {
+        Err(error) if pod.ready => Err(format!("{} is not replaced yet: {error}", pod.name)),
+        Err(error) => {
+            tracing::warn!(member = pod.name, %error, "is replaced without handing over");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 
@@ -800,5 +820,30 @@ async fn write_status(
             Err(ReconcileError::Overtaken)
         }
         Err(error) => Err(ReconcileError::Status(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_is_ready_goes_only_when_another_leads() {
+        let refused = || {
+            Err(AskError::Refused {
+                member: "notes-local-0".to_owned(),
+                problem: "nobody took over".to_owned(),
+            })
+        };
+        let mut pod = PodView {
+            name: "notes-local-0".to_owned(),
+            ready: true,
+            ..PodView::default()
+        };
+        assert_eq!(prepared(&pod, Ok(())), Ok(()));
+        let words = prepared(&pod, refused()).expect_err("stays");
+        assert!(words.contains("nobody took over"), "{words}");
+        pod.ready = false;
+        assert_eq!(prepared(&pod, refused()), Ok(()));
     }
 }

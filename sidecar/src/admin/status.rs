@@ -65,10 +65,9 @@ pub struct Bypass {
 
 impl From<Outsider> for Bypass {
     fn from(outsider: Outsider) -> Self {
-        let age = outsider.seen.elapsed().as_millis();
         Self {
             address: outsider.address.to_string(),
-            age_ms: u64::try_from(age).unwrap_or(u64::MAX),
+            age_ms: outsider.age_ms(),
         }
     }
 }

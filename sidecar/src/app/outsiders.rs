@@ -26,6 +26,15 @@ pub struct Outsider {
     pub seen: Instant,
 }
 
+// === impl Outsider ===
+
+impl Outsider {
+    /// How long ago it was last seen, in milliseconds.
+    pub fn age_ms(&self) -> u64 {
+        u64::try_from(self.seen.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 /// Looks, from now on, for connections from outside to the app's port. Ends when no receiver is left.
 pub fn outsiders(app: SocketAddr) -> watch::Receiver<Option<Outsider>> {
     let (sender, receiver) = watch::channel(None);

@@ -12,16 +12,21 @@ use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::control_server::{self, ControlServer};
 use synod_proto::v1::propose_policy_response::Result as Outcome;
 use synod_proto::v1::{
-    AcquireStopRequest, AcquireStopResponse, Policy, ProposePolicyRequest, ProposePolicyResponse,
-    StatusRequest, StatusResponse, TransferLeadershipRequest, TransferLeadershipResponse,
+    AcquireDisruptionRequest, AcquireDisruptionResponse, AcquireStopRequest, AcquireStopResponse,
+    Bypass, Policy, PrepareShutdownRequest, PrepareShutdownResponse, ProposePolicyRequest,
+    ProposePolicyResponse, ReleaseDisruptionRequest, ReleaseDisruptionResponse, StatusRequest,
+    StatusResponse, TransferLeadershipRequest, TransferLeadershipResponse,
 };
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 use super::channels::Channels;
+use super::disruption::{Answer, Disruptions};
 use super::handle::{Decided, NodeHandle, NodeStatus, ProposeError};
 use super::stops::Stops;
 use super::wire::{self, PROTOCOL};
+use crate::app::Outsider;
 use crate::apply::stop::Claim;
 use crate::apply::{self, ApplyHandle};
 use crate::config::{Log, limits};
@@ -34,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LIMITS: Duration = Duration::from_secs(2);
 /// Longest wait for another leader.
 const TRANSFER: Duration = Duration::from_secs(10);
+/// The same when this one is about to be ended: its pod's time runs.
+const HAND_OVER: Duration = Duration::from_secs(5);
 
 /// What does not change while the process lives.
 #[derive(Clone, Debug)]
@@ -57,7 +64,9 @@ pub struct Control {
     node: NodeHandle,
     apply: ApplyHandle,
     stops: Stops,
+    disruptions: Disruptions,
     others: Arc<Channels>,
+    outsiders: watch::Receiver<Option<Outsider>>,
 }
 
 // === impl Control ===
@@ -70,13 +79,16 @@ impl Control {
         apply: ApplyHandle,
         stops: Stops,
         others: Arc<Channels>,
+        outsiders: watch::Receiver<Option<Outsider>>,
     ) -> ControlServer<Self> {
         ControlServer::new(Self {
             facts,
+            disruptions: Disruptions::new(node.clone()),
             node,
             apply,
             stops,
             others,
+            outsiders,
         })
     }
 
@@ -189,6 +201,10 @@ impl control_server::Control for Control {
             protocol_min: *PROTOCOL.start(),
             protocol_max: *PROTOCOL.end(),
             max_body_bytes: limits::largest_body(&self.facts.log),
+            bypass: self.outsiders.borrow().map(|it| Bypass {
+                address: it.address.to_string(),
+                age_ms: it.age_ms(),
+            }),
         }))
     }
 
@@ -285,6 +301,70 @@ impl control_server::Control for Control {
         let granted_ms = self.stops.hear(member.id, term, claim).await?;
         Ok(Response::new(AcquireStopResponse { granted_ms }))
     }
+
+    async fn prepare_shutdown(
+        &self,
+        request: Request<PrepareShutdownRequest>,
+    ) -> Result<Response<PrepareShutdownResponse>, Status> {
+        only_operators(&request)?;
+        let mut watch = self.node.status();
+        let status = watch.borrow().clone();
+        let successor = Self::find(&status, &request.into_inner().successor)?;
+        let leads = status.group.is_some() && status.leader == Some(status.member);
+        if leads && !status.is_sole_voter() {
+            tracing::info!("leadership is handed over: this member is about to be ended");
+            let handed_over = async {
+                self.node.hand_over(successor.map(|it| it.id)).await;
+                let another = |it: &NodeStatus| it.leader.is_some_and(|it| it != status.member);
+                watch.wait_for(another).await.map(drop)
+            };
+            match timeout(HAND_OVER, handed_over).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Status::unavailable("this member is ending")),
+                Err(_) => {
+                    return Err(Status::deadline_exceeded(
+                        "no other voter could take over in time",
+                    ));
+                }
+            }
+        }
+        let status = watch.borrow();
+        let leader = status.leader.and_then(|it| status.find(it));
+        let leader = leader.map(|it| it.name.clone()).unwrap_or_default();
+        Ok(Response::new(PrepareShutdownResponse { leader }))
+    }
+
+    async fn acquire_disruption(
+        &self,
+        request: Request<AcquireDisruptionRequest>,
+    ) -> Result<Response<AcquireDisruptionResponse>, Status> {
+        only_operators(&request)?;
+        let AcquireDisruptionRequest {
+            epoch,
+            ttl_ms,
+            holder,
+        } = request.into_inner();
+        let answer = self.disruptions.acquire(epoch, &holder, ttl_ms).await?;
+        let (granted_ms, holder, wait_ms) = match answer {
+            Answer::Granted(granted_ms) => (granted_ms, holder, 0),
+            Answer::Held { by, for_ms } => (0, by, for_ms),
+            Answer::Quiet { for_ms } => (0, String::new(), for_ms),
+        };
+        Ok(Response::new(AcquireDisruptionResponse {
+            granted_ms,
+            holder,
+            wait_ms,
+        }))
+    }
+
+    async fn release_disruption(
+        &self,
+        request: Request<ReleaseDisruptionRequest>,
+    ) -> Result<Response<ReleaseDisruptionResponse>, Status> {
+        only_operators(&request)?;
+        let held = self.disruptions.release(&request.into_inner().holder)?;
+        Ok(Response::new(ReleaseDisruptionResponse { held }))
+    }
 }
 
 /// Of what a policy says, whichever version it is in force as.
@@ -300,6 +380,13 @@ fn policy_digest(policy: &Policy) -> String {
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let caller = request.extensions().get::<Caller>().cloned();
     caller.ok_or_else(|| Status::unauthenticated("no certificate"))
+}
+
+fn only_operators<T>(request: &Request<T>) -> Result<(), Status> {
+    match caller(request)?.who {
+        Who::Operator => Ok(()),
+        Who::Member(_) => Err(Status::permission_denied("only operators may ask for that")),
+    }
 }
 
 fn no_group() -> Status {

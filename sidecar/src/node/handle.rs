@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use synod_paxos::{
     AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Configuration, Counters, Entry,
-    Epoch, GroupId, MemberId, NotTaken, Now, Reading, Slot, Status,
+    Epoch, GroupId, Member, MemberId, NotTaken, Now, Reading, Role, Slot, Status,
 };
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -59,6 +59,8 @@ pub struct NodeStatus {
     pub epoch: Epoch,
     /// Whom it follows; itself when it leads.
     pub leader: Option<MemberId>,
+    /// When the last leader was first followed in its ballot, in `mono_ns`.
+    pub led_since_ns: u64,
     /// Its promise.
     pub promised: Ballot,
     /// Last slot of its log.
@@ -241,17 +243,17 @@ impl NodeHandle {
     /// Hands leadership over and returns once this member does not lead. What waits here goes on
     /// being agreed on; the caller sets the time limit.
     pub async fn prepare_shutdown(&self) {
+        self.hand_over(None).await;
+    }
+
+    /// The same, to this voter if it can take over.
+    pub(super) async fn hand_over(&self, mut to: Option<MemberId>) {
         let mut status = self.status();
         let leads = |it: &NodeStatus| it.leader == Some(it.member) && it.member != MemberId(0);
-        let alone = |it: &NodeStatus| {
-            it.configuration
-                .as_ref()
-                .is_some_and(|it| it.members.len() == 1)
-        };
-        while leads(&status.borrow_and_update()) && !alone(&status.borrow()) {
-            self.transfer(None);
+        while leads(&status.borrow_and_update()) && !status.borrow().is_sole_voter() {
+            self.transfer(to.take());
             let changed = status.wait_for(|it| !leads(it));
-            // Asked again now and then: no other voter may have been able at the first time.
+            // Asked again now and then, of whoever can: none may have been able at the first time.
             if tokio::time::timeout(TRANSFER_AGAIN, changed).await.is_ok() {
                 return;
             }
@@ -278,6 +280,23 @@ impl NodeHandle {
         }
         drop(state);
         self.desk.wake.notify_one();
+    }
+}
+
+// === impl NodeStatus ===
+
+impl NodeStatus {
+    /// A member of the group.
+    pub(super) fn find(&self, id: MemberId) -> Option<&Member> {
+        let configuration = self.configuration.as_deref()?;
+        configuration.members.iter().find(|it| it.id == id)
+    }
+
+    /// No other member could ever lead.
+    pub(super) fn is_sole_voter(&self) -> bool {
+        let is_other = |it: &Member| it.id != self.member && it.role == Role::Voter;
+        let configuration = self.configuration.as_deref();
+        configuration.is_some_and(|it| !it.members.iter().any(is_other))
     }
 }
 

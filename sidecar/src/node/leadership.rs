@@ -11,6 +11,8 @@ pub(super) struct Leadership {
     none_since_ns: Option<u64>,
     /// The ballot of the last leader.
     followed: Option<Ballot>,
+    /// When it was first followed, in `mono_ns`.
+    since_ns: u64,
     changes: u64,
 }
 
@@ -30,6 +32,7 @@ impl Leadership {
         let is_news = self.tell((leader, ballot));
         if self.followed != Some(ballot) {
             self.followed = Some(ballot);
+            self.since_ns = now_ns;
             self.changes += 1;
         }
         is_news
@@ -38,6 +41,11 @@ impl Leadership {
     /// Leaders so far; one that comes back in its ballot is the same.
     pub(super) fn changes(&self) -> u64 {
         self.changes
+    }
+
+    /// When the last leader was first followed in its ballot, in `mono_ns`.
+    pub(super) fn since_ns(&self) -> u64 {
+        self.since_ns
     }
 
     /// True when it is to be told that there is no leader: it has lasted for an election timeout, or
@@ -93,6 +101,7 @@ mod tests {
             assert!(!leadership.changed(at * 100 + 55, LEADER, ballot(1)));
             assert!(!leadership.is_missing(at * 100 + 90, 60, ballot(1)));
         }
+        assert_eq!(leadership.since_ns(), 0, "it is the same leadership");
     }
 
     #[test]
@@ -113,6 +122,7 @@ mod tests {
         assert!(leadership.changed(102, LEADER, ballot(3)));
         assert!(!leadership.changed(103, None, ballot(3)));
         assert!(leadership.changed(104, LEADER, ballot(4)));
+        assert_eq!(leadership.since_ns(), 104);
         assert_eq!(leadership.changes(), 3);
     }
 }

@@ -9,6 +9,7 @@ mod channels;
 pub(crate) mod clock;
 mod complaint;
 mod control;
+mod disruption;
 mod door;
 mod event_loop;
 pub mod handle;

@@ -128,12 +128,9 @@ impl Stops {
         term: Ballot,
         claim: Claim,
     ) -> Result<u64, Status> {
-        let leads = |status: &NodeStatus| leader(status) == Some((status.member, term));
-        let no_leader = || Status::failed_precondition("this member does not lead in that ballot");
-        let watch = self.node.status();
-        let status = watch.borrow().clone();
+        let status = self.node.status().borrow().clone();
         let configuration = status.configuration.as_deref();
-        let Some(configuration) = configuration.filter(|_| leads(&status)) else {
+        let Some(configuration) = configuration.filter(|_| leads(&status, term)) else {
             return Err(no_leader());
         };
         let copies = configuration.members.iter();
@@ -147,10 +144,8 @@ impl Stops {
             return Ok(0);
         }
         // Only who still leads may say so: an earlier leader does not know what the next one lent.
-        let confirmed = timeout(PATIENCE, self.node.read_index()).await;
-        confirmed.map_err(|_| Status::unavailable("no quorum confirms this leader"))?;
-        let still = leads(&watch.borrow());
-        still.then_some(TTL_MS).ok_or_else(no_leader)
+        confirm(&self.node, term).await?;
+        Ok(TTL_MS)
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -160,6 +155,24 @@ impl Stops {
     fn wish(&self) -> MutexGuard<'_, Wish> {
         self.wish.lock().expect("no holder panics")
     }
+}
+
+/// Returns when a quorum has confirmed, after this was called, that this member leads in the ballot
+/// `term` (rule R1).
+pub(super) async fn confirm(node: &NodeHandle, term: Ballot) -> Result<(), Status> {
+    let confirmed = timeout(PATIENCE, node.read_index()).await;
+    confirmed.map_err(|_| Status::unavailable("no quorum confirms this leader"))?;
+    let still = leads(&node.status().borrow(), term);
+    still.then_some(()).ok_or_else(no_leader)
+}
+
+/// This member leads in the ballot `term`.
+pub(super) fn leads(status: &NodeStatus, term: Ballot) -> bool {
+    leader(status) == Some((status.member, term))
+}
+
+fn no_leader() -> Status {
+    Status::failed_precondition("this member does not lead in that ballot")
 }
 
 /// Whom this member follows, and in which ballot.

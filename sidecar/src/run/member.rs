@@ -19,7 +19,7 @@ use tonic::{Request, Status};
 
 use super::log::{self, FormError};
 use crate::admin::{self, AdminParts, LogIdentity};
-use crate::app::{App, outsiders};
+use crate::app::{self, App};
 use crate::apply::handle::spool_dir;
 use crate::apply::{self, ApplyError, ApplyHandle, FeedSender};
 use crate::config::peers::{self, PeerTable};
@@ -208,6 +208,7 @@ impl Member {
             &stops,
             app_stops.clone(),
         );
+        let outsiders = admin_parts.outsiders.clone();
         tasks.spawn(admin::serve(admin, admin_parts, stops.rest.clone()));
         let table = peers::follow(config.peers.clone());
         let channels = Channels::new(identity.clone(), table.clone(), node.status());
@@ -244,6 +245,7 @@ impl Member {
                 apply.clone(),
                 app_stops,
                 channels,
+                outsiders,
             ))
             .add_service(handover)
             .serve_with_incoming_shutdown(
@@ -457,7 +459,7 @@ fn admin_parts(
         agreement: node.clone(),
         log_max_bytes: config.log.max_bytes,
         token: config.app.token.clone(),
-        outsiders: outsiders(config.app.address),
+        outsiders: app::outsiders(config.app.address),
         leaving: stops.leaving.clone(),
     }
 }

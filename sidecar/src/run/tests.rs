@@ -1,5 +1,6 @@
 //! Whole members in one process: real ports, certificates and logs; the app is a list in memory.
 
+mod ends;
 mod stops;
 
 use std::future::Future;

@@ -7,7 +7,11 @@ use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use synod_proto::v1::control_server::{Control, ControlServer};
-use synod_proto::v1::{AcquireStopRequest, AcquireStopResponse, TransferLeadershipResponse};
+use synod_proto::v1::{
+    AcquireDisruptionRequest, AcquireDisruptionResponse, AcquireStopRequest, AcquireStopResponse,
+    PrepareShutdownResponse, ReleaseDisruptionRequest, ReleaseDisruptionResponse,
+    TransferLeadershipRequest, TransferLeadershipResponse,
+};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tonic::{Request, Response, Status};
@@ -45,6 +49,30 @@ impl Control for Member {
         _: Request<AcquireStopRequest>,
     ) -> Result<Response<AcquireStopResponse>, Status> {
         Err(Status::permission_denied("members only"))
+    }
+
+    async fn prepare_shutdown(
+        &self,
+        request: Request<PrepareShutdownRequest>,
+    ) -> Result<Response<PrepareShutdownResponse>, Status> {
+        let successor = request.into_inner().successor;
+        Err(Status::deadline_exceeded(format!(
+            "{successor} could not take over in time"
+        )))
+    }
+
+    async fn acquire_disruption(
+        &self,
+        _: Request<AcquireDisruptionRequest>,
+    ) -> Result<Response<AcquireDisruptionResponse>, Status> {
+        Err(Status::unavailable("no group yet"))
+    }
+
+    async fn release_disruption(
+        &self,
+        _: Request<ReleaseDisruptionRequest>,
+    ) -> Result<Response<ReleaseDisruptionResponse>, Status> {
+        Err(Status::unavailable("no group yet"))
     }
 }
 
@@ -154,10 +182,12 @@ async fn what_a_member_refuses_is_told_in_its_words() {
     let authority = Authority::new();
     let address = authority.member("notes-local-0").await;
     let asker = authority.asker();
-    let refused = asker.transfer("notes-local-0", address, "").await;
+    let refused = asker
+        .prepare_shutdown("notes-local-0", address, "notes-local-1")
+        .await;
     assert_eq!(
         refused.expect_err("refused").to_string(),
-        "notes-local-0: this member does not lead"
+        "notes-local-0: notes-local-1 could not take over in time"
     );
     let refused = asker.propose_policy("notes-local-0", address, Policy::default(), 1, 1);
     assert_eq!(

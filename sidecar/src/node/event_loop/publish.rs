@@ -26,6 +26,7 @@ impl EventLoop {
             member: self.roster.me,
             epoch: self.configuration.epoch,
             leader: self.paxos.leader(),
+            led_since_ns: self.leadership.since_ns(),
             promised: self.paxos.promised(),
             last: self.paxos.last(),
             commit,
