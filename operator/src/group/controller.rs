@@ -214,6 +214,7 @@ fn transitions(old: &[Condition], new: &[Condition]) -> Vec<(EventType, String, 
         &conditions::STALLED,
         &conditions::DEGRADED,
         &conditions::CERTIFICATES_VALID,
+        &conditions::TRAFFIC_INTERCEPTED,
         &conditions::READY,
     ] {
         let Some(now) = find(new, kind) else { continue };

@@ -17,6 +17,9 @@ use crate::conditions::{self, Conditions, Kind, Reason, Status};
 /// Volumes are bound and Secrets mounted within a few seconds, with complaints in between.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(10);
 
+/// For so long is told who went past a sidecar, in milliseconds.
+const LATELY_MS: u64 = 600_000;
+
 /// What one look at a group has shown.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -149,6 +152,7 @@ fn conditions(
 ) -> Vec<synod_api::Condition> {
     let mut list = Conditions::new(&before.conditions, group.metadata.generation, now);
     certificates(&mut list, report);
+    traffic(&mut list, before, report);
     let bad = bad(before, report, now);
     match &bad {
         Some(it) => list.set(&conditions::DEGRADED, Status::True, it.reason, &it.message),
@@ -239,6 +243,27 @@ fn certificates(list: &mut Conditions<'_>, report: &Report) {
             list.set(kind, Status::False, &conditions::CERTIFICATE_ENDS, words);
         }
     }
+}
+
+/// Who reached the app past its sidecar lately. Kept as it was while not all members are heard.
+fn traffic(list: &mut Conditions<'_>, before: &ReplicaGroupStatus, report: &Report) {
+    let kind = &conditions::TRAFFIC_INTERCEPTED;
+    let seen: Vec<_> = report.members.iter().filter_map(bypass).collect();
+    let all_heard = report.members.iter().all(|it| it.said().is_some());
+    if !seen.is_empty() {
+        let message = shorten(seen.join(", "), 4_000);
+        list.set(kind, Status::False, &conditions::BYPASS_SEEN, message);
+    } else if all_heard && !report.members.is_empty() {
+        list.set(kind, Status::True, &conditions::AS_DESIRED, "");
+    } else if let Some(before) = conditions::find(&before.conditions, kind) {
+        list.keep(before);
+    }
+}
+
+fn bypass(observed: &Observed) -> Option<String> {
+    let bypass = observed.said()?.bypass.as_ref()?;
+    let lately = bypass.age_ms < LATELY_MS;
+    lately.then(|| format!("{} was connected to {}", bypass.address, observed.name))
 }
 
 /// What is worse than it should be, the worst first.

@@ -1,7 +1,7 @@
 //! What a group looks like from outside, for what was seen of it.
 
 use synod_api::Condition;
-use synod_proto::v1::StatusResponse;
+use synod_proto::v1::{Bypass, StatusResponse};
 
 use super::*;
 use crate::group::members::AskError;
@@ -90,6 +90,7 @@ fn a_group_that_is_well_says_so_and_nothing_else() {
         list,
         [
             "CertificatesValid=True/AsDesired",
+            "TrafficIntercepted=True/AsDesired",
             "Degraded=False/AsDesired",
             "Progressing=False/AsDesired",
             "Ready=True/AsDesired"
@@ -216,6 +217,36 @@ fn a_member_that_is_not_heard_keeps_its_name_life_and_place() {
     assert_eq!(degraded(&before).1, "AsDesired", "once is no news");
     before.status = Some(found);
     assert_eq!(degraded(&before).1, "MemberUnreachable");
+}
+
+#[test]
+fn who_went_past_a_sidecar_is_told_for_a_while() {
+    let traffic = |report: &Report, group: &ReplicaGroup| {
+        let (status, reason, message) = condition(report, group, "TrafficIntercepted")?;
+        Some(format!("{status} {reason} {message}"))
+    };
+    let seen = |age_ms| {
+        let mut report = report();
+        if let Some(Ok(said)) = &mut report.members[1].heard {
+            said.bypass = Some(Bypass {
+                address: "10.9.0.3".to_owned(),
+                age_ms,
+            });
+        }
+        report
+    };
+    let words = "False BypassSeen 10.9.0.3 was connected to notes-us-east-1";
+    assert_eq!(traffic(&seen(599_999), &group()).as_deref(), Some(words));
+    assert_eq!(ready(&seen(0)).0, "True", "the service works");
+    let well = Some("True AsDesired ");
+    assert_eq!(traffic(&seen(600_000), &group()).as_deref(), well);
+    let mut silent = report();
+    silent.members[1].heard = None;
+    assert_eq!(traffic(&silent, &group()), None);
+    let mut before = group();
+    before.status = Some(status(&group(), &seen(0), at(1)));
+    assert_eq!(traffic(&silent, &before).as_deref(), Some(words));
+    assert_eq!(traffic(&report(), &before).as_deref(), well);
 }
 
 #[test]
