@@ -364,8 +364,8 @@ mod tests {
 
     #[test]
     fn probes_and_hooks_are_understood_as_the_operator_writes_them() {
-        let rich = include_str!("../../../operator/src/inject/testdata/rich.out.yaml");
-        let plain = include_str!("../../../operator/src/inject/testdata/plain.out.yaml");
+        let rich = include_str!("../../../operator/inject/src/testdata/rich.out.yaml");
+        let plain = include_str!("../../../operator/inject/src/testdata/plain.out.yaml");
         let mut found = Vec::new();
         for pod in [rich, plain] {
             requests(&serde_yaml::from_str(pod).expect("YAML"), &mut found);
