@@ -133,9 +133,10 @@ pub(crate) fn words(error: &kube::Error) -> String {
     };
     let lines: Vec<_> = status.message.lines().map(str::trim).collect();
     let text = lines.join(" ");
-    match text.split_once("errors: ") {
+    match text.split_once("): ") {
         Some((head, rest)) if head.starts_with(UNKNOWN_FIELDS) => {
-            rest.replace(" .", ", ").trim_start_matches('.').to_owned()
+            let rest = rest.trim_start_matches("errors: ").trim_start_matches('.');
+            rest.replace(" .", ", ")
         }
         _ => text,
     }
@@ -227,6 +228,16 @@ mod tests {
             "the API server refuses the pod template: \
              spec.template.spec.containers[name=\"notes\"].foo: field not declared in schema, \
              spec.template.spec.x: field not declared in schema"
+        );
+    }
+
+    #[test]
+    fn one_unknown_field_is_told_like_several() {
+        let message = "failed to create typed patch object (default/notes-local; apps/v1, \
+            Kind=StatefulSet): .spec.template.spec.x: field not declared in schema";
+        assert_eq!(
+            words(&said(500, message)),
+            "spec.template.spec.x: field not declared in schema"
         );
     }
 
