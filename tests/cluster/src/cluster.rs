@@ -376,7 +376,7 @@ impl Made {
 }
 
 /// Runs a command to its end, which comes early when the caller loses interest.
-async fn output(command: Command, input: &str) -> Result<String> {
+pub(crate) async fn output(command: Command, input: &str) -> Result<String> {
     let mut command = tokio::process::Command::from(command);
     let name = format!("{:?}", command.as_std());
     let mut child = command

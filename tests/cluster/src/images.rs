@@ -26,6 +26,8 @@ pub struct Image<'a> {
     pub files: &'a [(&'a Path, &'a str)],
     /// What runs unless the pod says otherwise.
     pub entrypoint: &'a [&'a str],
+    /// Variables, each as `NAME=value`.
+    pub environment: &'a [&'a str],
     /// Who it runs as; a number, else Kubernetes cannot tell that it is not root.
     pub user: u32,
 }
@@ -43,13 +45,14 @@ pub fn archive(image: &Image<'_>, folder: &Path) -> Result<PathBuf> {
     let layer = stage.join("layer.tar");
     tar(&root, &layer, &["."])?;
     let digest = digest(&layer)?;
+    let environment = [&["PATH=/usr/bin:/bin"], image.environment].concat();
     let config = json!({
         "architecture": architecture()?,
         "os": "linux",
         "config": {
             "Entrypoint": image.entrypoint,
             "User": image.user.to_string(),
-            "Env": ["PATH=/usr/bin:/bin"],
+            "Env": environment,
             "WorkingDir": "/",
         },
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
@@ -171,6 +174,7 @@ pub(crate) fn own(folder: &Path) -> Result<Vec<PathBuf>> {
         name: PAUSE,
         files,
         entrypoint: &["/usr/bin/synod-cluster", "pause"],
+        environment: &[],
         user: USER,
     };
     let tools = Image {

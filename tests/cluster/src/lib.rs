@@ -49,9 +49,11 @@ mod machine;
 mod network;
 mod node;
 pub mod pod;
+pub mod product;
 pub mod relay;
 mod requirements;
 pub mod scenario;
+pub mod service;
 mod usage;
 mod volumes;
 

@@ -32,7 +32,7 @@ impl Cluster {
                     "kind": "PersistentVolume",
                     "metadata": {"name": format!("{name}-{number}")},
                     "spec": {
-                        "capacity": {"storage": "1Gi"},
+                        "capacity": {"storage": "20Gi"},
                         "accessModes": ["ReadWriteOnce"],
                         "persistentVolumeReclaimPolicy": "Retain",
                         "storageClassName": "local",

@@ -1,6 +1,7 @@
 //! What is tested, by name.
 
 mod bring_up;
+mod first_service;
 mod trace;
 
 use std::future::Future;
@@ -25,6 +26,12 @@ pub struct Settings {
 // === impl Settings ===
 
 impl Settings {
+    /// Where images of the product are made. Not in the folder of a scenario's clusters, which must
+    /// be theirs alone.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.folder.with_extension("images")
+    }
+
     /// The clusters that were given, else new ones.
     pub async fn clusters(&self, clusters: u8, nodes: u8, distance: Duration) -> Result<Clusters> {
         if let Some(given) = &self.kubeconfigs {
@@ -81,4 +88,5 @@ pub const ALL: &[Scenario] = scenarios! {
     "bring-up/three clusters 40 ms apart take 80 ms for a round trip", true => bring_up::far,
     "bring-up/a node crashes, boots and is drained", true => bring_up::nodes,
     "bring-up/a run that is killed leaves nothing that runs", true => bring_up::killed,
+    "first-service/from helm install to removal, as the guides say", true => first_service::from_install_to_removal,
 };

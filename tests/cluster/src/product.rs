@@ -1,0 +1,129 @@
+//! The product on a cluster. Comes in: the programs built beside this one and the chart. Goes out:
+//! images on nodes, and an operator that helm has installed. It calls helm and kubectl.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::future::try_join_all;
+use synod_system::group::binary;
+
+use crate::Cluster;
+use crate::cluster::output;
+use crate::images::{Image, USER, archive};
+
+/// Namespace of the operator, as the guides have it.
+pub const NAMESPACE: &str = "synod-system";
+/// Name of the chart's release, as the guides have it.
+pub const RELEASE: &str = "synod";
+/// The chart, seen from the top of the tree.
+const CHART: &str = "charts/synod";
+/// The image that the guide's manifest names: the example app.
+pub const NOTES: &str = "registry.example/notes:1.4";
+/// The app whose answers say enough to check histories.
+pub const REGISTERS: &str = "synod.test/registers:1";
+/// The same program under another name: what a new version of the app is to Kubernetes.
+pub const REGISTERS_NEXT: &str = "synod.test/registers:2";
+const OPERATOR: &str = "synod.test/operator";
+const SIDECAR: &str = "synod.test/sidecar";
+const TAG: &str = "1";
+
+/// Images of the product and of apps, ready to be loaded.
+#[derive(Debug)]
+pub struct Product {
+    archives: Vec<PathBuf>,
+}
+
+// === impl Product ===
+
+impl Product {
+    /// Makes the images in `folder`.
+    pub fn assemble(folder: &Path) -> Result<Self> {
+        ensure!(
+            Path::new(CHART).is_dir(),
+            "{CHART} is not here: run from the top of the tree"
+        );
+        std::fs::create_dir_all(folder)?;
+        let operator = binary("synod-operator", "SYNOD_OPERATOR_BIN")?;
+        let sidecar = binary("synod-sidecar", "SYNOD_SIDECAR_BIN")?;
+        let synod = binary("synod", "SYNOD_BIN")?;
+        let registers = binary("synod-test-app", "SYNOD_TEST_APP_BIN")?;
+        let (operator_name, sidecar_name) =
+            (format!("{OPERATOR}:{TAG}"), format!("{SIDECAR}:{TAG}"));
+        let image = |name: &str, program: &Path, arguments: &[&str]| {
+            let place = "/usr/bin/program";
+            archive(
+                &Image {
+                    name,
+                    files: &[(program, place)],
+                    entrypoint: &[&[place], arguments].concat(),
+                    environment: &["PORT=8080", "DATA_DIR=/tmp"],
+                    user: USER,
+                },
+                folder,
+            )
+        };
+        let archives = vec![
+            image(&operator_name, &operator, &[])?,
+            image(&sidecar_name, &sidecar, &[])?,
+            image(NOTES, &synod, &["example-app"])?,
+            image(REGISTERS, &registers, &[])?,
+            image(REGISTERS_NEXT, &registers, &[])?,
+        ];
+        Ok(Self { archives })
+    }
+
+    /// Brings the images to every node.
+    pub async fn load(&self, cluster: &Cluster) -> Result<()> {
+        try_join_all(self.archives.iter().map(|it| cluster.load_image(it))).await?;
+        Ok(())
+    }
+
+    /// `helm upgrade --install --wait`, with more values; how long it took.
+    pub async fn install(&self, cluster: &Cluster, values: &[&str]) -> Result<Duration> {
+        let own = [
+            format!("image.repository={OPERATOR}"),
+            format!("image.tag={TAG}"),
+            format!("sidecar.image.repository={SIDECAR}"),
+            format!("sidecar.image.tag={TAG}"),
+        ];
+        let mut arguments = vec![
+            "upgrade",
+            "--install",
+            RELEASE,
+            CHART,
+            "--create-namespace",
+            "--wait",
+            "--timeout=180s",
+        ];
+        for value in own.iter().map(String::as_str).chain(values.iter().copied()) {
+            arguments.extend(["--set", value]);
+        }
+        let began = Instant::now();
+        helm(cluster, &arguments).await?;
+        Ok(began.elapsed())
+    }
+
+    /// `helm uninstall --wait`.
+    pub async fn uninstall(&self, cluster: &Cluster) -> Result<()> {
+        helm(cluster, &["uninstall", RELEASE, "--wait", "--timeout=120s"]).await?;
+        Ok(())
+    }
+
+    /// `helm test`.
+    pub async fn test(&self, cluster: &Cluster) -> Result<String> {
+        helm(cluster, &["test", RELEASE, "--logs"]).await
+    }
+}
+
+async fn helm(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new("helm");
+    command
+        .args(["--namespace", NAMESPACE, "--kubeconfig"])
+        .arg(&cluster.kubeconfig)
+        .args(arguments);
+    output(command, "")
+        .await
+        .with_context(|| format!("in cluster {}", cluster.name))
+}

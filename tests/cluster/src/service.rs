@@ -1,0 +1,148 @@
+//! A replicated service on a cluster, as its users see it. Comes in: its name. Goes out: conditions,
+//! members, and what their copies hold. It calls kubectl, and members from this machine.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+use synod_system::client::{Answer, Client, request};
+
+use crate::Cluster;
+
+/// Where a sidecar takes clients' requests.
+const CLIENT_PORT: u16 = 7480;
+/// One request.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often is looked whether something has happened.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// A `ReplicatedService` in the default namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct Service<'a> {
+    /// Where it was applied.
+    pub hub: &'a Cluster,
+    /// Its name.
+    pub name: &'a str,
+}
+
+/// A pod with a member in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberPod {
+    /// Of pod and member.
+    pub name: String,
+    /// Of this very pod.
+    pub uid: String,
+    /// Where it runs.
+    pub node: String,
+    /// Its address.
+    pub address: String,
+}
+
+// === impl Service ===
+
+impl Service<'_> {
+    /// The object as the API server has it.
+    pub async fn object(&self) -> Result<Value> {
+        let name = format!("rsvc/{}", self.name);
+        let text = self.hub.kubectl(["get", &name, "--output=json"]).await?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// `kubectl wait --for=condition=..`, and how long it took.
+    pub async fn wait(&self, condition: &str, limit: Duration) -> Result<Duration> {
+        let began = Instant::now();
+        let name = format!("rsvc/{}", self.name);
+        let condition = format!("--for=condition={condition}");
+        let timeout = format!("--timeout={}s", limit.as_secs());
+        let waited = self
+            .hub
+            .kubectl(["wait", &name, &condition, &timeout])
+            .await;
+        match waited {
+            Ok(_) => Ok(began.elapsed()),
+            Err(error) => {
+                let said = self.conditions().await.unwrap_or_default();
+                Err(error.context(format!("conditions: {said:#?}")))
+            }
+        }
+    }
+
+    /// Each condition by its type: `Status Reason: message`.
+    pub async fn conditions(&self) -> Result<BTreeMap<String, String>> {
+        let object = self.object().await?;
+        let conditions = object["status"]["conditions"].as_array();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let all = conditions.into_iter().flatten().map(|it| {
+            let words = [&it["status"], &it["reason"], &it["message"]].map(text);
+            let said = format!("{} {}: {}", words[0], words[1], words[2]);
+            (text(&it["type"]), said)
+        });
+        Ok(all.collect())
+    }
+
+    /// Waits until a condition says something that contains `words`.
+    pub async fn wait_until_said(&self, kind: &str, words: &str, limit: Duration) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let said = self.conditions().await?;
+            if said.get(kind).is_some_and(|it| it.contains(words)) {
+                return Ok(());
+            }
+            if began.elapsed() > limit {
+                bail!("{kind} never said {words:?}: {said:#?}");
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    /// Who leads, as the status says; empty when nobody is known to.
+    pub async fn leader(&self) -> Result<String> {
+        let object = self.object().await?;
+        let leader = object["status"]["leader"]["member"].as_str();
+        Ok(leader.unwrap_or_default().to_owned())
+    }
+}
+
+/// The pods of a service's members in one cluster that are not on their way out, by name.
+pub async fn member_pods(cluster: &Cluster, service: &str) -> Result<Vec<MemberPod>> {
+    let label = format!("--selector=synod.dev/service={service}");
+    let text = cluster
+        .kubectl(["get", "pods", &label, "--output=json"])
+        .await?;
+    let list: Value = serde_json::from_str(&text)?;
+    let pods = list["items"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut found: Vec<_> = pods
+        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+        .map(|pod| MemberPod {
+            name: text(&pod["metadata"]["name"]),
+            uid: text(&pod["metadata"]["uid"]),
+            node: text(&pod["spec"]["nodeName"]),
+            address: text(&pod["status"]["podIP"]),
+        })
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+// === impl MemberPod ===
+
+impl MemberPod {
+    /// Where its sidecar takes clients' requests.
+    pub fn entrance(&self) -> Result<SocketAddr> {
+        let address = self.address.parse();
+        let address = address.with_context(|| format!("{} has no address yet", self.name))?;
+        Ok(SocketAddr::new(address, CLIENT_PORT))
+    }
+
+    /// One request to its sidecar, from this machine.
+    pub async fn ask(&self, method: &str, target: &str, body: &str) -> Result<Answer> {
+        let client = Client::new(self.entrance()?);
+        let answer = client
+            .send(request(method, target, body.to_owned()), PATIENCE)
+            .await;
+        answer.with_context(|| format!("{method} {target} at {}", self.name))
+    }
+}
