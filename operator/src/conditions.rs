@@ -180,6 +180,21 @@ fn seconds(now: Timestamp) -> String {
         .to_string()
 }
 
+/// What is told of several, each piece once: `a, b: words; c: other words`.
+pub(crate) fn told<'a>(pieces: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (name, words) in pieces {
+        match groups.iter_mut().find(|it| it.0 == words) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((words, vec![name])),
+        }
+    }
+    let lines = groups
+        .iter()
+        .map(|(words, names)| format!("{}: {words}", names.join(", ")));
+    lines.collect::<Vec<_>>().join("; ")
+}
+
 /// The page of the documentation.
 pub fn markdown() -> String {
     let mut text = String::from(HEAD);
@@ -224,6 +239,13 @@ pod or field it is about. Scripts can rely on types and reasons; messages are fo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_holds_for_several_is_told_once() {
+        let pieces = [("a", "no volume"), ("b", "no image"), ("c", "no volume")];
+        assert_eq!(told(pieces), "a, c: no volume; b: no image");
+        assert_eq!(told([]), "");
+    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("a time")

@@ -1,7 +1,6 @@
 //! What is reported of a group. Comes in: what was seen and done. Goes out: its status. Pure.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use synod_api::{GroupMemberStatus, MemberRole, MemberState, ReplicaGroup, ReplicaGroupStatus};
@@ -278,24 +277,19 @@ fn bad(before: &ReplicaGroupStatus, report: &Report, now: Timestamp) -> Option<M
             ),
         });
     }
-    let mut words = String::new();
-    for it in members {
-        let old = |pod: &&PodView| {
-            pod.made
-                .is_none_or(|made| now.duration_since(made) >= PATIENCE)
-        };
-        let pod = it.pod.as_ref().filter(old);
-        let problem = pod.map_or("", |pod| pod.problem.as_str());
-        if !problem.is_empty() {
-            let gap = if words.is_empty() { "" } else { "; " };
-            let name = pod.map_or("", |pod| pod.name.as_str());
-            write!(words, "{gap}pod {name}: {problem}").expect("a string takes everything");
-        }
-    }
+    let old = |pod: &&PodView| {
+        pod.made
+            .is_none_or(|made| now.duration_since(made) >= PATIENCE)
+    };
+    let problems = members.iter().filter_map(|it| {
+        let pod = it.pod.as_ref().filter(old)?;
+        (!pod.problem.is_empty()).then_some((pod.name.as_str(), pod.problem.as_str()))
+    });
+    let words = conditions::told(problems);
     if !words.is_empty() {
         return Some(Matter {
             reason: &conditions::POD_NOT_STARTING,
-            message: shorten(words, 4_000),
+            message: shorten(format!("pod {words}"), 4_000),
         });
     }
     if let Some(words) = &report.failure {

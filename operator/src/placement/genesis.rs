@@ -54,8 +54,8 @@ pub(crate) struct GenesisMember {
 /// Why there is no genesis yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NotYet {
-    /// These have not reported, each with what is missing.
-    Waiting(Vec<String>),
+    /// These have not reported: name, and what is missing.
+    Waiting(Vec<(String, String)>),
     /// These are of a group already.
     Formed(Vec<String>),
     /// They cannot be one group.
@@ -87,7 +87,7 @@ pub(crate) fn build(
     for it in members {
         let name = &it.member.name;
         let Some(status) = reported.get(name.as_str()) else {
-            waiting.push(format!("{name} has not reported"));
+            waiting.push((name.clone(), "it has not reported".to_owned()));
             continue;
         };
         if status.epoch > 0 {
@@ -96,15 +96,15 @@ pub(crate) fn build(
         }
         if !is_incarnation(&status.incarnation) {
             let why = if status.problem.is_empty() {
-                "has not reported"
+                "it has not reported"
             } else {
                 &status.problem
             };
-            waiting.push(format!("{name}: {why}"));
+            waiting.push((name.clone(), why.to_owned()));
             continue;
         }
         if status.endpoint.is_empty() {
-            waiting.push(format!("{name} has no address yet"));
+            waiting.push((name.clone(), "it has no address yet".to_owned()));
             continue;
         }
         if !lives.insert(&status.incarnation) {
@@ -272,7 +272,7 @@ mod tests {
             let Err(NotYet::Waiting(who)) = try_build(&reported) else {
                 panic!("it waits");
             };
-            assert!(who[0].starts_with("notes-eu-0"), "{who:?}");
+            assert_eq!(who[0].0, "notes-eu-0", "{who:?}");
         }
     }
 

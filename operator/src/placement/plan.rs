@@ -72,9 +72,13 @@ pub(crate) fn record(valid: &Valid, views: &[View]) -> Result<Record, Wait> {
     for cluster in members::clusters(&valid.members) {
         // What a cluster said before it fell silent may not be so any more.
         match view::find(views, cluster).filter(|it| it.is_open()) {
-            None => unsettled.push(format!("cluster {cluster} does not answer")),
-            Some(it) if !it.is_settled(&valid.uid) => unsettled.push(format!(
-                "the operator of cluster {cluster} has not taken up its part"
+            None => unsettled.push((
+                format!("cluster {cluster}"),
+                "it does not answer".to_owned(),
+            )),
+            Some(it) if !it.is_settled(&valid.uid) => unsettled.push((
+                format!("cluster {cluster}"),
+                "its operator has not taken up its part".to_owned(),
             )),
             Some(_) => {}
         }

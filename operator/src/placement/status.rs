@@ -238,7 +238,12 @@ fn available(report: &Report<'_>, valid: &Valid, members: &Members<'_>) -> (Stat
 
 fn not_formed(report: &Report<'_>, valid: &Valid) -> Matter {
     match &report.waits {
-        Some(NotYet::Waiting(who)) => matter(&conditions::WAITING_FOR_MEMBERS, who.join("; ")),
+        Some(NotYet::Waiting(who)) => {
+            let pieces = who
+                .iter()
+                .map(|(name, words)| (name.as_str(), words.as_str()));
+            matter(&conditions::WAITING_FOR_MEMBERS, conditions::told(pieces))
+        }
         Some(NotYet::Impossible(why)) => matter(&conditions::WAITING_FOR_MEMBERS, why),
         _ if valid.formed == Formed::No => {
             matter(&conditions::WAITING_FOR_MEMBERS, "no member has reported")

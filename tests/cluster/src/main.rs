@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use synod_cluster::product::Product;
 use synod_cluster::scenario::{self, Scenario, Settings};
 use synod_cluster::{Clusters, Options, pod};
 use synod_system::report::Report;
@@ -46,6 +47,9 @@ enum Command {
         /// Milliseconds that a packet takes from one region to another, one way
         #[arg(long, default_value_t = 0)]
         distance: u64,
+        /// Also make images of this tree and volumes, and say how to install the chart
+        #[arg(long)]
+        product: bool,
         #[command(flatten)]
         folder: Folder,
     },
@@ -97,6 +101,7 @@ fn main() -> ExitCode {
             clusters,
             nodes,
             distance,
+            product,
             folder,
         } => {
             let options = Options {
@@ -105,7 +110,7 @@ fn main() -> ExitCode {
                 distance: Duration::from_millis(distance),
                 folder: folder.dir,
             };
-            blocking(up(options))
+            blocking(up(options, product))
         }
         Command::Down { folder } => synod_cluster::end(&folder.dir).map(|()| ExitCode::SUCCESS),
         Command::Relay {
@@ -139,7 +144,7 @@ fn blocking<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.block_on(future)
 }
 
-async fn up(options: Options) -> Result<ExitCode> {
+async fn up(options: Options, product: bool) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let clusters = tokio::select! {
         clusters = Clusters::up(&options) => clusters?,
@@ -152,6 +157,16 @@ async fn up(options: Options) -> Result<ExitCode> {
     for cluster in clusters.all() {
         let (name, kubeconfig) = (&cluster.name, &cluster.kubeconfig);
         println!("{name}: export KUBECONFIG={}", kubeconfig.display());
+    }
+    if product {
+        let product = Product::assemble(&options.folder.with_extension("images"))?;
+        for cluster in clusters.all() {
+            product.load(cluster, 4).await?;
+        }
+        let values = Product::values().map(|it| format!(" --set {it}")).concat();
+        println!(
+            "helm upgrade --install synod charts/synod -n synod-system --create-namespace --wait{values}"
+        );
     }
     println!(
         "Ctrl-C, or `synod-cluster down --dir {}`, ends them",

@@ -27,7 +27,7 @@ pub const REGISTERS: &str = "synod.test/registers:1";
 pub const REGISTERS_NEXT: &str = "synod.test/registers:2";
 const OPERATOR: &str = "synod.test/operator";
 const SIDECAR: &str = "synod.test/sidecar";
-const TAG: &str = "1";
+const TAG: &str = "v1";
 
 /// Images of the product and of apps, ready to be loaded.
 #[derive(Debug)]
@@ -52,12 +52,13 @@ impl Product {
         let (operator_name, sidecar_name) =
             (format!("{OPERATOR}:{TAG}"), format!("{SIDECAR}:{TAG}"));
         let image = |name: &str, program: &Path, arguments: &[&str]| {
-            let place = "/usr/bin/program";
+            let file = program.file_name().unwrap_or_default();
+            let place = format!("/usr/bin/{}", file.to_string_lossy());
             archive(
                 &Image {
                     name,
-                    files: &[(program, place)],
-                    entrypoint: &[&[place], arguments].concat(),
+                    files: &[(program, &place)],
+                    entrypoint: &[&[place.as_str()], arguments].concat(),
                     environment: &["PORT=8080", "DATA_DIR=/tmp"],
                     user: USER,
                 },
@@ -74,20 +75,25 @@ impl Product {
         Ok(Self { archives })
     }
 
-    /// Brings the images to every node.
-    pub async fn load(&self, cluster: &Cluster) -> Result<()> {
+    /// Brings the images to every node, and makes so many volumes on each.
+    pub async fn load(&self, cluster: &Cluster, volumes: u8) -> Result<()> {
         try_join_all(self.archives.iter().map(|it| cluster.load_image(it))).await?;
-        Ok(())
+        cluster.make_volumes(volumes, "ReadWriteOncePod").await
     }
 
-    /// `helm upgrade --install --wait`, with more values; how long it took.
-    pub async fn install(&self, cluster: &Cluster, values: &[&str]) -> Result<Duration> {
-        let own = [
+    /// What to tell helm, so that it takes the images.
+    pub fn values() -> [String; 4] {
+        [
             format!("image.repository={OPERATOR}"),
             format!("image.tag={TAG}"),
             format!("sidecar.image.repository={SIDECAR}"),
             format!("sidecar.image.tag={TAG}"),
-        ];
+        ]
+    }
+
+    /// `helm upgrade --install --wait`, with more values; how long it took.
+    pub async fn install(&self, cluster: &Cluster, values: &[&str]) -> Result<Duration> {
+        let own = Self::values();
         let mut arguments = vec![
             "upgrade",
             "--install",

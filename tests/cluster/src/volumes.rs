@@ -10,8 +10,9 @@ use crate::Cluster;
 
 impl Cluster {
     /// Makes volumes on every node, so many on each, that claims of the default class take: nobody
-    /// provisions more. Their data is the node's, and stays when it crashes.
-    pub async fn make_volumes(&self, each: u8) -> Result<()> {
+    /// provisions more. `mode` is how they may be mounted, such as `ReadWriteOncePod`: a volume of this
+    /// sort knows one only. Their data is the node's, and stays when it crashes.
+    pub async fn make_volumes(&self, each: u8, mode: &str) -> Result<()> {
         let made = self.made()?;
         let mut objects = vec![json!({
             "apiVersion": "storage.k8s.io/v1",
@@ -33,7 +34,7 @@ impl Cluster {
                     "metadata": {"name": format!("{name}-{number}")},
                     "spec": {
                         "capacity": {"storage": "20Gi"},
-                        "accessModes": ["ReadWriteOnce"],
+                        "accessModes": [mode],
                         "persistentVolumeReclaimPolicy": "Retain",
                         "storageClassName": "local",
                         "local": {"path": format!("/var/lib/{place}")},

@@ -203,7 +203,7 @@ pub(super) async fn nodes(settings: &Settings, report: &mut Report) -> Result<()
     let clusters = up(settings, 1, 3, report).await?;
     let cluster = clusters.first();
     run_pods(cluster, "web", 3).await?;
-    cluster.make_volumes(1).await?;
+    cluster.make_volumes(1, "ReadWriteOnce").await?;
     cluster
         .kubectl_with(["apply", "--filename=-"], &stateful())
         .await?;

@@ -26,8 +26,7 @@ pub(super) async fn from_install_to_removal(
     let product = Product::assemble(&settings.images())?;
     let clusters = settings.clusters(1, 3, Duration::ZERO).await?;
     let cluster = clusters.first();
-    product.load(cluster).await?;
-    cluster.make_volumes(2).await?;
+    product.load(cluster, 2).await?;
     let bare = bare(cluster).await?;
 
     let took = product.install(cluster, &[]).await?;
