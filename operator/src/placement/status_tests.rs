@@ -250,7 +250,7 @@ fn a_service_that_is_not_formed_says_what_it_waits_for() {
     let valid = valid(Formed::No);
     let views = three();
     let mut report = report(Some(&valid), &views);
-    report.waits = Some(NotYet::Waiting(vec!["notes-eu-0: image".to_owned()]));
+    report.waits = Some(NotYet::Waiting(vec![("notes-eu-0".into(), "image".into())]));
     let status = say(&report);
     assert_eq!(
         words(&status),
