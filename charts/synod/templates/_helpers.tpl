@@ -12,7 +12,7 @@
 {{- end -}}
 
 {{- define "synod.selector" -}}
-app.kubernetes.io/name: synod-operator
+app.kubernetes.io/name: synod
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
