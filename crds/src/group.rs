@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use kube_derive::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::app::AppProtocol;
+use crate::int_or_string::IntOrString;
 use crate::placement::Overrides;
 use crate::raw::RawObject;
 use crate::runtime::{Leader, Network, Service, Sidecar, Update};
+use crate::service::ReplicatedServiceSpec;
 use crate::state::{Log, State, VolumeClaimRetentionPolicy};
 use crate::status::{Condition, MemberRole, MemberState};
 
@@ -258,4 +261,45 @@ pub struct GroupMemberStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub problem: String,
+}
+
+// === impl GroupApp ===
+
+impl GroupApp {
+    /// The app of a service with its template in it; `None` when that has no such container.
+    pub fn of(spec: &ReplicatedServiceSpec) -> Option<Self> {
+        let containers = spec.template.as_ref()?.pointer("/spec/containers")?;
+        let containers = containers.as_array()?;
+        let text = |value: &Value, key: &str| value.get(key)?.as_str().map(str::to_owned);
+        let named = |name: &String| {
+            let mut list = containers.iter();
+            list.find(|it| text(it, "name").as_ref() == Some(name))
+        };
+        let container = match &spec.app.container {
+            None => containers.first(),
+            Some(name) => named(name),
+        }?;
+        let ports = container.get("ports").and_then(Value::as_array);
+        let ports = ports.map_or(&[][..], Vec::as_slice);
+        let number = |port: &Value| u16::try_from(port.get("containerPort")?.as_u64()?).ok();
+        let resolve = |port: &IntOrString| match port {
+            IntOrString::Int(it) => u16::try_from(*it).ok(),
+            IntOrString::String(name) => ports
+                .iter()
+                .find(|it| text(it, "name").as_ref() == Some(name))
+                .and_then(number),
+        };
+        let port = match &spec.app.port {
+            Some(port) => resolve(port),
+            None => ports.first().and_then(number),
+        };
+        let passthrough = spec.app.passthrough_ports.iter();
+        Some(Self {
+            container: text(container, "name").unwrap_or_default(),
+            // 0 where the template says something that is no port: the API server's dry run tells.
+            port: port.unwrap_or(0),
+            protocol: spec.app.protocol,
+            passthrough_ports: passthrough.filter_map(|it| resolve(&it.port)).collect(),
+        })
+    }
 }

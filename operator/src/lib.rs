@@ -7,8 +7,9 @@
 pub mod certs;
 pub mod conditions;
 pub mod group;
-pub mod inject;
 pub mod placement;
 pub mod registry;
 pub mod run;
 pub mod webhook;
+
+pub use synod_inject as inject;

@@ -158,9 +158,6 @@ pub(crate) fn injection(
 ) -> Injection {
     let service = group.metadata.name.as_deref().unwrap_or_default();
     let mut injection = Injection::labelled(service, &group.spec, image, token, ordinal.member);
-    injection
-        .labels
-        .insert(pod::MEMBER_LABEL.to_owned(), ordinal.member.to_owned());
     if has_log_claim(set) {
         // As the StatefulSet's controller names it, which looks for it in the pod.
         injection.log = LogVolume::Claim(pod::log_claim(ordinal.pod));

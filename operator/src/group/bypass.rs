@@ -47,7 +47,7 @@ pub(crate) fn of_ordinal(labels: &Labels, set: &str, ordinal: u32) -> Labels {
     let name = format!("{set}-{ordinal}");
     labels.insert("statefulset.kubernetes.io/pod-name".to_owned(), name);
     let index = ordinal.to_string();
-    labels.insert("apps.kubernetes.io/pod-index".to_owned(), index);
+    labels.insert(names::INDEX_LABEL.to_owned(), index);
     labels
 }
 

@@ -102,8 +102,6 @@ fn sort_pod(valid: &Valid<'_>, set: Option<&(String, Option<String>)>, pod: &Pod
             .filter(|_| of_set)
             .and_then(|(name, _)| adopt::member(&valid.workload, name, &view.name))
             .unwrap_or_default();
-    } else {
-        view.member.clone_from(&view.name);
     }
     let asks = view.labels.get(pod_names::INJECT_LABEL).map(String::as_str) == Some(valid.name);
     let finished = matches!(view.phase.as_str(), "Succeeded" | "Failed");

@@ -6,14 +6,14 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 
 use super::names;
-use crate::inject::names::{CONTAINER, MEMBER_LABEL};
+use crate::inject::names::CONTAINER;
 
 /// One pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct PodView {
     /// Its name.
     pub(crate) name: String,
-    /// The member that it is.
+    /// The member that it is: called like the pod, where the operator makes it.
     pub(crate) member: String,
     pub(crate) labels: BTreeMap<String, String>,
     /// Image of its sidecar; `None`: it has none.
@@ -77,9 +77,7 @@ impl PodView {
         let (problem, waits_silently) = problem(pod);
         Self {
             name: metadata.name.clone().unwrap_or_default(),
-            member: label(MEMBER_LABEL)
-                .or_else(|| metadata.name.clone())
-                .unwrap_or_default(),
+            member: metadata.name.clone().unwrap_or_default(),
             labels: metadata.labels.clone().unwrap_or_default(),
             sidecar: sidecar(pod),
             uid: metadata.uid.clone().unwrap_or_default(),

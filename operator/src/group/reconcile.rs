@@ -371,8 +371,13 @@ impl Work<'_> {
         };
         let status = set.status.as_ref();
         let revision = status.and_then(|it| it.update_revision.as_deref());
-        let same = revision == Some(&pod.revision)
-            && adopt::template(&self.injection(token, set, &pod.name)) == pod.template;
+        let revision = revision == Some(&pod.revision);
+        // Its template had the sidecar already, so it is the user's to change.
+        if pod.template.is_empty() {
+            return (revision, revision);
+        }
+        let same =
+            revision && adopt::template(&self.injection(token, set, &pod.name)) == pod.template;
         let newest = same && pod.sidecar.as_ref() == Some(&self.image.image);
         let waits = self.valid.group.spec.sidecar.update == synod_api::SidecarUpdate::WhenRestarted;
         (newest || (waits && same), newest)

@@ -3,10 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
 use synod_api::{
-    BootstrapType, GroupApp, IntOrString, Overrides, Placement, RawObject, ReplicatedServiceSpec,
-    Risk,
+    BootstrapType, GroupApp, Overrides, Placement, RawObject, ReplicatedServiceSpec, Risk,
 };
 
 use super::genesis::GenesisFile;
@@ -148,7 +146,7 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
             (recorded, change)
         }
     };
-    let app = app(&spec);
+    let app = GroupApp::of(&spec).expect("validation found the container");
     let overrides = placement
         .into_iter()
         .filter_map(|it| Some((it.cluster, it.overrides?)))
@@ -243,52 +241,6 @@ fn majority(spec: &ReplicatedServiceSpec, members: &[Member]) -> Result<(), Stal
                 }
             ),
         )),
-    }
-}
-
-/// The app with every default filled in. The template was checked: what is asked for is there.
-fn app(spec: &ReplicatedServiceSpec) -> GroupApp {
-    let containers = spec
-        .template
-        .as_ref()
-        .and_then(|it| it.pointer("/spec/containers"))
-        .and_then(Value::as_array);
-    let text = |value: &Value, key: &str| value.get(key)?.as_str().map(str::to_owned);
-    let container = containers
-        .and_then(|list| match &spec.app.container {
-            None => list.first(),
-            Some(name) => list
-                .iter()
-                .find(|it| text(it, "name").as_ref() == Some(name)),
-        })
-        .expect("validation found the container");
-    let ports: Vec<&Value> = container
-        .get("ports")
-        .and_then(Value::as_array)
-        .map_or_else(Vec::new, |it| it.iter().collect());
-    let number = |port: &Value| u16::try_from(port.get("containerPort")?.as_u64()?).ok();
-    let resolve = |port: &IntOrString| match port {
-        IntOrString::Int(it) => u16::try_from(*it).ok(),
-        IntOrString::String(name) => ports
-            .iter()
-            .find(|it| text(it, "name").as_ref() == Some(name))
-            .and_then(|it| number(it)),
-    };
-    let port = match &spec.app.port {
-        Some(port) => resolve(port),
-        None => ports.first().and_then(|it| number(it)),
-    };
-    GroupApp {
-        container: text(container, "name").unwrap_or_default(),
-        // 0 where the template says something that is no port: the API server's dry run tells.
-        port: port.unwrap_or(0),
-        protocol: spec.app.protocol,
-        passthrough_ports: spec
-            .app
-            .passthrough_ports
-            .iter()
-            .filter_map(|it| resolve(&it.port))
-            .collect(),
     }
 }
 

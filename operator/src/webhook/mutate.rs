@@ -178,10 +178,6 @@ pub(super) mod tests {
         assert_eq!(sidecar["env"][0]["value"], "notes-local-1");
         assert_eq!(sidecar["ports"][0]["name"], "web");
         assert_eq!(
-            once["metadata"]["labels"]["synod.dev/member"],
-            "notes-local-1"
-        );
-        assert_eq!(
             once["metadata"]["labels"]["app.kubernetes.io/instance"], "shop",
             "a label that the StatefulSet selects by"
         );

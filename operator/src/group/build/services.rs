@@ -89,12 +89,12 @@ pub(super) fn per_pod(valid: &Valid<'_>) -> Vec<Child> {
         .map(|ordinal| {
             let mut selector = selector(valid);
             let name = format!("{}-{ordinal}", valid.workload);
-            let label = if valid.labelled {
-                pod::MEMBER_LABEL
+            if valid.labelled {
+                // The names of pods are the user's.
+                selector[pod::INDEX_LABEL] = json!(ordinal.to_string());
             } else {
-                "statefulset.kubernetes.io/pod-name"
-            };
-            selector[label] = json!(name);
+                selector["statefulset.kubernetes.io/pod-name"] = json!(name);
+            }
             let mut spec = json!({
                 "type": if by_node { "NodePort" } else { "ClusterIP" },
                 "publishNotReadyAddresses": true,

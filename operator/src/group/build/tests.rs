@@ -194,7 +194,7 @@ fn members_that_are_pods_of_a_users_own_statefulset_find_each_other_by_services_
     };
     let own = child("notes-m-1");
     assert_eq!(own["clusterIP"], "None");
-    assert_eq!(own["selector"]["synod.dev/member"], "notes-us-east-1");
+    assert_eq!(own["selector"]["apps.kubernetes.io/pod-index"], "1");
     assert_eq!(child("notes")["ports"][0]["targetPort"], "web");
     let table = peers(&valid);
     assert!(table.contains("notes-m-1.default.svc:7443"), "{table}");

@@ -88,13 +88,23 @@ fn environment(injection: &Injection) -> Value {
             "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
         }),
         Member::Named(name) => json!({"name": "SYNOD_MEMBER", "value": name}),
+        Member::Numbered(workload) => {
+            json!({"name": "SYNOD_MEMBER", "value": format!("{workload}-$(SYNOD_INDEX)")})
+        }
     };
-    json!([
+    let mut variables = vec![
         member,
-        {"name": "SYNOD_REGION", "value": injection.region},
-        {"name": "SYNOD_APP_TOKEN", "value": injection.token},
-        {"name": "SYNOD_LOG_FORMAT", "value": "json"},
-    ])
+        json!({"name": "SYNOD_REGION", "value": injection.region}),
+        json!({"name": "SYNOD_APP_TOKEN", "value": injection.token}),
+        json!({"name": "SYNOD_LOG_FORMAT", "value": "json"}),
+    ];
+    if matches!(injection.member, Member::Numbered(_)) {
+        // Only what stands above can be referred to.
+        let path = format!("metadata.labels['{}']", names::INDEX_LABEL);
+        let index = json!({"fieldRef": {"apiVersion": "v1", "fieldPath": path}});
+        variables.insert(0, json!({"name": "SYNOD_INDEX", "valueFrom": index}));
+    }
+    Value::Array(variables)
 }
 
 fn probe(injection: &Injection, path: &str, period: u32, failures: u32) -> Value {

@@ -57,6 +57,8 @@ pub enum Member {
     PodName,
     /// This one.
     Named(String),
+    /// The one of this workload that has the pod's number, in a StatefulSet of another name.
+    Numbered(String),
 }
 
 /// The app's container.

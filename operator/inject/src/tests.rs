@@ -65,7 +65,7 @@ fn golden() -> [(&'static str, Injection); 5] {
 }
 
 fn file(name: &str) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/inject/testdata");
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/testdata");
     folder.join(name)
 }
 

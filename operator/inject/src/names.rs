@@ -44,8 +44,8 @@ pub const INJECT_LABEL: &str = "synod.dev/inject";
 pub const SERVICE_LABEL: &str = "synod.dev/service";
 /// Label with the name of the cluster.
 pub const CLUSTER_LABEL: &str = "synod.dev/cluster";
-/// Label with the name of the member, on pods of a user's own StatefulSet: their names are others.
-pub const MEMBER_LABEL: &str = "synod.dev/member";
+/// Label that Kubernetes gives pods of a StatefulSet: their number.
+pub const INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 /// The name that the app's own port gets when Services are to find the sidecar's.
 pub const APP_PORT: &str = "synod-app";
 /// Annotation with what the sidecar took the place of, so that it can be taken out again.
