@@ -2,6 +2,7 @@
 //! manifests and configurations that cannot be used. One build serves: `synod` starts itself again
 //! as sidecar, as example app, and as what ties processes together.
 
+mod cluster;
 mod example_app;
 mod exec_child;
 mod exit;
@@ -38,6 +39,7 @@ struct Cli {
 enum Command {
     Local(local::LocalArgs),
     Status(status::StatusArgs),
+    Cluster(cluster::ClusterArgs),
     /// Print the version
     Version,
     /// Print a script that completes commands in a shell
@@ -88,6 +90,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Local(args) => local::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Cluster(args) => cluster::run(args),
         Command::Version => print(&format!("synod {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completion { shell } => completion(shell, &arguments),
         Command::Sidecar { config } => return synod_sidecar::run::main(&config),
@@ -170,7 +173,7 @@ mod tests {
     #[test]
     fn help_shows_users_commands_and_hides_the_others() {
         let help = Cli::command().render_long_help().to_string();
-        for word in ["local", "status", "version", "completion"] {
+        for word in ["local", "status", "cluster", "version", "completion"] {
             assert!(help.contains(word), "{help}");
         }
         for word in ["exec-child", "example-app", "guard"] {

@@ -57,6 +57,62 @@ fn what_is_asked_for_is_printed_and_what_is_wrong_ends_with_64() {
 }
 
 #[test]
+fn a_kubeconfig_that_cannot_be_used_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("kubeconfig");
+    let path = path.to_str().expect("text");
+    let join = |cluster: &str, user: &str| {
+        let text = format!(
+            "{{apiVersion: v1, kind: Config, current-context: x, clusters: [{{name: c, cluster: {{{cluster}}}}}], users: [{{name: u, user: {{{user}}}}}], contexts: [{{name: x, context: {{cluster: c, user: u}}}}]}}"
+        );
+        fs::write(path, text).expect("write");
+        let line = ["cluster", "join", "--name", "eu", "--region", "eu-1"];
+        let output = synod(&[&line[..], &["--kubeconfig", path]].concat());
+        assert!(output.stdout.is_empty(), "no Secret is printed");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text)
+    };
+    let server = "server: 'https://127.0.0.1:1'";
+    for (cluster, user, code, word) in [
+        (
+            "server: 'https://127.0.0.1:1', insecure-skip-tls-verify: true",
+            "token: s3cret",
+            64,
+            "insecure-skip-tls-verify",
+        ),
+        (server, "tokenFile: /nonexistent", 64, "/nonexistent"),
+        (
+            server,
+            "exec: {apiVersion: client.authentication.k8s.io/v1, command: no-such-program, interactiveMode: Never}",
+            64,
+            "no-such-program",
+        ),
+        (server, "token: s3cret", 1, "refused"),
+    ] {
+        let (ended, text) = join(cluster, user);
+        assert!(text.contains(word), "{word}: {text}");
+        assert!(!text.contains("s3cret"), "{text}");
+        assert_eq!(ended, Some(code), "{text}");
+    }
+    let line = ["cluster", "list", "--kubeconfig", "/nonexistent"];
+    assert!(refusal(64, &line).contains("/nonexistent"));
+    let line = ["cluster", "join", "--name", "E_U", "--region", "eu-1"];
+    assert!(refusal(64, &line).contains("lower-case"));
+}
+
+#[test]
+fn the_account_of_a_hub_is_printed_without_a_cluster() {
+    let line = ["cluster", "join", "--name", "eu", "--region", "eu-1"];
+    let output = synod(&[&line[..], &["--print-account"]].concat());
+    assert!(output.status.success());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains("kind: ClusterRole") && text.contains("- replicagroups\n"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_manifest_that_contradicts_itself_is_refused_with_every_field() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("manifest.yaml");

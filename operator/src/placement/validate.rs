@@ -204,7 +204,7 @@ fn known(placement: &[Placement], views: &[View]) -> Result<(), Stall> {
     for it in placement {
         let words = match view::find(views, &it.cluster).map(|it| &it.access) {
             None | Some(Access::Unknown) => format!(
-                "spec.placement: no cluster is registered as {}: run `synod cluster join {}`, or \
+                "spec.placement: no cluster is registered as {}: run `synod cluster join --name {}`, or \
                  correct the name (`synod cluster list`)",
                 it.cluster, it.cluster
             ),
@@ -313,7 +313,7 @@ pub(super) mod tests {
                 PLACED,
                 three()[..2].to_vec(),
                 "UnknownCluster",
-                "synod cluster join ap",
+                "synod cluster join --name ap",
             ),
             (PLACED, refused, "UnknownCluster", "exec"),
             (PLACED, two_regions, "RegionMajority", "r1 holds 2 of 3"),

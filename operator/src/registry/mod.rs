@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use circuit::{Circuit, Reachability};
 pub use kubeconfig::{Refusal, check};
-pub use watch::run;
+pub use watch::{ask, connect, run};
 
 /// On Secrets: name of the cluster that they register.
 pub const CLUSTER_LABEL: &str = "synod.dev/cluster";

@@ -88,7 +88,7 @@ async fn put(clusters: &Clusters, metrics: &Metrics, name: &str, wanted: Registr
         return false;
     }
     let made = match wanted.content {
-        Ok((region, config)) => client(config)
+        Ok((region, config)) => connect(config)
             .await
             .map(|client| Cluster::new(name, &region, client, &wanted.version))
             .map_err(|problem| format!("the Secret {}: {problem}", wanted.secret)),
@@ -119,8 +119,9 @@ async fn put(clusters: &Clusters, metrics: &Metrics, name: &str, wanted: Registr
     true
 }
 
-/// Errors name no credential: the library's own words about them might.
-async fn client(config: Kubeconfig) -> Result<Client, String> {
+/// A client for the cluster of a registration. Errors name no credential: the library's own words
+/// about them might.
+pub async fn connect(config: Kubeconfig) -> Result<Client, String> {
     let mut config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
         .await
         .map_err(|_| {
@@ -169,7 +170,7 @@ async fn look(cluster: Cluster, clusters: Clusters, metrics: Metrics) {
 
 /// What the operator needs there, in small: an answer says that the address, the credentials, the
 /// rights and the kind of object are all as they should be.
-async fn ask(client: &Client) -> Result<(), String> {
+pub async fn ask(client: &Client) -> Result<(), String> {
     let api: Api<ReplicaGroup> = Api::all(client.clone());
     match api.list_metadata(&ListParams::default().limit(1)).await {
         Ok(_) => Ok(()),
@@ -179,7 +180,16 @@ async fn ask(client: &Client) -> Result<(), String> {
             404 => "it knows no ReplicaGroups (404): install the operator there, or correct the address".to_owned(),
             code => format!("it answers {code}: {}", status.message),
         }),
-        Err(error) => Err(chain(&error)),
+        Err(error) => {
+            let words = chain(&error);
+            // In rustls' words: another authority, another name, or past its time.
+            let hint = if words.contains("invalid peer certificate") {
+                ": the certificate at this address is not this cluster's: correct the address or the certificate authority, as `synod cluster join --server` does"
+            } else {
+                ""
+            };
+            Err(format!("{words}{hint}"))
+        }
     }
 }
 
