@@ -31,7 +31,7 @@ pub(crate) async fn remove_groups(
             Entry::Refused { problem, .. } => Some(problem),
             Entry::Usable(cluster) => match cluster.circuit.get() {
                 Some(it) if !it.reachable => Some(format!(
-                    "it does not answer ({}); to leave there what is there: synod cluster remove {name}",
+                    "it does not answer ({}); to leave there what is there: synod cluster remove {name} --force",
                     it.problem
                 )),
                 _ => remove_group(&cluster, key, uid).await,

@@ -271,6 +271,19 @@ fn after_genesis_one_cluster_at_a_time_replaces_pods() {
 }
 
 #[test]
+fn one_cluster_under_two_names_is_noticed_by_the_group_that_both_show() {
+    let (_, mut views) = first(Formed::No);
+    for (at, uid) in ["a", "b", "c"].into_iter().enumerate() {
+        change(&mut views, at, |it| it.metadata.uid = Some(uid.to_owned()));
+    }
+    judge(&spec(PLACED), Formed::No, &views).expect("three clusters");
+    change(&mut views, 2, |it| it.metadata.uid = Some("a".to_owned()));
+    let stall = judge(&spec(PLACED), Formed::No, &views).expect_err("two");
+    assert_eq!(stall.reason.name, "UnknownCluster");
+    assert!(stall.message.contains("us and ap"), "{}", stall.message);
+}
+
+#[test]
 fn a_paused_service_keeps_its_groups_as_they_are() {
     let (_, views) = first(formed());
     let plan = paused(UID, &views);

@@ -112,6 +112,7 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
     let placement = members::placement(&spec, local);
     unsupported(&spec, &placement)?;
     foreign(views, uid)?;
+    twice(views)?;
     let regions = views
         .iter()
         .map(|it| (it.cluster.clone(), it.region.clone()))
@@ -195,6 +196,23 @@ fn foreign(views: &[View], uid: &str) -> Result<(), Stall> {
                 view.cluster, group.spec.owner
             );
             return Err(stall(&conditions::OWNED_BY_ANOTHER, words));
+        }
+    }
+    Ok(())
+}
+
+/// One cluster under two names: what is written for one would be overwritten for the other.
+fn twice(views: &[View]) -> Result<(), Stall> {
+    let group = |view: &View| view.group.as_ref().and_then(|it| it.metadata.uid.clone());
+    for (at, view) in views.iter().enumerate() {
+        let same = |other: &&View| group(other).is_some() && group(other) == group(view);
+        if let Some(other) = views[..at].iter().find(same) {
+            let words = format!(
+                "the names {} and {} lead to one and the same cluster: correct the registration of \
+                 one (`synod cluster list`, `synod cluster join`), or remove it",
+                other.cluster, view.cluster
+            );
+            return Err(stall(&conditions::UNKNOWN_CLUSTER, words));
         }
     }
     Ok(())

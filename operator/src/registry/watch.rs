@@ -175,13 +175,17 @@ pub async fn ask(client: &Client) -> Result<(), String> {
     match api.list_metadata(&ListParams::default().limit(1)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) => Err(match status.code {
-            401 => "it does not accept the credentials (401): run `synod cluster join` again, they may have ended".to_owned(),
+            401 => "it does not accept the credentials (401): run `synod cluster join` again, they have ended or are of another cluster".to_owned(),
             403 => format!("the credentials lack rights on replicagroups (403): run `synod cluster join` again ({})", status.message),
             404 => "it knows no ReplicaGroups (404): install the operator there, or correct the address".to_owned(),
             code => format!("it answers {code}: {}", status.message),
         }),
         Err(error) => {
             let words = chain(&error);
+            // What the libraries say first about every connection says nothing.
+            let words = words
+                .trim_start_matches("ServiceError: ")
+                .replace("client error (Connect): ", "");
             // In rustls' words: another authority, another name, or past its time.
             let hint = if words.contains("invalid peer certificate") {
                 ": the certificate at this address is not this cluster's: correct the address or the certificate authority, as `synod cluster join --server` does"
