@@ -162,6 +162,32 @@ mod tests {
     }
 
     #[test]
+    fn an_app_that_listens_on_both_versions_is_looked_at_too() {
+        let hex = |address: &str| {
+            let address: SocketAddr = address.parse().expect("an address");
+            let IpAddr::V6(ip) = address.ip() else {
+                panic!("version 6")
+            };
+            let octets = ip.octets();
+            let words = octets.chunks_exact(4);
+            let words = words.map(|it| u32::from_ne_bytes(it.try_into().expect("four")));
+            let text: String = words.map(|it| format!("{it:08X}")).collect();
+            format!("{text}:{:04X}", address.port())
+        };
+        let at = |local: &str, remote: &str| {
+            let table = format!("head\n1: {} {} 01 0:0", hex(local), hex(remote));
+            let mut found = BTreeSet::new();
+            collect(table.as_bytes(), true, 8080, &mut found).expect("read");
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let own = "[::ffff:10.0.0.5]:8080";
+        assert_eq!(at(own, "[::ffff:10.0.0.9]:40000"), ["10.0.0.9"]);
+        assert_eq!(at("[fd00::5]:8080", "[fd00::9]:40000"), ["fd00::9"]);
+        assert!(at("[::ffff:127.0.0.1]:8080", "[::ffff:127.0.0.1]:4000").is_empty());
+        assert!(at(own, "[::ffff:10.0.0.5]:40000").is_empty());
+    }
+
+    #[test]
     fn what_stays_in_the_pod_or_goes_elsewhere_is_not_meant() {
         let lines = [
             line("127.0.0.1:8080", "127.0.0.1:40000", "01"),
