@@ -323,3 +323,44 @@ fn every_alert_has_its_section_of_the_page_and_every_section_its_alert() {
         .collect();
     assert_eq!(named, sections);
 }
+
+#[test]
+fn the_label_by_which_the_guides_find_the_operator_is_the_charts() {
+    let page = read("docs/kubernetes/conditions.md");
+    let (_, label) = page
+        .split_once("kubectl get deploy -A -l ")
+        .expect("the page tells how to find it");
+    let (key, value) = label
+        .split_once('`')
+        .and_then(|(label, _)| label.split_once('='))
+        .expect("a label");
+    for (name, objects) in rendered() {
+        let deployment = objects.iter().find(|it| it["kind"] == "Deployment");
+        let labels = &deployment.expect("there is one")["metadata"]["labels"];
+        assert_eq!(labels[key], value, "{name}");
+    }
+}
+
+#[test]
+fn every_value_that_the_guide_names_is_one_of_the_charts() {
+    let values: Value = serde_yaml::from_str(&read("charts/synod/values.yaml")).expect("YAML");
+    let page = read("docs/kubernetes/install.md");
+    let (_, table) = page.split_once("| value | ").expect("a table");
+    let rows = table.lines().skip(2).map_while(|it| it.strip_prefix("| "));
+    let mut found = 0;
+    for row in rows {
+        let (names, _) = row.split_once(" |").expect("a column");
+        let mut last = String::new();
+        for name in names.split(", ").map(|it| it.trim_matches('`')) {
+            let full = match (name.strip_prefix('.'), last.rsplit_once('.')) {
+                (Some(name), Some((parent, _))) => format!("{parent}.{name}"),
+                _ => name.to_owned(),
+            };
+            let path = format!("/{}", full.replace('.', "/"));
+            assert!(values.pointer(&path).is_some(), "there is no value {full}");
+            last = full;
+            found += 1;
+        }
+    }
+    assert!(found > 10, "{found} values in the table");
+}
