@@ -8,6 +8,7 @@ mod exec_child;
 mod exit;
 mod guard;
 mod http;
+mod inject;
 mod local;
 mod status;
 
@@ -39,6 +40,7 @@ struct Cli {
 enum Command {
     Local(local::LocalArgs),
     Status(status::StatusArgs),
+    Inject(inject::InjectArgs),
     Cluster(cluster::ClusterArgs),
     /// Print the version
     Version,
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Local(args) => local::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Inject(args) => inject::run(&args),
         Command::Cluster(args) => cluster::run(args),
         Command::Version => print(&format!("synod {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completion { shell } => completion(shell, &arguments),
@@ -173,7 +176,14 @@ mod tests {
     #[test]
     fn help_shows_users_commands_and_hides_the_others() {
         let help = Cli::command().render_long_help().to_string();
-        for word in ["local", "status", "cluster", "version", "completion"] {
+        for word in [
+            "local",
+            "status",
+            "inject",
+            "cluster",
+            "version",
+            "completion",
+        ] {
             assert!(help.contains(word), "{help}");
         }
         for word in ["exec-child", "example-app", "guard"] {

@@ -113,6 +113,40 @@ fn the_account_of_a_hub_is_printed_without_a_cluster() {
 }
 
 #[test]
+fn manifests_come_with_the_sidecar_from_a_file_and_from_the_standard_input() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("all.yaml");
+    let all = include_str!("../src/inject/testdata/stream.in.yaml");
+    fs::write(&path, all).expect("write");
+    let output = synod(&["inject", "-f", path.to_str().expect("text")]);
+    assert!(output.status.success());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("name: SYNOD_APP_TOKEN"), "{text}");
+    let mut child = Command::new(SYNOD)
+        .args(["inject", "-f", "-", "--token", "3f9a"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut input = child.stdin.take().expect("piped");
+    input.write_all(b"kind: ConfigMap\n").expect("written");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success());
+    assert_eq!(output.stdout, b"kind: ConfigMap\n");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nothing was changed"));
+    fs::write(&path, all.replace("Parallel", "OrderedReady")).expect("write");
+    let text = refusal(64, &["inject", "-f", path.to_str().expect("text")]);
+    assert!(
+        text.contains("StatefulSet web): spec.podManagementPolicy"),
+        "{text}"
+    );
+    assert!(refusal(64, &["inject", "-f", "/nonexistent"]).contains("/nonexistent"));
+    refusal(64, &["inject"]);
+}
+
+#[test]
 fn a_manifest_that_contradicts_itself_is_refused_with_every_field() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("manifest.yaml");

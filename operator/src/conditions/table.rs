@@ -89,11 +89,11 @@ reasons! {
         "The API server refuses the pod template." =>
         "Change what its words in the message name, in `spec.template` or in the workload it is taken from.";
     WORKLOAD_NOT_FOUND = "WorkloadNotFound" on [READY, AVAILABLE, DEGRADED, STALLED]:
-        "The workload that `spec.workloadRef` names does not exist." =>
+        "The workload that `spec.workloadRef` names does not exist, or no StatefulSet has the label of the service in its pod template." =>
         "Create it, correct the name, or give the pod template in `spec.template`. A service that runs keeps the template it has.";
     WORKLOAD_NOT_ADOPTABLE = "WorkloadNotAdoptable" on [READY, STALLED]:
-        "A StatefulSet whose pods start in order would wait for a pod that waits for a quorum." =>
-        "Recreate it with `podManagementPolicy: Parallel` and `updateStrategy: OnDelete`; the message has the commands.";
+        "The StatefulSet with the label of the service cannot be taken as it is: its pods start in order, or it replaces them by itself, or there are more or fewer than members." =>
+        "Run the commands in the message. What must be is in adopting.md.";
     UNKNOWN_CLUSTER = "UnknownCluster" on [READY, AVAILABLE, STALLED, DEGRADED]:
         "A cluster of the placement is not registered here." =>
         "Register it with `synod cluster join`, or correct its name in `spec.placement`.";
@@ -120,10 +120,10 @@ reasons! {
         "Set `spec.bootstrap.type: Existing` if their data is what you want to go on with; otherwise delete their claims.";
     BYPASS_POSSIBLE = "BypassPossible" on [READY, STALLED]:
         "A Service sends clients to the app's own port, past the agreed order. The service is not formed while that is so." =>
-        "Let the named Service target the port by its name `http`, or delete it.";
+        "Let the named Service target the port by the name in the message, or delete it.";
     INJECTION_MISSING = "InjectionMissing" on [READY, STALLED, DEGRADED]:
         "A pod that should have the sidecar has none." =>
-        "Delete the pod, so that it is made again through the webhook; see that the webhook is reachable.";
+        "Delete the pod, so that it is made again through the webhook. What it holds in memory is lost.";
 
     // === Less than there should be ===
     NO_QUORUM = "NoQuorum" on [READY, AVAILABLE]:

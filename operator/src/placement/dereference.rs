@@ -7,6 +7,7 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::{Resource, ResourceExt as _};
+use serde_json::{Map, Value};
 use synod_api::{RawObject, ReplicatedService, WorkloadRef};
 
 use super::authority;
@@ -16,6 +17,7 @@ use super::groups::{Groups, Key, Seen};
 use super::members;
 use super::validate::Formed;
 use super::view::{Access, View};
+use crate::inject;
 use crate::registry::{Clusters, Entry};
 use crate::run::Context;
 
@@ -196,6 +198,15 @@ async fn authority_secret(
     Ok(Some((data, secret)))
 }
 
+/// The template as it was before `synod inject` put the sidecar into it.
+fn bare(template: &Value) -> Option<Map<String, Value>> {
+    match inject::remove(template) {
+        Ok(Value::Object(bare)) => Some(bare),
+        // What is wrong with it is told where it is used.
+        _ => template.as_object().cloned(),
+    }
+}
+
 async fn workload(
     context: &Context,
     namespace: &str,
@@ -221,12 +232,12 @@ async fn workload(
         replicas: it
             .data
             .pointer("/spec/replicas")
-            .and_then(serde_json::Value::as_u64)
+            .and_then(Value::as_u64)
             .unwrap_or(1),
         template: it
             .data
             .pointer("/spec/template")
-            .and_then(|it| it.as_object().cloned())
+            .and_then(bare)
             .map(RawObject),
     }))
 }
