@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use synod_api::AppProtocol;
-use synod_sidecar::config::{App, Config, Listen, Log, Protocol};
+use synod_sidecar::config::{App, Config, Leader, Listen, Log, Protocol};
 use synod_sidecar::identity::{Names, Who};
 
 use super::certificates::Certificates;
@@ -115,6 +115,8 @@ impl Member {
                 max_bytes: settings.log_max_bytes,
                 ..Log::default()
             },
+            // Everybody is in one place.
+            leader: Leader::default(),
         };
         let path = self.folder.config();
         let text = serde_yaml::to_string(&config)?;

@@ -7,6 +7,7 @@ use crate::follower::Progress;
 use crate::message::{Heartbeat, Lane, Message};
 use crate::output::Output;
 use crate::paxos::{Office, Paxos};
+use crate::preference::Handover;
 use crate::settings::Settings;
 use crate::takeover::Takeover;
 use crate::types::{Ballot, MemberId, Now};
@@ -22,6 +23,7 @@ pub(crate) struct Election {
     pub(crate) timeout_ns: u64,
     pub(crate) next_tick: u64,
     pub(crate) takeover: Takeover,
+    pub(crate) handover: Handover,
     /// It hears a healthy leader, or is one, as last told to all.
     pub(crate) healthy: bool,
     /// The greatest ballot seen anywhere.
@@ -40,6 +42,7 @@ impl Election {
             timeout_ns: settings.election_timeout_ns,
             next_tick: now.mono_ns,
             takeover: Takeover::default(),
+            handover: Handover::default(),
             healthy: false,
             seen: promised,
             followed: None,
@@ -313,7 +316,11 @@ impl Paxos {
             let ahead = !peer.beat.app_stalled && peer.beat.applied > self.applied;
             if (self.app_stalled && ahead) || self.role == Role::Witness {
                 self.begin_transfer(to);
+                return;
             }
+        }
+        if let Some(to) = self.preferred_successor() {
+            self.begin_transfer(to);
         }
     }
 
@@ -500,7 +507,7 @@ impl Paxos {
             echo_mono_ns,
             echo_held_ns,
             entry_bytes: self.entry_bytes(),
-            preference: self.settings.preference,
+            preference: self.preference(),
         };
         self.send(to, Lane::Heartbeat, Message::Heartbeat(beat));
     }

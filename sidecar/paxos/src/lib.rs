@@ -70,7 +70,7 @@
 //! | `acceptor`, `staging` | promises, adoption, votes |
 //! | `candidate`, `catch_up` | phase 1 and the log to adopt |
 //! | `leader`, `follower` | phase 2, replication, commit |
-//! | `transfer` | hand-over of leadership |
+//! | `transfer`, `preference` | hand-over of leadership |
 //! | `election`, `takeover`, `peer` | heartbeats, health, take-over, timeouts |
 //! | `entrance` | commands of this member |
 //! | `reads` | read indexes |
@@ -104,6 +104,7 @@ pub mod message;
 pub mod output;
 mod paxos;
 mod peer;
+mod preference;
 pub mod quorum;
 mod reads;
 pub mod record;

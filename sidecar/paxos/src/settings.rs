@@ -34,7 +34,8 @@ pub struct Settings {
     pub min_election_timeout_ns: u64,
     /// Longest adapted election timeout.
     pub max_election_timeout_ns: u64,
-    /// 0..=100: how gladly this member leads. A preferred member waits less before it takes over.
+    /// 0..=100: how gladly this member leads. A preferred member waits less before it takes over, and
+    /// a less preferred one that leads hands over to it in time.
     pub preference: u32,
     /// Lowest protocol version spoken.
     pub protocol_min: u32,

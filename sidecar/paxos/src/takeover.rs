@@ -76,7 +76,7 @@ impl Paxos {
         if self.voters.len() == 1 {
             return 0;
         }
-        let reluctance = u64::from(100 - self.settings.preference);
+        let reluctance = u64::from(100 - self.preference());
         let mut delay_ns = chance_ns + 2 * self.election.interval_ns() * reluctance / 100;
         let witness = self.role == Role::Witness;
         if witness && self.voters_heard().any(|peer| peer.role != Role::Witness) {

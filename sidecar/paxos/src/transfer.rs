@@ -21,15 +21,18 @@ impl Paxos {
             self.counters.stale_messages += 1;
             return;
         }
+        self.step_forward();
         self.campaign(true);
     }
 
-    /// If this member leads: let `to`, or the best other voter, lead.
+    /// If this member leads: let `to`, or the best other voter, lead. For a long while then it leads
+    /// only when nobody else does.
     pub fn transfer(&mut self, now: Now, to: Option<MemberId>) {
         if self.enter(now)
             && let Some(to) = to.or_else(|| self.successor())
+            && self.begin_transfer(to)
         {
-            self.begin_transfer(to);
+            self.step_aside();
         }
     }
 
@@ -50,15 +53,20 @@ impl Paxos {
                 let able = peer.is_heard(now_ns, self.election.timeout_ns)
                     && !peer.beat.disk_stalled
                     && peer.role != Role::Witness;
-                let rank = (!peer.beat.app_stalled, follower.acknowledged);
+                let rank = (
+                    !peer.beat.app_stalled,
+                    self.is_caught_up(follower),
+                    self.preference_of(*member),
+                    follower.acknowledged,
+                );
                 able.then_some((rank, *member))
             })
             .max()
             .map(|(_, member)| member)
     }
 
-    /// Begins to hand leadership over to `to` (rule E3).
-    pub(crate) fn begin_transfer(&mut self, to: MemberId) {
+    /// Begins to hand leadership over to `to` (rule E3), if that can be.
+    pub(crate) fn begin_transfer(&mut self, to: MemberId) -> bool {
         let deadline_ns = self.now.mono_ns + self.election.timeout_ns;
         if let Office::Leader(leader) = &mut self.office
             && leader.followers.contains_key(&to)
@@ -69,7 +77,9 @@ impl Paxos {
                 deadline_ns,
                 sent: false,
             });
+            return true;
         }
+        false
     }
 
     /// Once the target has everything, it is told to prepare.

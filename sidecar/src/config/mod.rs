@@ -26,6 +26,9 @@ pub const OVERRIDES: [&str; 4] = [
 /// What stands in paths for this member's name, so that one file serves all members.
 const MEMBER: &str = "{member}";
 
+/// Longest list of preferred regions, as in the manifest.
+const MAX_REGIONS: usize = 16;
+
 /// The file given by `--config`, YAML or JSON. In its paths, `{member}` stands for the member's name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -57,6 +60,31 @@ pub struct Config {
     /// The log on disk.
     #[serde(default)]
     pub log: Log,
+    /// Where the leader should be.
+    #[serde(default)]
+    pub leader: Leader,
+}
+
+/// Where the leader should be. A wish of this member's, which the others are told: with different
+/// lists the members still agree on who is the better leader.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Leader {
+    /// Regions, the best first. Empty: anywhere.
+    pub preferred_regions: Vec<String>,
+}
+
+impl Leader {
+    /// How gladly a member in this region leads, of 100.
+    pub fn preference(&self, region: &str) -> u32 {
+        let count = self.preferred_regions.len() as u32;
+        let place = self.preferred_regions.iter().position(|it| it == region);
+        match place {
+            _ if count == 0 => 100,
+            Some(place) => 100 * (count - place as u32) / count,
+            None => 0,
+        }
+    }
 }
 
 /// PEM files, read again when their content changes.
@@ -219,11 +247,16 @@ impl Config {
             check_label(field, value)?;
         }
         check_domain("trustDomain", &self.trust_domain)?;
-        if self.region.len() > 63 || self.region.chars().any(char::is_control) {
+        check_region("region", &self.region)?;
+        let preferred = &self.leader.preferred_regions;
+        for region in preferred {
+            check_region("leader.preferredRegions", region)?;
+        }
+        if preferred.len() > MAX_REGIONS {
             return Err(ConfigError::Value {
-                field: "region",
-                value: self.region.clone(),
-                allowed: "at most 63 printable characters".into(),
+                field: "leader.preferredRegions",
+                value: format!("{} regions", preferred.len()),
+                allowed: format!("at most {MAX_REGIONS}"),
             });
         }
         for (field, path) in [
@@ -310,6 +343,17 @@ impl Config {
     }
 }
 
+fn check_region(field: &'static str, value: &str) -> Result<(), ConfigError> {
+    if value.len() <= 63 && !value.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(ConfigError::Value {
+        field,
+        value: value.to_owned(),
+        allowed: "at most 63 printable characters".into(),
+    })
+}
+
 /// A DNS label, as Kubernetes wants names to be; it becomes a segment of a certificate's name.
 fn check_label(field: &'static str, value: &str) -> Result<(), ConfigError> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -371,6 +415,21 @@ app: {address: '127.0.0.1:8080'}
             names.member("notes-1"),
             "spiffe://synod.local/ns/local/rsvc/notes/member/notes-1"
         );
+    }
+
+    #[test]
+    fn a_member_leads_the_more_gladly_the_earlier_its_region_is_preferred() {
+        let leader = |regions: &[&str]| Leader {
+            preferred_regions: regions.iter().map(ToString::to_string).collect(),
+        };
+        let among = |regions: &[&str]| {
+            ["east", "west", "south", ""].map(|it| leader(regions).preference(it))
+        };
+        assert_eq!(among(&[]), [100; 4]);
+        assert_eq!(among(&["west"]), [0, 100, 0, 0]);
+        assert_eq!(among(&["west", "south"]), [0, 100, 50, 0]);
+        let config = parse(&GOOD.replace("app: {", "leader: {preferredRegions: [a]}\napp: {"));
+        assert_eq!(config.expect("good").leader.preferred_regions, ["a"]);
     }
 
     #[test]

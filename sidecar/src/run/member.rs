@@ -421,6 +421,7 @@ fn settings(config: &Config) -> Settings {
         max_body_bytes: limits::largest_body(&config.log),
         transport_bytes: limits::MESSAGE_BYTES,
         segment_bytes: config.log.segment_bytes,
+        preference: config.leader.preference(&config.region),
         protocol_min: *PROTOCOL.start(),
         protocol_max: *PROTOCOL.end(),
         ..Settings::default()

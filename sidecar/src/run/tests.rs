@@ -178,6 +178,7 @@ impl Group {
                 max_bytes: 64 << 20,
                 segment_bytes: self.segment_bytes[number - 1],
             },
+            leader: config::Leader::default(),
         }
     }
 

@@ -112,5 +112,6 @@ fn config(valid: &Valid<'_>) -> Value {
             },
         },
         "log": {"maxBytes": spec.log.max_size.bytes()},
+        "leader": {"preferredRegions": spec.leader.preferred_regions},
     })
 }
