@@ -196,6 +196,7 @@ impl Paxos {
                 self.counters.prepares_ignored += 1;
                 return;
             }
+            self.note_taken_over(from);
             self.resign();
             self.promise(ballot);
         } else if self.acceptor.accepted == ballot {

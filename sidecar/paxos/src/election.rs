@@ -14,6 +14,9 @@ use crate::types::{Ballot, MemberId, Now};
 
 /// Heartbeats in one election timeout.
 const BEATS: u64 = 5;
+/// A heartbeat that is no older than that against the last one came late, and is not of a process
+/// whose clock began anew.
+const OVERTAKEN_NS: u64 = 60_000_000_000;
 /// Round trips that must have been measured before timeouts follow them.
 const SAMPLES: u64 = 4;
 
@@ -22,6 +25,8 @@ const SAMPLES: u64 = 4;
 pub(crate) struct Election {
     pub(crate) timeout_ns: u64,
     pub(crate) next_tick: u64,
+    /// Time from one heartbeat to the next.
+    beat_ns: u64,
     pub(crate) takeover: Takeover,
     pub(crate) handover: Handover,
     /// It hears a healthy leader, or is one, as last told to all.
@@ -41,6 +46,7 @@ impl Election {
         Self {
             timeout_ns: settings.election_timeout_ns,
             next_tick: now.mono_ns,
+            beat_ns: settings.election_timeout_ns / BEATS,
             takeover: Takeover::default(),
             handover: Handover::default(),
             healthy: false,
@@ -53,6 +59,14 @@ impl Election {
 
     pub(crate) fn interval_ns(&self) -> u64 {
         (self.timeout_ns / BEATS).max(1)
+    }
+
+    /// Heartbeats get more frequent at once, and rarer little by little: one late answer makes this
+    /// member patient for a while, and the others, who have not seen it, must not miss anything.
+    fn next_beat_ns(&mut self) -> u64 {
+        let slower_ns = self.beat_ns + self.beat_ns / 16 + 1;
+        self.beat_ns = self.interval_ns().min(slower_ns);
+        self.beat_ns
     }
 
     /// A ballot of this epoch was seen.
@@ -84,7 +98,7 @@ impl Paxos {
         }
         // A heartbeat that was overtaken by a later one of the same start says nothing new.
         if beat.mono_ns < peer.beat.mono_ns && peer.heard_at.is_some() {
-            let overtaken = peer.beat.mono_ns - beat.mono_ns < self.election.timeout_ns;
+            let overtaken = peer.beat.mono_ns - beat.mono_ns < OVERTAKEN_NS;
             if overtaken {
                 self.counters.stale_messages += 1;
                 return;
@@ -315,12 +329,12 @@ impl Paxos {
         {
             let ahead = !peer.beat.app_stalled && peer.beat.applied > self.applied;
             if (self.app_stalled && ahead) || self.role == Role::Witness {
-                self.begin_transfer(to);
+                self.begin_transfer(to, false);
                 return;
             }
         }
         if let Some(to) = self.preferred_successor() {
-            self.begin_transfer(to);
+            self.begin_transfer(to, false);
         }
     }
 
@@ -374,18 +388,19 @@ impl Paxos {
 
     /// Tells the shell, the entrance and the readers when the leader is another one.
     pub(crate) fn notice_leader(&mut self) {
-        let leader = self.present_leader();
-        if leader == self.election.followed {
+        let followed = self.present_leader();
+        if followed == self.election.followed {
             return;
         }
-        let before = self.leader();
-        self.election.followed = leader;
-        if before != self.leader() {
-            let leader = self.leader();
-            self.outputs.push_back(Output::LeaderChanged { leader });
-        }
-        if leader.is_some() && leader != self.election.served {
-            self.election.served = leader;
+        self.election.followed = followed;
+        let (leader, ballot) = match followed {
+            Some((leader, ballot)) => (Some(leader), ballot),
+            None => (None, self.acceptor.promised),
+        };
+        self.outputs
+            .push_back(Output::LeaderChanged { leader, ballot });
+        if followed.is_some() && followed != self.election.served {
+            self.election.served = followed;
             self.fail_asked();
             self.restart_entrance();
         }
@@ -424,7 +439,7 @@ impl Paxos {
     /// What happens at each heartbeat interval.
     pub(crate) fn tick(&mut self) {
         self.adapt_timeout();
-        self.election.next_tick = self.now.mono_ns + self.election.interval_ns();
+        self.election.next_tick = self.now.mono_ns + self.election.next_beat_ns();
         self.send_heartbeats();
         self.read_clocks();
         self.prepare_again();

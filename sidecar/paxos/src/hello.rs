@@ -63,6 +63,10 @@ impl Paxos {
             return Err(HelloRefusal::Forgetful { member });
         }
         peer.barred = false;
+        if hello.boot != peer.remembered.boot {
+            // Its machine may have been started anew, and its clock with it.
+            peer.beat.mono_ns = 0;
+        }
         peer.remembered.boot = hello.boot;
         peer.remembered.life = hello.life;
         peer.remembered.note_promise(hello.promised);

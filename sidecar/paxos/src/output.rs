@@ -2,7 +2,7 @@
 
 use crate::message::{Lane, Message, NotTaken, ReadId};
 use crate::record::Record;
-use crate::types::{CommandId, Entry, MemberId, Slot};
+use crate::types::{Ballot, CommandId, Entry, MemberId, Slot};
 
 /// Number of a write; [`crate::Paxos::handle_synced`] reports it. Grows by one with each `Persist`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,8 +47,12 @@ pub enum Output {
         through: Slot,
         max_bytes: u64,
     },
-    /// Leadership as this member sees it has changed; for logs, metrics and status.
-    LeaderChanged { leader: Option<MemberId> },
+    /// Leadership as this member sees it has changed; for logs, metrics and status. `ballot` is the
+    /// one that the leader leads in; without a leader the highest that this member has promised.
+    LeaderChanged {
+        leader: Option<MemberId>,
+        ballot: Ballot,
+    },
     /// This member must stop and can come back only as a new incarnation (rule M4).
     Forgetful { reported_by: MemberId },
 }

@@ -128,6 +128,8 @@ pub struct Status {
     pub clock_offset_ns: Option<i64>,
     /// Voters whose wall clocks are off by more than a second.
     pub skewed: Vec<MemberId>,
+    /// How gladly it leads now, of 100: not at all for a while after it let another lead on request.
+    pub preference: u32,
     /// The reason, if nothing goes on.
     pub waiting_on: Option<WaitingOn>,
     /// All other members, by number.
@@ -151,10 +153,14 @@ pub struct Counters {
     pub elections_won: u64,
     /// Times that leadership was given up here.
     pub step_downs: u64,
+    /// Times that this leader began to hand over to a more preferred member.
+    pub handovers: u64,
     /// Prepares ignored because the leader works (rule E2).
     pub prepares_ignored: u64,
     /// Commands sent again.
     pub resends: u64,
+    /// Commands that other entrances gave again while they were in this leader's log.
+    pub repeated_commands: u64,
     /// Times that entries were sent again to a follower.
     pub rewinds: u64,
     /// Entries repaired from peers.
@@ -197,6 +203,7 @@ impl Paxos {
             faulty: self.faulty.len() as u64,
             clock_offset_ns: self.own_clock_offset_ns(),
             skewed: self.skewed().to_vec(),
+            preference: self.preference(),
             waiting_on: self.waiting_on(),
             peers: self.peer_statuses(),
         }

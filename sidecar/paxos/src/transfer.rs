@@ -12,6 +12,8 @@ pub(crate) struct Transfer {
     pub(crate) to: MemberId,
     pub(crate) deadline_ns: u64,
     sent: bool,
+    /// By a person, or because this member is about to end.
+    requested: bool,
 }
 
 impl Paxos {
@@ -25,14 +27,37 @@ impl Paxos {
         self.campaign(true);
     }
 
-    /// If this member leads: let `to`, or the best other voter, lead. For a long while then it leads
-    /// only when nobody else does.
+    /// If this member leads: let `to`, or the best other voter, lead. Once that one does, and at once
+    /// when whoever may lead but this member, it tells the others for a long while that it would
+    /// rather not.
     pub fn transfer(&mut self, now: Now, to: Option<MemberId>) {
-        if self.enter(now)
-            && let Some(to) = to.or_else(|| self.successor())
-            && self.begin_transfer(to)
+        if !self.enter(now) {
+            return;
+        }
+        if to.is_none() {
+            self.step_aside();
+        }
+        if let Some(to) = to.or_else(|| self.successor()) {
+            self.begin_transfer(to, true);
+        }
+    }
+
+    /// A Prepare of `to` was taken.
+    pub(crate) fn note_taken_over(&mut self, to: MemberId) {
+        if let Office::Leader(leader) = &self.office
+            && leader
+                .transfer
+                .is_some_and(|it| it.requested && it.to == to)
         {
             self.step_aside();
+        }
+    }
+
+    /// Whom this leader is handing over to just now.
+    pub fn handing_over_to(&self) -> Option<MemberId> {
+        match &self.office {
+            Office::Leader(leader) => leader.transfer.map(|transfer| transfer.to),
+            _ => None,
         }
     }
 
@@ -66,7 +91,7 @@ impl Paxos {
     }
 
     /// Begins to hand leadership over to `to` (rule E3), if that can be.
-    pub(crate) fn begin_transfer(&mut self, to: MemberId) -> bool {
+    pub(crate) fn begin_transfer(&mut self, to: MemberId, requested: bool) {
         let deadline_ns = self.now.mono_ns + self.election.timeout_ns;
         if let Office::Leader(leader) = &mut self.office
             && leader.followers.contains_key(&to)
@@ -76,10 +101,9 @@ impl Paxos {
                 to,
                 deadline_ns,
                 sent: false,
+                requested,
             });
-            return true;
         }
-        false
     }
 
     /// Once the target has everything, it is told to prepare.

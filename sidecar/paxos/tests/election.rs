@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::cell::Cell;
+
 use common::{MS, Net, id};
-use synod_paxos::{MemberId, Message, Quorums, Role, Settings, Standing};
+use synod_paxos::{Heartbeat, MemberId, Message, Quorums, Role, Settings, Standing};
 
 const VOTER: Role = Role::Voter;
 
@@ -175,7 +177,8 @@ fn e3_a_leader_without_a_quorum_steps_down_and_says_so() {
     net.run(1000);
     assert_eq!(net.paxos(leader).standing(), Standing::Follower);
     assert_eq!(net.paxos(leader).leader(), None);
-    assert_eq!(net.node(leader).leaders.last(), Some(&None));
+    let last = net.node(leader).leaders.last();
+    assert_eq!(last.map(|(leader, _)| *leader), Some(None));
     assert!(net.paxos(leader).status().waiting_on.is_some());
 }
 
@@ -405,4 +408,84 @@ fn e1_a_leader_whose_log_does_not_get_through_is_replaced_though_its_heartbeats_
     net.until(2000, "another leader", |net| {
         net.settled_leader().is_some_and(|other| other != leader)
     });
+}
+
+#[test]
+fn a_change_of_leader_is_told_with_the_ballot_of_that_leader() {
+    let mut net = Net::new(3);
+    for leader in [1, 2, 3, 1] {
+        net.elect_member(id(leader));
+        net.run(300);
+        let ballot = net.paxos(id(leader)).promised();
+        for member in net.members() {
+            let told = net.node(member).leaders.last().copied();
+            assert_eq!(told, Some((Some(id(leader)), ballot)), "at {member}");
+        }
+    }
+    // 3 hears of the next leader before it could promise it anything.
+    net.filter =
+        Box::new(|_, to, message| to != id(3) || !matches!(message, Message::Prepare { .. }));
+    net.elect_member(id(2));
+    let ballot = net.paxos(id(2)).promised();
+    assert!(net.paxos(id(3)).promised() < ballot);
+    assert_eq!(net.node(id(3)).leaders.last(), Some(&(Some(id(2)), ballot)));
+    for member in net.members() {
+        for (leader, ballot) in &net.node(member).leaders {
+            assert!(leader.is_none_or(|leader| leader == ballot.node));
+        }
+    }
+}
+
+/// A heartbeat of `from` as an answer to what the leader sent so many milliseconds ago.
+fn answer(net: &Net, from: MemberId, ago_ms: u64, sent_ns: u64) -> Message {
+    let paxos = net.paxos(from);
+    Message::Heartbeat(Heartbeat {
+        ballot: paxos.promised(),
+        hears: others(net, from).into_iter().collect(),
+        healthy: true,
+        last: paxos.synced(),
+        commit: paxos.commit(),
+        commit_ballot: paxos.ballot_at(paxos.commit()).unwrap(),
+        mono_ns: sent_ns,
+        echo_mono_ns: sent_ns - ago_ms * MS,
+        ..Heartbeat::default()
+    })
+}
+
+#[test]
+fn e4_a_member_that_stood_still_for_a_while_does_not_cost_the_leader_its_place() {
+    let (mut net, leader) = settled(3);
+    net.run(2000);
+    let (ballot, quick_ns) = (
+        net.paxos(leader).promised(),
+        net.paxos(leader).status().election_timeout_ns,
+    );
+    let follower = others(&net, leader)[0];
+    let late = answer(&net, follower, 1000, net.now_ns);
+    net.inject(follower, leader, late);
+    let end_ns = net.now_ns + 5000 * MS;
+    let patient = Cell::new(false);
+    net.until(6000, "the end", |net| {
+        let timeout_ns = net.paxos(leader).status().election_timeout_ns;
+        patient.set(patient.get() || timeout_ns > 5 * quick_ns);
+        net.now_ns > end_ns
+    });
+    assert!(patient.get(), "the leader waits longer for the others");
+    assert_eq!(net.paxos(leader).promised(), ballot);
+    assert_eq!(net.settled_leader(), Some(leader));
+}
+
+#[test]
+fn e4_a_heartbeat_that_comes_after_later_ones_says_nothing_however_late_it_is() {
+    let (mut net, leader) = settled(3);
+    net.run(10_000);
+    let timeout_ns = net.paxos(leader).status().election_timeout_ns;
+    let follower = others(&net, leader)[0];
+    let before = net.paxos(leader).counters().stale_messages;
+    let old = answer(&net, follower, 10, net.now_ns - 5000 * MS);
+    net.inject(follower, leader, old);
+    assert_eq!(net.paxos(leader).counters().stale_messages, before + 1);
+    net.run(1000);
+    let status = net.paxos(leader).status();
+    assert_eq!(status.election_timeout_ns, timeout_ns);
 }

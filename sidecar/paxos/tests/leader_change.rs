@@ -581,6 +581,71 @@ fn p1a_no_prepare_leaves_before_the_own_promise_is_synced() {
     net.elect();
 }
 
+/// Where one promise is enough to lead, nobody else's comes after the own one.
+#[test]
+fn p1a_the_own_promise_counts_only_once_it_is_synced() {
+    let quorums = Quorums::Flexible {
+        phase1: 1,
+        phase2: 3,
+    };
+    let mut net = Net::with(&[Role::Voter; 3], quorums, Settings::default());
+    net.elect_member(id(1));
+    net.run(300);
+    net.sync_ns = 50 * MS;
+    // A write is under way when 2 is told to lead, and the disk never gets to its promise.
+    let (before, last) = (net.node(id(2)).synced, net.paxos(id(2)).last());
+    net.propose(id(1), b"one");
+    net.until(10, "the entry", |net| net.paxos(id(2)).last() > last);
+    let ballot = net.paxos(id(1)).promised();
+    net.inject(id(1), id(2), Message::Transfer { ballot });
+    assert!(net.paxos(id(2)).promised() > ballot);
+    let prepares = net.delivered.get("prepare").copied();
+    net.until(100, "the write", |net| net.node(id(2)).synced > before);
+    net.stalled.insert(id(2));
+    let standing = net.paxos(id(2)).standing();
+    assert_eq!(standing, Standing::Candidate, "it has no quorum yet");
+    let end_ns = net.now_ns + 400 * MS;
+    net.until(500, "the end", |net| {
+        assert_ne!(net.paxos(id(2)).standing(), Standing::Leader);
+        net.now_ns > end_ns
+    });
+    assert_eq!(net.delivered.get("prepare").copied(), prepares);
+    // A crash makes it forget the ballot: what it had proposed there, it might propose otherwise.
+    net.stalled.clear();
+    net.restart(id(2));
+    assert_eq!(net.paxos(id(2)).promised(), ballot);
+    net.elect();
+}
+
+#[test]
+fn p1b_a_promise_to_another_leaves_only_once_it_is_synced() {
+    let mut net = three_led_by_1(Settings::default());
+    for member in [id(2), id(3)] {
+        net.stalled.insert(member);
+    }
+    let before = net.delivered.get("promise").copied();
+    let ballot = net.paxos(id(1)).promised();
+    let prepare = Message::Prepare {
+        ballot: Ballot {
+            round: ballot.round + 1,
+            node: id(3),
+            ..ballot
+        },
+        accepted: ballot,
+        last: net.paxos(id(2)).last(),
+        commit: Slot::ZERO,
+        handed_over: true,
+    };
+    net.inject(id(3), id(2), prepare);
+    assert!(net.paxos(id(2)).promised() > ballot);
+    net.run(100);
+    assert_eq!(net.delivered.get("promise").copied(), before);
+    net.stalled.clear();
+    net.until(100, "the promise", |net| {
+        net.delivered.get("promise").copied() > before
+    });
+}
+
 #[test]
 fn a_follower_far_behind_catches_up_while_the_load_goes_on() {
     let mut net = three_led_by_1(Settings {

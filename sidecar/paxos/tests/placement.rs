@@ -115,6 +115,30 @@ fn l1_a_preferred_member_far_behind_catches_up_and_then_leads_though_the_load_go
 }
 
 #[test]
+fn l1_while_a_preferred_member_is_behind_nothing_is_handed_over_however_long_it_is_heard() {
+    let mut net = preferring_1(5);
+    leave_behind(&mut net, 600);
+    net.heal();
+    slow_disks(&mut net);
+    let began_ns = net.now_ns;
+    let leader = net.elect();
+    assert_ne!(leader, id(1));
+    while net.paxos(leader).counters().handovers == 0 {
+        net.propose(leader, &[0; 4000]);
+        net.run(10);
+        assert!(net.now_ns < began_ns + 40_000 * MS, "it never catches up");
+    }
+    let behind = net
+        .paxos(leader)
+        .commit()
+        .0
+        .saturating_sub(net.paxos(id(1)).synced().0);
+    assert!(behind * 4000 < small().window_bytes, "{behind} slots");
+    assert!(net.now_ns > began_ns + 8000 * MS, "it was soon there");
+    net.until(5000, "1 leads", |net| net.settled_leader() == Some(id(1)));
+}
+
+#[test]
 fn a_leader_that_is_not_preferred_hands_over_to_one_that_is_and_it_stays_there() {
     let mut net = preferring_1(3);
     lead_against_preference(&mut net, id(3));
@@ -182,6 +206,64 @@ fn a_preferred_member_that_comes_and_goes_takes_the_lead_more_and_more_rarely() 
         waits.windows(2).all(|pair| pair[1] > pair[0] * 3 / 2),
         "{waits:?}"
     );
+}
+
+#[test]
+fn a_preferred_member_that_too_few_hear_is_not_given_the_lead() {
+    let mut net = preferring_1(5);
+    lead_against_preference(&mut net, id(3));
+    net.cut(1, 2);
+    net.cut(1, 4);
+    net.cut(1, 5);
+    net.run(30_000);
+    assert_eq!(net.settled_leader(), Some(id(3)));
+    assert_eq!(net.paxos(id(3)).counters().handovers, 0);
+    net.heal();
+    net.until(10_000, "1 leads", |net| net.settled_leader() == Some(id(1)));
+}
+
+#[test]
+fn when_the_most_preferred_member_cannot_win_the_next_leads() {
+    let mut net = preferring_1(5);
+    net.preferences.insert(id(4), 50);
+    net.restart(id(4));
+    lead_against_preference(&mut net, id(3));
+    let began_ns = net.now_ns;
+    // Nobody gets to know that it prepares.
+    net.filter =
+        Box::new(|from, _, message| from != id(1) || !matches!(message, Message::Prepare { .. }));
+    net.until(15_000, "4 leads", |net| net.settled_leader() == Some(id(4)));
+    net.run(60_000);
+    let tries: u64 = net
+        .members()
+        .into_iter()
+        .map(|it| net.paxos(it).counters().handovers)
+        .sum();
+    assert!(tries < 10, "{tries} hand-overs");
+    net.heal();
+    net.until(60_000, "1 leads", |net| net.settled_leader() == Some(id(1)));
+    assert!(net.now_ns > began_ns);
+}
+
+#[test]
+fn a_preferred_member_that_is_gone_is_not_given_the_lead() {
+    let mut net = preferring_1(3);
+    lead_against_preference(&mut net, id(3));
+    net.run(1000);
+    net.crash(id(1));
+    net.run(30_000);
+    assert_eq!(net.settled_leader(), Some(id(3)));
+    assert_eq!(net.paxos(id(3)).counters().handovers, 0);
+}
+
+#[test]
+fn a_member_that_is_about_to_end_is_not_given_the_lead() {
+    let mut net = preferring_1(3);
+    lead_against_preference(&mut net, id(3));
+    let now = net.now(id(1));
+    net.with_paxos(id(1), |paxos| paxos.transfer(now, None));
+    net.run(30_000);
+    assert_eq!(net.settled_leader(), Some(id(3)));
 }
 
 #[test]

@@ -75,14 +75,15 @@ pub struct Leader {
 }
 
 impl Leader {
-    /// How gladly a member in this region leads, of 100.
+    /// How gladly a member in this region leads, of 100. Never 0: that is for who was asked to let
+    /// another lead.
     pub fn preference(&self, region: &str) -> u32 {
         let count = self.preferred_regions.len() as u32;
         let place = self.preferred_regions.iter().position(|it| it == region);
         match place {
             _ if count == 0 => 100,
             Some(place) => 100 * (count - place as u32) / count,
-            None => 0,
+            None => 1,
         }
     }
 }
@@ -426,8 +427,8 @@ app: {address: '127.0.0.1:8080'}
             ["east", "west", "south", ""].map(|it| leader(regions).preference(it))
         };
         assert_eq!(among(&[]), [100; 4]);
-        assert_eq!(among(&["west"]), [0, 100, 0, 0]);
-        assert_eq!(among(&["west", "south"]), [0, 100, 50, 0]);
+        assert_eq!(among(&["west"]), [1, 100, 1, 1]);
+        assert_eq!(among(&["west", "south"]), [1, 100, 50, 1]);
         let config = parse(&GOOD.replace("app: {", "leader: {preferredRegions: [a]}\napp: {"));
         assert_eq!(config.expect("good").leader.preferred_regions, ["a"]);
     }

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use synod_paxos::{
-    CommandId, Configuration, Envelope, Io, Lane, MemberId, Message, NotTaken, Now, Output, Paxos,
-    ProposeRefused, Recovered, Settings, Slot, StartError, Ticket,
+    Ballot, CommandId, Configuration, Envelope, Io, Lane, MemberId, Message, NotTaken, Now, Output,
+    Paxos, ProposeRefused, Recovered, Settings, Slot, StartError, Ticket,
 };
 use synod_proto::v1::Policy;
 use synod_wal::{LogReader, LogWriter, Wal};
@@ -519,7 +519,7 @@ impl EventLoop {
                 through,
                 max_bytes,
             } => self.load(ticket, from, through, max_bytes),
-            Output::LeaderChanged { leader } => self.leader_changed(now, leader),
+            Output::LeaderChanged { leader, ballot } => self.leader_changed(now, leader, ballot),
             Output::Forgetful { reported_by } => {
                 let reported_by = self.name(reported_by);
                 self.end = Some(NodeEnd::Forgetful { reported_by });
@@ -540,8 +540,7 @@ impl EventLoop {
         });
     }
 
-    fn leader_changed(&mut self, now: Now, leader: Option<MemberId>) {
-        let ballot = self.paxos.promised();
+    fn leader_changed(&mut self, now: Now, leader: Option<MemberId>, ballot: Ballot) {
         let is_news = self.leadership.changed(now.mono_ns, leader, ballot);
         if let Some(leader) = leader.filter(|_| is_news) {
             let leader = self.name(leader);

@@ -243,6 +243,8 @@ impl NodeHandle {
     /// Hands leadership over and returns once this member does not lead. What waits here goes on
     /// being agreed on; the caller sets the time limit.
     pub async fn prepare_shutdown(&self) {
+        // Whoever leads shall not hand over to it any more.
+        self.transfer(None);
         self.hand_over(None).await;
     }
 

@@ -54,7 +54,7 @@ impl Leadership {
         let Some(since_ns) = self.none_since_ns else {
             return false;
         };
-        let elections = self.told.is_some_and(|(_, told)| told != ballot);
+        let elections = self.told.is_some_and(|(_, told)| ballot > told);
         let long = now_ns.saturating_sub(since_ns) >= timeout_ns;
         if !(long || elections) {
             return false;
@@ -112,6 +112,15 @@ mod tests {
         assert!(!leadership.is_missing(900, 60, ballot(1)));
         assert!(leadership.changed(950, LEADER, ballot(1)));
         assert_eq!(leadership.changes(), 1);
+    }
+
+    #[test]
+    fn a_promise_below_the_ballot_of_the_leader_that_is_followed_is_no_election() {
+        let mut leadership = Leadership::default();
+        assert!(leadership.changed(0, LEADER, ballot(3)));
+        assert!(!leadership.changed(100, None, ballot(1)));
+        assert!(!leadership.is_missing(110, 60, ballot(1)));
+        assert!(leadership.is_missing(160, 60, ballot(1)));
     }
 
     #[test]

@@ -22,6 +22,11 @@ impl World {
             }
         }
         self.network.calm();
+        for member in self.choose_absent() {
+            self.crash(member, true);
+            self.hosts[member].absent_since_ns = Some(self.now_ns);
+            self.tally.absent += 1;
+        }
         for member in 0..self.swarm.members {
             if let Some(process) = &self.hosts[member].process {
                 let life = process.life;
@@ -35,12 +40,18 @@ impl World {
         Ok(())
     }
 
-    /// Has the group converged? If so, the run is over.
+    /// Has the group converged, and leadership come to rest? If so, the run is over.
     pub(crate) fn check_converged(&mut self) -> Result<(), Violation> {
-        let Some(reason) = self.unfinished() else {
-            self.finished = true;
-            return self.check_end();
-        };
+        let unfinished = self.unfinished();
+        if unfinished.is_none() || self.resting.is_some() {
+            if self.rests(unfinished)? {
+                self.finished = true;
+                return self.check_end();
+            }
+            self.plan(EVERY_NS, Event::Converged);
+            return Ok(());
+        }
+        let reason = unfinished.unwrap_or_default();
         if self.now_ns > self.swarm.safety_ns + self.swarm.liveness_ns {
             return Err(Violation::new(
                 "liveness",
@@ -66,6 +77,9 @@ impl World {
         }
         let mut agreed = None;
         for (index, host) in self.hosts.iter().enumerate() {
+            if host.absent_since_ns.is_some() {
+                continue;
+            }
             let name = index + 1;
             let Some(process) = &host.process else {
                 return Some(format!("member {name} is down"));
@@ -98,10 +112,13 @@ impl World {
         self.clock_that_lags()
     }
 
-    /// Once all hear each other, a member knows a time that is no earlier than what a majority of
+    /// Once all run and hear each other, a member knows a time that is no earlier than what a majority of
     /// the clocks reads; round trips aside.
     fn clock_that_lags(&self) -> Option<String> {
         let members = self.swarm.members;
+        if self.hosts.iter().any(|it| it.process.is_none()) {
+            return None;
+        }
         let mut clocks: Vec<_> = (0..members).map(|it| self.clock(it).wall_ns).collect();
         clocks.sort_unstable();
         let majority_ns = clocks[members - (members / 2 + 1)];
@@ -121,13 +138,14 @@ impl World {
 
     /// All copies are equal, and something was done at all.
     fn check_end(&self) -> Result<(), Violation> {
-        let digest = self.hosts[0].app.digest();
-        if let Some(odd) = self
-            .hosts
-            .iter()
-            .position(|host| host.app.digest() != digest)
-        {
-            let text = format!("the copies of members 1 and {} differ at the end", odd + 1);
+        let mut copies = self.hosts.iter().enumerate();
+        let mut copies = copies
+            .by_ref()
+            .filter(|(_, host)| host.absent_since_ns.is_none())
+            .map(|(member, host)| (member + 1, host.app.digest()));
+        let (one, digest) = copies.next().expect("somebody runs");
+        if let Some((odd, _)) = copies.find(|(_, other)| *other != digest) {
+            let text = format!("the copies of members {one} and {odd} differ at the end");
             return Err(Violation::new("I6", text));
         }
         if self.checks.chosen.through() == Slot::ZERO {

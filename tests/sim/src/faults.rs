@@ -54,6 +54,10 @@ pub(crate) struct Tally {
     pub(crate) transfers: u64,
     pub(crate) spoiled_entries: u64,
     pub(crate) leader_changes: u64,
+    /// Leadership was handed over because another was preferred.
+    pub(crate) handovers: u64,
+    /// Members that did not come back for the liveness phase.
+    pub(crate) absent: u64,
 }
 
 impl World {

@@ -17,6 +17,7 @@ mod disk;
 mod faults;
 mod invariants;
 mod network;
+mod placement;
 mod process;
 mod shell;
 mod swarm;
@@ -52,6 +53,8 @@ pub struct Report {
     pub simulated_ns: u64,
     /// Operations of clients that were answered and checked.
     pub operations: u64,
+    /// Hand-overs of leadership to a preferred member.
+    pub handovers: u64,
     /// Slots chosen.
     pub chosen: u64,
     /// Hash over all events.

@@ -70,11 +70,12 @@ fn main() -> ExitCode {
     }
     let spent = began.elapsed().as_secs_f64();
     println!(
-        "sim: seeds={} simulated_days={:.3} speed={:.0}x operations={} violations={}",
+        "sim: seeds={} simulated_days={:.3} speed={:.0}x operations={} handovers={} violations={}",
         totals.seeds,
         totals.simulated_ns as f64 / 86_400e9,
         totals.simulated_ns as f64 / 1e9 / spent.max(1e-9),
         totals.operations,
+        totals.handovers,
         totals.violations
     );
     if totals.violations == 0 {
@@ -128,6 +129,7 @@ struct Totals {
     seeds: u64,
     simulated_ns: u64,
     operations: u64,
+    handovers: u64,
     violations: u64,
 }
 
@@ -138,6 +140,7 @@ impl Totals {
         self.seeds += 1;
         self.simulated_ns += report.simulated_ns;
         self.operations += report.operations;
+        self.handovers += report.handovers;
         self.violations += u64::from(report.violation.is_some());
     }
 }

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use synod_paxos::{Entry, Envelope, Hello, Lane, MemberId, Message};
 
 use crate::dice::Dice;
+use crate::placement::Placement;
 use crate::swarm::NetworkSwarm;
 
 /// All lanes, in the order of their indexes.
@@ -94,10 +95,19 @@ pub(crate) struct Network {
 // === impl Network ===
 
 impl Network {
-    pub(crate) fn new(members: usize, swarm: NetworkSwarm, dice: &mut Dice) -> Self {
+    pub(crate) fn new(
+        members: usize,
+        swarm: NetworkSwarm,
+        placement: &Placement,
+        dice: &mut Dice,
+    ) -> Self {
         let paths = members * members;
         let delay_ns = (0..paths)
-            .map(|_| dice.log_range(swarm.delay_low_ns, swarm.delay_high_ns))
+            .map(|path| {
+                let delay_ns = dice.log_range(swarm.delay_low_ns, swarm.delay_high_ns);
+                let near = placement.are_near(path / members, path % members);
+                if near { swarm.delay_low_ns } else { delay_ns }
+            })
             .collect();
         Self {
             members,

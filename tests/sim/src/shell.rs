@@ -7,7 +7,7 @@ use crate::calendar::{Event, Life};
 use crate::client::Reply;
 use crate::copy::Copy;
 use crate::invariants::time::{self, Right};
-use crate::invariants::{Violation, limits};
+use crate::invariants::{Violation, limits, unsynced};
 use crate::network::{LANES, id_of};
 use crate::process::{Outgoing, Process, Write};
 use crate::swarm::Plant;
@@ -116,7 +116,7 @@ impl World {
                 );
                 Ok(())
             }
-            Output::LeaderChanged { leader } => {
+            Output::LeaderChanged { leader, .. } => {
                 self.tally.leader_changes += 1;
                 self.trace
                     .line(self.now_ns, || format!("{} follows {leader:?}", member + 1));
@@ -192,6 +192,11 @@ impl World {
             .range(self.swarm.sync_low_ns, self.swarm.sync_high_ns);
         if !self.calm && self.dice.chance(self.swarm.slow_sync) {
             takes += self.dice.range(0, 3_000_000_000);
+        }
+        if !self.calm && self.swarm.laggard == Some(member) {
+            // Not so slow that it counts as stuck.
+            let slow_ns = self.swarm.settings.election_timeout_ns / 3;
+            takes = takes.max(self.dice.range(slow_ns / 2, slow_ns));
         }
         self.plan(takes, Event::Synced { member, life });
     }
@@ -295,7 +300,8 @@ impl World {
 
     /// A dead member starts with what its disk kept.
     pub(crate) fn start(&mut self, member: usize) -> Result<(), Violation> {
-        if self.hosts[member].process.is_some() {
+        let gone = self.hosts[member].absent_since_ns.is_some();
+        if gone || self.hosts[member].process.is_some() {
             return Ok(());
         }
         self.spoil(member);
@@ -303,6 +309,7 @@ impl World {
         let seed = self.dice.bits() as u64;
         let host = &mut self.hosts[member];
         host.life += 1;
+        host.handovers = 0;
         let recovered = host.disk.recover();
         let genesis = recovered.genesis.clone().expect("every disk has it");
         self.trace.line(self.now_ns, || {
@@ -411,6 +418,7 @@ impl World {
     }
 
     fn check(&mut self, member: usize) -> Result<(), Violation> {
+        self.check_handover(member)?;
         let host = &mut self.hosts[member];
         let Some(process) = &mut host.process else {
             return Ok(());
@@ -421,6 +429,7 @@ impl World {
         self.checks
             .promised
             .step(member, paxos.promised(), paxos.accepted())?;
+        unsynced::leads(member, paxos, host.disk.synced())?;
         if self
             .checks
             .commit

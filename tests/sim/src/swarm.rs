@@ -4,6 +4,7 @@
 use synod_paxos::{Quorums, Settings};
 
 use crate::dice::Dice;
+use crate::placement::Placement;
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;
@@ -102,6 +103,11 @@ pub struct Swarm {
     pub(crate) stepped: usize,
     pub(crate) expires_ns: u64,
     pub(crate) quorums: Quorums,
+    pub(crate) placement: Placement,
+    /// In the safety phase this member's disk is slower than the log grows.
+    pub(crate) laggard: Option<usize>,
+    /// So many members end with the safety phase and do not come back.
+    pub(crate) absent: usize,
     pub(crate) settings: Settings,
 }
 
@@ -149,8 +155,15 @@ impl Swarm {
             quorums: draw_quorums(dice, members as u32),
             settings: draw_settings(dice, pace),
             stepped: [(members - 1) / 2, members][dice.pick(2)],
+            placement: Placement::draw(dice, members),
+            absent: 0,
+            laggard: None,
             network,
         };
+        // What is lost on one disk may be on one other only.
+        if swarm.faults.spoil == 0.0 && dice.chance(0.5) {
+            swarm.absent = draw_absent(dice, &swarm);
+        }
         if dice.chance(0.1) {
             swarm.crowd(dice);
         }
@@ -167,6 +180,10 @@ impl Swarm {
         self.body_low = 2 << 10;
         self.body_high = 12 << 10;
         self.safety_ns = self.safety_ns.min(20 * S);
+        if dice.chance(0.5) {
+            let preferences = self.placement.preferences.iter().enumerate();
+            self.laggard = preferences.max_by_key(|(_, it)| **it).map(|(it, _)| it);
+        }
         let window_bytes = dice.log_range(64 << 10, 256 << 10);
         let settings = Settings {
             window_bytes,
@@ -191,6 +208,14 @@ fn draw_quorums(dice: &mut Dice, voters: u32) -> Quorums {
         phase1: voters + 1 - phase2,
         phase2,
     }
+}
+
+fn draw_absent(dice: &mut Dice, swarm: &Swarm) -> usize {
+    let needed = match swarm.quorums {
+        Quorums::Majority => swarm.members / 2 + 1,
+        Quorums::Flexible { phase1, phase2 } => phase1.max(phase2) as usize,
+    };
+    dice.range(0, (swarm.members - needed) as u64) as usize
 }
 
 fn draw_settings(dice: &mut Dice, pace: u64) -> Settings {

@@ -21,6 +21,7 @@ use crate::disk::Disk;
 use crate::faults::Tally;
 use crate::invariants::{Checks, Violation};
 use crate::network::{LANES, Network, Packet, StreamId, id_of};
+use crate::placement::Resting;
 use crate::process::Process;
 use crate::swarm::{Plant, Swarm};
 use crate::trace::Trace;
@@ -37,6 +38,10 @@ pub(crate) struct Host {
     pub(crate) process: Option<Process>,
     pub(crate) life: Life,
     pub(crate) settings: Settings,
+    /// Since when it is gone for good.
+    pub(crate) absent_since_ns: Option<u64>,
+    /// How often it has handed over to a preferred member in this life.
+    pub(crate) handovers: u64,
 }
 
 /// A packet that turns up again.
@@ -64,6 +69,8 @@ pub(crate) struct World {
     /// The safety phase is over.
     pub(crate) calm: bool,
     pub(crate) finished: bool,
+    /// Everything has converged: where leadership comes to rest.
+    pub(crate) resting: Option<Resting>,
     pub(crate) next_op: u64,
     pub(crate) next_copy: u64,
     pub(crate) late: BTreeMap<u64, LateCopy>,
@@ -82,7 +89,7 @@ impl World {
     pub(crate) fn new(swarm: Swarm, options: &Options) -> Self {
         let mut dice = Dice::new(swarm.seed);
         let members = swarm.members;
-        let network = Network::new(members, swarm.network.clone(), &mut dice);
+        let network = Network::new(members, swarm.network.clone(), &swarm.placement, &mut dice);
         let genesis = genesis(&swarm, &mut dice);
         let hosts = (0..members)
             .map(|index| host(index, &genesis, &swarm, &mut dice))
@@ -104,6 +111,7 @@ impl World {
             tally: Tally::default(),
             calm: false,
             finished: false,
+            resting: None,
             next_op: 0,
             next_copy: 0,
             late: BTreeMap::new(),
@@ -255,6 +263,7 @@ impl World {
             seed: self.swarm.seed,
             simulated_ns: self.now_ns,
             operations: self.checks.answers.operations(),
+            handovers: self.tally.handovers,
             chosen: self.checks.chosen.through().0,
             trace_hash: self.trace.hash(),
             violation,
@@ -272,7 +281,7 @@ fn genesis(swarm: &Swarm, dice: &mut Dice) -> Genesis {
             name: format!("member-{}", index + 1),
             incarnation: Incarnation(dice.bits()),
             role: Role::Voter,
-            region: String::new(),
+            region: swarm.placement.regions[index].clone(),
         })
         .collect();
     Genesis {
@@ -311,8 +320,10 @@ fn host(index: usize, genesis: &Genesis, swarm: &Swarm, dice: &mut Dice) -> Host
         process: None,
         life: 0,
         settings: Settings {
-            preference: dice.range(0, 100) as u32,
+            preference: swarm.placement.preferences[index],
             ..swarm.settings.clone()
         },
+        absent_since_ns: None,
+        handovers: 0,
     }
 }

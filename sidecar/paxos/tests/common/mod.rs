@@ -569,7 +569,7 @@ impl Net {
                     let delay_ns = self.load_ns.get(&member).copied().unwrap_or(MS / 20);
                     self.at(delay_ns, event);
                 }
-                Output::LeaderChanged { leader } => node.leaders.push(leader),
+                Output::LeaderChanged { leader, ballot } => node.leaders.push((leader, ballot)),
                 Output::Forgetful { .. } => node.forgetful = true,
             }
         }

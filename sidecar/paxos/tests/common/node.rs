@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use synod_paxos::{
-    CommandId, CommandKind, Entry, Io, Lane, MemberId, Message, Paxos, ReadId, Slot,
+    Ballot, CommandId, CommandKind, Entry, Io, Lane, MemberId, Message, Paxos, ReadId, Slot,
 };
 
 use super::disk::Disk;
@@ -20,7 +20,7 @@ pub(crate) struct Node {
     pub(crate) resolved: Vec<(CommandId, Slot)>,
     pub(crate) ready: BTreeMap<ReadId, Slot>,
     pub(crate) failed: Vec<ReadId>,
-    pub(crate) leaders: Vec<Option<MemberId>>,
+    pub(crate) leaders: Vec<(Option<MemberId>, Ballot)>,
     pub(crate) forgetful: bool,
     /// Lets apply say at once that it has executed what it got.
     pub(crate) applies: bool,

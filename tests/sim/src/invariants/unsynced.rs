@@ -4,7 +4,7 @@
 //! Source: Lamport, *Paxos Made Simple* (2001), section 2.5: stable storage before the answer; the
 //! bug classes "ack before sync" (etcd 14370) and "answer before commit" (Redpanda 3036).
 
-use synod_paxos::{Ballot, Hello, Message, Slot};
+use synod_paxos::{Ballot, Hello, Message, Paxos, Slot, Standing};
 
 use super::Violation;
 use crate::disk::Summary;
@@ -22,6 +22,7 @@ pub(crate) fn leaves(member: usize, message: &Message, disk: Summary) -> Result<
         } => disk.promised >= *ballot && holds(disk, *accepted, *last),
         // A vote that a later adoption has overtaken tells nothing false.
         Message::Accepted { ballot, slot } => holds(disk, *ballot, *slot),
+        Message::Heartbeat(beat) => disk.promised >= beat.ballot,
         _ => true,
     };
     if fine {
@@ -36,7 +37,23 @@ pub(crate) fn leaves(member: usize, message: &Message, disk: Summary) -> Result<
     ))
 }
 
-/// The same for the first message of a connection.
+/// A proposer's own promise counts in its quorum only once it is synced: with a ballot that a crash
+/// makes it forget it would propose again, and otherwise.
+pub(crate) fn leads(member: usize, paxos: &Paxos, disk: Summary) -> Result<(), Violation> {
+    if paxos.standing() != Standing::Leader || disk.promised >= paxos.promised() {
+        return Ok(());
+    }
+    Err(Violation::new(
+        "I7",
+        format!(
+            "member {} leads in {} with only {disk:?} synced",
+            member + 1,
+            paxos.promised()
+        ),
+    ))
+}
+
+/// What the first message of a connection says is synced.
 pub(crate) fn hello(member: usize, hello: &Hello, disk: Summary) -> Result<(), Violation> {
     if disk.promised >= hello.promised && holds(disk, hello.accepted, hello.last) {
         return Ok(());
