@@ -244,8 +244,16 @@ impl Entrance {
     }
 
     /// Commands given before `before_ns` and not seen chosen since, the oldest first: one message of
-    /// them. While others get through, a stream is only slow: then only what was overtaken counts.
-    fn overdue(&mut self, before_ns: u64, now: Now, limit: u64, max_bytes: u64) -> Vec<Command> {
+    /// them. While others get through, a stream is only slow: then only what was overtaken counts. What
+    /// the leader's log holds is not lost, however long it takes.
+    fn overdue(
+        &mut self,
+        before_ns: u64,
+        now: Now,
+        limit: u64,
+        max_bytes: u64,
+        held: &BTreeSet<u64>,
+    ) -> Vec<Command> {
         let moved = std::mem::take(&mut self.moved);
         let passed = (self.cursor - self.gone) as usize;
         let (mut overdue, mut bytes) = (Vec::new(), 0);
@@ -257,6 +265,7 @@ impl Entrance {
             if waiting.sent_at_ns > before_ns
                 || slow
                 || self.returned.contains_key(&waiting.sequence)
+                || held.contains(&waiting.sequence)
             {
                 continue;
             }
@@ -313,14 +322,18 @@ impl Paxos {
 
     /// Begins anew with another leader. What its log holds already will be chosen with it.
     pub(crate) fn restart_entrance(&mut self) {
+        let held = self.held_commands();
+        self.entrance.begin(held);
+    }
+
+    /// Sequences of own commands that the present leader's log holds, as far as it came here.
+    fn held_commands(&self) -> BTreeSet<u64> {
         let adopted = self.acceptor.accepted == self.acceptor.promised;
-        let held = self
-            .log
+        self.log
             .after(self.log.commit())
             .filter(|entry| adopted && self.entrance.is_own(entry.command.id))
             .map(|entry| entry.command.id.sequence)
-            .collect();
-        self.entrance.begin(held);
+            .collect()
     }
 
     /// Gives what waits to the leader: into its own log, or in a message.
@@ -407,15 +420,22 @@ impl Paxos {
                 self.counters.impossible_messages += 1;
                 continue;
             }
+            if leader.proposed.has(id) {
+                // Its first copy is chosen with this ballot, or given anew with the next.
+                self.counters.repeated_commands += 1;
+                continue;
+            }
             let size = command.payload.len() as u64;
             let reason = if size > self.settings.max_payload_bytes() {
                 NotTaken::TooLarge
             } else if self.disk_full {
                 NotTaken::DiskFull
             } else if free && room && leader.queue.is_empty() {
+                leader.proposed.note(&command);
                 self.append_command(command);
                 continue;
             } else if !free && leader.queued_bytes + size <= self.settings.max_pending_bytes {
+                leader.proposed.note(&command);
                 leader.queued_bytes += weight(&command);
                 leader.queue.push_back(command);
                 continue;
@@ -464,7 +484,10 @@ impl Paxos {
             self.settings.entrance_bytes(),
             self.settings.max_message_bytes,
         );
-        let commands = self.entrance.overdue(before_ns, self.now, limit, max_bytes);
+        let held = self.held_commands();
+        let commands = self
+            .entrance
+            .overdue(before_ns, self.now, limit, max_bytes, &held);
         if commands.is_empty() {
             return;
         }
@@ -576,7 +599,8 @@ mod tests {
             entrance.give(at(mono_ns), u64::MAX);
         }
         let overdue = |entrance: &mut Entrance, before_ns, max_bytes| -> Vec<u64> {
-            let commands = entrance.overdue(before_ns, at(100), u64::MAX, max_bytes);
+            let held = BTreeSet::new();
+            let commands = entrance.overdue(before_ns, at(100), u64::MAX, max_bytes, &held);
             commands.iter().map(|it| it.id.sequence).collect()
         };
         assert_eq!(overdue(&mut entrance, 5, u64::MAX), [0; 0]);

@@ -7,6 +7,7 @@ use crate::log::Batch;
 use crate::message::{Lane, Message};
 use crate::output::Ticket;
 use crate::paxos::{LoadFor, Office, Paxos};
+use crate::proposed::Proposed;
 use crate::quorum::reached;
 use crate::reads::Rounds;
 use crate::transfer::Transfer;
@@ -24,6 +25,8 @@ pub(crate) struct Leader {
     /// Commands of other entrances that came while none could be proposed.
     pub(crate) queue: VecDeque<Command>,
     pub(crate) queued_bytes: u64,
+    /// Commands of other entrances that are in the log or in the queue.
+    pub(crate) proposed: Proposed,
     /// When this began.
     since_ns: u64,
     /// Since when too few voters follow; `None` while enough do.
@@ -56,6 +59,10 @@ impl Paxos {
             .keys()
             .map(|member| (*member, Follower::new(now_ns)))
             .collect();
+        let mut proposed = Proposed::default();
+        for entry in self.log.after(self.log.commit()) {
+            proposed.note(&entry.command);
+        }
         self.office = Office::Leader(Box::new(Leader {
             ballot,
             adopted,
@@ -64,6 +71,7 @@ impl Paxos {
             transfer: None,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            proposed,
             since_ns: now_ns,
             alone_since_ns: None,
             rounds: Rounds::default(),
@@ -71,6 +79,7 @@ impl Paxos {
         }));
         self.counters.elections_won += 1;
         self.election.takeover.close();
+        self.election.handover.begin();
         // What waits at this entrance is proposed first; a Noop if nothing does (rule L3).
         self.notice_leader();
         self.serve_entrance();

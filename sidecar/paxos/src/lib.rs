@@ -69,7 +69,7 @@
 //! |---|---|
 //! | `acceptor`, `staging` | promises, adoption, votes |
 //! | `candidate`, `catch_up` | phase 1 and the log to adopt |
-//! | `leader`, `follower` | phase 2, replication, commit |
+//! | `leader`, `follower`, `proposed` | phase 2, replication, commit |
 //! | `transfer`, `preference` | hand-over of leadership |
 //! | `election`, `takeover`, `peer` | heartbeats, health, take-over, timeouts |
 //! | `entrance` | commands of this member |
@@ -105,6 +105,7 @@ pub mod output;
 mod paxos;
 mod peer;
 mod preference;
+mod proposed;
 pub mod quorum;
 mod reads;
 pub mod record;

@@ -225,3 +225,72 @@ fn l1_a_candidate_without_a_quorum_takes_about_a_window_of_a_promise_and_no_more
         net.settled_leader() == Some(id(1)) && net.paxos(id(1)).commit() >= last
     });
 }
+
+/// 3 is the entrance, 1 leads and 2 follows it. Nothing of the log comes to 3.
+fn log_does_not_reach_the_entrance() -> Net {
+    let mut net = Net::with(&[Role::Voter; 3], Quorums::Majority, small());
+    net.elect_member(id(1));
+    net.run(300);
+    net.filter = Box::new(|_, to, message| {
+        to != id(3) || !matches!(message, Message::Accept { .. } | Message::AcceptSync { .. })
+    });
+    net
+}
+
+#[test]
+fn p6_large_commands_that_are_given_again_while_the_leader_has_them_are_not_logged_again() {
+    let mut net = log_does_not_reach_the_entrance();
+    for _ in 0..3 {
+        net.propose(id(3), &[0; 200 << 10]);
+    }
+    net.run(3000);
+    reconnect(&mut net, id(3), id(1));
+    net.run(3000);
+    assert!(net.paxos(id(3)).counters().resends > 3);
+    assert!(net.paxos(id(1)).counters().repeated_commands > 3);
+    // As much as is with the leader at a time.
+    assert_eq!(net.node(id(1)).payloads().len(), 1, "each once");
+    net.heal();
+    net.until(5000, "all of it", |net| {
+        net.paxos(id(3)).status().pending_commands == 0
+    });
+    assert_eq!(net.node(id(1)).payloads().len(), 3, "each once");
+}
+
+#[test]
+fn p6_a_command_that_a_leader_adopted_with_its_log_is_not_logged_again() {
+    let mut net = log_does_not_reach_the_entrance();
+    // 2 has it in its log, and does not know it chosen, when 1 dies.
+    net.filter = Box::new(|_, to, message| {
+        let accept = matches!(message, Message::Accept { .. } | Message::AcceptSync { .. });
+        let answer = matches!(message, Message::Accepted { .. });
+        !answer && !(accept && to == id(3))
+    });
+    net.propose(id(3), &[0; 200 << 10]);
+    net.run(5);
+    net.crash(id(1));
+    net.until(5000, "2 leads", |net| net.leader() == Some(id(2)));
+    net.run(400);
+    assert!(net.paxos(id(2)).counters().repeated_commands > 0);
+    net.heal();
+    net.until(5000, "it is chosen", |net| {
+        net.paxos(id(3)).status().pending_commands == 0
+    });
+    net.run(1000);
+    assert_eq!(net.node(id(2)).payloads().len(), 1, "once");
+}
+
+#[test]
+fn p6_a_command_that_came_back_in_the_leaders_log_is_not_given_again_however_slow_the_disks() {
+    let mut net = Net::with(&[Role::Voter; 3], Quorums::Majority, small());
+    net.elect_member(id(1));
+    net.run(300);
+    net.sync_ns = 450 * MS;
+    let before = net.delivered.get("propose").copied();
+    let command = net.propose(id(3), &[0; 200 << 10]);
+    net.until(2000, "its slot", |net| {
+        net.node(id(3)).slot_of(command).is_some()
+    });
+    let times = net.delivered["propose"] - before.unwrap_or(0);
+    assert_eq!((times, net.paxos(id(3)).counters().resends), (1, 0));
+}

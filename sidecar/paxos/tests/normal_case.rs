@@ -475,11 +475,13 @@ fn p6_a_command_is_resolved_once() {
     net.run(300);
     let command = net.propose(entrance, b"one");
     net.run(100);
-    // The same command comes to the leader once more.
     let entry = net.node(leader).applied.values().last().unwrap().clone();
+    let next = others(&net, leader)[1];
+    net.elect_member(next);
+    // The same command comes to the next leader once more.
     net.inject(
         entrance,
-        leader,
+        next,
         Message::Propose {
             commands: vec![entry.command],
         },
