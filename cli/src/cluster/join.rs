@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Container;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
@@ -115,25 +116,26 @@ async fn knows_groups(client: &Client, name: &str) -> Result<(), Failure> {
 /// The operator there does only work that is addressed to it.
 async fn operator(client: &Client, args: &JoinArgs) -> Result<(), Failure> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), &args.namespace);
-    let label = "app.kubernetes.io/name=synod-operator";
     // Who may not look must know.
-    let Ok(list) = api.list(&ListParams::default().labels(label)).await else {
+    let Ok(list) = api.list(&ListParams::default()).await else {
         return Ok(());
     };
-    if list.items.is_empty() {
+    let operators = list
+        .items
+        .iter()
+        .filter_map(|it| Some((it.name_any(), installed(it)?)));
+    let operators: Vec<_> = operators.collect();
+    if operators.is_empty() {
         eprintln!(
             "synod: no operator is seen in namespace {} there; without one, nothing will happen in {}",
             args.namespace, args.name
         );
     }
-    for deployment in &list.items {
-        let (cluster, hub) = installed(deployment);
+    for (deployment, (cluster, hub)) in operators {
         if cluster != args.name {
             return Err(Failure::usage(format!(
-                "the operator in Deployment {} there was installed as cluster `{cluster}`, not `{}`: is this the right cluster? Then use its name, or install it with cluster.name={}",
-                deployment.name_any(),
-                args.name,
-                args.name
+                "the operator in Deployment {deployment} there was installed as cluster `{cluster}`, not `{}`: is this the right cluster? Then use its name, or install it with cluster.name={}",
+                args.name, args.name
             )));
         }
         if hub {
@@ -145,21 +147,20 @@ async fn operator(client: &Client, args: &JoinArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The cluster's name and whether it is a hub, by the operator's arguments.
-fn installed(deployment: &Deployment) -> (String, bool) {
-    let template = deployment
-        .spec
-        .as_ref()
-        .and_then(|it| it.template.spec.as_ref());
-    let all = || {
-        template
-            .into_iter()
-            .flat_map(|it| &it.containers)
-            .flat_map(|it| it.args.iter().flatten())
-    };
-    let value = |flag: &str| all().find_map(|it| it.strip_prefix(flag));
+/// What an operator calls its cluster and whether it is a hub, by its arguments; `None` when this is
+/// no operator.
+fn installed(deployment: &Deployment) -> Option<(String, bool)> {
+    let template = deployment.spec.as_ref()?.template.spec.as_ref()?;
+    let arguments = |it: &Container| it.args.clone().unwrap_or_default();
+    let is_operator = |it: &Vec<String>| it.iter().any(|it| it.starts_with("--sidecar-image="));
+    let arguments = template
+        .containers
+        .iter()
+        .map(arguments)
+        .find(is_operator)?;
+    let value = |flag: &str| arguments.iter().find_map(|it| it.strip_prefix(flag));
     let cluster = value("--cluster=").unwrap_or("local").to_owned();
-    (cluster, value("--hub=") != Some("false"))
+    Some((cluster, value("--hub=") != Some("false")))
 }
 
 /// With the credentials that the hub will have.
@@ -253,8 +254,11 @@ mod tests {
             }))
             .expect("a Deployment")
         };
-        let member = deployment(&["--cluster=eu", "--region=eu-1", "--hub=false"]);
-        assert_eq!(installed(&member), ("eu".to_owned(), false));
-        assert_eq!(installed(&deployment(&[])), ("local".to_owned(), true));
+        let member = ["--cluster=eu", "--hub=false", "--sidecar-image=a"];
+        let member = installed(&deployment(&member)).expect("an operator");
+        assert_eq!(member, ("eu".to_owned(), false));
+        let plain = installed(&deployment(&["--sidecar-image=a"])).expect("an operator");
+        assert_eq!(plain, ("local".to_owned(), true));
+        assert_eq!(installed(&deployment(&["--cluster=eu"])), None);
     }
 }
