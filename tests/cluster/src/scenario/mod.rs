@@ -1,6 +1,7 @@
 //! What is tested, by name.
 
 mod bring_up;
+mod faults;
 mod first_service;
 mod trace;
 
@@ -89,4 +90,5 @@ pub const ALL: &[Scenario] = scenarios! {
     "bring-up/a node crashes, boots and is drained", true => bring_up::nodes,
     "bring-up/a run that is killed leaves nothing that runs", true => bring_up::killed,
     "first-service/from helm install to removal, as the guides say", true => first_service::from_install_to_removal,
+    "faults/nothing is lost in one cluster, whatever goes and comes back", true => faults::under_traffic,
 };

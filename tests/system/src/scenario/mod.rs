@@ -1,6 +1,6 @@
 //! What is tested, by name.
 
-mod agreement;
+pub mod agreement;
 mod bad_input;
 mod bare;
 mod command_line;

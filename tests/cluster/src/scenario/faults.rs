@@ -1,0 +1,406 @@
+//! One cluster under constant traffic, with a fault at a time: nothing acknowledged is lost, no read is
+//! stale, and each time without writes is told.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+use synod_system::app::parse_dump;
+use synod_system::process::Process;
+use synod_system::report::Report;
+use synod_system::scenario::agreement::check_history;
+use synod_system::workload::{Plan, Recorded, Workload};
+
+use super::trace::Picture;
+use super::{Settings, finish};
+use crate::product::{NAMESPACE, Product, REGISTERS, REGISTERS_NEXT};
+use crate::service::{MemberPod, Service, member_pods};
+use crate::{Cluster, descendants};
+
+/// How long a thing may take that usually takes seconds.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// How often is looked whether something has happened.
+const GLANCE: Duration = Duration::from_millis(200);
+/// Between two faults: enough to see that traffic goes on.
+const CALM: Duration = Duration::from_secs(2);
+const NAME: &str = "registers";
+
+/// What happened when, by the history's clock.
+struct Step {
+    what: &'static str,
+    from_ns: u64,
+    to_ns: u64,
+}
+
+struct Trial<'a> {
+    product: &'a Product,
+    service: Service<'a>,
+    workload: Workload,
+    steps: Vec<Step>,
+}
+
+pub(super) async fn under_traffic(settings: &Settings, report: &mut Report) -> Result<()> {
+    let before = Picture::take()?;
+    let product = Product::assemble(&settings.images())?;
+    let clusters = settings.clusters(1, 3, Duration::ZERO).await?;
+    let cluster = clusters.first();
+    product.load(cluster, 2).await?;
+    product.install(cluster, &[]).await?;
+    cluster
+        .kubectl_with(["apply", "--filename=-"], &manifest())
+        .await?;
+    let service = Service {
+        hub: cluster,
+        name: NAME,
+    };
+    service.wait("Ready", PATIENCE).await?;
+    let entrances = service.node_ports().await?;
+    let plan = Plan {
+        rate: 60,
+        keys: 120,
+        ..Plan::default()
+    };
+    let mut trial = Trial {
+        product: &product,
+        service,
+        workload: Workload::start(&entrances, plan),
+        steps: Vec::new(),
+    };
+    trial.pods(report).await?;
+    trial.processes(report).await?;
+    trial.nodes(report).await?;
+    trial.updates(report).await?;
+    trial.operator(report).await?;
+    trial.certificates(report).await?;
+
+    let steps = trial.steps;
+    let recorded = trial.workload.finish().await?;
+    for step in &steps {
+        report.say(step.words(&recorded));
+    }
+    for (answer, times) in &recorded.unexpected {
+        report.fail(format!("{times} times: {answer}"));
+    }
+    let copies = copies(cluster, report).await?;
+    check_history(&recorded, &parse_dump(copies.as_bytes())?, true, report);
+    finish(clusters, report)?;
+    Picture::take()?.compare(&before, report);
+    Ok(())
+}
+
+fn manifest() -> String {
+    format!(
+        r"
+apiVersion: synod.dev/v1alpha1
+kind: ReplicatedService
+metadata: {{name: {NAME}}}
+spec:
+  replicas: 3
+  acknowledgedRisks: [NoSnapshot]
+  service: {{type: NodePort}}
+  routes:
+  - {{name: dump, matches: [{{path: {{type: Exact, value: /dump}}, method: GET}}], consistency: Local}}
+  template:
+    spec:
+      containers:
+      - name: registers
+        image: {REGISTERS}
+        ports: [{{name: http, containerPort: 8080}}]
+"
+    )
+}
+
+/// What the copies hold, which must be the same.
+async fn copies(cluster: &Cluster, report: &mut Report) -> Result<String> {
+    let began = Instant::now();
+    loop {
+        let mut dumps = Vec::new();
+        for pod in member_pods(cluster, NAME).await? {
+            dumps.push(pod.ask("GET", "/dump", "").await?.text());
+        }
+        if dumps.len() == 3 && dumps.iter().all(|it| *it == dumps[0]) {
+            return Ok(dumps.swap_remove(0));
+        }
+        // The last writes may be on their way to one of them.
+        if began.elapsed() > Duration::from_secs(10) {
+            report.fail("the copies' contents differ at the end");
+            return Ok(dumps.swap_remove(0));
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    /// The longest time in it in which no write was served.
+    fn words(&self, recorded: &Recorded) -> String {
+        let mut served: Vec<u64> = recorded
+            .tries
+            .iter()
+            .filter(|it| it.write && it.served)
+            .map(|it| it.ended_ns)
+            .filter(|at| (self.from_ns..self.to_ns).contains(at))
+            .collect();
+        served.push(self.from_ns);
+        served.push(self.to_ns);
+        served.sort_unstable();
+        let gap = served.windows(2).map(|it| it[1] - it[0]).max();
+        format!(
+            "{}: all as desired after {:.1} s, at most {:.2} s without a write",
+            self.what,
+            (self.to_ns - self.from_ns) as f64 / 1e9,
+            gap.unwrap_or_default() as f64 / 1e9,
+        )
+    }
+}
+
+// === impl Trial ===
+
+impl Trial<'_> {
+    fn cluster(&self) -> &Cluster {
+        self.service.hub
+    }
+
+    /// From here to [`Trial::end`] is one step.
+    fn begin(&self) -> u64 {
+        self.workload.now_ns()
+    }
+
+    /// Waits until all is as desired again.
+    async fn end(&mut self, what: &'static str, from_ns: u64) -> Result<()> {
+        self.service
+            .wait("Ready", PATIENCE)
+            .await
+            .with_context(|| format!("after: {what}"))?;
+        let to_ns = self.workload.now_ns();
+        self.steps.push(Step {
+            what,
+            from_ns,
+            to_ns,
+        });
+        tokio::time::sleep(CALM).await;
+        Ok(())
+    }
+
+    async fn pods_now(&self) -> Result<Vec<MemberPod>> {
+        member_pods(self.cluster(), NAME).await
+    }
+
+    /// The pod of the leader, or of another member.
+    async fn pod(&self, leads: bool) -> Result<MemberPod> {
+        let began = Instant::now();
+        loop {
+            let leader = self.service.leader().await?;
+            let pods = self.pods_now().await?;
+            let found = pods.into_iter().find(|it| (it.name == leader) == leads);
+            match found {
+                Some(pod) if !leader.is_empty() => return Ok(pod),
+                _ if began.elapsed() > PATIENCE => bail!("nobody leads"),
+                _ => tokio::time::sleep(GLANCE).await,
+            }
+        }
+    }
+
+    /// Waits until a pod is another one.
+    async fn replaced(&self, old: &MemberPod) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let pods = self.pods_now().await?;
+            if pods.iter().any(|it| it.name == old.name && it.uid != old.uid) {
+                return Ok(());
+            }
+            if began.elapsed() > PATIENCE {
+                bail!("{} is not replaced", old.name);
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    /// Waits until the status says that something is not as desired.
+    async fn noticed(&self) -> Result<()> {
+        // It may be over before anybody has looked.
+        let _ = self.service.wait("Ready=False", Duration::from_secs(8)).await;
+        Ok(())
+    }
+
+    async fn pods(&mut self, _report: &mut Report) -> Result<()> {
+        for (leads, what) in [
+            (false, "a follower's pod deleted"),
+            (true, "the leader's pod deleted"),
+        ] {
+            let pod = self.pod(leads).await?;
+            let from = self.begin();
+            self.cluster()
+                .kubectl(["delete", "pod", &pod.name, "--wait=false"])
+                .await?;
+            self.replaced(&pod).await?;
+            self.noticed().await?;
+            self.end(what, from).await?;
+        }
+        Ok(())
+    }
+
+    async fn processes(&mut self, report: &mut Report) -> Result<()> {
+        for (leads, program, what) in [
+            (false, "synod-test-app", "a follower's app killed"),
+            (true, "synod-test-app", "the leader's app killed"),
+            (false, "synod-sidecar", "a follower's sidecar killed"),
+            (true, "synod-sidecar", "the leader's sidecar killed"),
+        ] {
+            let pod = self.pod(leads).await?;
+            let process = container(&pod, program)?;
+            let from = self.begin();
+            process.signal(Signal::KILL)?;
+            self.noticed().await?;
+            self.end(what, from).await?;
+            let same = self.pods_now().await?.iter().any(|it| it.uid == pod.uid);
+            report.expect(same, format!("{what}: the pod was replaced"));
+        }
+        Ok(())
+    }
+
+    async fn nodes(&mut self, report: &mut Report) -> Result<()> {
+        let pod = self.pod(true).await?;
+        let from = self.begin();
+        self.cluster()
+            .kubectl(["drain", &pod.node, "--ignore-daemonsets", "--timeout=120s"])
+            .await?;
+        let other = self.pod(false).await?;
+        let second = self
+            .cluster()
+            .kubectl(["drain", &other.node, "--ignore-daemonsets", "--timeout=5s"])
+            .await;
+        let refused = second
+            .as_ref()
+            .is_err_and(|it| format!("{it:#}").contains("disruption budget"));
+        report.expect(
+            refused,
+            format!("a second node was drained with the first: {second:?}"),
+        );
+        for node in [&pod.node, &other.node] {
+            self.cluster().kubectl(["uncordon", node]).await?;
+        }
+        self.end("the leader's node drained, and another refused", from)
+            .await?;
+
+        let from = self.begin();
+        for node in 1..=3 {
+            self.cluster().restart_kubelet(node)?;
+        }
+        self.noticed().await?;
+        self.end("all kubelets restarted", from).await
+    }
+
+    async fn updates(&mut self, report: &mut Report) -> Result<()> {
+        let leader = self.pod(true).await?;
+        let before = self.pods_now().await?;
+        let from = self.begin();
+        self.image(REGISTERS_NEXT).await?;
+        let order = self.rolled(&before).await?;
+        report.say(format!("replaced in the order {order:?}"));
+        report.expect(
+            order.last() == Some(&leader.name),
+            format!("{} led and was not last in {order:?}", leader.name),
+        );
+        self.end("the image updated", from).await
+    }
+
+    async fn operator(&mut self, report: &mut Report) -> Result<()> {
+        let before = self.pods_now().await?;
+        let from = self.begin();
+        self.image(REGISTERS).await?;
+        let began = Instant::now();
+        while self.pods_now().await? == before {
+            if began.elapsed() > PATIENCE {
+                bail!("an update does not begin");
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+        self.cluster()
+            .kubectl([
+                "delete",
+                "pods",
+                "--all",
+                "--namespace",
+                NAMESPACE,
+                "--force",
+                "--grace-period=0",
+            ])
+            .await?;
+        self.rolled(&before).await?;
+        self.end("operators killed in the middle of an update", from)
+            .await?;
+
+        let before = self.pods_now().await?;
+        let from = self.begin();
+        let product = self.product;
+        product.install(self.cluster(), &["log.level=debug"]).await?;
+        self.end("the operator upgraded", from).await?;
+        let same = before == self.pods_now().await?;
+        report.expect(same, "an upgrade of the operator replaced members");
+        Ok(())
+    }
+
+    async fn certificates(&mut self, report: &mut Report) -> Result<()> {
+        let secret = format!("{NAME}-members-tls");
+        let before = self.pods_now().await?;
+        let from = self.begin();
+        self.cluster().kubectl(["delete", "secret", &secret]).await?;
+        let began = Instant::now();
+        while self
+            .cluster()
+            .kubectl(["get", "secret", &secret])
+            .await
+            .is_err()
+        {
+            if began.elapsed() > PATIENCE {
+                bail!("certificates are not made again");
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+        self.end("all members' certificates made again", from).await?;
+        let same = before == self.pods_now().await?;
+        report.expect(same, "new certificates replaced members");
+        Ok(())
+    }
+
+    async fn image(&self, image: &str) -> Result<()> {
+        let path = "/spec/template/spec/containers/0/image";
+        let patch = format!(r#"[{{"op":"replace","path":"{path}","value":"{image}"}}]"#);
+        let name = format!("rsvc/{NAME}");
+        self.cluster()
+            .kubectl(["patch", &name, "--type=json", "--patch", &patch])
+            .await?;
+        Ok(())
+    }
+
+    /// Waits until every pod is another one; their names in the order in which that happened.
+    async fn rolled(&self, before: &[MemberPod]) -> Result<Vec<String>> {
+        let began = Instant::now();
+        let mut order: Vec<String> = Vec::new();
+        while order.len() < before.len() {
+            for pod in self.pods_now().await? {
+                let new = before.iter().all(|it| it.uid != pod.uid);
+                if new && !order.contains(&pod.name) {
+                    order.push(pod.name);
+                }
+            }
+            if began.elapsed() > PATIENCE {
+                let said = self.service.conditions().await?;
+                bail!("only {order:?} were replaced: {said:#?}");
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+        Ok(order)
+    }
+}
+
+/// The process of a container, on this machine.
+fn container(pod: &MemberPod, program: &str) -> Result<Process> {
+    let found = descendants().into_iter().find(|process| {
+        process.variable("HOSTNAME").as_deref() == Some(&pod.name)
+            && process.command_line().contains(program)
+    });
+    found.with_context(|| format!("{program} does not run in {}", pod.name))
+}
