@@ -52,6 +52,7 @@ pub(crate) fn make(plan: Plan, node: &str) -> Result<()> {
     for tree in trees() {
         let path = tree.join(below);
         fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        favour(&tree.join(interface(plan.slot)));
     }
     if is_unified() {
         // A group has the controllers that the one above hands down, from the root on.
@@ -60,6 +61,17 @@ pub(crate) fn make(plan: Plan, node: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What pods ask for is small, and on a machine of their own enough: here they must not starve beside
+/// whatever else the machine does. Trees of other controllers do not know of it.
+fn favour(group: &Path) {
+    for (file, weight) in [("cpu.shares", "16384"), ("cpu.weight", "1600")] {
+        let file = group.join(file);
+        if file.exists() {
+            let _ = fs::write(file, weight);
+        }
+    }
 }
 
 fn hand_down(group: &Path) -> Result<()> {

@@ -111,6 +111,19 @@ impl Product {
         Ok(began.elapsed())
     }
 
+    /// `synod cluster join`, and what it prints applied in the hub.
+    pub async fn join(&self, cluster: &Cluster, hub: &Cluster) -> Result<()> {
+        let mut command = Command::new(binary("synod", "SYNOD_BIN")?);
+        command
+            .args(["cluster", "join", "--name", &cluster.name])
+            .args(["--region", &cluster.region, "--kubeconfig"])
+            .arg(&cluster.kubeconfig);
+        let registration = output(command, "").await?;
+        let apply = ["apply", "--server-side", "--filename=-"];
+        hub.kubectl_with(apply, &registration).await?;
+        Ok(())
+    }
+
     /// `helm uninstall --wait`.
     pub async fn uninstall(&self, cluster: &Cluster) -> Result<()> {
         helm(cluster, &["uninstall", RELEASE, "--wait", "--timeout=120s"]).await?;

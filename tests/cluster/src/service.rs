@@ -103,20 +103,18 @@ impl Service<'_> {
         let leader = object["status"]["leader"]["member"].as_str();
         Ok(leader.unwrap_or_default().to_owned())
     }
+}
 
-    /// Where clients outside reach its Service: a port of each node.
-    pub async fn node_ports(&self) -> Result<Vec<SocketAddr>> {
-        let form = "--output=jsonpath={.spec.ports[0].nodePort}";
-        let port = self
-            .hub
-            .kubectl(["get", "service", self.name, form])
-            .await?;
-        let port: u16 = port.parse().with_context(|| format!("port {port:?}"))?;
-        let form = "--output=jsonpath={.items[*].status.addresses[?(@.type==\"InternalIP\")].address}";
-        let nodes = self.hub.kubectl(["get", "nodes", form]).await?;
-        let address = |it: &str| Ok(SocketAddr::new(it.parse()?, port));
-        nodes.split_whitespace().map(address).collect()
-    }
+/// Where clients outside a cluster reach the Service of this name: a port of each node.
+pub async fn node_ports(cluster: &Cluster, name: &str) -> Result<Vec<SocketAddr>> {
+    let form = "--output=jsonpath={.spec.ports[0].nodePort}";
+    let port = cluster.kubectl(["get", "service", name, form]).await?;
+    let port: u16 = port.parse().with_context(|| format!("port {port:?}"))?;
+    let form =
+        "--output=jsonpath={.items[*].status.addresses[?(@.type==\"InternalIP\")].address}";
+    let nodes = cluster.kubectl(["get", "nodes", form]).await?;
+    let address = |it: &str| Ok(SocketAddr::new(it.parse()?, port));
+    nodes.split_whitespace().map(address).collect()
 }
 
 /// The pods of a service's members in one cluster that are not on their way out, by name.

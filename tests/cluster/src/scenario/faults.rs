@@ -5,16 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
-use synod_system::app::parse_dump;
 use synod_system::process::Process;
 use synod_system::report::Report;
-use synod_system::scenario::agreement::check_history;
-use synod_system::workload::{Plan, Recorded, Workload};
+use synod_system::workload::{Recorded, Workload};
 
+use super::registers::{self, NAME};
 use super::trace::Picture;
 use super::{Settings, finish};
 use crate::product::{NAMESPACE, Product, REGISTERS, REGISTERS_NEXT};
-use crate::service::{MemberPod, Service, member_pods};
+use crate::service::{MemberPod, Service, member_pods, node_ports};
 use crate::{Cluster, descendants};
 
 /// How long a thing may take that usually takes seconds.
@@ -23,7 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const GLANCE: Duration = Duration::from_millis(200);
 /// Between two faults: enough to see that traffic goes on.
 const CALM: Duration = Duration::from_secs(2);
-const NAME: &str = "registers";
 
 /// What happened when, by the history's clock.
 struct Step {
@@ -46,24 +44,13 @@ pub(super) async fn under_traffic(settings: &Settings, report: &mut Report) -> R
     let cluster = clusters.first();
     product.load(cluster, 2).await?;
     product.install(cluster, &[]).await?;
-    cluster
-        .kubectl_with(["apply", "--filename=-"], &manifest())
-        .await?;
-    let service = Service {
-        hub: cluster,
-        name: NAME,
-    };
+    let service = registers::apply(cluster, "replicas: 3").await?;
     service.wait("Ready", PATIENCE).await?;
-    let entrances = service.node_ports().await?;
-    let plan = Plan {
-        rate: 60,
-        keys: 120,
-        ..Plan::default()
-    };
+    let entrances = node_ports(cluster, NAME).await?;
     let mut trial = Trial {
         product: &product,
         service,
-        workload: Workload::start(&entrances, plan),
+        workload: Workload::start(&entrances, registers::plan()),
         steps: Vec::new(),
     };
     trial.pods(report).await?;
@@ -78,56 +65,10 @@ pub(super) async fn under_traffic(settings: &Settings, report: &mut Report) -> R
     for step in &steps {
         report.say(step.words(&recorded));
     }
-    for (answer, times) in &recorded.unexpected {
-        report.fail(format!("{times} times: {answer}"));
-    }
-    let copies = copies(cluster, report).await?;
-    check_history(&recorded, &parse_dump(copies.as_bytes())?, true, report);
+    registers::check(&recorded, clusters.all(), report).await?;
     finish(clusters, report)?;
     Picture::take()?.compare(&before, report);
     Ok(())
-}
-
-fn manifest() -> String {
-    format!(
-        r"
-apiVersion: synod.dev/v1alpha1
-kind: ReplicatedService
-metadata: {{name: {NAME}}}
-spec:
-  replicas: 3
-  acknowledgedRisks: [NoSnapshot]
-  service: {{type: NodePort}}
-  routes:
-  - {{name: dump, matches: [{{path: {{type: Exact, value: /dump}}, method: GET}}], consistency: Local}}
-  template:
-    spec:
-      containers:
-      - name: registers
-        image: {REGISTERS}
-        ports: [{{name: http, containerPort: 8080}}]
-"
-    )
-}
-
-/// What the copies hold, which must be the same.
-async fn copies(cluster: &Cluster, report: &mut Report) -> Result<String> {
-    let began = Instant::now();
-    loop {
-        let mut dumps = Vec::new();
-        for pod in member_pods(cluster, NAME).await? {
-            dumps.push(pod.ask("GET", "/dump", "").await?.text());
-        }
-        if dumps.len() == 3 && dumps.iter().all(|it| *it == dumps[0]) {
-            return Ok(dumps.swap_remove(0));
-        }
-        // The last writes may be on their way to one of them.
-        if began.elapsed() > Duration::from_secs(10) {
-            report.fail("the copies' contents differ at the end");
-            return Ok(dumps.swap_remove(0));
-        }
-        tokio::time::sleep(GLANCE).await;
-    }
 }
 
 // === impl Step ===
@@ -207,7 +148,10 @@ impl Trial<'_> {
         let began = Instant::now();
         loop {
             let pods = self.pods_now().await?;
-            if pods.iter().any(|it| it.name == old.name && it.uid != old.uid) {
+            if pods
+                .iter()
+                .any(|it| it.name == old.name && it.uid != old.uid)
+            {
                 return Ok(());
             }
             if began.elapsed() > PATIENCE {
@@ -220,7 +164,10 @@ impl Trial<'_> {
     /// Waits until the status says that something is not as desired.
     async fn noticed(&self) -> Result<()> {
         // It may be over before anybody has looked.
-        let _ = self.service.wait("Ready=False", Duration::from_secs(8)).await;
+        let _ = self
+            .service
+            .wait("Ready=False", Duration::from_secs(8))
+            .await;
         Ok(())
     }
 
@@ -264,12 +211,24 @@ impl Trial<'_> {
         let pod = self.pod(true).await?;
         let from = self.begin();
         self.cluster()
-            .kubectl(["drain", &pod.node, "--ignore-daemonsets", "--timeout=120s"])
+            .kubectl([
+                "drain",
+                &pod.node,
+                "--ignore-daemonsets",
+                "--delete-emptydir-data",
+                "--timeout=120s",
+            ])
             .await?;
         let other = self.pod(false).await?;
         let second = self
             .cluster()
-            .kubectl(["drain", &other.node, "--ignore-daemonsets", "--timeout=5s"])
+            .kubectl([
+                "drain",
+                &other.node,
+                "--ignore-daemonsets",
+                "--delete-emptydir-data",
+                "--timeout=5s",
+            ])
             .await;
         let refused = second
             .as_ref()
@@ -335,7 +294,9 @@ impl Trial<'_> {
         let before = self.pods_now().await?;
         let from = self.begin();
         let product = self.product;
-        product.install(self.cluster(), &["log.level=debug"]).await?;
+        product
+            .install(self.cluster(), &["log.level=debug"])
+            .await?;
         self.end("the operator upgraded", from).await?;
         let same = before == self.pods_now().await?;
         report.expect(same, "an upgrade of the operator replaced members");
@@ -346,7 +307,9 @@ impl Trial<'_> {
         let secret = format!("{NAME}-members-tls");
         let before = self.pods_now().await?;
         let from = self.begin();
-        self.cluster().kubectl(["delete", "secret", &secret]).await?;
+        self.cluster()
+            .kubectl(["delete", "secret", &secret])
+            .await?;
         let began = Instant::now();
         while self
             .cluster()
@@ -359,7 +322,8 @@ impl Trial<'_> {
             }
             tokio::time::sleep(GLANCE).await;
         }
-        self.end("all members' certificates made again", from).await?;
+        self.end("all members' certificates made again", from)
+            .await?;
         let same = before == self.pods_now().await?;
         report.expect(same, "new certificates replaced members");
         Ok(())

@@ -3,6 +3,8 @@
 mod bring_up;
 mod faults;
 mod first_service;
+mod regions;
+mod registers;
 mod trace;
 
 use std::future::Future;
@@ -91,4 +93,5 @@ pub const ALL: &[Scenario] = scenarios! {
     "bring-up/a run that is killed leaves nothing that runs", true => bring_up::killed,
     "first-service/from helm install to removal, as the guides say", true => first_service::from_install_to_removal,
     "faults/nothing is lost in one cluster, whatever goes and comes back", true => faults::under_traffic,
+    "regions/three clusters 40 ms apart: any one region cut off, the others go on", true => regions::cut_off,
 };
