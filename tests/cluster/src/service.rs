@@ -110,8 +110,7 @@ pub async fn node_ports(cluster: &Cluster, name: &str) -> Result<Vec<SocketAddr>
     let form = "--output=jsonpath={.spec.ports[0].nodePort}";
     let port = cluster.kubectl(["get", "service", name, form]).await?;
     let port: u16 = port.parse().with_context(|| format!("port {port:?}"))?;
-    let form =
-        "--output=jsonpath={.items[*].status.addresses[?(@.type==\"InternalIP\")].address}";
+    let form = "--output=jsonpath={.items[*].status.addresses[?(@.type==\"InternalIP\")].address}";
     let nodes = cluster.kubectl(["get", "nodes", form]).await?;
     let address = |it: &str| Ok(SocketAddr::new(it.parse()?, port));
     nodes.split_whitespace().map(address).collect()

@@ -60,7 +60,9 @@ pub(super) async fn cut_off(settings: &Settings, report: &mut Report) -> Result<
     let service = registers::apply(hub, &members).await?;
     service.wait("Ready", PATIENCE).await?;
     let seconds = began.elapsed().as_secs_f64();
-    report.say(format!("Ready in all three {seconds:.1} s after kubectl apply"));
+    report.say(format!(
+        "Ready in all three {seconds:.1} s after kubectl apply"
+    ));
     tells(&service, report).await?;
 
     let mut entrances = Vec::new();
@@ -138,7 +140,7 @@ async fn cut(
     clusters.cut(&cluster.region)?;
     tokio::time::sleep(CUT).await;
     let client = Client::new(entrances[place]);
-    let write = client.send(request("PUT", "/r/cut", "1"), PATIENCE).await;
+    let write = client.send(request("POST", "/echo", "cut"), PATIENCE).await;
     let told = write.as_ref().map(|it| (it.status.as_u16(), it.outcome()));
     let refused = matches!(
         told,
@@ -167,7 +169,9 @@ async fn cut(
 async fn serves(client: &Client, name: &str) -> Result<()> {
     let began = Instant::now();
     loop {
-        let answer = client.send(request("PUT", "/r/healed", "1"), PATIENCE).await;
+        let answer = client
+            .send(request("POST", "/echo", "healed"), PATIENCE)
+            .await;
         if answer.is_ok_and(|it| it.status.is_success()) {
             return Ok(());
         }
@@ -182,9 +186,10 @@ async fn serves(client: &Client, name: &str) -> Result<()> {
 fn tell(cuts: &[Cut], clusters: &Clusters, recorded: &Recorded, report: &mut Report) {
     let first_write = |place: usize, from_ns: u64| {
         let member = place as u32 + 1;
-        let after = recorded.tries.iter().filter(|it| {
-            it.write && it.served && it.member == member && it.begun_ns >= from_ns
-        });
+        let after = recorded
+            .tries
+            .iter()
+            .filter(|it| it.write && it.served && it.member == member && it.begun_ns >= from_ns);
         after
             .map(|it| (it.ended_ns - from_ns) as f64 / 1e6)
             .min_by(f64::total_cmp)
