@@ -1,5 +1,6 @@
 //! What is tested, by name.
 
+mod adopting;
 mod bring_up;
 mod faults;
 mod first_service;
@@ -94,4 +95,5 @@ pub const ALL: &[Scenario] = scenarios! {
     "first-service/from helm install to removal, as the guides say", true => first_service::from_install_to_removal,
     "faults/nothing is lost in one cluster, whatever goes and comes back", true => faults::under_traffic,
     "regions/three clusters 40 ms apart: any one region cut off, the others go on", true => regions::cut_off,
+    "adopting/nginx as a Deployment and as a StatefulSet, and what leads past the sidecar", true => adopting::what_is_there,
 };

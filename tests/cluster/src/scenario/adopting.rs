@@ -1,0 +1,326 @@
+//! Workloads that were there before: nginx, which nobody here wrote, as a Deployment whose template is
+//! taken and as a StatefulSet whose pods become the members; and what leads past the sidecar.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use synod_system::report::Report;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use super::trace::Picture;
+use super::{Settings, finish};
+use crate::Cluster;
+use crate::images::{Image, USER, archive};
+use crate::product::{NAMESPACE, Product, RELEASE};
+use crate::service::{Service, member_pods};
+
+/// How long a thing may take that usually takes seconds.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often is looked whether something has happened.
+const GLANCE: Duration = Duration::from_millis(200);
+const NGINX: &str = "registry.example/webdav:1";
+/// An ordinary WebDAV server.
+const CONFIGURATION: &str = "
+daemon off;
+worker_processes 1;
+error_log stderr;
+pid /tmp/nginx.pid;
+load_module MODULES/ngx_http_dav_ext_module.so;
+events {}
+http {
+  access_log off;
+  client_body_temp_path /tmp/body;
+  proxy_temp_path /tmp/proxy;
+  fastcgi_temp_path /tmp/fastcgi;
+  uwsgi_temp_path /tmp/uwsgi;
+  scgi_temp_path /tmp/scgi;
+  server {
+    listen 8080;
+    root /tmp/files;
+    location / {
+      dav_methods PUT DELETE MKCOL COPY MOVE;
+      dav_ext_methods PROPFIND OPTIONS;
+      create_full_put_path on;
+    }
+  }
+}
+";
+
+pub(super) async fn what_is_there(settings: &Settings, report: &mut Report) -> Result<()> {
+    let before = Picture::take()?;
+    let images = settings.images();
+    let product = Product::assemble(&images)?;
+    let nginx = nginx(&images)?;
+    let clusters = settings.clusters(1, 1, Duration::ZERO).await?;
+    let cluster = clusters.first();
+    product.load(cluster, 8).await?;
+    cluster.load_image(&nginx).await?;
+    product.install(cluster, &[]).await?;
+    deployment(cluster, report).await?;
+    stateful_set(cluster, report).await?;
+    without_webhook(cluster, report).await?;
+    finish(clusters, report)?;
+    Picture::take()?.compare(&before, report);
+    Ok(())
+}
+
+fn nginx(folder: &Path) -> Result<PathBuf> {
+    let module = "ngx_http_dav_ext_module.so";
+    let modules = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules"]
+        .map(PathBuf::from)
+        .into_iter()
+        .chain([PathBuf::from("/usr/share/nginx/modules")])
+        .find(|it| it.join(module).is_file())
+        .context("nginx with the module dav-ext is not installed")?;
+    let configuration = folder.join("dav.conf");
+    let text = CONFIGURATION.replace("MODULES", &modules.display().to_string());
+    fs::write(&configuration, text)?;
+    let module = modules.join(module);
+    let image = Image {
+        name: NGINX,
+        files: &[
+            (Path::new("/usr/sbin/nginx"), "/usr/sbin/nginx"),
+            (&module, &module.display().to_string()),
+            (&configuration, "/etc/nginx/dav.conf"),
+        ],
+        entrypoint: &[
+            "/usr/sbin/nginx",
+            "-e",
+            "stderr",
+            "-c",
+            "/etc/nginx/dav.conf",
+        ],
+        environment: &[],
+        user: USER,
+    };
+    archive(&image, folder)
+}
+
+/// A Deployment with a Service by number in front, as there are many.
+async fn deployment(cluster: &Cluster, report: &mut Report) -> Result<()> {
+    let manifest = format!(
+        r"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{{name: nginx, image: {NGINX}, ports: [{{containerPort: 8080}}]}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}
+"
+    );
+    apply(cluster, &manifest).await?;
+    let rollout = ["rollout", "status", "deployment/web", "--timeout=60s"];
+    cluster.kubectl(rollout).await?;
+    let board = adopt(cluster, "board", "Deployment", "web").await?;
+    // It would lead clients past the agreed order.
+    board
+        .wait_until_said("Ready", "BypassPossible", PATIENCE)
+        .await?;
+    let said = board
+        .conditions()
+        .await?
+        .remove("Ready")
+        .unwrap_or_default();
+    report.say(format!("Ready: {said}"));
+    report.expect(
+        said.contains("web") && said.contains("8080"),
+        format!("the Service that leads past us is not named: {said}"),
+    );
+    cluster.kubectl(["delete", "service", "web"]).await?;
+    let took = board.wait("Ready", PATIENCE).await?;
+    report.say(format!(
+        "a Deployment's template: Ready {:.1} s after the Service was gone",
+        took.as_secs_f64()
+    ));
+    let form = "--for=jsonpath={.spec.replicas}=0";
+    let scaled = ["wait", "deployment/web", form, "--timeout=60s"];
+    cluster.kubectl(scaled).await?;
+    files(cluster, "board", report).await?;
+    around(&board, report).await
+}
+
+/// Somebody speaks to the app itself, and is reported.
+async fn around(service: &Service<'_>, report: &mut Report) -> Result<()> {
+    let pods = member_pods(service.hub, service.name).await?;
+    let pod = pods.first().context("there is no pod")?;
+    let mut connection = TcpStream::connect((pod.address.as_str(), 8080)).await?;
+    connection
+        .write_all(b"GET /a.txt HTTP/1.1\r\nHost: web\r\n\r\n")
+        .await?;
+    let own = connection.local_addr()?.ip().to_string();
+    service
+        .wait_until_said("TrafficIntercepted", "BypassSeen", PATIENCE)
+        .await?;
+    let said = service.conditions().await?.remove("TrafficIntercepted");
+    let said = said.unwrap_or_default();
+    report.say(format!("TrafficIntercepted: {said}"));
+    report.expect(
+        said.contains(&own),
+        format!("a connection from {own} is reported as {said}"),
+    );
+    Ok(())
+}
+
+/// A StatefulSet that wants its pods in order is refused, with what to do; one that does not is taken.
+async fn stateful_set(cluster: &Cluster, report: &mut Report) -> Result<()> {
+    apply(cluster, &labelled("kept", "OrderedReady", "RollingUpdate")).await?;
+    let kept = adopt(cluster, "kept", "StatefulSet", "kept").await?;
+    kept.wait_until_said("Stalled", "WorkloadNotAdoptable", PATIENCE)
+        .await?;
+    let said = kept.conditions().await?.remove("Stalled");
+    let said = said.unwrap_or_default();
+    report.say(format!("Stalled: {said}"));
+    report.expect(
+        said.contains("kubectl") && said.contains("Parallel"),
+        format!("the commands to run are not told: {said}"),
+    );
+    let delete = ["delete", "statefulset", "kept", "--wait"];
+    cluster.kubectl(delete).await?;
+    apply(cluster, &labelled("kept", "Parallel", "OnDelete")).await?;
+    let took = kept.wait("Ready", PATIENCE).await?;
+    report.say(format!(
+        "a labelled StatefulSet: Ready after {:.1} s",
+        took.as_secs_f64()
+    ));
+    files(cluster, "kept", report).await
+}
+
+/// While nobody can add the sidecar, no labelled pod is made.
+async fn without_webhook(cluster: &Cluster, report: &mut Report) -> Result<()> {
+    let operator = format!("deployment/{RELEASE}");
+    let scale = |replicas: &'static str| {
+        let operator = operator.clone();
+        async move {
+            let arguments = ["scale", &operator, "--namespace", NAMESPACE, replicas];
+            cluster.kubectl(arguments).await
+        }
+    };
+    scale("--replicas=0").await?;
+    let gone = [
+        "wait",
+        "pods",
+        "--namespace",
+        NAMESPACE,
+        "--all",
+        "--for=delete",
+        "--timeout=60s",
+    ];
+    cluster.kubectl(gone).await?;
+    let pod = member_pods(cluster, "kept").await?.remove(0);
+    cluster
+        .kubectl(["delete", "pod", &pod.name, "--wait"])
+        .await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let left = member_pods(cluster, "kept").await?;
+    report.expect(
+        left.len() == 2 && left.iter().all(|it| it.name != pod.name),
+        format!("a labelled pod was made without the webhook: {left:?}"),
+    );
+    let began = Instant::now();
+    scale("--replicas=2").await?;
+    while member_pods(cluster, "kept").await?.len() < 3 {
+        if began.elapsed() > PATIENCE {
+            report.fail("the StatefulSet does not recover when the webhook is back");
+            return Ok(());
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+    report.say(format!(
+        "refused without the webhook; made again {:.1} s after it came back",
+        began.elapsed().as_secs_f64()
+    ));
+    let kept = Service {
+        hub: cluster,
+        name: "kept",
+    };
+    kept.wait("Ready", PATIENCE).await?;
+    Ok(())
+}
+
+/// What is written through one member is at each of them.
+async fn files(cluster: &Cluster, service: &str, report: &mut Report) -> Result<()> {
+    let pods = member_pods(cluster, service).await?;
+    report.expect(
+        pods.len() == 3,
+        format!("{service} has {} pods", pods.len()),
+    );
+    for (number, pod) in pods.iter().enumerate() {
+        let file = format!("/file-{number}.txt");
+        let answer = pod.ask("PUT", &file, &format!("by {}", pod.name)).await?;
+        report.expect(
+            answer.status.is_success() && answer.slot().is_some(),
+            format!("{} answers {answer:?}", pod.name),
+        );
+    }
+    for (number, writer) in pods.iter().enumerate() {
+        for pod in &pods {
+            let answer = pod.ask("GET", &format!("/file-{number}.txt"), "").await?;
+            report.expect(
+                answer.text() == format!("by {}", writer.name),
+                format!("{} holds {:?}", pod.name, answer.text()),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn labelled(name: &str, management: &str, update: &str) -> String {
+    format!(
+        r"
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: {name}}}
+spec:
+  serviceName: {name}
+  replicas: 3
+  podManagementPolicy: {management}
+  updateStrategy: {{type: {update}}}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}, synod.dev/inject: {name}}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{{name: nginx, image: {NGINX}, ports: [{{name: http, containerPort: 8080}}]}}]
+"
+    )
+}
+
+async fn adopt<'a>(
+    cluster: &'a Cluster,
+    name: &'a str,
+    kind: &str,
+    workload: &str,
+) -> Result<Service<'a>> {
+    let manifest = format!(
+        r"
+apiVersion: synod.dev/v1alpha1
+kind: ReplicatedService
+metadata: {{name: {name}}}
+spec:
+  replicas: 3
+  acknowledgedRisks: [NoSnapshot]
+  workloadRef: {{apiVersion: apps/v1, kind: {kind}, name: {workload}}}
+"
+    );
+    apply(cluster, &manifest).await?;
+    Ok(Service { hub: cluster, name })
+}
+
+async fn apply(cluster: &Cluster, manifest: &str) -> Result<()> {
+    cluster
+        .kubectl_with(["apply", "--filename=-"], manifest)
+        .await?;
+    Ok(())
+}
