@@ -33,6 +33,8 @@ spec:
   - {{name: dump, matches: [{{path: {{type: Exact, value: /dump}}, method: GET}}], consistency: Local}}
   template:
     spec:
+      # It does not listen to SIGTERM.
+      terminationGracePeriodSeconds: 2
       containers:
       - name: registers
         image: {REGISTERS}
