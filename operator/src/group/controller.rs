@@ -34,12 +34,16 @@ const AT_ONCE: u16 = 16;
 /// Longest text of an event, in bytes (the API's limit is 1024).
 const NOTE: usize = 1_000;
 
+/// How long the operator has just started.
+const EARLY: Duration = Duration::from_secs(60);
+
 /// Name of this controller in metrics.
 const NAME: &str = "group";
 
 struct Context {
     process: Arc<Process>,
     image: SidecarImage,
+    started: Instant,
     /// Failures in a row, by group.
     failures: Mutex<HashMap<ObjectRef<ReplicaGroup>, u32>>,
 }
@@ -68,6 +72,7 @@ pub async fn run(process: Arc<Process>) -> anyhow::Result<()> {
     let context = Arc::new(Context {
         process,
         image,
+        started: Instant::now(),
         failures: Mutex::new(HashMap::new()),
     });
     let config = kube::runtime::controller::Config::default().concurrency(AT_ONCE);
@@ -137,7 +142,8 @@ async fn look(group: Arc<ReplicaGroup>, context: Arc<Context>) -> Result<Action,
 }
 
 async fn step(group: &ReplicaGroup, context: &Context) -> Result<Action, ReconcileError> {
-    let done = match reconcile(&context.process, &context.image, group).await {
+    let early = context.started.elapsed() < EARLY;
+    let done = match reconcile(&context.process, &context.image, group, early).await {
         // The change that was not known here yet brings the next look, at the latest this does.
         Err(ReconcileError::Overtaken) => return Ok(Action::requeue(FIRST)),
         done => done?,

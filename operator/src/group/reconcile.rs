@@ -36,6 +36,8 @@ const SOON: Duration = Duration::from_secs(2);
 const LATER: Duration = Duration::from_secs(10);
 /// How long a StatefulSet is left to itself between two requests to make its pods again.
 const RETRY: Duration = Duration::from_secs(10);
+/// The same while the operator has just started: nobody knows when its webhook is reachable.
+const EARLY_RETRY: Duration = Duration::from_secs(2);
 
 /// What went wrong on the way; the rest of it is in the group's status.
 #[derive(Debug, thiserror::Error)]
@@ -78,11 +80,12 @@ pub(super) struct Done {
     pub(super) failure: Option<String>,
 }
 
-/// One look at a group.
+/// One look at a group; `early`: the operator has just started.
 pub(super) async fn reconcile(
     process: &Context,
     image: &SidecarImage,
     group: &ReplicaGroup,
+    early: bool,
 ) -> Result<Done, ReconcileError> {
     let mut report = Report {
         facts: group
@@ -103,6 +106,7 @@ pub(super) async fn reconcile(
                 image,
                 valid: &valid,
                 live: &live,
+                early,
             };
             match conflicts(&valid, &live) {
                 Err(stall) => report.stall = Some(stall),
@@ -136,6 +140,8 @@ struct Work<'a> {
     image: &'a SidecarImage,
     valid: &'a Valid<'a>,
     live: &'a Live,
+    /// The operator has just started.
+    early: bool,
 }
 
 // === impl Work ===
@@ -397,7 +403,8 @@ impl Work<'_> {
         let now = Timestamp::now();
         let tried = set.annotations().get(adopt::RETRY_ANNOTATION);
         let tried: Option<Timestamp> = tried.and_then(|it| it.parse().ok());
-        let lately = tried.is_some_and(|it| now.duration_since(it).unsigned_abs() < RETRY);
+        let gap = if self.early { EARLY_RETRY } else { RETRY };
+        let lately = tried.is_some_and(|it| now.duration_since(it).unsigned_abs() < gap);
         if webhook || !missing || bare || lately || self.adoption().is_err() {
             return;
         }

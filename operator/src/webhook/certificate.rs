@@ -136,6 +136,7 @@ impl Keeper {
     /// Until told to stop.
     pub(super) async fn run(mut self) {
         let stop = self.context.stop.clone();
+        let mut leadership = self.context.leadership.clone();
         loop {
             let look = tokio::time::timeout(PATIENCE, self.look());
             let looked = tokio::select! {
@@ -151,6 +152,8 @@ impl Keeper {
             let pause = if self.pair.is_some() { PERIOD } else { SOON };
             tokio::select! {
                 () = stop.cancelled() => return,
+                // Only the one that writes tells the API server whom to trust.
+                () = leadership.gained() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
