@@ -300,8 +300,8 @@ impl Work<'_> {
             return Some(Stall::new(
                 &conditions::INJECTION_MISSING,
                 format!(
-                    "pods without the sidecar, which came before the label: {names}. They are made \
-                     again with it once you delete them (what they hold in memory is lost): \
+                    "pods without the sidecar, which came before the label: {names}. Delete them; those \
+                     of the StatefulSet are made again with it (what they hold in memory is lost): \
                      `kubectl -n {} delete pod {names}`",
                     valid.namespace
                 ),
