@@ -199,6 +199,8 @@ impl Paxos {
             self.note_taken_over(from);
             self.resign();
             self.promise(ballot);
+            let patient_ns = self.now.mono_ns + self.election.timeout_ns / 2;
+            self.election.takeover.give_way(patient_ns);
         } else if self.acceptor.accepted == ballot {
             self.counters.stale_messages += 1;
             return;

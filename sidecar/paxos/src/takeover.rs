@@ -20,6 +20,8 @@ pub(crate) struct Takeover {
     /// Since when this try is waited for, and its part of chance.
     waiting: Option<(u64, u64)>,
     at_ns: Option<u64>,
+    /// Somebody else's try is under way until then, as far as this member has promised.
+    other_until_ns: u64,
 }
 
 impl Takeover {
@@ -34,9 +36,18 @@ impl Takeover {
         self.at_ns = None;
     }
 
+    /// This member has promised to follow somebody, who must have the time to get a quorum and to say
+    /// so. Where everybody stands again sooner than an answer takes, nobody ever wins.
+    pub(crate) fn give_way(&mut self, until_ns: u64) {
+        self.other_until_ns = until_ns;
+    }
+
     /// Somebody is led, or this member could not win.
     pub(crate) fn close(&mut self) {
-        *self = Self::default();
+        *self = Self {
+            other_until_ns: self.other_until_ns,
+            ..Self::default()
+        };
     }
 }
 
@@ -60,6 +71,12 @@ impl Paxos {
         };
         self.election.takeover.waiting = Some((since_ns, chance_ns));
         let mut at_ns = since_ns + self.reluctance_ns(chance_ns);
+        at_ns = at_ns.max(
+            self.election
+                .takeover
+                .other_until_ns
+                .saturating_add(chance_ns),
+        );
         if self.voters.len() > 1 && !self.is_near() {
             // Better somebody else, unless nobody else can (rule L1).
             at_ns = at_ns.max(open_ns + PATIENCE * self.election.timeout_ns + chance_ns);
