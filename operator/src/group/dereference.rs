@@ -186,10 +186,7 @@ async fn say_why(client: &Client, valid: &Valid<'_>, pods: &mut [PodView]) -> ku
                 return Ok(());
             }
         };
-        let newest = list.into_iter().max_by_key(|it| {
-            let last = it.last_timestamp.as_ref().map(|it| it.0);
-            last.or(it.event_time.as_ref().map(|it| it.0))
-        });
+        let newest = newest(list.items);
         if let Some(event) = newest {
             pod.problem = format!(
                 "{}: {}",
@@ -199,6 +196,18 @@ async fn say_why(client: &Client, valid: &Valid<'_>, pods: &mut [PodView]) -> ku
         }
     }
     Ok(())
+}
+
+/// The last word. That a sidecar is not ready is no reason why its app does not start: it is so
+/// because of that.
+fn newest(events: Vec<Event>) -> Option<Event> {
+    let reasons = events
+        .into_iter()
+        .filter(|it| it.reason.as_deref() != Some("Unhealthy"));
+    reasons.max_by_key(|it| {
+        let last = it.last_timestamp.as_ref().map(|it| it.0);
+        last.or(it.event_time.as_ref().map(|it| it.0))
+    })
 }
 
 /// Beside a StatefulSet of the user's own there may be a Service of the same name as the service, and
@@ -328,5 +337,30 @@ impl Live {
         data.into_iter()
             .filter_map(|(key, value)| Some((key, String::from_utf8(value.0).ok()?)))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn that_a_sidecar_is_not_ready_is_not_why_its_app_does_not_start() {
+        let event = |reason: &str, second: i64| Event {
+            reason: Some(reason.to_owned()),
+            last_timestamp: Some(Time(Timestamp::from_second(second).expect("in range"))),
+            ..Event::default()
+        };
+        let events = vec![
+            event("FailedScheduling", 1),
+            event("FailedMount", 2),
+            event("Unhealthy", 3),
+        ];
+        let said = newest(events).expect("there is one").reason;
+        assert_eq!(said.as_deref(), Some("FailedMount"));
+        assert!(newest(vec![event("Unhealthy", 3)]).is_none());
     }
 }

@@ -116,11 +116,7 @@ pub(crate) fn next(desired: &Desired, seen: &[Seen], now: Timestamp) -> Step {
         return Step::Wait(late.complaint());
     }
     if !group.can_spare_a_voter() {
-        let others = seen.iter().filter(|it| it.votes()).count() + desired.voters_elsewhere;
-        // A group of one or two voters has none to spare, ever.
-        if group.all > 2 || others < group.all {
-            return Step::Wait("a majority would not go on without another voter".to_owned());
-        }
+        return Step::Wait("a majority would not go on without another voter".to_owned());
     }
     replace_well(&outdated, seen, desired, now)
 }
@@ -130,7 +126,7 @@ fn replace_broken(outdated: &[&Seen], group: &Votes, now: Timestamp) -> Option<S
     outdated
         .iter()
         .filter(|it| it.is_broken(now))
-        .find(|it| !it.votes() || group.voting > group.majority())
+        .find(|it| !it.votes() || group.can_spare_a_voter())
         .map(|it| it.delete("it does not work"))
 }
 
@@ -202,8 +198,9 @@ impl Votes {
         self.all / 2 + 1
     }
 
+    /// A group of one or two has none to spare, ever: it stops for a moment.
     fn can_spare_a_voter(&self) -> bool {
-        self.voting > self.majority()
+        self.voting > self.majority() || (self.all <= 2 && self.voting == self.all)
     }
 }
 

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use synod_api::ReplicaGroup;
+use synod_api::{ReplicaGroup, ReplicaGroupStatus};
 use synod_proto::v1::propose_policy_response::Result as Outcome;
 
 use super::adopt::{self, Ordinal};
@@ -22,7 +22,7 @@ use super::members::{AskError, Asker, address};
 use super::observe::{Observed, formed, observe};
 use super::plan::{Desired, Step, next};
 use super::pods::PodView;
-use super::status::{Report, status};
+use super::status::{Report, status, unread};
 use super::validate::{Stall, Valid, validate};
 use super::{names, policy};
 use crate::certs::{Names, Pair, Scope};
@@ -98,9 +98,19 @@ pub(super) async fn reconcile(
     match validate(group, &process.flags.cluster) {
         Err(stall) => report.stall = Some(stall),
         Ok(valid) => {
-            let live = dereference(&process.client, &valid)
-                .await
-                .map_err(ReconcileError::Read)?;
+            let live = match dereference(&process.client, &valid).await {
+                Ok(live) => live,
+                Err(error) => {
+                    let right = matches!(&error, kube::Error::Api(it) if it.is_forbidden());
+                    let error = ReconcileError::Read(error);
+                    // Other errors pass by themselves, or leave no way to tell.
+                    if right {
+                        let told = unread(group, &error.to_string(), Timestamp::now());
+                        put_status(process, group, told).await?;
+                    }
+                    return Err(error);
+                }
+            };
             let work = Work {
                 process,
                 image,
@@ -121,7 +131,8 @@ pub(super) async fn reconcile(
             }
         }
     }
-    let group = write_status(process, group, &report).await?;
+    let status = status(group, &report, Timestamp::now());
+    let group = put_status(process, group, status).await?;
     let settled = report.stall.is_some()
         || conditions::is_true(
             group.status.as_ref().map_or(&[][..], |it| &it.conditions),
@@ -797,12 +808,11 @@ fn random_hex() -> Result<String, crate::certs::CertError> {
     }))
 }
 
-async fn write_status(
+async fn put_status(
     process: &Context,
     group: &ReplicaGroup,
-    report: &Report,
+    wanted: ReplicaGroupStatus,
 ) -> Result<ReplicaGroup, ReconcileError> {
-    let wanted = status(group, report, Timestamp::now());
     let mut group = group.clone();
     if group.status.as_ref() == Some(&wanted) {
         return Ok(group);

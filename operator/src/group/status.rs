@@ -76,6 +76,20 @@ pub(crate) fn status(group: &ReplicaGroup, report: &Report, now: Timestamp) -> R
     }
 }
 
+/// The status when nothing could be looked at: that is told, and all else stays as it was.
+pub(crate) fn unread(group: &ReplicaGroup, words: &str, now: Timestamp) -> ReplicaGroupStatus {
+    let mut status = group.status.clone().unwrap_or_default();
+    let mut list = Conditions::new(&status.conditions, group.metadata.generation, now);
+    for condition in &status.conditions {
+        list.keep(condition);
+    }
+    let reason = &conditions::OPERATOR_ERROR;
+    list.set(&conditions::DEGRADED, Status::True, reason, words);
+    list.set(&conditions::READY, Status::False, reason, words);
+    status.conditions = list.finish();
+    status
+}
+
 fn member(observed: &Observed, before: &ReplicaGroupStatus) -> GroupMemberStatus {
     let before = before.members.iter().find(|it| it.name == observed.name);
     let keep = |now: &str, then: fn(&GroupMemberStatus) -> &String| {

@@ -233,6 +233,26 @@ fn a_group_of_one_is_replaced_although_it_stops_for_a_moment() {
     assert_eq!(next(&desired(), &seen, at(0)), delete(0, ROLL));
 }
 
+/// Its sidecar votes and no more, as with an image that does not exist.
+#[test]
+fn the_app_of_a_group_of_one_or_two_is_mended_though_its_sidecar_votes() {
+    for count in [1, 2] {
+        let mut seen = members(count);
+        let last = &mut seen[count - 1];
+        pod(last).ready = false;
+        heard(last).serving = false;
+        let expected = delete(count - 1, "it does not work");
+        assert_eq!(next(&desired(), &seen, at(0)), expected);
+    }
+    let mut seen = members(3);
+    pod(&mut seen[0]).ready = false;
+    seen[1].heard = None;
+    assert!(
+        matches!(next(&desired(), &seen, at(0)), Step::Wait(_)),
+        "two of three are all that decide"
+    );
+}
+
 #[test]
 fn a_group_of_two_moves_its_leader_before_each_pod() {
     let mut seen = members(2);

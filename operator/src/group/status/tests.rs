@@ -170,6 +170,32 @@ fn a_stall_stands_above_everything_and_ends_with_its_cause() {
 }
 
 #[test]
+fn a_right_that_is_missing_is_told_and_what_is_known_stays() {
+    let mut group = group();
+    group.status = Some(status(&group, &report(), at(100)));
+    group.metadata.generation = Some(5);
+    let words = "cannot read what there is: services \"notes\" is forbidden";
+    let found = unread(&group, words, at(200));
+    for (kind, status) in [("Ready", "False"), ("Degraded", "True")] {
+        let it = found.conditions.iter().find(|it| it.kind == kind);
+        let it = it.expect("it is told");
+        assert_eq!((&*it.status, &*it.reason), (status, "OperatorError"));
+        assert_eq!(it.message, words);
+    }
+    let before = group.status.expect("given above");
+    assert_eq!(found.members, before.members);
+    assert_eq!(
+        conditions::find(&found.conditions, &conditions::CERTIFICATES_VALID),
+        conditions::find(&before.conditions, &conditions::CERTIFICATES_VALID),
+    );
+    assert_eq!(
+        found.observed_generation,
+        Some(4),
+        "nobody looked at the last change"
+    );
+}
+
+#[test]
 fn on_the_way_it_says_how_far_it_is() {
     let reason = |report: &Report, group: &ReplicaGroup| {
         condition(report, group, "Ready").expect("always there").1

@@ -1,6 +1,7 @@
 //! What is tested, by name.
 
 mod adopting;
+mod bad_input;
 mod bring_up;
 mod faults;
 mod first_service;
@@ -96,4 +97,5 @@ pub const ALL: &[Scenario] = scenarios! {
     "faults/nothing is lost in one cluster, whatever goes and comes back", true => faults::under_traffic,
     "regions/three clusters 40 ms apart: any one region cut off, the others go on", true => regions::cut_off,
     "adopting/nginx as a Deployment and as a StatefulSet, and what leads past the sidecar", true => adopting::what_is_there,
+    "bad-input/what is wrong is said in words, and ends when it is put right", true => bad_input::what_is_said,
 };
