@@ -147,6 +147,9 @@ reasons! {
     POD_NOT_STARTING = "PodNotStarting" on [READY, DEGRADED]:
         "A pod waits for something: an image, a Secret, a volume, a node with room." =>
         "The message has the words of kubelet or scheduler.";
+    APP_NOT_ANSWERING = "AppNotAnswering" on [READY, DEGRADED]:
+        "Nothing has answered on the app's port for ten seconds or longer: the app does not listen there, or still starts." =>
+        "Look at the app's log, and whether the port in the message is the one on which it listens: `spec.app.port`, else its container's first port.";
     START_SIGNAL_WEAK = "StartSignalWeak" on [DEGRADED]:
         "The app has a postStart command of its own, so its start is noticed by other means, which take longer." =>
         "Nothing, or make the hook an HTTP one.";

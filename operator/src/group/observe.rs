@@ -14,6 +14,9 @@ use super::plan::{Heard, Seen, SeenPod};
 use super::pods::PodView;
 use super::validate::Valid;
 
+/// An app that restarts is away for less, in milliseconds.
+const APP_PATIENCE_MS: u64 = 10_000;
+
 /// One member.
 #[derive(Clone, Debug)]
 pub(crate) struct Observed {
@@ -89,6 +92,11 @@ fn endpoint(valid: &Valid<'_>, live: &Live, pod: &PodView) -> String {
     place.map(|it| it.to_string()).unwrap_or_default()
 }
 
+/// Whether nothing answers where the app should.
+pub(crate) fn is_silent(said: &StatusResponse) -> bool {
+    said.app_silent_ms >= APP_PATIENCE_MS
+}
+
 // === impl Observed ===
 
 impl Observed {
@@ -121,6 +129,7 @@ impl Observed {
                 ready: it.ready,
                 serving: it.serving,
                 leader: it.leader.clone(),
+                app_silent: is_silent(it),
             }),
         }
     }

@@ -59,6 +59,8 @@ pub(crate) struct Heard {
     pub(crate) serving: bool,
     /// Whom it follows; empty: nobody.
     pub(crate) leader: String,
+    /// Nothing has answered on the app's port for longer than a restart takes.
+    pub(crate) app_silent: bool,
 }
 
 /// What to do next.
@@ -244,14 +246,16 @@ impl Seen {
             })
     }
 
-    /// Not ready for longer than anything passing takes.
+    /// Not ready, or without an app, for longer than anything passing takes.
     fn is_broken(&self, now: Timestamp) -> bool {
-        self.pod.as_ref().is_some_and(|it| {
-            !it.ready
-                && it
-                    .since
-                    .is_some_and(|at| now.duration_since(at) >= PATIENCE)
-        })
+        let silent = self.heard.as_ref().is_some_and(|it| it.app_silent);
+        silent
+            || self.pod.as_ref().is_some_and(|it| {
+                !it.ready
+                    && it
+                        .since
+                        .is_some_and(|at| now.duration_since(at) >= PATIENCE)
+            })
     }
 
     fn leads(&self, seen: &[Seen]) -> bool {

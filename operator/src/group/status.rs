@@ -7,7 +7,7 @@ use synod_api::{GroupMemberStatus, MemberRole, MemberState, ReplicaGroup, Replic
 
 use super::certificates::Problem;
 use super::names;
-use super::observe::Observed;
+use super::observe::{Observed, is_silent};
 use super::plan::Step;
 use super::pods::PodView;
 use super::validate::Stall;
@@ -166,7 +166,7 @@ fn conditions(
     let mut list = Conditions::new(&before.conditions, group.metadata.generation, now);
     certificates(&mut list, report);
     traffic(&mut list, before, report);
-    let bad = bad(before, report, now);
+    let bad = bad(group, before, report, now);
     match &bad {
         Some(it) => list.set(&conditions::DEGRADED, Status::True, it.reason, &it.message),
         None => list.set(
@@ -280,7 +280,12 @@ fn bypass(observed: &Observed) -> Option<String> {
 }
 
 /// What is worse than it should be, the worst first.
-fn bad(before: &ReplicaGroupStatus, report: &Report, now: Timestamp) -> Option<Matter> {
+fn bad(
+    group: &ReplicaGroup,
+    before: &ReplicaGroupStatus,
+    report: &Report,
+    now: Timestamp,
+) -> Option<Matter> {
     let members = &report.members;
     let lost = names_of(members, |it| it.is_lost(&report.formed));
     if !lost.is_empty() {
@@ -330,6 +335,17 @@ fn bad(before: &ReplicaGroupStatus, report: &Report, now: Timestamp) -> Option<M
         return Some(Matter {
             reason: &conditions::MEMBER_UNREACHABLE,
             message: error.to_string(),
+        });
+    }
+    let without_app = names_of(members, |it| it.said().is_some_and(is_silent));
+    if !without_app.is_empty() {
+        return Some(Matter {
+            reason: &conditions::APP_NOT_ANSWERING,
+            message: format!(
+                "{without_app}: the app does not answer on port {}: look at its log, and whether \
+                 that is where it listens",
+                group.spec.app.port
+            ),
         });
     }
     if !report.weak.is_empty() {

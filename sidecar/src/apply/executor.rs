@@ -539,6 +539,9 @@ impl<A: App> Executor<A> {
             serving: machine.serving() && !behind,
             rebuilding: machine.rebuilding(),
             app_stalled: blocked.is_some() || stalled_at.is_some() || machine.rebuilding(),
+            // One that must be stopped first is there.
+            app_absent: machine.condemned().is_none()
+                && blocked.or_else(|| machine.blocked()) == Some(Blocked::NoApp),
             condemned: machine.condemned(),
             app_starts: machine.app_starts(),
         };

@@ -139,6 +139,8 @@ pub struct ApplyStatus {
     pub rebuilding: bool,
     /// It executes what others executed long ago, or waits for an app that does not answer.
     pub app_stalled: bool,
+    /// There is no app to execute anything: it does not run, or answers to nobody.
+    pub app_absent: bool,
     /// This instance of the app must be stopped: its state is not known. It is, once the group
     /// allows it ([`super::stop`]).
     pub condemned: Option<Instance>,
@@ -224,6 +226,13 @@ impl ApplyHandle {
             slot: waiting.slot.0,
             age_ms: u64::try_from(waiting.since.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
+    }
+
+    /// For how long there has been no app, in milliseconds; 0: there is one.
+    pub fn app_silent_ms(&self) -> u64 {
+        let absent = self.status.borrow().app_absent;
+        let waiting = self.waiting_on().filter(|it| absent && it.on == "app");
+        waiting.map_or(0, |it| it.age_ms)
     }
 }
 

@@ -432,10 +432,13 @@ async fn an_app_that_ran_before_us_is_stopped_unless_it_is_proven_new() {
     process.choose(1, &request());
     process.status(|status| status.condemned.is_some()).await;
     assert_eq!(process.handle.waiting_on().unwrap().on, "app");
+    assert!(!process.handle.status().borrow().app_absent);
     app.listen(0);
     process.status(|status| status.condemned.is_none()).await;
+    process.status(|status| status.app_absent).await;
     app.listen(8);
     process.status(|status| status.serving).await;
+    assert_eq!(process.handle.app_silent_ms(), 0);
     assert_eq!(app.executed(), [(8, 1)]);
     process.shut_down().await;
 

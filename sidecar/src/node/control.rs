@@ -205,6 +205,7 @@ impl control_server::Control for Control {
                 address: it.address.to_string(),
                 age_ms: it.age_ms(),
             }),
+            app_silent_ms: self.apply.app_silent_ms(),
         }))
     }
 

@@ -34,6 +34,7 @@ fn member(ordinal: usize) -> Seen {
             ready: true,
             serving: true,
             leader: "notes-local-0".to_owned(),
+            app_silent: false,
         }),
     }
 }
@@ -253,6 +254,28 @@ fn the_app_of_a_group_of_one_or_two_is_mended_though_its_sidecar_votes() {
     );
 }
 
+/// As with a port that is not the app's: sidecars are ready, and no copy will ever be caught up.
+#[test]
+fn members_whose_apps_listen_to_nobody_get_the_new_template_one_by_one() {
+    let mut seen = members(3);
+    for it in &mut seen {
+        heard(it).serving = false;
+    }
+    assert!(
+        matches!(next(&desired(), &seen, at(0)), Step::Wait(_)),
+        "they may be catching up"
+    );
+    for it in &mut seen {
+        heard(it).app_silent = true;
+    }
+    assert_eq!(
+        next(&desired(), &seen, at(0)),
+        delete(0, "it does not work")
+    );
+    seen[0].pod = None;
+    assert!(matches!(next(&desired(), &seen, at(0)), Step::Wait(_)));
+}
+
 #[test]
 fn a_group_of_two_moves_its_leader_before_each_pod() {
     let mut seen = members(2);
@@ -325,6 +348,7 @@ fn play(seen: &mut [Seen], step: &Step, random: &mut impl FnMut() -> u32) {
                     ready: false,
                     serving: false,
                     leader: leader.clone(),
+                    app_silent: false,
                 });
             }
             (Some(there), Some(heard)) if !heard.ready => {

@@ -196,6 +196,27 @@ fn a_right_that_is_missing_is_told_and_what_is_known_stays() {
 }
 
 #[test]
+fn an_app_that_does_not_listen_is_told_with_its_port_once_it_had_time() {
+    let mut report = report();
+    let say = |report: &mut Report, silent_ms| {
+        let Some(Ok(said)) = &mut report.members[1].heard else {
+            panic!("it answers");
+        };
+        (said.serving, said.app_silent_ms) = (false, silent_ms);
+    };
+    say(&mut report, 9_000);
+    assert_eq!(ready(&report).1, "WaitingForMembers");
+    say(&mut report, 10_000);
+    let (_, reason, message) = ready(&report);
+    assert_eq!(reason, "AppNotAnswering");
+    let port = group().spec.app.port;
+    assert!(
+        message.contains("notes-us-east-1") && message.contains(&format!("port {port}")),
+        "{message}"
+    );
+}
+
+#[test]
 fn on_the_way_it_says_how_far_it_is() {
     let reason = |report: &Report, group: &ReplicaGroup| {
         condition(report, group, "Ready").expect("always there").1

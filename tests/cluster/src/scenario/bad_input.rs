@@ -40,11 +40,11 @@ pub(super) async fn what_is_said(settings: &Settings, report: &mut Report) -> Re
     rules::each(cluster, LONG, report).await?;
     remove(&long).await?;
 
-    template_and_image(cluster, report).await?;
-    silent(cluster, report).await?;
     names(cluster, report).await?;
     forming(cluster, report).await?;
     rights(cluster, report).await?;
+    silent(cluster, report).await?;
+    template_and_image(cluster, report).await?;
     finish(clusters, report)?;
     Picture::take()?.compare(&before, report);
     Ok(())
@@ -158,7 +158,8 @@ async fn silent(cluster: &Cluster, report: &mut Report) -> Result<()> {
     apply_object(cluster, &object).await?;
     let service = Service { hub: cluster, name };
     let pod = format!("{name}-{CLUSTER}-0");
-    told(&service, "Ready", &[&pod, "8080"], report).await?;
+    let words = ["AppNotAnswering", &pod, "port 8080"];
+    told(&service, "Ready", &words, report).await?;
     // Longer than a kubelet gives anything that it finds dead.
     tokio::time::sleep(Duration::from_secs(40)).await;
     let form = "--output=jsonpath={.status.initContainerStatuses[0].restartCount} \
