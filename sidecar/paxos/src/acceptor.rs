@@ -21,6 +21,9 @@ pub(crate) struct Acceptor {
     pub(crate) synced_promised: Ballot,
     pub(crate) synced_accepted: Ballot,
     pub(crate) synced_last: Slot,
+    /// The greatest log that the disk has held: while an adoption is on its way there, still the one
+    /// before it.
+    pub(crate) kept: (Ballot, Slot),
     /// The write that holds `promised`.
     pub(crate) promise_io: Io,
     /// Highest slot voted for in `accepted`.
@@ -80,6 +83,7 @@ impl Acceptor {
             synced_promised: promised,
             synced_accepted: accepted,
             synced_last: last,
+            kept: (accepted, last),
             promise_io: Io(0),
             voted: None,
             staging: None,
@@ -658,6 +662,7 @@ impl Paxos {
             }
             Effect::Log { accepted, last } => {
                 self.acceptor.synced_accepted = accepted;
+                self.acceptor.kept = self.acceptor.kept.max((accepted, last));
                 // Appends of an older ballot may have been cut since.
                 if accepted == self.acceptor.accepted {
                     assert!(last <= self.log.last(), "synced after appended");

@@ -11,6 +11,8 @@ use crate::types::{MemberId, Now};
 impl Paxos {
     /// What to say first on each connection.
     pub fn hello(&self) -> Hello {
+        // Not less than was acknowledged, or it would pass for forgetful.
+        let (accepted, last) = self.acceptor.kept;
         Hello {
             group: self.genesis.group,
             member: self.me,
@@ -20,8 +22,8 @@ impl Paxos {
             life: self.life,
             epoch: self.configuration().epoch,
             promised: self.acceptor.synced_promised,
-            accepted: self.acceptor.synced_accepted,
-            last: self.acceptor.synced_last,
+            accepted,
+            last,
             protocol_min: self.settings.protocol_min,
             protocol_max: self.settings.protocol_max,
         }

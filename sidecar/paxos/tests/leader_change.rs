@@ -618,6 +618,29 @@ fn p1a_the_own_promise_counts_only_once_it_is_synced() {
 }
 
 #[test]
+fn m4_while_an_adoption_is_on_its_way_to_the_disk_a_member_does_not_pass_for_forgetful() {
+    let mut net = three_led_by_1(Settings::default());
+    net.isolate(id(1));
+    net.propose(id(1), b"at 1 alone");
+    net.run(100);
+    let told = |net: &Net| {
+        let hello = net.paxos(id(1)).hello();
+        (hello.accepted, hello.last)
+    };
+    let before = told(&net);
+    net.run(2000);
+    net.sync_ns = 20 * MS;
+    net.heal();
+    let cut = Cell::new(false);
+    net.until(5000, "1 follows", |net| {
+        assert!(told(net) >= before, "{:?} is less", told(net));
+        cut.set(cut.get() || net.paxos(id(1)).synced() < before.1);
+        told(net) > before
+    });
+    assert!(cut.get(), "nothing was cut");
+}
+
+#[test]
 fn p1b_a_promise_to_another_leaves_only_once_it_is_synced() {
     let mut net = three_led_by_1(Settings::default());
     for member in [id(2), id(3)] {

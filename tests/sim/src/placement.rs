@@ -9,6 +9,8 @@ use crate::network::{id_of, index_of};
 use crate::world::World;
 use synod_paxos::{Ballot, MemberId};
 
+/// What began in the safety phase, as a sync that takes seconds, is over so long after it.
+const AFTERMATH_NS: u64 = 5_000_000_000;
 /// Longest election timeouts within which leadership has come to rest: the longest wait before a
 /// hand-over is 1280 of them, and it may take some.
 const LIMIT: u64 = 6000;
@@ -84,6 +86,9 @@ impl World {
     /// The group has converged. True once leadership has rested where it is preferred.
     pub(crate) fn rests(&mut self, unfinished: Option<String>) -> Result<bool, Violation> {
         let now_ns = self.now_ns;
+        if now_ns < self.swarm.safety_ns + AFTERMATH_NS {
+            return Ok(false);
+        }
         let mut resting = self.resting.unwrap_or(Resting {
             since_ns: now_ns,
             seen: None,
