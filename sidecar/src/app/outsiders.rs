@@ -171,8 +171,8 @@ mod tests {
             let octets = ip.octets();
             let words = octets.chunks_exact(4);
             let words = words.map(|it| u32::from_ne_bytes(it.try_into().expect("four")));
-            let text: String = words.map(|it| format!("{it:08X}")).collect();
-            format!("{text}:{:04X}", address.port())
+            let words: Vec<String> = words.map(|it| format!("{it:08X}")).collect();
+            format!("{}:{:04X}", words.concat(), address.port())
         };
         let at = |local: &str, remote: &str| {
             let table = format!("head\n1: {} {} 01 0:0", hex(local), hex(remote));
