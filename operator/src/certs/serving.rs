@@ -112,7 +112,9 @@ impl Authority {
             Ok(now.duration_since(made).unwrap_or_default())
         };
         if let Some(next) = &self.next {
-            if age(&next.cert)? < SETTLE {
+            // Below a root that has ended nothing can be served, so there is nothing to wait for.
+            let ended = validity(&self.current.cert)?.until <= now;
+            if age(&next.cert)? < SETTLE && !ended {
                 return Ok(None);
             }
             return Ok(Some(Self {
@@ -263,5 +265,15 @@ mod tests {
             bundle.pem()
         });
         assert_eq!(turned(&alone, 2442), None);
+    }
+
+    #[test]
+    fn a_root_that_has_ended_is_replaced_at_once() {
+        let first = Authority::make(at(0)).expect("made");
+        let both = turned(&first, 4000).expect("its life is over");
+        let second = turned(&both, 4000).expect("nobody trusts the first any more");
+        assert_ne!(second.current, first.current);
+        let leaf = second.leaf("a.b.svc", at(4000)).expect("made");
+        assert!(second.serves(&leaf, at(4000)));
     }
 }

@@ -154,8 +154,8 @@ reasons! {
         "The app has a postStart command of its own, so its start is noticed by other means, which take longer." =>
         "Nothing, or make the hook an HTTP one.";
     DISRUPTION_BLOCKED = "DisruptionBlocked" on [READY, DEGRADED, PROGRESSING]:
-        "A member should be restarted or moved, but that would leave too few." =>
-        "Bring the other members back first.";
+        "A member's node is cordoned, but the member cannot be evicted now." =>
+        "Wait: evictions are tried again by whoever drains the node. The message says what for; bring members back that are not well.";
     CHILD_REFUSED = "ChildRefused" on [READY, DEGRADED, STALLED]:
         "The API server refuses an object that the operator makes for this service." =>
         "Look at its words in the message: often a quota, a policy, or a right that the operator lacks.";

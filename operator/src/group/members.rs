@@ -18,7 +18,8 @@ use rustls::{
 };
 use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::{
-    Policy, PrepareShutdownRequest, ProposePolicyRequest, ProposePolicyResponse, StatusRequest,
+    AcquireDisruptionRequest, AcquireDisruptionResponse, Policy, PrepareShutdownRequest,
+    ProposePolicyRequest, ProposePolicyResponse, ReleaseDisruptionRequest, StatusRequest,
     StatusResponse,
 };
 use tokio::net::TcpStream;
@@ -165,6 +166,49 @@ impl Asker {
             Ok(answer
                 .map_err(|status| refused(leader, &status))?
                 .into_inner())
+        };
+        within(LONG, leader, address, ask).await
+    }
+
+    /// Asks the leader for the group's disruption token, or renews it.
+    pub(crate) async fn acquire_disruption(
+        &self,
+        leader: &str,
+        address: SocketAddr,
+        epoch: u64,
+        lease: Duration,
+        holder: &str,
+    ) -> Result<AcquireDisruptionResponse, AskError> {
+        let ask = async {
+            let mut client = self.client(leader, address).await?;
+            let request = AcquireDisruptionRequest {
+                epoch,
+                ttl_ms: lease.as_millis() as u64,
+                holder: holder.to_owned(),
+            };
+            let answer = client.acquire_disruption(request).await;
+            Ok(answer
+                .map_err(|status| refused(leader, &status))?
+                .into_inner())
+        };
+        within(LONG, leader, address, ask).await
+    }
+
+    /// Gives the token back.
+    pub(crate) async fn release_disruption(
+        &self,
+        leader: &str,
+        address: SocketAddr,
+        holder: &str,
+    ) -> Result<(), AskError> {
+        let ask = async {
+            let mut client = self.client(leader, address).await?;
+            let request = ReleaseDisruptionRequest {
+                holder: holder.to_owned(),
+            };
+            let answer = client.release_disruption(request).await;
+            answer.map_err(|status| refused(leader, &status))?;
+            Ok(())
         };
         within(LONG, leader, address, ask).await
     }

@@ -12,6 +12,7 @@ mod bypass;
 mod certificates;
 mod controller;
 mod dereference;
+mod evictions;
 mod members;
 mod names;
 mod observe;

@@ -236,7 +236,7 @@ impl Seen {
     }
 
     /// Ready, and its copy is caught up. A witness has none.
-    fn is_well(&self) -> bool {
+    pub(super) fn is_well(&self) -> bool {
         let heard = self.heard.as_ref();
         self.pod.as_ref().is_some_and(|it| it.ready && !it.leaving)
             && heard.is_some_and(|it| {

@@ -18,6 +18,7 @@ use super::build::{self, Child, Input, Kind, Workload};
 use super::bypass::{Labels, bypass, of_ordinal};
 use super::certificates::{Certificates, Have, certificates};
 use super::dereference::{Live, WORKLOAD_FACT, conflicts, dereference, is_ours, may_be_the_users};
+use super::evictions;
 use super::members::{AskError, Asker, address};
 use super::observe::{Observed, formed, observe};
 use super::plan::{Desired, Step, next};
@@ -139,7 +140,7 @@ pub(super) async fn reconcile(
             &conditions::READY,
         );
     Ok(Done {
-        again: if settled { LATER } else { SOON },
+        again: if settled && !report.soon { LATER } else { SOON },
         group,
         step: report.step,
         failure: report.failure,
@@ -208,6 +209,7 @@ impl Work<'_> {
         if let Some(asker) = &asker {
             Box::pin(self.policy(report, asker)).await;
             self.roll(report, asker).await;
+            evictions::look(&self.process.client, self.valid, report, asker).await;
         }
     }
 
@@ -788,11 +790,12 @@ fn say_what_is_kept(report: &mut Report, workload: &Workload) {
     report.facts.insert("claims".to_owned(), words);
 }
 
-/// How many pods of this cluster may be evicted at once: none when other clusters have voters too,
-/// whose evictions this one does not know of; otherwise as many as leave a majority of voters.
+/// How many pods of this cluster may be evicted at once: as many as leave a majority of voters. When
+/// other clusters have voters too, whose evictions this one does not know of, it is one, while the
+/// group's token for that is held here.
 fn disruptions(valid: &Valid<'_>) -> u32 {
     if !valid.alone() {
-        return 0;
+        return u32::from(evictions::is_open(valid));
     }
     let voters = valid.voters();
     let spare = voters - (voters / 2 + 1).min(voters);

@@ -38,6 +38,10 @@ pub(crate) struct Report {
     pub(crate) step: Option<Step>,
     /// What makes the sidecar's work weaker.
     pub(crate) weak: Vec<String>,
+    /// Why a member that somebody wants to move must stay for now.
+    pub(crate) blocked: Option<String>,
+    /// There is more to do than the conditions tell.
+    pub(crate) soon: bool,
     /// Further facts.
     pub(crate) facts: BTreeMap<String, String>,
 }
@@ -346,6 +350,12 @@ fn bad(
                  that is where it listens",
                 group.spec.app.port
             ),
+        });
+    }
+    if let Some(words) = &report.blocked {
+        return Some(Matter {
+            reason: &conditions::DISRUPTION_BLOCKED,
+            message: words.clone(),
         });
     }
     if !report.weak.is_empty() {

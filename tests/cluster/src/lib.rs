@@ -56,6 +56,7 @@ pub mod scenario;
 pub mod service;
 mod usage;
 mod volumes;
+pub mod watch;
 
 pub use cluster::Cluster;
 pub use clusters::{Clusters, Options};

@@ -200,6 +200,11 @@ fn run(names: &[String], list: bool, settings: &Settings) -> Result<ExitCode> {
         eprintln!("no scenario is named like {names:?}; see --list");
         return Ok(ExitCode::from(64));
     }
+    // Programs in other mount namespaces are told of it.
+    let settings = &Settings {
+        folder: std::path::absolute(&settings.folder)?,
+        ..settings.clone()
+    };
     synod_cluster::clear(&settings.folder)?;
     let (mut passed, mut failed) = (0, 0);
     for scenario in chosen {

@@ -29,6 +29,21 @@ const OPERATOR: &str = "synod.test/operator";
 const SIDECAR: &str = "synod.test/sidecar";
 const TAG: &str = "v1";
 
+/// An installation of the chart.
+#[derive(Clone, Copy, Debug)]
+pub struct Release<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Where the operator runs.
+    pub namespace: &'a str,
+}
+
+/// As the guides have it.
+const USUAL: Release<'static> = Release {
+    name: RELEASE,
+    namespace: NAMESPACE,
+};
+
 /// Images of the product and of apps, ready to be loaded.
 #[derive(Debug)]
 pub struct Product {
@@ -93,11 +108,21 @@ impl Product {
 
     /// `helm upgrade --install --wait`, with more values; how long it took.
     pub async fn install(&self, cluster: &Cluster, values: &[&str]) -> Result<Duration> {
+        self.install_as(&USUAL, cluster, values).await
+    }
+
+    /// The same as another release.
+    pub async fn install_as(
+        &self,
+        release: &Release<'_>,
+        cluster: &Cluster,
+        values: &[&str],
+    ) -> Result<Duration> {
         let own = Self::values();
         let mut arguments = vec![
             "upgrade",
             "--install",
-            RELEASE,
+            release.name,
             CHART,
             "--create-namespace",
             "--wait",
@@ -107,7 +132,7 @@ impl Product {
             arguments.extend(["--set", value]);
         }
         let began = Instant::now();
-        helm(cluster, &arguments).await?;
+        helm(cluster, release, &arguments).await?;
         Ok(began.elapsed())
     }
 
@@ -124,22 +149,36 @@ impl Product {
         Ok(())
     }
 
+    /// `synod cluster ..` against a hub; what it prints.
+    pub async fn cluster(&self, hub: &Cluster, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(binary("synod", "SYNOD_BIN")?);
+        command.arg("cluster").args(arguments);
+        command.arg("--kubeconfig").arg(&hub.kubeconfig);
+        output(command, "").await
+    }
+
     /// `helm uninstall --wait`.
     pub async fn uninstall(&self, cluster: &Cluster) -> Result<()> {
-        helm(cluster, &["uninstall", RELEASE, "--wait", "--timeout=120s"]).await?;
+        self.uninstall_as(&USUAL, cluster).await
+    }
+
+    /// The same of another release.
+    pub async fn uninstall_as(&self, release: &Release<'_>, cluster: &Cluster) -> Result<()> {
+        let arguments = ["uninstall", release.name, "--wait", "--timeout=120s"];
+        helm(cluster, release, &arguments).await?;
         Ok(())
     }
 
     /// `helm test`.
     pub async fn test(&self, cluster: &Cluster) -> Result<String> {
-        helm(cluster, &["test", RELEASE, "--logs"]).await
+        helm(cluster, &USUAL, &["test", RELEASE, "--logs"]).await
     }
 }
 
-async fn helm(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
+async fn helm(cluster: &Cluster, release: &Release<'_>, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new("helm");
     command
-        .args(["--namespace", NAMESPACE, "--kubeconfig"])
+        .args(["--namespace", release.namespace, "--kubeconfig"])
         .arg(&cluster.kubeconfig)
         .args(arguments);
     output(command, "")

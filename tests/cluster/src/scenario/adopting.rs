@@ -3,9 +3,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use serde_json::json;
 use synod_system::report::Report;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -62,6 +66,7 @@ pub(super) async fn what_is_there(settings: &Settings, report: &mut Report) -> R
     deployment(cluster, report).await?;
     stateful_set(cluster, report).await?;
     without_webhook(cluster, report).await?;
+    ending_certificate(cluster, report).await?;
     finish(clusters, report)?;
     Picture::take()?.compare(&before, report);
     Ok(())
@@ -247,6 +252,72 @@ async fn without_webhook(cluster: &Cluster, report: &mut Report) -> Result<()> {
     };
     kept.wait("Ready", PATIENCE).await?;
     Ok(())
+}
+
+/// The webhook's authority is near its end: the next one is trusted beside it, and pods go on being
+/// made.
+async fn ending_certificate(cluster: &Cluster, report: &mut Report) -> Result<()> {
+    let secret = format!("{RELEASE}-webhook-ca");
+    let namespace = format!("--namespace={NAMESPACE}");
+    let (certificate, key) = short_lived_authority()?;
+    let patch = json!({"stringData": {"ca.crt": certificate, "ca.key": key}}).to_string();
+    let arguments = ["patch", "secret", &secret, &namespace, "--patch", &patch];
+    cluster.kubectl(arguments).await?;
+    let form = r"--output=jsonpath={.data.next\.crt}";
+    let began = Instant::now();
+    loop {
+        let next = ["get", "secret", &secret, &namespace, form];
+        let configuration = ["get", "mutatingwebhookconfigurations", RELEASE];
+        let bundle = "--output=jsonpath={.webhooks[0].clientConfig.caBundle}";
+        let trusted = cluster
+            .kubectl([&configuration[..], &[bundle]].concat())
+            .await?;
+        let trusted = String::from_utf8(STANDARD.decode(trusted.trim())?)?;
+        let both = trusted.matches("BEGIN CERTIFICATE").count() == 2;
+        if both && trusted.contains(certificate.trim()) && !cluster.kubectl(next).await?.is_empty()
+        {
+            break;
+        }
+        if began.elapsed() > PATIENCE {
+            report.fail("the webhook's authority is near its end, and no other is trusted");
+            return Ok(());
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+    report.say(format!(
+        "the webhook's authority near its end: another is trusted after {:.1} s",
+        began.elapsed().as_secs_f64()
+    ));
+    let pod = member_pods(cluster, "kept").await?.remove(0);
+    cluster
+        .kubectl(["delete", "pod", &pod.name, "--wait"])
+        .await?;
+    let kept = Service {
+        hub: cluster,
+        name: "kept",
+    };
+    kept.wait("Ready", PATIENCE).await?;
+    let pods = member_pods(cluster, "kept").await?;
+    report.expect(
+        pods.len() == 3 && pods.iter().all(|it| it.uid != pod.uid),
+        format!("with a new certificate the webhook made no pod: {pods:?}"),
+    );
+    Ok(())
+}
+
+/// As an operator made it almost ten years ago.
+fn short_lived_authority() -> Result<(String, String)> {
+    let mut params = CertificateParams::default();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "an old root");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let now = SystemTime::now();
+    params.not_before = (now - Duration::from_secs(3_600 * 24 * 3_640)).into();
+    params.not_after = (now + Duration::from_secs(3_600)).into();
+    let key = KeyPair::generate()?;
+    Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
 }
 
 /// What is written through one member is at each of them.

@@ -51,7 +51,7 @@ pub(super) async fn what_is_said(settings: &Settings, report: &mut Report) -> Re
 }
 
 /// A service of one member.
-fn manifest(name: &str, image: &str) -> Value {
+pub(super) fn manifest(name: &str, image: &str) -> Value {
     json!({
         "apiVersion": "synod.dev/v1alpha1",
         "kind": "ReplicatedService",
@@ -77,7 +77,7 @@ async fn apply<'a>(cluster: &'a Cluster, name: &'a str, image: &str) -> Result<S
     Ok(Service { hub, name })
 }
 
-async fn apply_object(cluster: &Cluster, object: &Value) -> Result<()> {
+pub(super) async fn apply_object(cluster: &Cluster, object: &Value) -> Result<()> {
     let apply = ["apply", "--filename=-"];
     cluster.kubectl_with(apply, &object.to_string()).await?;
     Ok(())
@@ -90,7 +90,7 @@ async fn remove(service: &Service<'_>) -> Result<()> {
 }
 
 /// Waits until a condition says the first of these words; a problem unless it says the others too.
-async fn told(
+pub(super) async fn told(
     service: &Service<'_>,
     kind: &str,
     words: &[&str],
@@ -238,7 +238,7 @@ async fn forming(cluster: &Cluster, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-async fn nothing_left(cluster: &Cluster, name: &str) -> Result<()> {
+pub(super) async fn nothing_left(cluster: &Cluster, name: &str) -> Result<()> {
     let kinds = "rsvc,rgrp,statefulsets,pods,services,configmaps,secrets,pvc,\
                  poddisruptionbudgets,networkpolicies";
     let began = Instant::now();

@@ -14,6 +14,7 @@ use super::trace::Picture;
 use super::{Settings, finish};
 use crate::product::{NAMESPACE, Product, REGISTERS, REGISTERS_NEXT};
 use crate::service::{MemberPod, Service, member_pods, node_ports};
+use crate::watch::{Moment, Said, Watch};
 use crate::{Cluster, descendants};
 
 /// How long a thing may take that usually takes seconds.
@@ -23,17 +24,42 @@ const GLANCE: Duration = Duration::from_millis(200);
 /// Between two faults: enough to see that traffic goes on.
 const CALM: Duration = Duration::from_secs(2);
 
-/// What happened when, by the history's clock.
+/// What happened when, by the history's clock, and what the conditions said meanwhile.
 struct Step {
     what: &'static str,
     from_ns: u64,
     to_ns: u64,
+    ready: Vec<Said>,
 }
+
+/// The beginning of a step.
+#[derive(Clone, Copy)]
+struct Begun {
+    ns: u64,
+    moment: Moment,
+}
+
+/// What a member that is away, or behind, is told as: which word comes depends on what is seen first.
+const AWAY: &[&str] = &[
+    "WaitingForMembers",
+    "MemberUnreachable",
+    "AppNotAnswering",
+    "NoLeader",
+];
+/// As [`AWAY`], while members are replaced by intent.
+const ROLLING: &[&str] = &[
+    "RollingOut",
+    "WaitingForMembers",
+    "MemberUnreachable",
+    "AppNotAnswering",
+    "NoLeader",
+];
 
 struct Trial<'a> {
     product: &'a Product,
     service: Service<'a>,
     workload: Workload,
+    watch: Watch,
     steps: Vec<Step>,
 }
 
@@ -50,6 +76,7 @@ pub(super) async fn under_traffic(settings: &Settings, report: &mut Report) -> R
     let mut trial = Trial {
         product: &product,
         service,
+        watch: Watch::start(service)?,
         workload: Workload::start(&entrances, registers::plan()),
         steps: Vec::new(),
     };
@@ -88,10 +115,11 @@ impl Step {
         served.sort_unstable();
         let gap = served.windows(2).map(|it| it[1] - it[0]).max();
         format!(
-            "{}: all as desired after {:.1} s, at most {:.2} s without a write",
+            "{}: all as desired after {:.1} s, at most {:.2} s without a write; Ready was {}",
             self.what,
             (self.to_ns - self.from_ns) as f64 / 1e9,
             gap.unwrap_or_default() as f64 / 1e9,
+            self.ready.join(", "),
         )
     }
 }
@@ -104,21 +132,47 @@ impl Trial<'_> {
     }
 
     /// From here to [`Trial::end`] is one step.
-    fn begin(&self) -> u64 {
-        self.workload.now_ns()
+    fn begin(&self) -> Begun {
+        Begun {
+            ns: self.workload.now_ns(),
+            moment: self.watch.now(),
+        }
     }
 
-    /// Waits until all is as desired again.
-    async fn end(&mut self, what: &'static str, from_ns: u64) -> Result<()> {
+    /// Waits until all is as desired again. Meanwhile `Ready` may be false for these reasons.
+    async fn end(
+        &mut self,
+        what: &'static str,
+        began: Begun,
+        reasons: &[&str],
+        report: &mut Report,
+    ) -> Result<()> {
         self.service
             .wait("Ready", PATIENCE)
             .await
             .with_context(|| format!("after: {what}"))?;
         let to_ns = self.workload.now_ns();
+        let mut said = self.watch.since(began.moment);
+        let ready = said.remove("Ready").unwrap_or_default();
+        for it in &ready {
+            let fits = it == "True AsDesired"
+                || reasons
+                    .iter()
+                    .any(|reason| *it == format!("False {reason}"));
+            report.expect(fits, format!("{what}: Ready was {it}"));
+        }
+        // A majority was there all the time; for a moment perhaps nobody led.
+        for it in said.remove("Available").unwrap_or_default() {
+            report.expect(
+                it == "True QuorumCommits" || it == "False NoLeader",
+                format!("{what}: Available was {it}"),
+            );
+        }
         self.steps.push(Step {
             what,
-            from_ns,
+            from_ns: began.ns,
             to_ns,
+            ready,
         });
         tokio::time::sleep(CALM).await;
         Ok(())
@@ -171,7 +225,7 @@ impl Trial<'_> {
         Ok(())
     }
 
-    async fn pods(&mut self, _report: &mut Report) -> Result<()> {
+    async fn pods(&mut self, report: &mut Report) -> Result<()> {
         for (leads, what) in [
             (false, "a follower's pod deleted"),
             (true, "the leader's pod deleted"),
@@ -183,7 +237,7 @@ impl Trial<'_> {
                 .await?;
             self.replaced(&pod).await?;
             self.noticed().await?;
-            self.end(what, from).await?;
+            self.end(what, from, AWAY, report).await?;
         }
         Ok(())
     }
@@ -200,7 +254,7 @@ impl Trial<'_> {
             let from = self.begin();
             process.signal(Signal::KILL)?;
             self.noticed().await?;
-            self.end(what, from).await?;
+            self.end(what, from, AWAY, report).await?;
             let same = self.pods_now().await?.iter().any(|it| it.uid == pod.uid);
             report.expect(same, format!("{what}: the pod was replaced"));
         }
@@ -240,15 +294,20 @@ impl Trial<'_> {
         for node in [&pod.node, &other.node] {
             self.cluster().kubectl(["uncordon", node]).await?;
         }
-        self.end("the leader's node drained, and another refused", from)
-            .await?;
+        self.end(
+            "the leader's node drained, and another refused",
+            from,
+            AWAY,
+            report,
+        )
+        .await?;
 
         let from = self.begin();
         for node in 1..=3 {
             self.cluster().restart_kubelet(node)?;
         }
         self.noticed().await?;
-        self.end("all kubelets restarted", from).await
+        self.end("all kubelets restarted", from, AWAY, report).await
     }
 
     async fn updates(&mut self, report: &mut Report) -> Result<()> {
@@ -262,34 +321,36 @@ impl Trial<'_> {
             order.last() == Some(&leader.name),
             format!("{} led and was not last in {order:?}", leader.name),
         );
-        self.end("the image updated", from).await
+        self.end("the image updated", from, ROLLING, report).await
     }
 
     async fn operator(&mut self, report: &mut Report) -> Result<()> {
         let before = self.pods_now().await?;
         let from = self.begin();
         self.image(REGISTERS).await?;
-        let began = Instant::now();
-        while self.pods_now().await? == before {
-            if began.elapsed() > PATIENCE {
-                bail!("an update does not begin");
-            }
-            tokio::time::sleep(GLANCE).await;
+        let mut seen = before.clone();
+        for _ in &before {
+            seen = self.changed(&seen).await?;
+            self.cluster()
+                .kubectl([
+                    "delete",
+                    "pods",
+                    "--all",
+                    "--namespace",
+                    NAMESPACE,
+                    "--force",
+                    "--grace-period=0",
+                ])
+                .await?;
         }
-        self.cluster()
-            .kubectl([
-                "delete",
-                "pods",
-                "--all",
-                "--namespace",
-                NAMESPACE,
-                "--force",
-                "--grace-period=0",
-            ])
-            .await?;
         self.rolled(&before).await?;
-        self.end("operators killed in the middle of an update", from)
-            .await?;
+        self.end(
+            "operators killed after each pod of an update",
+            from,
+            ROLLING,
+            report,
+        )
+        .await?;
 
         let before = self.pods_now().await?;
         let from = self.begin();
@@ -297,7 +358,8 @@ impl Trial<'_> {
         product
             .install(self.cluster(), &["log.level=debug"])
             .await?;
-        self.end("the operator upgraded", from).await?;
+        self.end("the operator upgraded", from, AWAY, report)
+            .await?;
         let same = before == self.pods_now().await?;
         report.expect(same, "an upgrade of the operator replaced members");
         Ok(())
@@ -322,7 +384,7 @@ impl Trial<'_> {
             }
             tokio::time::sleep(GLANCE).await;
         }
-        self.end("all members' certificates made again", from)
+        self.end("all members' certificates made again", from, AWAY, report)
             .await?;
         let same = before == self.pods_now().await?;
         report.expect(same, "new certificates replaced members");
@@ -337,6 +399,25 @@ impl Trial<'_> {
             .kubectl(["patch", &name, "--type=json", "--patch", &patch])
             .await?;
         Ok(())
+    }
+
+    /// Waits until there are as many pods as these, but not the same.
+    async fn changed(&self, pods: &[MemberPod]) -> Result<Vec<MemberPod>> {
+        let began = Instant::now();
+        loop {
+            let now = self.pods_now().await?;
+            let uids =
+                |pods: &[MemberPod]| pods.iter().map(|it| it.uid.clone()).collect::<Vec<_>>();
+            // Whole again, as another.
+            if now.len() == pods.len() && uids(&now) != uids(pods) {
+                return Ok(now);
+            }
+            if began.elapsed() > PATIENCE {
+                let said = self.service.conditions().await?;
+                bail!("an update does not go on: {said:#?}");
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
     }
 
     /// Waits until every pod is another one; their names in the order in which that happened.

@@ -2,9 +2,11 @@
 
 mod adopting;
 mod bad_input;
+mod between;
 mod bring_up;
 mod faults;
 mod first_service;
+mod half_steps;
 mod regions;
 mod registers;
 mod trace;
@@ -97,5 +99,7 @@ pub const ALL: &[Scenario] = scenarios! {
     "faults/nothing is lost in one cluster, whatever goes and comes back", true => faults::under_traffic,
     "regions/three clusters 40 ms apart: any one region cut off, the others go on", true => regions::cut_off,
     "adopting/nginx as a Deployment and as a StatefulSet, and what leads past the sidecar", true => adopting::what_is_there,
+    "operator/killed in the middle of everything, and two at once", true => half_steps::killed,
+    "clusters/what goes wrong between them is said in words, and does no harm", true => between::what_goes_wrong,
     "bad-input/what is wrong is said in words, and ends when it is put right", true => bad_input::what_is_said,
 };

@@ -86,7 +86,8 @@ pub(super) async fn cut_off(settings: &Settings, report: &mut Report) -> Result<
     Ok(())
 }
 
-async fn install(product: &Product, clusters: &Clusters) -> Result<()> {
+/// The operator in all clusters, the first of which is the hub of the others.
+pub(super) async fn install(product: &Product, clusters: &Clusters) -> Result<()> {
     let hub = clusters.first();
     let installs = clusters.all().iter().map(|cluster| async move {
         product.load(cluster, 2).await?;
