@@ -123,6 +123,10 @@ fn problem(pod: &Pod) -> (String, bool) {
     let Some(status) = &pod.status else {
         return (String::new(), false);
     };
+    // Its containers end as they must, and some of them with a code.
+    if pod.metadata.deletion_timestamp.is_some() {
+        return (String::new(), false);
+    }
     let unscheduled = status
         .conditions
         .iter()
@@ -250,6 +254,19 @@ mod tests {
         for (status, expected) in cases {
             assert_eq!(pod(status).problem, expected);
         }
+    }
+
+    #[test]
+    fn a_pod_that_is_being_deleted_has_no_problem() {
+        let view = |deleted: Option<&str>| {
+            let value = serde_json::json!({
+                "metadata": {"name": "notes-local-0", "deletionTimestamp": deleted},
+                "status": {"phase": "Failed", "reason": "Error", "message": "exit 137"},
+            });
+            PodView::new(&serde_json::from_value(value).expect("a pod"))
+        };
+        assert_eq!(view(None).problem, "failed: Error exit 137");
+        assert_eq!(view(Some("2026-01-01T00:00:00Z")).problem, "");
     }
 
     #[test]

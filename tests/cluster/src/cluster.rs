@@ -112,6 +112,11 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Somebody else runs it.
+    pub fn is_given(&self) -> bool {
+        self.made.is_none()
+    }
+
     /// Starts all programs, and waits until pods can be made.
     pub(crate) async fn start(&self, archives: &[PathBuf]) -> Result<()> {
         let made = self.made()?;

@@ -166,7 +166,7 @@ fn architecture() -> Result<&'static str> {
 }
 
 /// The images that every cluster needs, made of this very program.
-pub(crate) fn own(folder: &Path) -> Result<Vec<PathBuf>> {
+pub fn own(folder: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(folder)?;
     let program = std::env::current_exe()?;
     let files: &[(&Path, &str)] = &[(&program, "/usr/bin/synod-cluster")];

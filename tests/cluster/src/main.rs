@@ -1,7 +1,7 @@
 //! `synod-cluster run [NAME..]` runs scenarios, `synod-cluster up` and `down` make clusters for
 //! people. It is also what runs in the pods of those clusters.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,12 @@ enum Command {
         product: bool,
         #[command(flatten)]
         folder: Folder,
+    },
+    /// Make the images of this tree and of the scenarios' apps, for a registry: see E2E_IMAGES
+    Images {
+        /// Where their archives go
+        #[arg(default_value = "target/cluster/images")]
+        dir: PathBuf,
     },
     /// End the clusters that `up` keeps, or what is left of them
     Down {
@@ -112,6 +118,7 @@ fn main() -> ExitCode {
             };
             blocking(up(options, product))
         }
+        Command::Images { dir } => images(&dir),
         Command::Down { folder } => synod_cluster::end(&folder.dir).map(|()| ExitCode::SUCCESS),
         Command::Relay {
             microseconds,
@@ -179,6 +186,15 @@ async fn up(options: Options, product: bool) -> Result<ExitCode> {
     let asked = Instant::now();
     clusters.down()?;
     println!("down after {:.1} s", asked.elapsed().as_secs_f64());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn images(folder: &Path) -> Result<ExitCode> {
+    let product = Product::assemble(folder)?;
+    let tools = synod_cluster::images::own(folder)?;
+    for archive in product.archives().iter().chain(&tools) {
+        println!("{}", archive.display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 

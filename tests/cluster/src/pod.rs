@@ -17,7 +17,7 @@ pub async fn pause() -> Result<()> {
     }
 }
 
-/// Answers every request with `text`.
+/// Answers every request with `text`, and prints its first line.
 pub fn serve(listen: &str, text: &str) -> Result<()> {
     let listener = TcpListener::bind(listen).with_context(|| format!("listening on {listen}"))?;
     for connection in listener.incoming() {
@@ -36,6 +36,7 @@ pub fn serve(listen: &str, text: &str) -> Result<()> {
 
 fn answer(mut connection: TcpStream, text: &str) -> Result<()> {
     let mut lines = BufReader::new(connection.try_clone()?).lines();
+    println!("{}", lines.next().transpose()?.unwrap_or_default());
     while !lines.next().transpose()?.unwrap_or_default().is_empty() {}
     write!(
         connection,

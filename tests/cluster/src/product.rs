@@ -44,6 +44,18 @@ const USUAL: Release<'static> = Release {
     namespace: NAMESPACE,
 };
 
+/// Where clusters that were given pull the images from, in place of the first part of their names.
+const PLACE: &str = "E2E_IMAGES";
+
+/// An image as clusters know it.
+pub fn image(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    match std::env::var(PLACE) {
+        Ok(place) if !place.is_empty() => format!("{}/{last}", place.trim_end_matches('/')),
+        _ => name.to_owned(),
+    }
+}
+
 /// Images of the product and of apps, ready to be loaded.
 #[derive(Debug)]
 pub struct Product {
@@ -66,7 +78,7 @@ impl Product {
         let registers = binary("synod-test-app", "SYNOD_TEST_APP_BIN")?;
         let (operator_name, sidecar_name) =
             (format!("{OPERATOR}:{TAG}"), format!("{SIDECAR}:{TAG}"));
-        let image = |name: &str, program: &Path, arguments: &[&str]| {
+        let make = |name: &str, program: &Path, arguments: &[&str]| {
             let file = program.file_name().unwrap_or_default();
             let place = format!("/usr/bin/{}", file.to_string_lossy());
             archive(
@@ -81,17 +93,26 @@ impl Product {
             )
         };
         let archives = vec![
-            image(&operator_name, &operator, &[])?,
-            image(&sidecar_name, &sidecar, &[])?,
-            image(NOTES, &synod, &["example-app"])?,
-            image(REGISTERS, &registers, &[])?,
-            image(REGISTERS_NEXT, &registers, &[])?,
+            make(&operator_name, &operator, &[])?,
+            make(&sidecar_name, &sidecar, &[])?,
+            make(NOTES, &synod, &["example-app"])?,
+            make(REGISTERS, &registers, &[])?,
+            make(REGISTERS_NEXT, &registers, &[])?,
         ];
         Ok(Self { archives })
     }
 
-    /// Brings the images to every node, and makes so many volumes on each.
+    /// Where the images are, as `docker load` takes them.
+    pub fn archives(&self) -> &[PathBuf] {
+        &self.archives
+    }
+
+    /// Brings the images to every node, and makes so many volumes on each. Clusters that were given
+    /// have their own ways to both.
     pub async fn load(&self, cluster: &Cluster, volumes: u8) -> Result<()> {
+        if cluster.is_given() {
+            return Ok(());
+        }
         try_join_all(self.archives.iter().map(|it| cluster.load_image(it))).await?;
         cluster.make_volumes(volumes, "ReadWriteOncePod").await
     }
@@ -99,9 +120,9 @@ impl Product {
     /// What to tell helm, so that it takes the images.
     pub fn values() -> [String; 4] {
         [
-            format!("image.repository={OPERATOR}"),
+            format!("image.repository={}", image(OPERATOR)),
             format!("image.tag={TAG}"),
-            format!("sidecar.image.repository={SIDECAR}"),
+            format!("sidecar.image.repository={}", image(SIDECAR)),
             format!("sidecar.image.tag={TAG}"),
         ]
     }

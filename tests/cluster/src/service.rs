@@ -3,11 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use synod_system::client::{Answer, Client, request};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use crate::Cluster;
 
@@ -38,6 +43,8 @@ pub struct MemberPod {
     pub node: String,
     /// Its address.
     pub address: String,
+    /// Where its cluster is asked to lead there, if nothing else does.
+    kubeconfig: Option<PathBuf>,
 }
 
 // === impl Service ===
@@ -132,6 +139,7 @@ pub async fn member_pods(cluster: &Cluster, service: &str) -> Result<Vec<MemberP
             uid: text(&pod["metadata"]["uid"]),
             node: text(&pod["spec"]["nodeName"]),
             address: text(&pod["status"]["podIP"]),
+            kubeconfig: cluster.is_given().then(|| cluster.kubeconfig.clone()),
         })
         .collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -150,10 +158,49 @@ impl MemberPod {
 
     /// One request to its sidecar, from this machine.
     pub async fn ask(&self, method: &str, target: &str, body: &str) -> Result<Answer> {
-        let client = Client::new(self.entrance()?);
+        let (place, _forward) = match &self.kubeconfig {
+            None => (self.entrance()?, None),
+            Some(kubeconfig) => {
+                let forward = Forward::start(kubeconfig, &self.name).await?;
+                (forward.here, Some(forward))
+            }
+        };
+        let client = Client::new(place);
         let answer = client
             .send(request(method, target, body.to_owned()), PATIENCE)
             .await;
         answer.with_context(|| format!("{method} {target} at {}", self.name))
+    }
+}
+
+/// `kubectl port-forward` to the entrance of a member, for as long as this lives.
+struct Forward {
+    here: SocketAddr,
+    _program: Child,
+}
+
+// === impl Forward ===
+
+impl Forward {
+    async fn start(kubeconfig: &Path, pod: &str) -> Result<Self> {
+        let mut program = Command::new("kubectl")
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .args(["port-forward", "--address=127.0.0.1"])
+            .args([&format!("pod/{pod}"), &format!(":{CLIENT_PORT}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting kubectl")?;
+        let output = program.stdout.take().context("no output")?;
+        let mut lines = BufReader::new(output).lines();
+        let line = timeout(PATIENCE, lines.next_line()).await??;
+        let line = line.with_context(|| format!("no way to {pod}"))?;
+        let here = line.split_whitespace().find_map(|it| it.parse().ok());
+        Ok(Self {
+            here: here.with_context(|| format!("kubectl port-forward says {line}"))?,
+            _program: program,
+        })
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
@@ -17,12 +18,17 @@ use tokio::net::TcpStream;
 use super::trace::Picture;
 use super::{Settings, finish};
 use crate::Cluster;
+use crate::cluster::output;
 use crate::images::{Image, USER, archive};
 use crate::product::{NAMESPACE, Product, RELEASE};
 use crate::service::{Service, member_pods};
 
 /// How long a thing may take that usually takes seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Until a StatefulSet whose pods are refused tries again only after more than a minute.
+const LONG_WITHOUT: Duration = Duration::from_secs(125);
+/// Much less than that.
+const AT_ONCE: Duration = Duration::from_secs(15);
 /// How often is looked whether something has happened.
 const GLANCE: Duration = Duration::from_millis(200);
 const NGINX: &str = "registry.example/webdav:1";
@@ -64,8 +70,8 @@ pub(super) async fn what_is_there(settings: &Settings, report: &mut Report) -> R
     cluster.load_image(&nginx).await?;
     product.install(cluster, &[]).await?;
     deployment(cluster, report).await?;
-    stateful_set(cluster, report).await?;
-    without_webhook(cluster, report).await?;
+    stateful_set(&images, cluster, report).await?;
+    without_webhook(&product, cluster, report).await?;
     ending_certificate(cluster, report).await?;
     finish(clusters, report)?;
     Picture::take()?.compare(&before, report);
@@ -178,41 +184,64 @@ async fn around(service: &Service<'_>, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// A StatefulSet that wants its pods in order is refused, with what to do; one that does not is taken.
-async fn stateful_set(cluster: &Cluster, report: &mut Report) -> Result<()> {
-    apply(cluster, &labelled("kept", "OrderedReady", "RollingUpdate")).await?;
-    let kept = adopt(cluster, "kept", "StatefulSet", "kept").await?;
-    kept.wait_until_said("Stalled", "WorkloadNotAdoptable", PATIENCE)
+/// A StatefulSet of one copy that runs becomes three agreeing ones, by its label and what the operator
+/// says on the way: it wants its pods in order, and one of them came before the label.
+async fn stateful_set(folder: &Path, cluster: &Cluster, report: &mut Report) -> Result<()> {
+    apply(cluster, PLAIN).await?;
+    let rollout = ["rollout", "status", "statefulset/kept", "--timeout=60s"];
+    cluster.kubectl(rollout).await?;
+    let label =
+        r#"{"spec":{"replicas":3,"template":{"metadata":{"labels":{"synod.dev/inject":"kept"}}}}}"#;
+    cluster
+        .kubectl(["patch", "statefulset", "kept", "--patch", label])
         .await?;
-    let said = kept.conditions().await?.remove("Stalled");
-    let said = said.unwrap_or_default();
-    report.say(format!("Stalled: {said}"));
-    report.expect(
-        said.contains("kubectl") && said.contains("Parallel"),
-        format!("the commands to run are not told: {said}"),
-    );
-    let delete = ["delete", "statefulset", "kept", "--wait"];
-    cluster.kubectl(delete).await?;
-    apply(cluster, &labelled("kept", "Parallel", "OnDelete")).await?;
+    let kept = adopt(cluster, "kept", "StatefulSet", "kept").await?;
+    let said = says(&kept, "Stalled", "WorkloadNotAdoptable", report).await?;
+    as_told(folder, cluster, &said).await?;
+    let said = says(&kept, "Ready", "InjectionMissing", report).await?;
+    as_told(folder, cluster, &said).await?;
     let took = kept.wait("Ready", PATIENCE).await?;
     report.say(format!(
-        "a labelled StatefulSet: Ready after {:.1} s",
+        "a StatefulSet that ran: Ready {:.1} s after the last of the commands",
         took.as_secs_f64()
     ));
     files(cluster, "kept", report).await
 }
 
-/// While nobody can add the sidecar, no labelled pod is made.
-async fn without_webhook(cluster: &Cluster, report: &mut Report) -> Result<()> {
+/// What a condition says, once it has this reason.
+async fn says(
+    service: &Service<'_>,
+    kind: &str,
+    reason: &str,
+    report: &mut Report,
+) -> Result<String> {
+    service.wait_until_said(kind, reason, PATIENCE).await?;
+    let said = service.conditions().await?.remove(kind);
+    let said = said.with_context(|| format!("{kind} is not there any more"))?;
+    report.say(format!("{kind}: {said}"));
+    Ok(said)
+}
+
+/// Runs the commands of a message, as somebody does who copies them.
+async fn as_told(folder: &Path, cluster: &Cluster, said: &str) -> Result<()> {
+    let commands = said.split('`').nth(1);
+    let commands = commands.with_context(|| format!("no command is told: {said}"))?;
+    let mut command = Command::new("sh");
+    command
+        .args(["-e", "-c", commands])
+        .current_dir(folder)
+        .env("KUBECONFIG", &cluster.kubeconfig);
+    output(command, "").await?;
+    Ok(())
+}
+
+/// While nobody can add the sidecar, no labelled pod is made: the webhook that is away refuses it, and
+/// where there is no webhook, a policy does. When it is back, the StatefulSet is whole at once, though
+/// it would by itself try again much later by then.
+async fn without_webhook(product: &Product, cluster: &Cluster, report: &mut Report) -> Result<()> {
     let operator = format!("deployment/{RELEASE}");
-    let scale = |replicas: &'static str| {
-        let operator = operator.clone();
-        async move {
-            let arguments = ["scale", &operator, "--namespace", NAMESPACE, replicas];
-            cluster.kubectl(arguments).await
-        }
-    };
-    scale("--replicas=0").await?;
+    let scale = ["scale", &operator, "--namespace", NAMESPACE, "--replicas=0"];
+    cluster.kubectl(scale).await?;
     let gone = [
         "wait",
         "pods",
@@ -227,23 +256,29 @@ async fn without_webhook(cluster: &Cluster, report: &mut Report) -> Result<()> {
     cluster
         .kubectl(["delete", "pod", &pod.name, "--wait"])
         .await?;
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(LONG_WITHOUT).await;
     let left = member_pods(cluster, "kept").await?;
     report.expect(
         left.len() == 2 && left.iter().all(|it| it.name != pod.name),
         format!("a labelled pod was made without the webhook: {left:?}"),
     );
+    refused_by_policy(cluster, report).await?;
+    // What was deleted and scaled down is put back by the next upgrade.
+    product.install(cluster, &[]).await?;
     let began = Instant::now();
-    scale("--replicas=2").await?;
     while member_pods(cluster, "kept").await?.len() < 3 {
-        if began.elapsed() > PATIENCE {
-            report.fail("the StatefulSet does not recover when the webhook is back");
-            return Ok(());
+        if began.elapsed() > AT_ONCE {
+            report.fail(format!(
+                "the StatefulSet is not whole {} s after the webhook is back",
+                AT_ONCE.as_secs()
+            ));
+            break;
         }
         tokio::time::sleep(GLANCE).await;
     }
     report.say(format!(
-        "refused without the webhook; made again {:.1} s after it came back",
+        "refused for {} s without the webhook; made again {:.1} s after it came back",
+        LONG_WITHOUT.as_secs(),
         began.elapsed().as_secs_f64()
     ));
     let kept = Service {
@@ -252,6 +287,39 @@ async fn without_webhook(cluster: &Cluster, report: &mut Report) -> Result<()> {
     };
     kept.wait("Ready", PATIENCE).await?;
     Ok(())
+}
+
+/// A labelled pod without its sidecar, where no webhook is asked.
+async fn refused_by_policy(cluster: &Cluster, report: &mut Report) -> Result<()> {
+    cluster
+        .kubectl(["delete", "mutatingwebhookconfiguration", RELEASE])
+        .await?;
+    let bare = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "bare", "labels": {"synod.dev/inject": "kept"}},
+        "spec": {"containers": [{"name": "nginx", "image": NGINX}]},
+    });
+    let began = Instant::now();
+    loop {
+        let create = ["create", "--filename=-"];
+        let made = cluster.kubectl_with(create, &bare.to_string()).await;
+        let words = made.as_ref().err().map(|it| format!("{it:#}"));
+        match words {
+            Some(words) if words.contains("must carry the synod sidecar") => return Ok(()),
+            // The API server still asks the webhook that it has just forgotten.
+            Some(words) if words.contains("failed calling webhook") => {}
+            other => {
+                report.fail(format!("a labelled pod without a sidecar: {other:?}"));
+                return Ok(());
+            }
+        }
+        if began.elapsed() > PATIENCE {
+            report.fail("the API server goes on asking a webhook that is gone");
+            return Ok(());
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
 }
 
 /// The webhook's authority is near its end: the next one is trusted beside it, and pods go on being
@@ -347,26 +415,24 @@ async fn files(cluster: &Cluster, service: &str, report: &mut Report) -> Result<
     Ok(())
 }
 
-fn labelled(name: &str, management: &str, update: &str) -> String {
-    format!(
-        r"
+/// One copy, in a StatefulSet as most are.
+const PLAIN: &str = r"
 apiVersion: apps/v1
 kind: StatefulSet
-metadata: {{name: {name}}}
+metadata: {name: kept}
 spec:
-  serviceName: {name}
-  replicas: 3
-  podManagementPolicy: {management}
-  updateStrategy: {{type: {update}}}
-  selector: {{matchLabels: {{app: {name}}}}}
+  serviceName: kept
+  replicas: 1
+  selector: {matchLabels: {app: kept}}
   template:
-    metadata: {{labels: {{app: {name}, synod.dev/inject: {name}}}}}
+    metadata: {labels: {app: kept}}
     spec:
       terminationGracePeriodSeconds: 1
-      containers: [{{name: nginx, image: {NGINX}, ports: [{{name: http, containerPort: 8080}}]}}]
-"
-    )
-}
+      containers:
+      - name: nginx
+        image: registry.example/webdav:1
+        ports: [{name: http, containerPort: 8080}]
+";
 
 async fn adopt<'a>(
     cluster: &'a Cluster,

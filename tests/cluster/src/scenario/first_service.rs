@@ -10,7 +10,7 @@ use super::trace::Picture;
 use super::{Settings, finish};
 use crate::Cluster;
 use crate::images::TOOLS;
-use crate::product::{NOTES, Product};
+use crate::product::{NOTES, Product, image};
 use crate::service::{MemberPod, Service, member_pods};
 
 /// How long a thing may take that usually takes seconds.
@@ -22,7 +22,7 @@ pub(super) async fn from_install_to_removal(
     settings: &Settings,
     report: &mut Report,
 ) -> Result<()> {
-    let before = Picture::take()?;
+    let before = Picture::unless_given(settings)?;
     let product = Product::assemble(&settings.images())?;
     let clusters = settings.clusters(1, 3, Duration::ZERO).await?;
     let cluster = clusters.first();
@@ -55,8 +55,22 @@ pub(super) async fn from_install_to_removal(
     comes_and_goes(&product, &notes, report).await?;
     removal(&notes, report).await?;
     finish(clusters, report)?;
-    Picture::take()?.compare(&before, report);
+    Picture::unless_given(settings)?.compare(&before, report);
     Ok(())
+}
+
+/// The same on clusters that somebody else made, as far as the scenario knows.
+pub(super) async fn on_given_clusters(settings: &Settings, report: &mut Report) -> Result<()> {
+    let product = Product::assemble(&settings.images())?;
+    let clusters = settings.clusters(1, 3, Duration::ZERO).await?;
+    product.load(clusters.first(), 2).await?;
+    let kubeconfig = clusters.first().kubeconfig.display().to_string();
+    let given = Settings {
+        kubeconfigs: Some(kubeconfig),
+        folder: settings.folder.join("given"),
+    };
+    from_install_to_removal(&given, report).await?;
+    finish(clusters, report)
 }
 
 /// The first manifest in the guide.
@@ -64,7 +78,7 @@ fn manifest() -> Result<String> {
     let guide = std::fs::read_to_string(GUIDE).with_context(|| format!("reading {GUIDE}"))?;
     let (_, rest) = guide.split_once("```yaml\n").context("no manifest")?;
     let (manifest, _) = rest.split_once("```").context("it does not end")?;
-    Ok(manifest.to_owned())
+    Ok(manifest.replace(NOTES, &image(NOTES)))
 }
 
 /// The same app without us, three times; how long until its pods are Ready.
@@ -84,8 +98,9 @@ spec:
     spec:
       terminationGracePeriodSeconds: 1
       containers:
-      - {{name: notes, image: {NOTES}}}
-"
+      - {{name: notes, image: {}}}
+",
+        image(NOTES)
     );
     let began = Instant::now();
     cluster
@@ -164,8 +179,8 @@ async fn one_order(cluster: &Cluster, report: &mut Report) -> Result<()> {
             "--stdin",
             "--restart=Never",
             "--quiet",
-            "--image-pull-policy=Never",
-            &format!("--image={TOOLS}"),
+            "--image-pull-policy=IfNotPresent",
+            &format!("--image={}", image(TOOLS)),
             "--",
             "ask",
             "notes:80",

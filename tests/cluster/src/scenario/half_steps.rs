@@ -12,7 +12,7 @@ use synod_system::report::Report;
 use super::bad_input::{apply_object, manifest, nothing_left};
 use super::trace::Picture;
 use super::{Settings, finish};
-use crate::product::{NAMESPACE, Product, REGISTERS, Release};
+use crate::product::{NAMESPACE, Product, REGISTERS, RELEASE, Release};
 use crate::service::{Service, member_pods};
 use crate::{Cluster, descendants};
 
@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const SERVICES: u32 = 8;
 /// How often that is done.
 const ROUNDS: u32 = 3;
+/// Much less than a lease lasts.
+const AT_ONCE: Duration = Duration::from_secs(8);
 /// How long two operators are watched.
 const WATCHED: Duration = Duration::from_secs(20);
 
@@ -77,6 +79,7 @@ pub(super) async fn killed(settings: &Settings, report: &mut Report) -> Result<(
         creation.as_secs_f64(),
         deletion.as_secs_f64(),
     ));
+    successor(cluster, report).await?;
     two(&product, cluster, report).await?;
     finish(clusters, report)?;
     Picture::take()?.compare(&before, report);
@@ -118,6 +121,51 @@ async fn kill(cluster: &Cluster) -> Result<()> {
         "--grace-period=0",
     ];
     cluster.kubectl(pods).await?;
+    Ok(())
+}
+
+/// Who works is told to end: another takes over at once, not after a lease has run out.
+async fn successor(cluster: &Cluster, report: &mut Report) -> Result<()> {
+    let holder = async || {
+        let form = "--output=jsonpath={.spec.holderIdentity}";
+        let get = ["get", "lease", RELEASE, "--namespace", NAMESPACE, form];
+        cluster.kubectl(get).await
+    };
+    let began = Instant::now();
+    let mut first = holder().await?;
+    while first.is_empty() {
+        anyhow::ensure!(began.elapsed() < PATIENCE, "nobody holds the lease");
+        first = holder().await?;
+    }
+    let pods = ["get", "pods", "--namespace", NAMESPACE, "--output=name"];
+    let pods = cluster.kubectl(pods).await?;
+    let pod = pods.lines().find(|it| {
+        let name = it.trim_start_matches("pod/");
+        first.contains(name)
+    });
+    let pod = pod.with_context(|| format!("no pod is {first}: {pods}"))?;
+    let began = Instant::now();
+    cluster
+        .kubectl(["delete", pod, "--namespace", NAMESPACE, "--wait=false"])
+        .await?;
+    loop {
+        let now = holder().await?;
+        if !now.is_empty() && now != first {
+            break;
+        }
+        if began.elapsed() > AT_ONCE {
+            report.fail(format!(
+                "{first} was told to end, and nobody took over within {} s",
+                AT_ONCE.as_secs()
+            ));
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    report.say(format!(
+        "the operator that worked was told to end: another took over after {:.1} s",
+        began.elapsed().as_secs_f64()
+    ));
     Ok(())
 }
 

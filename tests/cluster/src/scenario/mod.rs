@@ -7,6 +7,7 @@ mod bring_up;
 mod faults;
 mod first_service;
 mod half_steps;
+mod injected;
 mod regions;
 mod registers;
 mod trace;
@@ -95,11 +96,13 @@ pub const ALL: &[Scenario] = scenarios! {
     "bring-up/three clusters 40 ms apart take 80 ms for a round trip", true => bring_up::far,
     "bring-up/a node crashes, boots and is drained", true => bring_up::nodes,
     "bring-up/a run that is killed leaves nothing that runs", true => bring_up::killed,
-    "first-service/from helm install to removal, as the guides say", true => first_service::from_install_to_removal,
+    "first-service/from helm install to removal, as the guides say", false => first_service::from_install_to_removal,
+    "first-service/the same where somebody else has made the cluster", true => first_service::on_given_clusters,
     "faults/nothing is lost in one cluster, whatever goes and comes back", true => faults::under_traffic,
     "regions/three clusters 40 ms apart: any one region cut off, the others go on", true => regions::cut_off,
     "adopting/nginx as a Deployment and as a StatefulSet, and what leads past the sidecar", true => adopting::what_is_there,
+    "injected/what a kubelet makes of pods with their sidecar, and of a paused operator", true => injected::by_a_kubelet,
     "operator/killed in the middle of everything, and two at once", true => half_steps::killed,
     "clusters/what goes wrong between them is said in words, and does no harm", true => between::what_goes_wrong,
-    "bad-input/what is wrong is said in words, and ends when it is put right", true => bad_input::what_is_said,
+    "bad-input/what is wrong is said in words, and ends when it is put right", false => bad_input::what_is_said,
 };

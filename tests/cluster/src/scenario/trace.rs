@@ -8,9 +8,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use synod_system::report::Report;
 
+use super::Settings;
 use crate::groups;
 
-/// Lines about this machine, each with what it is about.
+/// Lines about this machine, each with what it is about; none where clusters were given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Picture(BTreeSet<String>);
 
@@ -41,6 +42,14 @@ const VALUES: [&str; 8] = [
 // === impl Picture ===
 
 impl Picture {
+    /// How it is now, unless clusters were given: those are on other machines, and stay.
+    pub(super) fn unless_given(settings: &Settings) -> Result<Self> {
+        match settings.kubeconfigs {
+            Some(_) => Ok(Self(BTreeSet::new())),
+            None => Self::take(),
+        }
+    }
+
     /// How it is now.
     pub(super) fn take() -> Result<Self> {
         let mut lines = BTreeSet::new();
