@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use synod_system::client::{Answer, Client, request};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::Cluster;
@@ -177,6 +177,8 @@ impl MemberPod {
 struct Forward {
     here: SocketAddr,
     _program: Child,
+    /// It ends when nobody listens to it.
+    _said: Lines<BufReader<ChildStdout>>,
 }
 
 // === impl Forward ===
@@ -201,6 +203,7 @@ impl Forward {
         Ok(Self {
             here: here.with_context(|| format!("kubectl port-forward says {line}"))?,
             _program: program,
+            _said: lines,
         })
     }
 }

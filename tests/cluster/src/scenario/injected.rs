@@ -259,9 +259,10 @@ async fn ends(service: &Service<'_>, pod: &MemberPod, report: &mut Report) -> Re
     let began = Instant::now();
     loop {
         let pods = member_pods(cluster, NAME).await?;
-        if let Some(next) = pods.into_iter().find(|it| it.uid != pod.uid) {
+        if pods.iter().any(|it| it.uid != pod.uid) {
             service.wait("Ready", PATIENCE).await?;
-            return Ok(next);
+            // With its address.
+            return only(cluster).await;
         }
         if began.elapsed() > PATIENCE {
             bail!("{} is not made again", pod.name);
