@@ -259,10 +259,10 @@ async fn ends(service: &Service<'_>, pod: &MemberPod, report: &mut Report) -> Re
     let began = Instant::now();
     loop {
         let pods = member_pods(cluster, NAME).await?;
-        if pods.iter().any(|it| it.uid != pod.uid) {
+        let next = pods.into_iter().find(|it| it.uid != pod.uid);
+        if let Some(next) = next.filter(|it| !it.address.is_empty()) {
             service.wait("Ready", PATIENCE).await?;
-            // With its address.
-            return only(cluster).await;
+            return Ok(next);
         }
         if began.elapsed() > PATIENCE {
             bail!("{} is not made again", pod.name);
