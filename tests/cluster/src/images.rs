@@ -45,7 +45,7 @@ pub fn archive(image: &Image<'_>, folder: &Path) -> Result<PathBuf> {
     let layer = stage.join("layer.tar");
     tar(&root, &layer, &["."])?;
     let digest = digest(&layer)?;
-    let environment = [&["PATH=/usr/bin:/bin"], image.environment].concat();
+    let environment = [&["PATH=/usr/local/bin:/usr/bin:/bin"], image.environment].concat();
     let config = json!({
         "architecture": architecture()?,
         "os": "linux",

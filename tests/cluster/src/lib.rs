@@ -42,6 +42,7 @@ mod certificates;
 mod cluster;
 mod clusters;
 mod control_plane;
+pub mod dockerfile;
 mod folder;
 mod groups;
 pub mod images;

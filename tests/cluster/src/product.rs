@@ -11,6 +11,7 @@ use synod_system::group::binary;
 
 use crate::Cluster;
 use crate::cluster::output;
+use crate::dockerfile::Builder;
 use crate::images::{Image, USER, archive};
 
 /// Namespace of the operator, as the guides have it.
@@ -100,6 +101,28 @@ impl Product {
             make(REGISTERS_NEXT, &registers, &[])?,
         ];
         Ok(Self { archives })
+    }
+
+    /// The same images, where there is a Dockerfile by that.
+    pub fn by_dockerfiles(folder: &Path) -> Result<Self> {
+        let product = Self::assemble(folder)?;
+        let operator = binary("synod-operator", "SYNOD_OPERATOR_BIN")?;
+        let sidecar = binary("synod-sidecar", "SYNOD_SIDECAR_BIN")?;
+        let synod = binary("synod", "SYNOD_BIN")?;
+        let builder = Builder::new(folder, &[&operator, &sidecar, &synod])?;
+        for (dockerfile, name) in [
+            ("operator/Dockerfile", format!("{OPERATOR}:{TAG}")),
+            ("sidecar/Dockerfile", format!("{SIDECAR}:{TAG}")),
+            ("docs/kubernetes/notes.Dockerfile", NOTES.to_owned()),
+        ] {
+            let archive = builder.build(dockerfile, &name)?;
+            ensure!(
+                product.archives.contains(&archive),
+                "{name} is another file: {}",
+                archive.display()
+            );
+        }
+        Ok(product)
     }
 
     /// Where the images are, as `docker load` takes them.

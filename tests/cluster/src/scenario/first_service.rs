@@ -23,7 +23,11 @@ pub(super) async fn from_install_to_removal(
     report: &mut Report,
 ) -> Result<()> {
     let before = Picture::unless_given(settings)?;
-    let product = Product::assemble(&settings.images())?;
+    let images = settings.images();
+    let product = match settings.kubeconfigs {
+        None => Product::by_dockerfiles(&images)?,
+        Some(_) => Product::assemble(&images)?,
+    };
     let clusters = settings.clusters(1, 3, Duration::ZERO).await?;
     let cluster = clusters.first();
     product.load(cluster, 2).await?;

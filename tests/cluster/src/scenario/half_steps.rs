@@ -1,6 +1,7 @@
 //! Operators that end in the middle of everything, and more of them than there should be: what was
 //! begun is finished by the next one, and nobody undoes what another does.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -22,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const SERVICES: u32 = 8;
 /// How often that is done.
 const ROUNDS: u32 = 3;
+/// In so many stages at least, or the test shows little.
+const STAGES: usize = 3;
 /// Much less than a lease lasts.
 const AT_ONCE: Duration = Duration::from_secs(8);
 /// How long two operators are watched.
@@ -42,6 +45,7 @@ pub(super) async fn killed(settings: &Settings, report: &mut Report) -> Result<(
     end(&first).await?;
     nothing_left(cluster, first.name).await?;
     let deletion = began.elapsed();
+    let mut stages = BTreeSet::new();
     for round in 1..=ROUNDS {
         let names: Vec<_> = (1..=SERVICES).map(|it| format!("r{round}-s{it}")).collect();
         let mut services = Vec::new();
@@ -50,6 +54,7 @@ pub(super) async fn killed(settings: &Settings, report: &mut Report) -> Result<(
             tokio::time::sleep(creation / SERVICES).await;
         }
         kill(cluster).await?;
+        stages.extend(stages_of(cluster).await?);
         for service in &services {
             let formed = service.wait("Ready", PATIENCE).await;
             formed.with_context(|| format!("{} was under way", service.name))?;
@@ -79,11 +84,37 @@ pub(super) async fn killed(settings: &Settings, report: &mut Report) -> Result<(
         creation.as_secs_f64(),
         deletion.as_secs_f64(),
     ));
+    report.say(format!(
+        "stages in which the operators were killed: {stages:?}"
+    ));
+    report.expect(
+        stages.len() >= STAGES,
+        format!("the operators were killed in few stages only: {stages:?}"),
+    );
     successor(cluster, report).await?;
     two(&product, cluster, report).await?;
     finish(clusters, report)?;
     Picture::take()?.compare(&before, report);
     Ok(())
+}
+
+/// What services consist of, each way once: how far the operators have come.
+async fn stages_of(cluster: &Cluster) -> Result<BTreeSet<String>> {
+    let kinds = "replicagroups,secrets,configmaps,services,statefulsets,pods";
+    let form =
+        r"--output=jsonpath={range .items[*]}{.metadata.labels.synod\.dev/service} {.kind} {end}";
+    let label = "--selector=synod.dev/service";
+    let all = cluster.kubectl(["get", kinds, label, form]).await?;
+    let mut counts: BTreeMap<&str, BTreeMap<&str, u32>> = BTreeMap::new();
+    let words: Vec<_> = all.split_whitespace().collect();
+    for pair in words.chunks_exact(2) {
+        *counts
+            .entry(pair[0])
+            .or_default()
+            .entry(pair[1])
+            .or_default() += 1;
+    }
+    Ok(counts.values().map(|it| format!("{it:?}")).collect())
 }
 
 /// Applies a service of one member, whose volumes go with it.
