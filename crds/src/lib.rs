@@ -52,7 +52,7 @@ pub use state::{
     VolumeClaimRetentionPolicy,
 };
 pub use status::{
-    ClusterStatus, Condition, LeaderStatus, LogStatus, MemberRole, MemberState, MemberStatus,
-    ProtocolStatus, ReplicatedServiceStatus, Summary, Tolerates,
+    ClusterStatus, Condition, LeaderStatus, MemberRole, MemberState, MemberStatus, ProtocolStatus,
+    ReplicatedServiceStatus, Summary, Tolerates,
 };
 pub use validate::{Problem, validate};

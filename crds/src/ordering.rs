@@ -22,7 +22,7 @@ pub struct Ordering {
     pub response_timeout: Duration,
     /// Classes of requests that may be executed in parallel. Requests of different keys may overtake
     /// each other, those of one key never; a request without a key runs alone. Default: none, one
-    /// request at a time.
+    /// request at a time. This version takes no other value.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub lanes: Vec<Lane>,

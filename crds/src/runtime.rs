@@ -158,7 +158,8 @@ pub struct Service {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub labels: BTreeMap<String, String>,
-    /// Whether the Service is exported to other clusters (`ServiceExport`). Default: false.
+    /// Whether the Service is exported to other clusters (`ServiceExport`). Default: false, and this
+    /// version takes nothing else.
     pub export: bool,
 }
 

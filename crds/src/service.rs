@@ -139,21 +139,22 @@ pub struct ReplicatedServiceSpec {
     /// without a restart.
     #[serde(default)]
     pub ordering: Ordering,
-    /// What is done when copies answer the same request differently. A change takes effect without
-    /// a restart.
+    /// What is done when copies answer the same request differently. This version does not compare
+    /// them, and refuses all but the default.
     #[serde(default)]
     pub divergence: Divergence,
-    /// What is done with a request that makes copies fail. A change takes effect without a restart.
+    /// What is done with a request that makes copies fail. This version skips none.
     #[serde(default)]
     pub poison: Poison,
-    /// How linearizable reads learn that they are up to date. A change is agreed and takes effect
-    /// without a restart.
+    /// How linearizable reads learn that they are up to date. This version always asks a quorum, so a
+    /// change has no effect.
     #[serde(default)]
     pub reads: Reads,
-    /// Where the leader should be. A change takes effect without a restart.
+    /// Where the leader should be. A change holds for each member from its next restart on.
     #[serde(default)]
     pub leader: Leader,
-    /// How a new revision of the app takes over. A change takes effect without a restart.
+    /// How a new revision of the app takes over. This version replaces pods one by one, and refuses
+    /// all but the default.
     #[serde(default)]
     pub update: Update,
     /// How members of different clusters reach each other. A change restarts the members one by

@@ -13,7 +13,7 @@ use crate::raw::RawObject;
 pub struct Bootstrap {
     /// `Empty` (default): a fresh app. `Existing`: the retained claims of an earlier service of this
     /// name. `Claim`: the state in a volume claim, named in `claim`. `Snapshot`: a saved snapshot.
-    /// It cannot be changed once the service was formed.
+    /// It cannot be changed once the service was formed. This version takes `Empty` only.
     #[serde(rename = "type")]
     pub kind: BootstrapType,
     /// The volume claim to start from, for type `Claim`.
@@ -52,11 +52,11 @@ pub struct BootstrapClaim {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Log {
     /// The volume claim for the log of each member. Default: 10Gi of the default storage class.
-    /// A larger request grows the volume; another storage class is refused.
+    /// This version does not change claims that exist, and says so in a condition.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_claim: Option<VolumeClaim>,
     /// The log takes no new requests when it is larger than this. At least 256Mi, and no more than
-    /// the claim asks for. Default: 8Gi. A change restarts the members one by one.
+    /// the claim asks for. Default: 8Gi. A change holds for each member from its next restart on.
     pub max_size: Quantity,
 }
 
@@ -74,12 +74,14 @@ pub struct VolumeClaim {
 pub struct State {
     /// `Ephemeral` (default): in memory or in files that go with the process; a restarted app starts
     /// empty and gets everything again from a snapshot and the log. `Volume`: on the volume described
-    /// by `volume`. It cannot be changed: make a backup and a new service.
+    /// by `volume`. It cannot be changed: make a backup and a new service. This version takes
+    /// `Ephemeral` only.
     #[serde(rename = "type")]
     pub kind: StateType,
     /// How the state is saved, so that the log can be cut and a new copy need not replay all of it.
     pub snapshot: Snapshot,
-    /// How long a replay may take before the operator reports it. Default: 10m.
+    /// How long a replay may take before the operator reports it. Default: 10m. Nobody measures it
+    /// in this version, which takes no other value.
     pub max_replay: Duration,
     /// The app's volume, for type `Volume`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,8 +120,8 @@ pub enum OnUncleanCrash {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Snapshot {
     /// `None` (default): never; the whole log is kept. `HTTP`: by two requests to the app, given in
-    /// `http`. `Volume`: by a copy of the app's volume; needs `state.type: Volume`. A change takes
-    /// effect without a restart.
+    /// `http`. `Volume`: by a copy of the app's volume; needs `state.type: Volume`. This
+    /// version takes `None` only.
     #[serde(rename = "type")]
     pub kind: SnapshotType,
     /// The two requests, for type `HTTP`.

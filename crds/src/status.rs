@@ -3,8 +3,6 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::duration::Duration;
-
 /// What was last seen of the service. Slot numbers change too fast for an API object: see the
 /// metrics, or `synod status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,15 +30,12 @@ pub struct ReplicatedServiceStatus {
     /// Every member.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub members: Vec<MemberStatus>,
-    /// Every cluster of the placement.
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    /// Every cluster that has, had or may have members.
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub clusters: Vec<ClusterStatus>,
     /// How much more may be lost before the service stops.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tolerates: Option<Tolerates>,
-    /// How large the log is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log: Option<LogStatus>,
     /// Which version of the members' protocol is in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<ProtocolStatus>,
@@ -180,18 +175,6 @@ pub struct Tolerates {
     pub members: u32,
     /// This many more regions, whichever they are.
     pub regions: u32,
-}
-
-/// How large the log is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct LogStatus {
-    /// Its size on the member where it is largest, in bytes.
-    pub bytes: u64,
-    /// The first slot that is still kept.
-    pub first_slot: u64,
-    /// How long a copy that starts empty would take to replay it.
-    pub estimated_replay: Duration,
 }
 
 /// Which version of the members' protocol is in use.

@@ -304,6 +304,57 @@ mod tests {
         }
     }
 
+    /// The text of all modules but the table, without their tests.
+    fn code(folder: &std::path::Path, text: &mut String) {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                code(&path, text);
+                continue;
+            }
+            let name = path.to_string_lossy();
+            if !name.ends_with(".rs") || name.ends_with("tests.rs") || name.ends_with("table.rs") {
+                continue;
+            }
+            let whole = std::fs::read_to_string(&path).expect("a module");
+            let part = whole.split("\nmod tests {").next().unwrap_or_default();
+            text.push_str(part);
+        }
+    }
+
+    #[test]
+    fn every_reason_that_is_documented_is_one_that_the_operator_gives() {
+        let mut text = String::new();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        code(std::path::Path::new(source), &mut text);
+        let words: std::collections::BTreeSet<&str> = text
+            .split(|it: char| !it.is_ascii_alphanumeric() && it != '_')
+            .collect();
+        for reason in REASONS {
+            let mut constant = String::new();
+            for letter in reason.name.chars() {
+                if letter.is_ascii_uppercase() && !constant.is_empty() {
+                    constant.push('_');
+                }
+                constant.push(letter.to_ascii_uppercase());
+            }
+            assert!(
+                words.contains(&constant.as_str()),
+                "nobody gives {}",
+                reason.name
+            );
+        }
+        for kind in KINDS {
+            assert!(
+                REASONS
+                    .iter()
+                    .any(|it| it.on.iter().any(|on| on.name == kind.name)),
+                "{} has no reason",
+                kind.name
+            );
+        }
+    }
+
     #[test]
     fn the_documentation_is_what_the_table_says() {
         let path = concat!(

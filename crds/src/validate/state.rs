@@ -28,7 +28,7 @@ fn bootstrap(p: &mut Problems, spec: &ReplicatedServiceSpec) {
         ),
         BootstrapType::Snapshot => p.add(
             "spec.bootstrap.type",
-            "Snapshot is not supported by this version: use Empty, Existing or Claim",
+            "Snapshot is not supported by this version: use Empty",
         ),
         BootstrapType::Empty | BootstrapType::Existing => {}
     }

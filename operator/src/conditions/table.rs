@@ -44,13 +44,11 @@ kinds! {
     CERTIFICATES_VALID = "CertificatesValid", True, false, "Members know each other by certificates that have some time left.";
     TRAFFIC_INTERCEPTED = "TrafficIntercepted", True, false, "Nobody reaches the app past the agreed order.";
     LOG_UNBOUNDED = "LogUnbounded", False, false, "The log is never cut, so it grows, and a new copy replays all of it.";
-    DIVERGED = "Diverged", False, false, "Copies answered the same request differently.";
-    CLOCK_SKEWED = "ClockSkewed", False, false, "Clocks of members differ by more than they should.";
 }
 
 reasons! {
     // === Good ===
-    AS_DESIRED = "AsDesired" on [READY, PROGRESSING, DEGRADED, RECONCILING, STALLED, CERTIFICATES_VALID, TRAFFIC_INTERCEPTED, LOG_UNBOUNDED, DIVERGED, CLOCK_SKEWED]:
+    AS_DESIRED = "AsDesired" on [READY, PROGRESSING, DEGRADED, RECONCILING, STALLED, CERTIFICATES_VALID, TRAFFIC_INTERCEPTED, LOG_UNBOUNDED]:
         "All is as the manifest asks." => "Nothing.";
     QUORUM_COMMITS = "QuorumCommits" on [AVAILABLE]:
         "A leader and a majority of votes are there." => "Nothing.";
@@ -102,10 +100,13 @@ reasons! {
         "Spread the votes over the regions, or add RegionMajority to `spec.acknowledgedRisks`.";
     UNSUPPORTED = "Unsupported" on [READY, AVAILABLE, STALLED]:
         "The manifest asks for something that this version cannot do yet." =>
-        "Take it out of the manifest, or install a version that can.";
+        "Change the field that the message names as it says, or install a version that can. What runs goes on as it was.";
     MEMBERSHIP_CHANGE_UNSUPPORTED = "MembershipChangeUnsupported" on [READY, PROGRESSING]:
         "`replicas` or `placement` ask for other members than those the service was formed with. This version does not change the members of a running service; nothing is done about it." =>
         "Put back the numbers it was formed with: the message has them.";
+    CLAIM_CHANGE_UNSUPPORTED = "ClaimChangeUnsupported" on [READY, PROGRESSING]:
+        "The manifest asks for other volume claims than the members have. This version does not change claims that exist; nothing is done about it." =>
+        "Put back what the manifest said about the claims that the message names, or make a new service.";
     OWNED_BY_ANOTHER = "OwnedByAnother" on [READY, AVAILABLE, STALLED]:
         "In one of the clusters a service of this name and namespace belongs to another hub, or to an earlier service that was not deleted there." =>
         "Give one of the two another name, or delete the other (`kubectl delete rgrp NAME` in that cluster deletes its members there).";
@@ -114,10 +115,10 @@ reasons! {
         "Rename or delete the object that the message names, or give the service another name.";
     EXISTING_DATA = "ExistingData" on [READY, AVAILABLE, STALLED]:
         "Volume claims of an earlier service of this name hold data." =>
-        "Set `spec.bootstrap.type: Existing` to go on with that data, or delete the claims that the message names.";
+        "Give this service another name. Only when nobody needs that data: delete the claims that the message names, and the service begins empty. This version does not start from retained claims.";
     GENESIS_LOST = "GenesisLost" on [READY, STALLED]:
         "The members say that they are a group already, but the record of how it was formed is not there." =>
-        "Set `spec.bootstrap.type: Existing` if their data is what you want to go on with; otherwise delete their claims.";
+        "Put the ConfigMap that the message names back from a backup. Only when nobody needs their data: delete the service and the claims of its members, then create it again.";
     BYPASS_POSSIBLE = "BypassPossible" on [READY, STALLED]:
         "A Service sends clients to the app's own port, past the agreed order. The service is not formed while that is so." =>
         "Let the named Service target the port by the name in the message, or delete it.";
@@ -161,21 +162,15 @@ reasons! {
         "Look at its words in the message: often a quota, a policy, or a right that the operator lacks.";
 
     // === Particular matters ===
-    CERTIFICATE_ENDS = "CertificateEnds" on [CERTIFICATES_VALID, DEGRADED]:
+    CERTIFICATE_ENDS = "CertificateEnds" on [CERTIFICATES_VALID, READY, DEGRADED]:
         "A certificate is near its end and was not renewed." =>
         "See that the operators run in the hub and in the named cluster. Members go on until it has ended.";
     BYPASS_SEEN = "BypassSeen" on [TRAFFIC_INTERCEPTED]:
         "Somebody connected to the app past the agreed order, from the address in the message." =>
         "Find out who, and send them to the Service; a NetworkPolicy that is enforced keeps them out.";
     NO_SNAPSHOT = "NoSnapshot" on [LOG_UNBOUNDED]:
-        "`spec.state.snapshot.type` is None: nothing says how the app's state is saved, so all requests are kept." =>
-        "Say how: `type: HTTP` with the app's own dump and restore requests, or `type: Volume`. Until then watch the size of the log.";
-    COPIES_DIFFER = "CopiesDiffer" on [DIVERGED, DEGRADED]:
-        "Copies answered the same request differently." =>
-        "See the guide on which programs fit, and `spec.divergence` for parts of responses that may differ.";
-    CLOCKS_DIFFER = "ClocksDiffer" on [CLOCK_SKEWED, DEGRADED]:
-        "The clocks of members differ by more than they should." =>
-        "See that time is synchronised on the named nodes.";
+        "This version makes no snapshots of the app's state, so all requests are kept." =>
+        "Watch the size of the log: at `spec.log.maxSize` writes are refused.";
     OPERATOR_ERROR = "OperatorError" on [READY, AVAILABLE, DEGRADED, PROGRESSING, RECONCILING, STALLED]:
         "A step failed and is tried again." =>
         "The message has the error. Missing rights: compare the operator's roles with the chart's.";

@@ -29,6 +29,24 @@ pub(crate) enum ApplyError {
     },
 }
 
+// === impl ApplyError ===
+
+impl ApplyError {
+    /// What a quota, a policy or a missing right refuses, it refuses until a person changes that.
+    fn of(kind: &'static str, name: &str, error: kube::Error) -> Self {
+        let refused = matches!(&error, kube::Error::Api(it) if matches!(it.code, 403 | 422));
+        if refused {
+            let words = format!("the API server refuses {kind} {name}: {}", words(&error));
+            return Self::Refused(Stall::new(&conditions::CHILD_REFUSED, words));
+        }
+        Self::Api {
+            kind,
+            name: name.to_owned(),
+            error,
+        }
+    }
+}
+
 /// Applies a child; returns whether anything was sent. `live` is what is there.
 pub(crate) async fn apply(
     client: &Client,
@@ -36,11 +54,7 @@ pub(crate) async fn apply(
     child: &Child,
     live: Option<&DynamicObject>,
 ) -> Result<bool, ApplyError> {
-    let wrap = |error| ApplyError::Api {
-        kind: child.kind.name(),
-        name: child.name.clone(),
-        error,
-    };
+    let wrap = |error| ApplyError::of(child.kind.name(), &child.name, error);
     let api = api(client, child.kind, namespace);
     if child.create_only {
         if live.is_some() {
@@ -246,6 +260,21 @@ mod tests {
         for (code, message) in [(500, "etcd is gone"), (403, "no rights"), (503, "later")] {
             assert_eq!(refusal(&said(code, message)), None);
         }
+    }
+
+    #[test]
+    fn what_a_quota_or_a_policy_refuses_is_told_as_that() {
+        for (code, message) in [(403, "exceeded quota: few"), (422, "denied the request")] {
+            let ApplyError::Refused(stall) =
+                ApplyError::of("Service", "notes", said(code, message))
+            else {
+                panic!("{message}");
+            };
+            assert_eq!(stall.reason.name, "ChildRefused");
+            assert!(stall.message.contains("Service notes") && stall.message.contains(message));
+        }
+        let later = ApplyError::of("Service", "notes", said(500, "etcd is gone"));
+        assert!(matches!(later, ApplyError::Api { .. }), "{later}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use synod_api::{ReplicaGroup, ReplicaGroupStatus};
 use synod_proto::v1::propose_policy_response::Result as Outcome;
+use tokio::time::Instant;
 
 use super::adopt::{self, Ordinal};
 use super::apply::{ApplyError, apply, nudge, words};
@@ -139,6 +140,10 @@ pub(super) async fn reconcile(
             group.status.as_ref().map_or(&[][..], |it| &it.conditions),
             &conditions::READY,
         );
+    if let (false, Some(namespace), Some(name)) = (settled, group.namespace(), &group.metadata.name)
+    {
+        process.turns.keep(&namespace, name, Instant::now());
+    }
     Ok(Done {
         again: if settled && !report.soon { LATER } else { SOON },
         group,
@@ -398,8 +403,7 @@ impl Work<'_> {
         let same =
             revision && adopt::template(&self.injection(token, set, &pod.name)) == pod.template;
         let newest = same && pod.sidecar.as_ref() == Some(&self.image.image);
-        let waits = self.valid.group.spec.sidecar.update == synod_api::SidecarUpdate::WhenRestarted;
-        (newest || (waits && same), newest)
+        (newest || (same && self.waits()), newest)
     }
 
     /// A StatefulSet whose pods were refused tries again later and later; a change of it that means
@@ -587,9 +591,17 @@ impl Work<'_> {
             .and_then(|it| it["updateRevision"].as_str())
             .unwrap_or_default();
         let newest = !revision.is_empty() && pod.revision == revision && self.is_observed();
-        let waits = self.valid.group.spec.sidecar.update == synod_api::SidecarUpdate::WhenRestarted;
         let same = workload.is_some_and(|it| it.template == pod.template);
-        (newest || (waits && same), newest)
+        (newest || (same && self.waits()), newest)
+    }
+
+    /// Whether a pod that has all but the newest sidecar is left alone for now.
+    fn waits(&self) -> bool {
+        let (namespace, name) = (self.valid.namespace, self.valid.name);
+        let spec = &self.valid.group.spec;
+        spec.sidecar.update == synod_api::SidecarUpdate::WhenRestarted
+            || spec.paused
+            || !self.process.turns.may(namespace, name, Instant::now())
     }
 
     /// The StatefulSet's controller has seen the newest template.

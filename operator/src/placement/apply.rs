@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
-use synod_api::{ReplicaGroup, ReplicaGroupSpec, ReplicatedService, WorkloadRef};
+use synod_api::{GroupMember, ReplicaGroup, ReplicaGroupSpec, ReplicatedService, WorkloadRef};
 
 use super::error::PlacementError;
 use super::groups::{Groups, Key};
@@ -28,7 +28,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// What belongs to a service, in the hub.
 pub(crate) struct Own<'a> {
     pub(crate) context: &'a Context,
-    pub(crate) service: &'a ReplicatedService,
+    /// UID of the service.
+    pub(crate) uid: &'a str,
     pub(crate) key: &'a Key,
 }
 
@@ -126,7 +127,7 @@ impl Own<'_> {
             api_version: ReplicatedService::api_version(&()).into_owned(),
             kind: ReplicatedService::kind(&()).into_owned(),
             name: self.key.1.clone(),
-            uid: self.service.uid().unwrap_or_default(),
+            uid: self.uid.to_owned(),
             controller: Some(true),
             block_owner_deletion: Some(true),
         };
@@ -189,7 +190,7 @@ pub(crate) async fn groups(
             continue;
         }
         let gains = spec.rollout && before.is_none_or(|it| !it.spec.rollout);
-        if gains && several && formed && !others_have_none(clusters, key, views, uid, &name).await {
+        if gains && several && formed && !others_are_well(clusters, key, views, uid, &name).await {
             spec.rollout = false;
         }
         match put(&cluster, key, spec, before).await {
@@ -243,9 +244,9 @@ async fn put(
     .await
 }
 
-/// Caches lag behind: before a cluster is let replace pods, the others are asked themselves. One
-/// that does not answer counts with what it was last told, which was by us.
-async fn others_have_none(
+/// Caches lag behind: before a cluster is let replace pods, the others are asked themselves, whether
+/// they may as well, and how their members are. One that does not answer may have a vote away.
+async fn others_are_well(
     clusters: &Clusters,
     key: &Key,
     views: &[View],
@@ -257,18 +258,31 @@ async fn others_have_none(
         .filter(|it| it.cluster != but && it.own(uid).is_some())
     {
         let Some((cluster, _)) = open(clusters, views, &view.cluster) else {
-            continue;
+            return false;
         };
         let api: Api<ReplicaGroup> = Api::namespaced(cluster.client.clone(), &key.0);
         let Ok(group) = in_time(api.get(&key.1)).await else {
             return false;
         };
-        let observed = group.status.as_ref().and_then(|it| it.observed_generation);
-        if group.spec.rollout || observed != group.metadata.generation {
+        if !is_well(&group) {
             return false;
         }
     }
     true
+}
+
+/// It may replace no pods and has taken note of that, and all its members have a vote now.
+fn is_well(group: &ReplicaGroup) -> bool {
+    let Some(status) = &group.status else {
+        return false;
+    };
+    let ready = |it: &&GroupMember| {
+        let mut reports = status.members.iter();
+        reports.any(|report| report.name == it.name && report.ready)
+    };
+    !group.spec.rollout
+        && status.observed_generation == group.metadata.generation
+        && group.spec.members.iter().all(|it| ready(&it))
 }
 
 /// Which group may be deleted.
@@ -322,12 +336,13 @@ mod tests {
     use kube::Client;
     use kube::client::Body;
     use serde_json::Value;
+    use synod_api::ReplicaGroupStatus;
     use tokio::sync::mpsc;
 
     use super::super::authority::Issued;
     use super::super::plan;
     use super::super::plan::tests::{three, valid};
-    use super::super::validate::Formed;
+    use super::super::roster::Formed;
     use super::*;
 
     /// An API server that answers everything with this, and the bodies that it was sent.
@@ -375,6 +390,32 @@ mod tests {
         let sent = bodies.recv().await.expect("sent");
         assert_eq!(sent["metadata"]["uid"], "uid-1");
         assert_eq!(sent["metadata"]["resourceVersion"], "7");
+    }
+
+    #[test]
+    fn a_group_counts_as_well_when_it_says_so_of_each_member_and_of_now() {
+        let mut group = group();
+        group.metadata.generation = Some(2);
+        group.spec.rollout = false;
+        assert!(!is_well(&group), "it says nothing");
+        let mut member = plan::tests::member("notes-us-0", 1);
+        member.ready = true;
+        group.status = Some(ReplicaGroupStatus {
+            observed_generation: Some(2),
+            members: vec![member],
+            ..ReplicaGroupStatus::default()
+        });
+        assert!(is_well(&group));
+        for spoil in [
+            |it: &mut ReplicaGroup| it.spec.rollout = true,
+            |it: &mut ReplicaGroup| it.metadata.generation = Some(3),
+            |it: &mut ReplicaGroup| it.status.as_mut().expect("there").members.clear(),
+            |it: &mut ReplicaGroup| it.status.as_mut().expect("there").members[0].ready = false,
+        ] {
+            let mut group = group.clone();
+            spoil(&mut group);
+            assert!(!is_well(&group));
+        }
     }
 
     #[tokio::test]

@@ -1,21 +1,24 @@
 //! Everything that a service refers to or has left behind: its groups, its record, its authority, the
 //! workload that it takes its template from. Only this reads; nothing is judged here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::{Resource, ResourceExt as _};
 use serde_json::{Map, Value};
-use synod_api::{RawObject, ReplicatedService, WorkloadRef};
+use synod_api::{
+    ClusterStatus, RawObject, ReplicaGroup, ReplicatedServiceSpec, ReplicatedServiceStatus,
+    WorkloadRef,
+};
 
 use super::authority;
 use super::error::PlacementError;
 use super::genesis::{self, GENESIS_KEY, MEMBERS_KEY};
 use super::groups::{Groups, Key, Seen};
 use super::members;
-use super::validate::Formed;
+use super::roster::{Formed, Roster};
 use super::view::{Access, View};
 use crate::inject;
 use crate::registry::{Clusters, Entry};
@@ -23,7 +26,8 @@ use crate::run::Context;
 
 /// What was found.
 pub(crate) struct Found {
-    /// The clusters of the placement, of the record, and those that have a group of this service.
+    /// The clusters of the placement, of the record, and those that have or may have a group of this
+    /// service.
     pub(crate) views: Vec<View>,
     /// The pod template.
     pub(crate) template: Option<RawObject>,
@@ -49,38 +53,27 @@ pub(crate) struct Workload {
     template: Option<RawObject>,
 }
 
-/// Reads.
+/// Reads. `spec` is `None` when it cannot be read, `told` has the names of clusters that the status
+/// tells of.
 pub(crate) async fn dereference(
     context: &Context,
     clusters: &Clusters,
     groups: &Groups,
-    service: &ReplicatedService,
+    spec: Option<&ReplicatedServiceSpec>,
+    told: &[ClusterStatus],
     key: &Key,
     uid: &str,
 ) -> Result<Found, PlacementError> {
     let record = record(context, key, uid).await?;
-    let mut names: Vec<String> = members::placement(&service.spec, &context.flags.cluster)
-        .into_iter()
-        .map(|it| it.cluster)
-        .collect();
-    if let Some(Formed::Genesis(text) | Formed::Earlier(text)) = &record
-        && let Ok(file) = genesis::GenesisFile::parse(text)
-        && let Some(recorded) = members::recorded(&key.1, &file)
-    {
-        names.extend(recorded.into_iter().map(|it| it.cluster));
+    let mut views: Vec<View> = Vec::new();
+    for name in needed(spec, &context.flags.cluster, record.as_ref(), key, uid) {
+        views.push(view(clusters, groups, &name, key));
     }
-    let mut views = Vec::new();
-    for name in names {
-        if views.iter().all(|it: &View| it.cluster != name) {
+    let cached = groups.clusters_of(key).into_iter().map(|it| it.name);
+    for name in cached.chain(told.iter().map(|it| it.name.clone())) {
+        if views.iter().all(|it| it.cluster != name) {
             views.push(view(clusters, groups, &name, key));
-        }
-    }
-    for cluster in groups.clusters_of(key) {
-        if views.iter().all(|it| it.cluster != cluster.name) {
-            let view = view(clusters, groups, &cluster.name, key);
-            if view.own(uid).is_some() {
-                views.push(view);
-            }
+            views.retain(|it| it.cluster != name || may_hold(it, uid));
         }
     }
     let handed_out = views
@@ -90,7 +83,7 @@ pub(crate) async fn dereference(
     let record_lost = record.is_none() && handed_out.is_some();
     let formed = record.or(handed_out).unwrap_or(Formed::No);
     let mut found = Found {
-        template: service.spec.template.clone(),
+        template: spec.and_then(|it| it.template.clone()),
         workload: None,
         kept_template: false,
         authority: authority_secret(context, key, uid).await?,
@@ -98,7 +91,7 @@ pub(crate) async fn dereference(
         formed,
         record_lost,
     };
-    if let Some(reference) = &service.spec.workload_ref {
+    if let Some(reference) = spec.and_then(|it| it.workload_ref.as_ref()) {
         found.workload = workload(context, &key.0, reference).await?;
         found.template = found.workload.as_ref().and_then(|it| it.template.clone());
         if found.template.is_none() && found.formed != Formed::No {
@@ -108,6 +101,93 @@ pub(crate) async fn dereference(
         }
     }
     Ok(found)
+}
+
+/// Clusters that members belong into, each once: by the placement, and by the record.
+fn needed(
+    spec: Option<&ReplicatedServiceSpec>,
+    local: &str,
+    record: Option<&Formed>,
+    key: &Key,
+    uid: &str,
+) -> Vec<String> {
+    let placement = spec.map(|it| members::placement(it, local));
+    let placed = placement.into_iter().flatten().map(|it| it.cluster);
+    let roster = record.and_then(|it| Roster::recorded(&key.1, uid, it));
+    let members = roster.into_iter().flat_map(|it| it.members);
+    let mut names: Vec<String> = Vec::new();
+    for name in placed.chain(members.map(|it| it.cluster)) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// Whether a group of this service is there, or may be. A cluster that is not registered any more was
+/// given up by a person.
+fn may_hold(view: &View, uid: &str) -> bool {
+    match view.access {
+        Access::Unknown => false,
+        Access::Open => view.own(uid).is_some(),
+        Access::Starting | Access::Unreachable { .. } | Access::Refused(_) => {
+            view.group.is_none() || view.own(uid).is_some()
+        }
+    }
+}
+
+/// Clusters that may hold a group of this service, as far as anybody knows: those to ask before it is
+/// gone. With a spec or a record that cannot be read that may be any.
+pub(crate) async fn concerned(
+    context: &Context,
+    clusters: &Clusters,
+    groups: &Groups,
+    spec: Option<&ReplicatedServiceSpec>,
+    status: &ReplicatedServiceStatus,
+    key: &Key,
+    uid: &str,
+) -> Result<BTreeSet<String>, PlacementError> {
+    let record = match record(context, key, uid).await {
+        // The next service of this name has one already.
+        Err(PlacementError::NotOurs { .. }) => None,
+        record => record?,
+    };
+    let local = &context.flags.cluster;
+    let needed = readable(spec, local, record.as_ref(), key, uid);
+    let needed = needed.unwrap_or_else(|| clusters.names());
+    let cached = groups.clusters_of(key).into_iter().filter(|it| {
+        let others = |it: &ReplicaGroup| it.spec.owner != uid;
+        !matches!(groups.get(it, key), Seen::Present(group) if others(&group))
+    });
+    Ok(to_ask(needed, status, cached.map(|it| it.name)))
+}
+
+/// Clusters that members belong into; `None` when spec or record cannot be read, so that nobody knows.
+fn readable(
+    spec: Option<&ReplicatedServiceSpec>,
+    local: &str,
+    record: Option<&Formed>,
+    key: &Key,
+    uid: &str,
+) -> Option<Vec<String>> {
+    let known = record.is_none_or(|it| Roster::recorded(&key.1, uid, it).is_some());
+    (spec.is_some() && known).then(|| needed(spec, local, record, key, uid))
+}
+
+/// All that anybody knows of.
+fn to_ask(
+    needed: Vec<String>,
+    status: &ReplicatedServiceStatus,
+    cached: impl Iterator<Item = String>,
+) -> BTreeSet<String> {
+    let told = status.clusters.iter().map(|it| it.name.clone());
+    let members = status.members.iter().map(|it| it.cluster.clone());
+    needed
+        .into_iter()
+        .chain(told)
+        .chain(members)
+        .chain(cached)
+        .collect()
 }
 
 fn view(clusters: &Clusters, groups: &Groups, name: &str, key: &Key) -> View {
@@ -240,4 +320,85 @@ async fn workload(
             .and_then(bare)
             .map(RawObject),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::super::plan::tests::{formed, taken_up, three, valid};
+    use super::super::validate::tests::{open, spec};
+    use super::super::{authority::Issued, plan};
+    use super::*;
+
+    fn key() -> Key {
+        ("default".to_owned(), "notes".to_owned())
+    }
+
+    fn told(names: &[&str]) -> ReplicatedServiceStatus {
+        let one = |name: &&str| ClusterStatus {
+            name: (*name).to_owned(),
+            region: String::new(),
+            reachable: true,
+        };
+        ReplicatedServiceStatus {
+            clusters: names.iter().map(one).collect(),
+            ..ReplicatedServiceStatus::default()
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_service_waits_for_no_cluster_that_never_had_a_part_of_it() {
+        let local = spec("replicas: 3");
+        let needed = readable(Some(&local), "local", None, &key(), "uid-1").expect("known");
+        let asked = to_ask(needed.clone(), &told(&["local"]), std::iter::empty());
+        assert_eq!(Vec::from_iter(asked), ["local"]);
+        // A status tells of one that the manifest does not name any more, a cache of another.
+        let asked = to_ask(needed, &told(&["eu"]), ["ap".to_owned()].into_iter());
+        assert_eq!(Vec::from_iter(asked), ["ap", "eu", "local"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_may_have_members_anywhere() {
+        assert_eq!(
+            readable(None, "local", Some(&formed()), &key(), "uid-1"),
+            None
+        );
+        let local = spec("replicas: 3");
+        let broken = Formed::Earlier(String::new());
+        assert_eq!(
+            readable(Some(&local), "local", Some(&broken), &key(), "uid-1"),
+            None
+        );
+    }
+
+    #[test]
+    fn members_belong_where_the_placement_and_where_the_record_say() {
+        let moved =
+            spec("placement: [{cluster: asia, voters: 3}, {cluster: us, voters: 0, observers: 1}]");
+        let names = needed(Some(&moved), "local", Some(&formed()), &key(), "uid-1");
+        assert_eq!(names, ["asia", "us", "eu", "ap"]);
+        let names = needed(None, "local", Some(&formed()), &key(), "uid-1");
+        assert_eq!(
+            names,
+            ["us", "eu", "ap"],
+            "though the manifest cannot be read"
+        );
+    }
+
+    #[test]
+    fn a_cluster_is_kept_in_sight_while_a_group_may_be_there() {
+        let mut view = open("us", "us-1");
+        assert!(!may_hold(&view, "uid-1"), "it says that there is none");
+        view.access = Access::Unreachable {
+            since: Timestamp::UNIX_EPOCH,
+            problem: String::new(),
+        };
+        assert!(may_hold(&view, "uid-1"));
+        view.access = Access::Unknown;
+        assert!(!may_hold(&view, "uid-1"), "a person has given it up");
+        let plan = plan::plan(&valid(formed()), &three(), &Issued::default(), "a.example");
+        let there = &taken_up(&plan, three())[0];
+        assert!(may_hold(there, "uid-1") && !may_hold(there, "uid-2"));
+    }
 }

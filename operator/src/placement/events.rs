@@ -2,7 +2,9 @@
 
 use synod_api::Condition;
 
-use crate::conditions::{self, AVAILABLE, DEGRADED, KINDS, Kind, READY, STALLED};
+use crate::conditions::{
+    self, AVAILABLE, CERTIFICATES_VALID, DEGRADED, KINDS, Kind, READY, STALLED, TRAFFIC_INTERCEPTED,
+};
 
 /// What to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +18,14 @@ pub(crate) struct Note {
 }
 
 /// Conditions whose transitions are published; others follow from these.
-static TOLD: [&Kind; 4] = [&READY, &AVAILABLE, &DEGRADED, &STALLED];
+static TOLD: [&Kind; 6] = [
+    &READY,
+    &AVAILABLE,
+    &DEGRADED,
+    &STALLED,
+    &CERTIFICATES_VALID,
+    &TRAFFIC_INTERCEPTED,
+];
 
 /// Longest note that the API server takes.
 const LONGEST: usize = 1000;
@@ -34,6 +43,10 @@ pub(crate) fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Note
         let good = new.status == kind.good.as_str();
         // That all is well from the start is no news, nor that well is still well.
         let dull = good && old.is_none_or(|it| it.status == new.status);
+        // Each of the many things that a service waits for while it comes up is none either.
+        let particular = *kind == CERTIFICATES_VALID || *kind == TRAFFIC_INTERCEPTED;
+        let came_up = good && old.is_some_and(|it| waits(&it.reason));
+        let dull = dull || (particular && (came_up || waits(&new.reason)));
         if same || dull || notes.iter().any(|it| it.reason == new.reason) {
             continue;
         }
@@ -56,7 +69,12 @@ pub(crate) fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Note
 
 /// Waiting is normal; being stalled, degraded or without a quorum is not.
 fn is_warning(kind: &Kind, condition: &Condition) -> bool {
-    let waits = [
+    debug_assert!(KINDS.iter().any(|it| it.name == kind.name));
+    condition.status != kind.good.as_str() && !waits(&condition.reason)
+}
+
+fn waits(reason: &str) -> bool {
+    let normal = [
         &conditions::WAITING_FOR_MEMBERS,
         &conditions::WAITING_FOR_CLUSTER,
         &conditions::WAITING_FOR_CERTIFICATES,
@@ -65,8 +83,7 @@ fn is_warning(kind: &Kind, condition: &Condition) -> bool {
         &conditions::DELETING,
         &conditions::PENDING,
     ];
-    debug_assert!(KINDS.iter().any(|it| it.name == kind.name));
-    condition.status != kind.good.as_str() && !waits.iter().any(|it| it.name == condition.reason)
+    normal.iter().any(|it| it.name == reason)
 }
 
 #[cfg(test)]
@@ -114,6 +131,29 @@ mod tests {
         );
         let lost = [condition("Ready", "False", "NoQuorum")];
         assert!(transitions(&ready, &lost)[0].warning);
+    }
+
+    #[test]
+    fn a_connection_past_the_sidecars_and_a_certificate_near_its_end_are_told() {
+        for (kind, reason) in [
+            ("TrafficIntercepted", "BypassSeen"),
+            ("CertificatesValid", "CertificateEnds"),
+        ] {
+            let well = [condition(kind, "True", "AsDesired")];
+            let ill = [condition(kind, "False", reason)];
+            let notes = transitions(&well, &ill);
+            assert_eq!((notes.len(), notes[0].warning), (1, true), "{kind}");
+            assert_eq!(notes[0].reason, reason);
+            assert_eq!(transitions(&ill, &well).len(), 1, "and that it is over");
+        }
+        let coming = [condition(
+            "CertificatesValid",
+            "False",
+            "WaitingForCertificates",
+        )];
+        let there = [condition("CertificatesValid", "True", "AsDesired")];
+        assert_eq!(transitions(&[], &coming), [], "on the way up");
+        assert_eq!(transitions(&coming, &there), []);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The end of a service: its groups go in all clusters, and then the object itself.
 
+use std::collections::BTreeSet;
+
 use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
@@ -18,7 +20,7 @@ pub(crate) const FINALIZER: &str = "synod.dev/placement";
 /// how a person says that it will not come back.
 pub(crate) async fn remove_groups(
     clusters: &Clusters,
-    names: &[String],
+    names: &BTreeSet<String>,
     key: &Key,
     uid: &str,
 ) -> Vec<String> {

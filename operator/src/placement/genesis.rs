@@ -11,8 +11,8 @@ use super::members::Member;
 
 /// Key of the genesis in the record.
 pub(crate) const GENESIS_KEY: &str = "genesis.json";
-/// Key of the members in the record of a service that goes on with the data of an earlier one:
-/// they have a genesis in their logs, and must never be given another.
+/// Key of the members in a record without a genesis: they have one in their logs, and must never be
+/// given another. This version writes no such record.
 pub(crate) const MEMBERS_KEY: &str = "members.json";
 
 /// Name of the record.
@@ -163,7 +163,8 @@ impl GenesisFile {
         serde_json::to_string_pretty(self).expect("strings and numbers are JSON")
     }
 
-    /// For members that have a genesis in their logs: who they are, and nothing to begin from.
+    /// Of members without anything to begin from.
+    #[cfg(test)]
     pub(crate) fn of_members(service: &str, members: &[Member]) -> Self {
         let members = members
             .iter()

@@ -17,7 +17,10 @@ mod members;
 mod plan;
 mod reconcile;
 mod rollout;
+mod roster;
 mod status;
+mod tally;
+mod unsupported;
 mod validate;
 mod view;
 

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use synod_api::{BootstrapType, GroupIssuer, GroupMember, GroupPeer, ReplicaGroupSpec};
+use synod_api::{
+    GroupIssuer, GroupMember, GroupMemberStatus, GroupPeer, MemberState, ReplicaGroupSpec,
+};
 
 use super::authority::{Asks, Issued};
-use super::genesis::{self, GenesisFile, NotYet};
+use super::genesis::{self, NotYet};
 use super::members::{self, workload};
 use super::rollout::{self, Candidate};
-use super::validate::{Formed, Stall, Valid};
+use super::roster::{Formed, Roster};
+use super::validate::{Stall, Valid};
 use super::view::{self, View};
 use crate::conditions;
 
@@ -31,16 +34,16 @@ pub(crate) struct Record {
 }
 
 /// What each cluster has and wants of the authority.
-pub(crate) fn asks(valid: &Valid, views: &[View]) -> Vec<Asks> {
-    members::clusters(&valid.members)
+pub(crate) fn asks(roster: &Roster, views: &[View]) -> Vec<Asks> {
+    members::clusters(&roster.members)
         .into_iter()
         .map(|cluster| {
-            let group = view::find(views, cluster).and_then(|it| it.own(&valid.uid));
-            let settled = view::find(views, cluster).is_some_and(|it| it.is_settled(&valid.uid));
+            let group = view::find(views, cluster).and_then(|it| it.own(&roster.uid));
+            let settled = view::find(views, cluster).is_some_and(|it| it.is_settled(&roster.uid));
             let issuer = group.map(|it| it.spec.issuer.clone()).unwrap_or_default();
             Asks {
                 cluster: cluster.to_owned(),
-                workload: workload(&valid.name, cluster),
+                workload: workload(&roster.name, cluster),
                 request: group
                     .and_then(|it| it.status.as_ref())
                     .map(|it| it.issuer_request.clone())
@@ -52,31 +55,24 @@ pub(crate) fn asks(valid: &Valid, views: &[View]) -> Vec<Asks> {
         .collect()
 }
 
-/// The record that is due: the genesis, once every member has reported; or who the members are, of a
-/// service that goes on with the data of an earlier one.
+/// The record that is due: the genesis, once every member has reported.
 pub(crate) fn record(valid: &Valid, views: &[View]) -> Result<Record, Wait> {
-    if valid.formed != Formed::No {
+    let roster = &valid.roster;
+    if roster.formed != Formed::No {
         return Err(Wait::Nothing);
     }
-    if valid.spec.bootstrap.kind == BootstrapType::Existing {
-        let text = GenesisFile::of_members(&valid.name, &valid.members).text();
-        return Ok(Record {
-            key: genesis::MEMBERS_KEY,
-            text,
-        });
-    }
-    if let Some(stall) = blocked(valid, views) {
+    if let Some(stall) = blocked(roster, views) {
         return Err(Wait::Stall(stall));
     }
     let mut unsettled = Vec::new();
-    for cluster in members::clusters(&valid.members) {
+    for cluster in members::clusters(&roster.members) {
         // What a cluster said before it fell silent may not be so any more.
         match view::find(views, cluster).filter(|it| it.is_open()) {
             None => unsettled.push((
                 format!("cluster {cluster}"),
                 "it does not answer".to_owned(),
             )),
-            Some(it) if !it.is_settled(&valid.uid) => unsettled.push((
+            Some(it) if !it.is_settled(&roster.uid) => unsettled.push((
                 format!("cluster {cluster}"),
                 "its operator has not taken up its part".to_owned(),
             )),
@@ -86,9 +82,9 @@ pub(crate) fn record(valid: &Valid, views: &[View]) -> Result<Record, Wait> {
     if !unsettled.is_empty() {
         return Err(Wait::Members(NotYet::Waiting(unsettled)));
     }
-    let reported = view::reported(views, &valid.uid);
-    let policy = genesis::policy_hex(&valid.name, &valid.spec);
-    match genesis::build(&valid.name, &valid.members, &reported, policy) {
+    let reported = view::reported(views, &roster.uid);
+    let policy = genesis::policy_hex(&roster.name, &valid.spec);
+    match genesis::build(&roster.name, &roster.members, &reported, policy) {
         Ok(file) => Ok(Record {
             key: genesis::GENESIS_KEY,
             text: file.text(),
@@ -96,10 +92,11 @@ pub(crate) fn record(valid: &Valid, views: &[View]) -> Result<Record, Wait> {
         Err(NotYet::Formed(who)) => Err(Wait::Stall(Stall {
             reason: &conditions::GENESIS_LOST,
             message: format!(
-                "{} say that they are a group already, but there is no record of it: their volumes \
-                 are of an earlier service. Set spec.bootstrap.type to Existing to go on with \
-                 their data, or delete their claims",
-                who.join(", ")
+                "{} say that they are a group already, but there is no record of it: put the \
+                 ConfigMap {} back from a backup. If their volumes are of an earlier service that \
+                 nobody needs, delete this service and their claims, and create it again",
+                who.join(", "),
+                genesis::record_name(&roster.name)
             ),
         })),
         Err(not_yet) => Err(Wait::Members(not_yet)),
@@ -119,9 +116,9 @@ pub(crate) enum Wait {
 
 /// What a cluster's operator refuses to go on with also keeps the service from being formed: a
 /// Service that goes round the members, for one.
-fn blocked(valid: &Valid, views: &[View]) -> Option<Stall> {
+fn blocked(roster: &Roster, views: &[View]) -> Option<Stall> {
     views.iter().find_map(|it| {
-        let status = it.own(&valid.uid)?.status.as_ref()?;
+        let status = it.own(&roster.uid)?.status.as_ref()?;
         let stalled = conditions::find(&status.conditions, &conditions::STALLED)
             .filter(|it| it.status == "True")?;
         Some(Stall {
@@ -133,23 +130,19 @@ fn blocked(valid: &Valid, views: &[View]) -> Option<Stall> {
 
 /// The work for every cluster.
 pub(crate) fn plan(valid: &Valid, views: &[View], issued: &Issued, trust_domain: &str) -> Plan {
-    let clusters = members::clusters(&valid.members);
-    let peers = peers(valid, views);
-    let granted = grant(valid, views);
+    let (roster, spec) = (&valid.roster, &valid.spec);
+    let clusters = members::clusters(&roster.members);
+    let peers = peers(roster, views);
+    let granted = grant(roster, views);
     let mut plan = Plan::default();
     for cluster in &clusters {
-        let own: Vec<_> = valid
+        let own: Vec<_> = roster
             .members
             .iter()
             .filter(|it| it.cluster == *cluster)
             .collect();
-        let issuer = GroupIssuer {
-            roots: issued.roots.clone(),
-            chain: issued.chains.get(*cluster).cloned().unwrap_or_default(),
-        };
-        let spec = &valid.spec;
         let group = ReplicaGroupSpec {
-            owner: valid.uid.clone(),
+            owner: roster.uid.clone(),
             cluster: (*cluster).to_owned(),
             region: own.first().map(|it| it.region.clone()).unwrap_or_default(),
             trust_domain: trust_domain.to_owned(),
@@ -168,29 +161,58 @@ pub(crate) fn plan(valid: &Valid, views: &[View], issued: &Issued, trust_domain:
             leader: spec.leader.clone(),
             update: spec.update,
             overrides: valid.overrides.get(*cluster).cloned().unwrap_or_default(),
-            policy: genesis::policy_hex(&valid.name, spec),
+            policy: genesis::policy_hex(&roster.name, spec),
             peers: peers.clone(),
-            genesis: match &valid.formed {
+            genesis: match &roster.formed {
                 Formed::Genesis(text) => Some(text.clone()),
                 Formed::No | Formed::Earlier(_) => None,
             },
-            issuer,
+            issuer: issuer(issued, cluster),
             rollout: granted.get(cluster).copied().unwrap_or(false),
             paused: false,
         };
         plan.groups.push(((*cluster).to_owned(), group));
     }
-    if valid.formed == Formed::No {
+    if roster.formed == Formed::No {
         plan.surplus = views
             .iter()
-            .filter(|it| it.own(&valid.uid).is_some() && !clusters.contains(&it.cluster.as_str()))
+            .filter(|it| it.own(&roster.uid).is_some() && !clusters.contains(&it.cluster.as_str()))
             .map(|it| it.cluster.clone())
             .collect();
     }
     plan
 }
 
-/// While the service is paused: the groups stay as they are, and are told to do nothing.
+/// Of a service that nothing new is done for, since its manifest is refused or says so: its groups
+/// stay as they are, but for what members cannot do without for long. They learn where the others
+/// are, have certificates, and finish what was begun only while that is safe. `paused`: what groups
+/// are told about that; `None`: what they were told before.
+pub(crate) fn upkeep(
+    roster: &Roster,
+    views: &[View],
+    issued: &Issued,
+    paused: Option<bool>,
+) -> Plan {
+    let peers = peers(roster, views);
+    let granted = grant(roster, views);
+    let groups = members::clusters(&roster.members)
+        .into_iter()
+        .filter_map(|cluster| {
+            let mut spec = view::find(views, cluster)?.own(&roster.uid)?.spec.clone();
+            spec.peers.clone_from(&peers);
+            spec.issuer = issuer(issued, cluster);
+            spec.rollout = granted.get(cluster).copied().unwrap_or(false);
+            spec.paused = paused.unwrap_or(spec.paused);
+            Some((cluster.to_owned(), spec))
+        });
+    Plan {
+        groups: groups.collect(),
+        surplus: Vec::new(),
+    }
+}
+
+/// Of a service that was not formed and is paused: its groups stay as they are, and are told to do
+/// nothing.
 pub(crate) fn paused(uid: &str, views: &[View]) -> Plan {
     let groups = views
         .iter()
@@ -206,23 +228,30 @@ pub(crate) fn paused(uid: &str, views: &[View]) -> Plan {
     }
 }
 
+fn issuer(issued: &Issued, cluster: &str) -> GroupIssuer {
+    GroupIssuer {
+        roots: issued.roots.clone(),
+        chain: issued.chains.get(cluster).cloned().unwrap_or_default(),
+    }
+}
+
 /// One table for all clusters: what members report, and where nobody reports, what was known last.
-fn peers(valid: &Valid, views: &[View]) -> Vec<GroupPeer> {
+fn peers(roster: &Roster, views: &[View]) -> Vec<GroupPeer> {
     let mut known: BTreeMap<&str, &str> = BTreeMap::new();
     for view in views {
-        let Some(group) = view.own(&valid.uid) else {
+        let Some(group) = view.own(&roster.uid) else {
             continue;
         };
         for it in &group.spec.peers {
             known.insert(&it.name, &it.address);
         }
     }
-    for (name, status) in view::reported(views, &valid.uid) {
+    for (name, status) in view::reported(views, &roster.uid) {
         if !status.endpoint.is_empty() {
             known.insert(name, &status.endpoint);
         }
     }
-    valid
+    roster
         .members
         .iter()
         .filter_map(|it| {
@@ -235,45 +264,62 @@ fn peers(valid: &Valid, views: &[View]) -> Vec<GroupPeer> {
         .collect()
 }
 
-fn grant<'a>(valid: &'a Valid, views: &[View]) -> BTreeMap<&'a str, bool> {
-    let reported = view::reported(views, &valid.uid);
-    let current = view::current(views, &valid.uid);
-    let leader = leader(
-        &current
-            .values()
-            .map(|it| it.leader.as_str())
-            .collect::<Vec<_>>(),
-    );
-    let candidates: Vec<Candidate> = members::clusters(&valid.members)
+fn grant<'a>(roster: &'a Roster, views: &[View]) -> BTreeMap<&'a str, bool> {
+    let candidates = candidates(roster, views);
+    let granted = rollout::grant(&candidates, roster.formed != Formed::No);
+    members::clusters(&roster.members)
+        .into_iter()
+        .map(|it| (it, granted.get(it).copied().unwrap_or(false)))
+        .collect()
+}
+
+/// Clusters that keep others from replacing pods.
+pub(crate) fn holds_up(roster: &Roster, views: &[View]) -> Vec<String> {
+    let candidates = candidates(roster, views);
+    let names = rollout::waits_for(&candidates).into_iter();
+    names.map(str::to_owned).collect()
+}
+
+fn candidates(roster: &Roster, views: &[View]) -> Vec<Candidate> {
+    let current = view::current(views, &roster.uid);
+    let reported = view::reported(views, &roster.uid);
+    let followed: Vec<_> = current.values().map(|it| it.leader.as_str()).collect();
+    let leader = leader(&followed);
+    members::clusters(&roster.members)
         .into_iter()
         .map(|cluster| {
             let view = view::find(views, cluster);
-            let own = valid.members.iter().filter(|it| it.cluster == cluster);
+            let own = roster.members.iter().filter(|it| it.cluster == cluster);
             let names: Vec<&str> = own.map(|it| it.member.name.as_str()).collect();
-            let states = || names.iter().filter_map(|it| reported.get(it));
+            // Only of clusters that answer: what others said may not be so any more.
+            let states = || names.iter().filter_map(|it| current.get(it));
             Candidate {
                 cluster: cluster.to_owned(),
                 holds: view
-                    .and_then(|it| it.own(&valid.uid))
+                    .and_then(|it| it.own(&roster.uid))
                     .is_some_and(|it| it.spec.rollout),
                 // One that answers and has no group holds nothing and has nothing to see; of one that
                 // does not answer and was never seen, nobody knows.
                 settled: view.is_some_and(|it| {
-                    it.is_settled(&valid.uid) || (it.group.is_none() && it.is_open())
+                    it.is_settled(&roster.uid) || (it.group.is_none() && it.is_open())
                 }),
-                needs: states().any(|it| !it.updated),
-                healthy: states().count() == names.len() && states().all(|it| it.ready),
+                needs: names
+                    .iter()
+                    .filter_map(|it| reported.get(it))
+                    .any(|it| !it.updated),
+                healthy: states().count() == names.len() && states().all(|it| is_healthy(it)),
                 leads: leader
                     .as_ref()
                     .is_some_and(|it| names.contains(&it.as_str())),
             }
         })
-        .collect();
-    let granted = rollout::grant(&candidates, valid.formed != Formed::No);
-    members::clusters(&valid.members)
-        .into_iter()
-        .map(|it| (it, granted.get(it).copied().unwrap_or(false)))
         .collect()
+}
+
+/// Its vote counts. A copy that has not caught up holds up others when it is new; when it is still
+/// to be replaced, that may be what helps it.
+fn is_healthy(status: &GroupMemberStatus) -> bool {
+    status.ready && (status.state == MemberState::CaughtUp || !status.updated)
 }
 
 /// The leader that most members follow.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use synod_api::{Condition, GroupMemberStatus, MemberState, ReplicaGroup, ReplicaGroupStatus};
 
+use super::super::genesis::GenesisFile;
 use super::super::validate::tests::{judge, open, spec};
 use super::super::view::Access;
 use super::*;
@@ -22,7 +23,7 @@ pub(in super::super) fn valid(formed: Formed) -> Valid {
 
 /// Formed from the members of `PLACED`.
 pub(in super::super) fn formed() -> Formed {
-    let mut file = GenesisFile::of_members("notes", &valid(Formed::No).members);
+    let mut file = GenesisFile::of_members("notes", &valid(Formed::No).roster.members);
     file.protocol = 1;
     for it in &mut file.members {
         it.incarnation = format!("{:032x}", it.id);
@@ -174,12 +175,9 @@ fn what_keeps_a_service_from_being_formed_is_told_by_its_reason() {
 }
 
 #[test]
-fn a_service_on_earlier_data_gets_a_record_of_its_members_and_no_genesis() {
-    let spec = spec(&format!("{PLACED}\nbootstrap: {{type: Existing}}"));
-    let valid = judge(&spec, Formed::No, &three()).expect("good");
-    let written = record(&valid, &three()).expect("at once");
-    assert_eq!(written.key, genesis::MEMBERS_KEY);
-    let valid = judge(&spec, Formed::Earlier(written.text), &three()).expect("good");
+fn members_with_a_record_and_no_genesis_get_none() {
+    let text = GenesisFile::of_members("notes", &valid(Formed::No).roster.members).text();
+    let valid = valid(Formed::Earlier(text));
     let plan = plan(&valid, &three(), &Issued::default(), "synod.local");
     assert!(plan.groups.iter().all(|(_, it)| it.genesis.is_none()));
     assert_eq!(record(&valid, &three()), Err(Wait::Nothing));
@@ -284,8 +282,87 @@ fn one_cluster_under_two_names_is_noticed_by_the_group_that_both_show() {
 }
 
 #[test]
-fn a_paused_service_keeps_its_groups_as_they_are() {
-    let (_, views) = first(formed());
+fn a_service_whose_manifest_is_not_carried_out_keeps_its_groups_and_has_upkeep() {
+    let (valid, mut views) = first(formed());
+    let before = plan(&valid, &views, &Issued::default(), "synod.local");
+    views = taken_up(&before, views);
+    // A pod came back elsewhere, and a cluster's certificate was renewed.
+    change(&mut views, 2, |it| {
+        status(it).members[0].endpoint = "10.9.9.9:7443".to_owned();
+    });
+    let issued = Issued {
+        roots: "roots".to_owned(),
+        chains: [("eu".to_owned(), "new chain".to_owned())].into(),
+        ..Issued::default()
+    };
+    for paused in [None, Some(false), Some(true)] {
+        let plan = upkeep(&valid.roster, &views, &issued, paused);
+        assert_eq!(plan.groups.len(), 3);
+        assert!(plan.surplus.is_empty());
+        for (cluster, spec) in &plan.groups {
+            assert_eq!(spec.peers[2].address, "10.9.9.9:7443", "{cluster}");
+            assert_eq!(spec.issuer.roots, "roots");
+            assert_eq!(spec.paused, paused == Some(true));
+            let mut rest = spec.clone();
+            let old = view::find(&views, cluster).and_then(|it| it.own(UID));
+            let old = &old.expect("a group").spec;
+            rest.peers.clone_from(&old.peers);
+            rest.issuer.clone_from(&old.issuer);
+            rest.paused = old.paused;
+            assert_eq!(rest, *old);
+        }
+        assert_eq!(plan.groups[1].1.issuer.chain, "new chain");
+    }
+    // One that is not there cannot be made from nothing.
+    views[0].group = None;
+    assert_eq!(upkeep(&valid.roster, &views, &issued, None).groups.len(), 2);
+}
+
+#[test]
+fn nobody_replaces_pods_while_another_clusters_member_is_away() {
+    let (valid, mut views) = first(formed());
+    for at in 0..3 {
+        change(&mut views, at, |it| {
+            it.spec.rollout = false;
+            let one = &mut status(it).members[0];
+            one.updated = at != 1;
+            one.ready = true;
+            one.leader = "notes-us-0".to_owned();
+        });
+    }
+    let holder = |views: &[View]| -> Option<String> {
+        let plan = plan(&valid, views, &Issued::default(), "synod.local");
+        let mut holders = plan.groups.into_iter().filter(|(_, it)| it.rollout);
+        holders.next().map(|(cluster, _)| cluster)
+    };
+    assert_eq!(holder(&views).as_deref(), Some("eu"));
+    assert_eq!(holds_up(&valid.roster, &views), [""; 0]);
+    let mut ill = views.clone();
+    change(&mut ill, 2, |it| status(it).members[0].ready = false);
+    assert_eq!(holder(&ill), None);
+    assert_eq!(holds_up(&valid.roster, &ill), ["ap"]);
+    let mut new = views.clone();
+    change(&mut new, 2, |it| {
+        status(it).members[0].state = MemberState::CatchingUp;
+    });
+    assert_eq!(holder(&new), None, "its copy is on the way");
+    change(&mut new, 2, |it| status(it).members[0].updated = false);
+    assert_eq!(
+        holder(&new).as_deref(),
+        Some("eu"),
+        "that may be what helps"
+    );
+    let mut silent = views.clone();
+    silent[2].access = Access::Unreachable {
+        since: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
+        problem: "no answer".to_owned(),
+    };
+    assert_eq!(holder(&silent), None, "what it said last may not be so");
+}
+
+#[test]
+fn a_paused_service_that_was_not_formed_keeps_its_groups_as_they_are() {
+    let (_, views) = first(Formed::No);
     let plan = paused(UID, &views);
     for (cluster, spec) in &plan.groups {
         let mut before = view::find(&views, cluster)

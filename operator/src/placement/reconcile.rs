@@ -9,7 +9,9 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType};
 use serde_json::json;
-use synod_api::{ReplicatedService, ReplicatedServiceStatus, ScaleDown};
+use synod_api::{
+    ReplicatedService, ReplicatedServiceSpec, ReplicatedServiceStatus, ScaleDown, WorkloadRef,
+};
 
 use super::apply::{self, Own, Written};
 use super::authority::Issued;
@@ -19,8 +21,9 @@ use super::events;
 use super::finalize;
 use super::groups::Key;
 use super::plan::{self, Record, Wait};
+use super::roster::{Formed, Roster};
 use super::status::{self, Matter, Report};
-use super::validate::{self, Formed, Input, Stall, Valid};
+use super::validate::{self, Input, Stall};
 use super::view::View;
 use super::{Hub, MANAGER, RESYNC, authority, genesis};
 use crate::certs::Names;
@@ -116,15 +119,8 @@ struct Look<'a> {
 impl Look<'_> {
     async fn service(&self, service: &ReplicatedService) -> Result<Action, PlacementError> {
         let context = &self.hub.context;
-        let found = dereference::dereference(
-            context,
-            &self.hub.clusters,
-            &self.hub.groups,
-            service,
-            self.key,
-            &self.uid,
-        )
-        .await?;
+        let mut before = service.status.clone().unwrap_or_default();
+        let found = self.found(Some(&service.spec), &before).await?;
         let valid = validate::validate(Input {
             name: &self.key.1,
             uid: &self.uid,
@@ -139,23 +135,18 @@ impl Look<'_> {
             Ok(valid) => valid,
             Err(stall) => {
                 report.stall = Some(stall);
-                self.write_status(service.status.as_ref(), &report).await?;
-                return Ok(Action::requeue(RESYNC));
+                let roster = Roster::recorded(&self.key.1, &self.uid, &found.formed);
+                report.roster = roster.as_ref();
+                let paused = Some(service.spec.paused);
+                return self.keep_up(&found, report, &before, paused).await;
             }
         };
         report.valid = Some(&valid);
+        report.roster = Some(&valid.roster);
         if service.spec.paused {
-            let plan = plan::paused(&self.uid, &found.views);
-            let written = self.groups(&found.views, plan).await;
-            report.failures = written.failures;
-            self.write_status(service.status.as_ref(), &report).await?;
-            return ended(report.failures, written.overtaken);
+            return self.keep_up(&found, report, &before, Some(true)).await;
         }
-        let own = Own {
-            context,
-            service,
-            key: self.key,
-        };
+        let own = self.own();
         if found.record_lost
             && let Formed::Genesis(text) = &found.formed
         {
@@ -173,24 +164,78 @@ impl Look<'_> {
             Err(Wait::Members(waits)) => report.waits = Some(waits),
             Err(Wait::Stall(stall)) => report.stall = Some(stall),
         }
-        let issued = self.issue(&own, &valid, &found).await?;
+        let issued = self.issue(&own, &valid.roster, &found).await?;
         let trust_domain = &context.flags.trust_domain;
         let plan = plan::plan(&valid, &found.views, &issued, trust_domain);
+        if status::is_news(&before, &found.views) {
+            // Whoever deletes the service asks these: they are known before there is anything there.
+            let told = status::with_clusters(&before, &found.views);
+            self.put_status(&before, &told).await?;
+            before = told;
+        }
         let written = self.groups(&found.views, plan).await;
         report.failures = written.failures;
-        for (cluster, problem) in issued.refused {
-            report.failures.push(format!(
-                "cluster {cluster}: its request for a certificate is refused: {problem}"
-            ));
+        report.failures.extend(refusals(issued));
+        let status = self.write_status(&before, &report).await?;
+        if let Some(reference) = &service.spec.workload_ref {
+            self.scale_down(&own, reference, &found, &status).await?;
         }
-        let status = self.write_status(service.status.as_ref(), &report).await?;
-        self.scale_down(&own, &found, &status).await?;
+        ended(report.failures, written.overtaken)
+    }
+
+    async fn found(
+        &self,
+        spec: Option<&ReplicatedServiceSpec>,
+        before: &ReplicatedServiceStatus,
+    ) -> Result<Found, PlacementError> {
+        let Hub {
+            context,
+            clusters,
+            groups,
+            ..
+        } = self.hub;
+        let told = &before.clusters;
+        dereference::dereference(context, clusters, groups, spec, told, self.key, &self.uid).await
+    }
+
+    fn own(&self) -> Own<'_> {
+        Own {
+            context: &self.hub.context,
+            uid: &self.uid,
+            key: self.key,
+        }
+    }
+
+    /// The end of a look at a service whose manifest is not carried out: its members get what they
+    /// cannot do without, and what is seen of them is told.
+    async fn keep_up(
+        &self,
+        found: &Found,
+        mut report: Report<'_>,
+        before: &ReplicatedServiceStatus,
+        paused: Option<bool>,
+    ) -> Result<Action, PlacementError> {
+        let formed = report.roster.filter(|it| it.formed != Formed::No);
+        let plan = if let Some(roster) = formed {
+            let issued = self.issue(&self.own(), roster, found).await?;
+            let plan = plan::upkeep(roster, &found.views, &issued, paused);
+            report.failures.extend(refusals(issued));
+            plan
+        } else if paused == Some(true) {
+            plan::paused(&self.uid, &found.views)
+        } else {
+            plan::Plan::default()
+        };
+        let written = self.groups(&found.views, plan).await;
+        report.failures.extend(written.failures);
+        self.write_status(before, &report).await?;
         ended(report.failures, written.overtaken)
     }
 
     fn report<'a>(&'a self, found: &'a Found, paused: bool) -> Report<'a> {
         let kept = "the workload of spec.workloadRef is gone; the template that it had is kept";
         Report {
+            roster: None,
             valid: None,
             stall: None,
             waits: None,
@@ -218,7 +263,7 @@ impl Look<'_> {
     async fn issue(
         &self,
         own: &Own<'_>,
-        valid: &Valid,
+        roster: &Roster,
         found: &Found,
     ) -> Result<Issued, PlacementError> {
         let names = Names {
@@ -227,7 +272,7 @@ impl Look<'_> {
             service: self.key.1.clone(),
         };
         let (content, secret) = found.authority.as_ref().map(|(a, b)| (a, b)).unzip();
-        let asks = plan::asks(valid, &found.views);
+        let asks = plan::asks(roster, &found.views);
         let issued =
             authority::issue(&names, content, &asks, SystemTime::now()).map_err(|error| {
                 PlacementError::Authority {
@@ -245,12 +290,10 @@ impl Look<'_> {
     async fn scale_down(
         &self,
         own: &Own<'_>,
+        reference: &WorkloadRef,
         found: &Found,
         status: &ReplicatedServiceStatus,
     ) -> Result<(), PlacementError> {
-        let Some(reference) = &own.service.spec.workload_ref else {
-            return Ok(());
-        };
         // Pods of a workload with the label are the members.
         if found
             .template
@@ -279,23 +322,16 @@ impl Look<'_> {
     }
 
     async fn unreadable(&self, problem: String) -> Result<Action, PlacementError> {
-        let report = Report {
-            valid: None,
-            stall: Some(Stall {
-                reason: &conditions::INVALID_SPEC,
-                message: problem,
-            }),
-            waits: None,
-            failures: Vec::new(),
-            degraded: None,
-            views: &[],
-            uid: &self.uid,
-            namespace: &self.key.0,
-            generation: self.object.metadata.generation,
-            paused: false,
-        };
-        self.write_status(Some(&self.status()), &report).await?;
-        Ok(Action::await_change())
+        let before = self.status();
+        let found = self.found(None, &before).await?;
+        let roster = Roster::recorded(&self.key.1, &self.uid, &found.formed);
+        let mut report = self.report(&found, false);
+        report.roster = roster.as_ref();
+        report.stall = Some(Stall {
+            reason: &conditions::INVALID_SPEC,
+            message: problem,
+        });
+        self.keep_up(&found, report, &before, None).await
     }
 
     /// As the object has it; empty when it cannot be read.
@@ -310,12 +346,11 @@ impl Look<'_> {
     /// Publishes what has changed, and writes it when anything has.
     async fn write_status(
         &self,
-        before: Option<&ReplicatedServiceStatus>,
+        before: &ReplicatedServiceStatus,
         report: &Report<'_>,
     ) -> Result<ReplicatedServiceStatus, PlacementError> {
-        let before = before.cloned().unwrap_or_default();
-        let status = status::status(report, &before, Timestamp::now());
-        self.put_status(&before, &status).await?;
+        let status = status::status(report, before, Timestamp::now());
+        self.put_status(before, &status).await?;
         Ok(status)
     }
 
@@ -374,9 +409,18 @@ impl Look<'_> {
             return Ok(Action::await_change());
         }
         let before = self.status();
-        // Every cluster that there is: one may hold a group that no status tells of yet.
-        let names: Vec<String> = self.hub.clusters.names().into_iter().collect();
-        let left = finalize::remove_groups(&self.hub.clusters, &names, self.key, &self.uid).await;
+        let Hub {
+            context,
+            clusters,
+            groups,
+            ..
+        } = self.hub;
+        let service = read(self.object).ok();
+        let spec = service.as_ref().map(|it| &it.spec);
+        let (key, uid) = (self.key, &self.uid);
+        let names =
+            dereference::concerned(context, clusters, groups, spec, &before, key, uid).await?;
+        let left = finalize::remove_groups(clusters, &names, key, uid).await;
         if left.is_empty() {
             finalize::set(&self.api, self.object, false)
                 .await
@@ -396,6 +440,13 @@ impl Look<'_> {
         // Watches tell when groups are gone, and when clusters answer again.
         Ok(Action::requeue(Duration::from_secs(30)))
     }
+}
+
+fn refusals(issued: Issued) -> impl Iterator<Item = String> {
+    let refused = issued.refused.into_iter();
+    refused.map(|(cluster, problem)| {
+        format!("cluster {cluster}: its request for a certificate is refused: {problem}")
+    })
 }
 
 fn ended(failures: Vec<String>, overtaken: bool) -> Result<Action, PlacementError> {

@@ -14,13 +14,17 @@ pub(crate) struct Candidate {
     pub(crate) settled: bool,
     /// A pod there should be replaced.
     pub(crate) needs: bool,
-    /// All its members are ready.
+    /// It answers, all its members are ready, and those that are new have caught up.
     pub(crate) healthy: bool,
     /// The leader is there.
     pub(crate) leads: bool,
 }
 
 /// Who may, from now on. `formed`: there is something to lose.
+///
+/// A pod that is replaced is a vote away for a while, so nobody may while another cluster has votes
+/// away already, or does not say. And nobody may without work: an operator that finds some later asks
+/// for it when it is known how the others are.
 ///
 /// The token goes from one to another in two steps: first nobody has it, and only when every
 /// operator has seen that, the next one gets it.
@@ -33,11 +37,8 @@ pub(crate) fn grant(candidates: &[Candidate], formed: bool) -> BTreeMap<&str, bo
     let mut holders = candidates.iter().filter(|it| it.holds);
     match (holders.next(), holders.next()) {
         (Some(holder), None) => {
-            let wanted = candidates
-                .iter()
-                .any(|it| it.needs && it.cluster != holder.cluster);
             let busy = holder.needs || !holder.healthy || !holder.settled;
-            if busy || !wanted {
+            if busy && sick(candidates, holder).next().is_none() {
                 granted.insert(&holder.cluster, true);
             }
         }
@@ -45,7 +46,7 @@ pub(crate) fn grant(candidates: &[Candidate], formed: bool) -> BTreeMap<&str, bo
             // The leader's cluster last: each earlier one leaves it where it is.
             let next = candidates
                 .iter()
-                .filter(|it| it.needs)
+                .filter(|it| it.needs && sick(candidates, it).next().is_none())
                 .min_by_key(|it| it.leads);
             if let Some(next) = next {
                 granted.insert(&next.cluster, true);
@@ -58,6 +59,29 @@ pub(crate) fn grant(candidates: &[Candidate], formed: bool) -> BTreeMap<&str, bo
         "one cluster at a time"
     );
     granted
+}
+
+/// For whom those that have work wait, apart from one another.
+pub(crate) fn waits_for(candidates: &[Candidate]) -> Vec<&str> {
+    let mut names: Vec<&str> = candidates
+        .iter()
+        .filter(|it| it.needs)
+        .flat_map(|it| sick(candidates, it))
+        .map(|it| it.cluster.as_str())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// The others that have no vote to spare.
+fn sick<'a>(
+    candidates: &'a [Candidate],
+    but: &'a Candidate,
+) -> impl Iterator<Item = &'a Candidate> {
+    candidates
+        .iter()
+        .filter(|it| it.cluster != but.cluster && !it.healthy)
 }
 
 #[cfg(test)]
@@ -90,10 +114,18 @@ mod tests {
             (["n", "hn", "n"], Some("b")),
             (["n", "hs", "n"], Some("b")),
             (["n", "hu", "n"], Some("b")),
-            // Kept when nobody else wants it.
-            (["", "h", ""], Some("b")),
-            // Given back first.
+            // Given back without work, and before another gets it.
+            (["", "h", ""], None),
             (["n", "h", ""], None),
+            // Not given while another cluster has a vote away, or does not answer.
+            (["nl", "ns", "n"], Some("b")),
+            (["nl", "s", "n"], None),
+            (["nl", "ns", "ns"], None),
+            (["n", "", "sl"], None),
+            // Taken back when that happens on the way.
+            (["", "hn", "s"], None),
+            (["s", "hns", ""], None),
+            (["s", "hu", ""], None),
             // Not given on before everybody has seen that.
             (["n", "u", ""], None),
             (["nu", "", ""], None),
@@ -106,6 +138,13 @@ mod tests {
             assert_eq!(holder.first().copied(), wanted, "{seen:?}");
             assert!(holder.len() <= 1);
         }
+    }
+
+    #[test]
+    fn those_with_work_wait_for_the_sick_and_for_nobody_without() {
+        assert_eq!(waits_for(&candidates(["n", "s", "s"])), ["b", "c"]);
+        assert_eq!(waits_for(&candidates(["ns", "", ""])), [""; 0]);
+        assert_eq!(waits_for(&candidates(["", "s", ""])), [""; 0]);
     }
 
     #[test]

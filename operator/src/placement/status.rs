@@ -1,26 +1,32 @@
 //! What is reported of a service. Comes in: what was planned, seen and failed. Goes out: its status.
 //! Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use k8s_openapi::jiff::Timestamp;
-use synod_api::{
-    ClusterStatus, GroupMemberStatus, LeaderStatus, MemberRole, MemberState, MemberStatus,
-    ProtocolStatus, ReplicatedServiceStatus, SnapshotType, Summary, Tolerates,
-};
+use synod_api::{ClusterStatus, MemberState, ReplicatedServiceStatus};
 
 use super::genesis::{GenesisFile, NotYet};
-use super::members::{self, Member};
+use super::members;
 use super::plan;
-use super::validate::{Formed, Stall, Valid};
-use super::view::{self, Access, View};
+use super::roster::{Formed, Roster};
+use super::tally::Tally;
+use super::validate::{Stall, Valid};
+use super::view::{Access, View};
 use crate::conditions::{
-    self, AS_DESIRED, AVAILABLE, Conditions, DEGRADED, Kind, LOG_UNBOUNDED, PROGRESSING, READY,
-    RECONCILING, Reason, STALLED, Status,
+    self, AS_DESIRED, AVAILABLE, CERTIFICATES_VALID, Conditions, DEGRADED, Kind, LOG_UNBOUNDED,
+    PROGRESSING, READY, RECONCILING, Reason, STALLED, Status,
 };
+
+/// In the facts of a group: which claims are not as the manifest asks.
+const CLAIMS_FACT: &str = "claims";
 
 /// One look at a service.
 pub(crate) struct Report<'a> {
+    /// Who the members are, if that is known: of a service that was formed it is, whatever is wrong
+    /// with its manifest.
+    pub(crate) roster: Option<&'a Roster>,
     /// The service, if it can be worked on.
     pub(crate) valid: Option<&'a Valid>,
     /// Why it cannot, or why it goes on no further.
@@ -52,12 +58,6 @@ pub(crate) struct Matter {
     pub(crate) message: String,
 }
 
-/// The members as they are, with what is expected of them.
-struct Members<'a> {
-    all: Vec<(&'a Member, Option<&'a GroupMemberStatus>)>,
-    leader: Option<String>,
-}
-
 /// The status as it should be, where `before` is what the object has.
 pub(crate) fn status(
     report: &Report<'_>,
@@ -68,27 +68,29 @@ pub(crate) fn status(
     let mut status = before.clone();
     status.observed_generation = report.generation;
     status.clusters = clusters(report.views);
-    let Some(valid) = report.valid else {
-        // What runs goes on; what is known of it is not refreshed, as nobody knows what it should be.
+    let Some(roster) = report.roster else {
         let stall = report.stall.as_ref().expect("what is not valid is stalled");
         refused(&mut list, stall, before);
         status.conditions = list.finish();
         return status;
     };
-    let members = Members::new(valid, report);
-    members.fill(&mut status, valid);
-    status.endpoint = Some(format!(
-        "{}.{}.svc:{}",
-        valid.spec.service.name.as_deref().unwrap_or(&valid.name),
-        report.namespace,
-        valid.spec.service.port
-    ));
-    judge(&mut list, report, valid, &members);
+    let members = Tally::new(roster, report.views);
+    members.fill(&mut status, roster);
+    if let Some(valid) = report.valid {
+        status.endpoint = Some(format!(
+            "{}.{}.svc:{}",
+            valid.spec.service.name.as_deref().unwrap_or(&roster.name),
+            report.namespace,
+            valid.spec.service.port
+        ));
+    }
+    judge(&mut list, report, roster, &members);
     status.conditions = list.finish();
     status
 }
 
-/// What cannot be worked on. Whether clients are served goes on being what it was.
+/// What cannot be worked on, where nobody knows who the members are: none were made, or the record of
+/// them cannot be read.
 fn refused(list: &mut Conditions<'_>, stall: &Stall, before: &ReplicatedServiceStatus) {
     let Stall { reason, message } = stall;
     list.set(&READY, Status::False, fits(reason, &READY), message);
@@ -99,18 +101,21 @@ fn refused(list: &mut Conditions<'_>, stall: &Stall, before: &ReplicatedServiceS
         &AS_DESIRED,
         "nothing is done before the manifest is changed",
     );
-    match conditions::find(&before.conditions, &AVAILABLE) {
-        Some(it) if before.epoch.is_some() => list.copy(it, it.message.clone()),
-        _ => list.set(&AVAILABLE, Status::False, fits(reason, &AVAILABLE), message),
-    }
+    let available = if before.epoch.is_some() {
+        Status::Unknown
+    } else {
+        Status::False
+    };
+    list.set(&AVAILABLE, available, fits(reason, &AVAILABLE), message);
 }
 
-fn judge(list: &mut Conditions<'_>, report: &Report<'_>, valid: &Valid, members: &Members<'_>) {
-    let available = available(report, valid, members);
+fn judge(list: &mut Conditions<'_>, report: &Report<'_>, roster: &Roster, members: &Tally<'_>) {
+    let available = available(report, roster, members);
     let stall = report.stall.clone().or_else(|| stalled_there(report));
-    let progress = progress(report, valid, members);
-    let degraded = degraded(report, valid, members);
-    let formed = valid.formed != Formed::No;
+    let progress = progress(report, roster, members);
+    let degraded = degraded(report, roster, members);
+    let formed = roster.formed != Formed::No;
+    let change = not_done(report);
 
     list.set(
         &AVAILABLE,
@@ -121,19 +126,14 @@ fn judge(list: &mut Conditions<'_>, report: &Report<'_>, valid: &Valid, members:
     if let Some(Stall { reason, message }) = &stall {
         list.set(&STALLED, Status::True, fits(reason, &STALLED), message);
     }
-    match (&progress, &valid.change) {
+    match (&progress, &change) {
         _ if report.paused => list.set(
             &PROGRESSING,
             Status::False,
             &conditions::PAUSED,
             "spec.paused is set: nothing is changed",
         ),
-        (_, Some(change)) => list.set(
-            &PROGRESSING,
-            Status::False,
-            &conditions::MEMBERSHIP_CHANGE_UNSUPPORTED,
-            change,
-        ),
+        (_, Some(it)) => list.set(&PROGRESSING, Status::False, it.reason, &it.message),
         (Some(it), None) if stall.is_none() => {
             list.set(&PROGRESSING, Status::True, it.reason, &it.message);
             list.set(&RECONCILING, Status::True, it.reason, &it.message);
@@ -150,12 +150,7 @@ fn judge(list: &mut Conditions<'_>, report: &Report<'_>, valid: &Valid, members:
             message: it.message,
         })
         .or_else(|| (formed && available.0 != Status::True).then_some(available.1))
-        .or_else(|| {
-            valid.change.as_ref().map(|it| Matter {
-                reason: &conditions::MEMBERSHIP_CHANGE_UNSUPPORTED,
-                message: it.clone(),
-            })
-        })
+        .or(change)
         .or(degraded)
         .or(progress);
     match bad {
@@ -168,14 +163,28 @@ fn judge(list: &mut Conditions<'_>, report: &Report<'_>, valid: &Valid, members:
         ),
     }
     passed_on(list, report);
-    if valid.spec.state.snapshot.kind == SnapshotType::None {
-        list.set(
-            &LOG_UNBOUNDED,
-            Status::True,
-            &conditions::NO_SNAPSHOT,
-            "spec.state.snapshot.type is None: all requests are kept and replayed",
-        );
+    list.set(
+        &LOG_UNBOUNDED,
+        Status::True,
+        &conditions::NO_SNAPSHOT,
+        "this version makes no snapshots: all requests are kept and replayed",
+    );
+}
+
+/// What the manifest asks for and this version leaves as it is.
+fn not_done(report: &Report<'_>) -> Option<Matter> {
+    if let Some(change) = report.valid.and_then(|it| it.change.as_ref()) {
+        return Some(matter(&conditions::MEMBERSHIP_CHANGE_UNSUPPORTED, change));
     }
+    let several = report.views.len() > 1;
+    report.views.iter().find_map(|view| {
+        let facts = &view.own(report.uid)?.status.as_ref()?.facts;
+        let mut words = facts.get(CLAIMS_FACT)?.clone();
+        if several {
+            words = format!("cluster {}: {words}", view.cluster);
+        }
+        Some(matter(&conditions::CLAIM_CHANGE_UNSUPPORTED, words))
+    })
 }
 
 /// A reason that has no place on a condition counts as an error of the operator.
@@ -191,10 +200,10 @@ fn matter(reason: &'static Reason, message: impl Into<String>) -> Matter {
 }
 
 /// Whether clients are served, as far as it can be seen from here.
-fn available(report: &Report<'_>, valid: &Valid, members: &Members<'_>) -> (Status, Matter) {
+fn available(report: &Report<'_>, roster: &Roster, members: &Tally<'_>) -> (Status, Matter) {
     let running = members.epoch().is_some();
-    if valid.formed == Formed::No || (!running && members.hidden().is_empty()) {
-        let why = not_formed(report, valid);
+    if roster.formed == Formed::No || (!running && members.hidden().is_empty()) {
+        let why = not_formed(report, roster);
         return (Status::False, why);
     }
     let (alive, all) = members.votes();
@@ -236,7 +245,7 @@ fn available(report: &Report<'_>, valid: &Valid, members: &Members<'_>) -> (Stat
     }
 }
 
-fn not_formed(report: &Report<'_>, valid: &Valid) -> Matter {
+fn not_formed(report: &Report<'_>, roster: &Roster) -> Matter {
     match &report.waits {
         Some(NotYet::Waiting(who)) => {
             let pieces = who
@@ -245,7 +254,7 @@ fn not_formed(report: &Report<'_>, valid: &Valid) -> Matter {
             matter(&conditions::WAITING_FOR_MEMBERS, conditions::told(pieces))
         }
         Some(NotYet::Impossible(why)) => matter(&conditions::WAITING_FOR_MEMBERS, why),
-        _ if valid.formed == Formed::No => {
+        _ if roster.formed == Formed::No => {
             matter(&conditions::WAITING_FOR_MEMBERS, "no member has reported")
         }
         _ => matter(
@@ -285,12 +294,12 @@ fn group_conditions<'a>(
 }
 
 /// What is under way.
-fn progress(report: &Report<'_>, valid: &Valid, members: &Members<'_>) -> Option<Matter> {
+fn progress(report: &Report<'_>, roster: &Roster, members: &Tally<'_>) -> Option<Matter> {
     if let Some(failure) = report.failures.first() {
         return Some(matter(&conditions::OPERATOR_ERROR, failure));
     }
-    if valid.formed == Formed::No || members.epoch().is_none() {
-        return Some(not_formed(report, valid));
+    if roster.formed == Formed::No || members.epoch().is_none() {
+        return Some(not_formed(report, roster));
     }
     for view in report.views.iter().filter(|it| it.is_open()) {
         if !view.is_settled(report.uid) {
@@ -303,7 +312,16 @@ fn progress(report: &Report<'_>, valid: &Valid, members: &Members<'_>) -> Option
     }
     let old = members.names(|status| !status.updated);
     if !old.is_empty() {
-        let message = format!("still to be restarted: {}", old.join(", "));
+        let mut message = format!("still to be restarted: {}", old.join(", "));
+        let sick = plan::holds_up(roster, report.views);
+        if !sick.is_empty() {
+            write!(
+                message,
+                "; not before all members are well in {}",
+                sick.join(", ")
+            )
+            .expect("a string takes everything");
+        }
         return Some(matter(&conditions::ROLLING_OUT, message));
     }
     let late = members.names(|it| {
@@ -318,8 +336,8 @@ fn progress(report: &Report<'_>, valid: &Valid, members: &Members<'_>) -> Option
 }
 
 /// What is less than it should be.
-fn degraded(report: &Report<'_>, valid: &Valid, members: &Members<'_>) -> Option<Matter> {
-    let of = members::clusters(&valid.members);
+fn degraded(report: &Report<'_>, roster: &Roster, members: &Tally<'_>) -> Option<Matter> {
+    let of = members::clusters(&roster.members);
     for view in report
         .views
         .iter()
@@ -351,11 +369,14 @@ fn degraded(report: &Report<'_>, valid: &Valid, members: &Members<'_>) -> Option
             }
         }
     }
-    if let Some(it) = lost(valid, members) {
+    if let Some(it) = lost(roster, members) {
         return Some(it);
     }
     if let Some(it) = &report.degraded {
         return Some(it.clone());
+    }
+    if let Some(it) = ending(report) {
+        return Some(it);
     }
     let quarantined = members.names(|it| it.state == MemberState::Quarantined);
     if !quarantined.is_empty() {
@@ -378,9 +399,16 @@ fn degraded(report: &Report<'_>, valid: &Valid, members: &Members<'_>) -> Option
     None
 }
 
+/// A certificate that was not renewed in time: members go on, and not for ever.
+fn ending(report: &Report<'_>) -> Option<Matter> {
+    group_conditions(report, &CERTIFICATES_VALID, Status::False.as_str())
+        .find(|(reason, _)| *reason == &conditions::CERTIFICATE_ENDS)
+        .map(|(reason, message)| matter(reason, message))
+}
+
 /// Members whose log is not the one that they were formed with (rule M4): told, never acted upon.
-fn lost(valid: &Valid, members: &Members<'_>) -> Option<Matter> {
-    let Formed::Genesis(text) = &valid.formed else {
+fn lost(roster: &Roster, members: &Tally<'_>) -> Option<Matter> {
+    let Formed::Genesis(text) = &roster.formed else {
         return None;
     };
     let genesis = GenesisFile::parse(text).ok()?;
@@ -408,13 +436,7 @@ fn lost(valid: &Valid, members: &Members<'_>) -> Option<Matter> {
 
 /// Conditions about particular matters, as the clusters report them: the worst of each.
 fn passed_on(list: &mut Conditions<'_>, report: &Report<'_>) {
-    for kind in [
-        &conditions::CERTIFICATES_VALID,
-        &conditions::TRAFFIC_INTERCEPTED,
-        &conditions::LOG_UNBOUNDED,
-        &conditions::DIVERGED,
-        &conditions::CLOCK_SKEWED,
-    ] {
+    for kind in [&CERTIFICATES_VALID, &conditions::TRAFFIC_INTERCEPTED] {
         let good = kind.good.as_str();
         let all = report.views.iter().filter_map(|view| {
             let status = view.own(report.uid)?.status.as_ref()?;
@@ -432,6 +454,23 @@ fn passed_on(list: &mut Conditions<'_>, report: &Report<'_>) {
     }
 }
 
+/// Whether a cluster is concerned of which this status does not tell.
+pub(crate) fn is_news(before: &ReplicatedServiceStatus, views: &[View]) -> bool {
+    let known = |it: &View| before.clusters.iter().any(|old| old.name == it.cluster);
+    !views.iter().all(known)
+}
+
+/// The same status, but for the clusters.
+pub(crate) fn with_clusters(
+    before: &ReplicatedServiceStatus,
+    views: &[View],
+) -> ReplicatedServiceStatus {
+    ReplicatedServiceStatus {
+        clusters: clusters(views),
+        ..before.clone()
+    }
+}
+
 fn clusters(views: &[View]) -> Vec<ClusterStatus> {
     views
         .iter()
@@ -445,176 +484,6 @@ fn clusters(views: &[View]) -> Vec<ClusterStatus> {
 
 fn second(it: Timestamp) -> Timestamp {
     Timestamp::from_second(it.as_second()).unwrap_or(it)
-}
-
-// === impl Members ===
-
-impl<'a> Members<'a> {
-    fn new(valid: &'a Valid, report: &Report<'a>) -> Self {
-        let current = view::current(report.views, report.uid);
-        let followed: Vec<&str> = current.values().map(|it| it.leader.as_str()).collect();
-        let leader = plan::leader(&followed)
-            .filter(|name| valid.members.iter().any(|it| it.member.name == *name));
-        let all = valid
-            .members
-            .iter()
-            .map(|it| (it, current.get(it.member.name.as_str()).copied()))
-            .collect();
-        Self { all, leader }
-    }
-
-    /// The latest configuration that anybody acts in.
-    fn epoch(&self) -> Option<u64> {
-        let epochs = self.all.iter().filter_map(|(_, it)| it.map(|it| it.epoch));
-        epochs.max().filter(|it| *it > 0)
-    }
-
-    /// Names of members that say of themselves what is asked.
-    fn names(&self, test: impl Fn(&GroupMemberStatus) -> bool) -> Vec<&'a str> {
-        self.all
-            .iter()
-            .filter(|(_, it)| it.is_some_and(&test))
-            .map(|(it, _)| it.member.name.as_str())
-            .collect()
-    }
-
-    fn is_alive(status: Option<&GroupMemberStatus>) -> bool {
-        status.is_some_and(|it| it.ready && it.epoch > 0 && it.state != MemberState::Unreachable)
-    }
-
-    /// Votes that are there, of all.
-    fn votes(&self) -> (u32, u32) {
-        let voters = || {
-            self.all
-                .iter()
-                .filter(|(it, _)| members::votes(it.member.role))
-        };
-        let alive = voters().filter(|(_, it)| Self::is_alive(*it)).count();
-        (alive as u32, voters().count() as u32)
-    }
-
-    /// Voters that nobody here hears of.
-    fn hidden(&self) -> Vec<&'a str> {
-        self.all
-            .iter()
-            .filter(|(it, status)| members::votes(it.member.role) && status.is_none())
-            .map(|(it, _)| it.member.name.as_str())
-            .collect()
-    }
-
-    /// Voters that are not there.
-    fn gone(&self) -> Vec<&'a str> {
-        self.all
-            .iter()
-            .filter(|(it, status)| members::votes(it.member.role) && !Self::is_alive(*status))
-            .map(|(it, _)| it.member.name.as_str())
-            .collect()
-    }
-
-    /// How many more may be lost, whichever they are.
-    fn tolerates(&self) -> Tolerates {
-        let (alive, all) = self.votes();
-        let quorum = all / 2 + 1;
-        let mut regions: BTreeMap<&str, u32> = BTreeMap::new();
-        for (it, status) in &self.all {
-            if members::votes(it.member.role) && Self::is_alive(*status) {
-                *regions.entry(&it.region).or_default() += 1;
-            }
-        }
-        let mut sizes: Vec<u32> = regions.into_values().collect();
-        sizes.sort_unstable_by(|a, b| b.cmp(a));
-        let mut left = alive;
-        let mut lost = 0;
-        for size in sizes {
-            left = left.saturating_sub(size);
-            if left < quorum {
-                break;
-            }
-            lost += 1;
-        }
-        Tolerates {
-            members: alive.saturating_sub(quorum),
-            regions: lost,
-        }
-    }
-
-    fn fill(&self, status: &mut ReplicatedServiceStatus, valid: &Valid) {
-        let voters =
-            |it: &&(&Member, Option<&GroupMemberStatus>)| it.0.member.role == MemberRole::Voter;
-        status.epoch = self.epoch().or(status.epoch);
-        status.leader = self.leader.as_ref().and_then(|name| {
-            let (it, _) = self.all.iter().find(|(it, _)| it.member.name == *name)?;
-            Some(LeaderStatus {
-                member: name.clone(),
-                cluster: it.cluster.clone(),
-                region: it.region.clone(),
-            })
-        });
-        status.replicas = self.all.iter().filter(voters).count() as u32;
-        status.ready_replicas = self
-            .all
-            .iter()
-            .filter(voters)
-            .filter(|(_, it)| Self::is_alive(*it))
-            .count() as u32;
-        status.selector = format!("synod.dev/service={}", valid.name);
-        status.members = self
-            .all
-            .iter()
-            .map(|(it, status)| member(it, *status))
-            .collect();
-        status.tolerates = self.epoch().map(|_| self.tolerates());
-        status.protocol = protocol(valid, &self.all);
-        let ready = self
-            .all
-            .iter()
-            .filter(|(_, it)| Self::is_alive(*it))
-            .count();
-        let regions: BTreeSet<&str> = self.all.iter().map(|(it, _)| it.region.as_str()).collect();
-        status.summary = Some(Summary {
-            members: format!("{ready}/{}", self.all.len()),
-            tolerates: status.tolerates.map_or_else(String::new, |it| {
-                if regions.len() > 1 && it.regions > 0 {
-                    count(it.regions, "region")
-                } else {
-                    count(it.members, "member")
-                }
-            }),
-        });
-    }
-}
-
-fn count(number: u32, word: &str) -> String {
-    match number {
-        0 => "none".to_owned(),
-        1 => format!("1 {word}"),
-        _ => format!("{number} {word}s"),
-    }
-}
-
-fn member(it: &Member, status: Option<&GroupMemberStatus>) -> MemberStatus {
-    MemberStatus {
-        name: it.member.name.clone(),
-        cluster: it.cluster.clone(),
-        region: it.region.clone(),
-        role: status.and_then(|it| it.role).unwrap_or(it.member.role),
-        state: status.map_or(MemberState::Unreachable, |it| it.state),
-        incarnation: status.map_or_else(String::new, |it| it.incarnation.clone()),
-        revision: 0,
-    }
-}
-
-fn protocol(
-    valid: &Valid,
-    all: &[(&Member, Option<&GroupMemberStatus>)],
-) -> Option<ProtocolStatus> {
-    let Formed::Genesis(text) = &valid.formed else {
-        return None;
-    };
-    let current = GenesisFile::parse(text).ok()?.protocol;
-    let heard = all.iter().filter_map(|(_, it)| it.map(|it| it.protocol[1]));
-    let supported = heard.filter(|it| *it > 0).min().unwrap_or(current);
-    Some(ProtocolStatus { current, supported })
 }
 
 #[cfg(test)]

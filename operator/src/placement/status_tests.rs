@@ -28,6 +28,7 @@ fn well() -> (Valid, Vec<View>) {
 
 fn report<'a>(valid: Option<&'a Valid>, views: &'a [View]) -> Report<'a> {
     Report {
+        roster: valid.map(|it| &it.roster),
         valid,
         stall: None,
         waits: None,
@@ -267,22 +268,24 @@ fn a_service_that_is_not_formed_says_what_it_waits_for() {
 }
 
 #[test]
-fn a_manifest_that_is_refused_does_not_hide_that_the_service_goes_on() {
-    let (valid, views) = well();
+fn a_manifest_that_is_refused_hides_nothing_of_how_the_service_is() {
+    let (valid, mut views) = well();
     let before = say(&report(Some(&valid), &views));
-    let mut refusal = report(None, &views);
-    refusal.stall = Some(Stall {
-        reason: &conditions::INVALID_SPEC,
-        message: "spec.replicas: no".to_owned(),
-    });
-    refusal.generation = Some(8);
-    let after = status(&refusal, &before, at(2000));
+    let said = |views: &[View], roster: Option<&Roster>| {
+        let mut refusal = report(None, views);
+        refusal.roster = roster;
+        refusal.stall = Some(Stall {
+            reason: &conditions::INVALID_SPEC,
+            message: "spec.replicas: no".to_owned(),
+        });
+        refusal.generation = Some(8);
+        status(&refusal, &before, at(2000))
+    };
+    let three_words =
+        |it: &ReplicatedServiceStatus| ["Ready", "Available", "Stalled"].map(|kind| word(it, kind));
+    let after = said(&views, Some(&valid.roster));
     assert_eq!(
-        [
-            word(&after, "Ready"),
-            word(&after, "Available"),
-            word(&after, "Stalled")
-        ],
+        three_words(&after),
         [
             "False InvalidSpec",
             "True QuorumCommits",
@@ -291,8 +294,124 @@ fn a_manifest_that_is_refused_does_not_hide_that_the_service_goes_on() {
     );
     assert_eq!(after.members, before.members);
     assert_eq!(after.observed_generation, Some(8));
-    let fresh = say(&refusal);
-    assert_eq!(word(&fresh, "Available"), "False InvalidSpec");
+    // Two are lost meanwhile, the leader is another.
+    for lost in 1..3 {
+        edit(&mut views, lost, |it| {
+            it.state = MemberState::Unreachable;
+            it.ready = false;
+        });
+    }
+    let after = said(&views, Some(&valid.roster));
+    assert_eq!(
+        three_words(&after),
+        ["False InvalidSpec", "False NoQuorum", "True InvalidSpec"]
+    );
+    assert_eq!(after.ready_replicas, 1);
+    assert_eq!(after.members[1].state, MemberState::Unreachable);
+    // Nobody knows who the members are: nor whether they serve.
+    let after = said(&views, None);
+    assert_eq!(word(&after, "Available"), "Unknown InvalidSpec");
+    let mut fresh = report(None, &views);
+    fresh.stall = Some(Stall {
+        reason: &conditions::INVALID_SPEC,
+        message: String::new(),
+    });
+    assert_eq!(word(&say(&fresh), "Available"), "False InvalidSpec");
+}
+
+#[test]
+fn a_paused_service_tells_of_a_lost_quorum() {
+    let (valid, mut views) = well();
+    for lost in 1..3 {
+        edit(&mut views, lost, |it| it.state = MemberState::Unreachable);
+    }
+    let mut paused = report(Some(&valid), &views);
+    paused.paused = true;
+    let status = say(&paused);
+    assert_eq!(word(&status, "Available"), "False NoQuorum");
+    assert_eq!(word(&status, "Progressing"), "False Paused");
+}
+
+#[test]
+fn the_log_is_never_cut_and_that_is_said_whatever_the_manifest_says() {
+    let (valid, views) = well();
+    let mut refusal = report(None, &views);
+    refusal.roster = Some(&valid.roster);
+    refusal.stall = Some(Stall {
+        reason: &conditions::UNSUPPORTED,
+        message: "spec.state.snapshot.type".to_owned(),
+    });
+    let status = say(&refusal);
+    assert_eq!(word(&status, "Stalled"), "True Unsupported");
+    assert_eq!(word(&status, "LogUnbounded"), "True NoSnapshot");
+}
+
+#[test]
+fn claims_that_are_not_as_the_manifest_asks_are_told() {
+    let (valid, mut views) = well();
+    change(&mut views, 1, |it| {
+        let facts = &mut it.status.as_mut().expect("a status").facts;
+        facts.insert("claims".to_owned(), "synod-log: stays".to_owned());
+    });
+    let status = say(&report(Some(&valid), &views));
+    for kind in ["Ready", "Progressing"] {
+        assert_eq!(word(&status, kind), "False ClaimChangeUnsupported");
+    }
+    assert_eq!(word(&status, "Available"), "True QuorumCommits");
+    assert!(
+        status
+            .conditions
+            .iter()
+            .any(|it| it.message == "cluster eu: synod-log: stays")
+    );
+}
+
+#[test]
+fn a_certificate_that_was_not_renewed_makes_the_service_degraded() {
+    let (valid, mut views) = well();
+    change(&mut views, 1, |it| {
+        let list = &mut it.status.as_mut().expect("a status").conditions;
+        list.push(Condition {
+            kind: "CertificatesValid".to_owned(),
+            status: "False".to_owned(),
+            reason: "CertificateEnds".to_owned(),
+            message: "in 9 days".to_owned(),
+            last_transition_time: None,
+            observed_generation: None,
+        });
+    });
+    let status = say(&report(Some(&valid), &views));
+    for (kind, wanted) in [
+        ("CertificatesValid", "False CertificateEnds"),
+        ("Degraded", "True CertificateEnds"),
+        ("Ready", "False CertificateEnds"),
+        ("Available", "True QuorumCommits"),
+    ] {
+        assert_eq!(word(&status, kind), wanted);
+    }
+}
+
+#[test]
+fn what_a_rollout_waits_for_is_told() {
+    let (valid, mut views) = well();
+    edit(&mut views, 0, |it| it.updated = false);
+    edit(&mut views, 2, |it| it.ready = false);
+    let status = say(&report(Some(&valid), &views));
+    let found = conditions::find(&status.conditions, &PROGRESSING).expect("there");
+    assert_eq!(found.reason, "RollingOut");
+    assert!(found.message.ends_with("well in ap"), "{}", found.message);
+}
+
+#[test]
+fn clusters_are_told_before_anything_is_there() {
+    let (valid, views) = well();
+    let before = ReplicatedServiceStatus::default();
+    assert!(is_news(&before, &views));
+    let told = with_clusters(&before, &views);
+    assert_eq!(told.clusters.len(), 3);
+    assert_eq!(told.conditions, before.conditions);
+    assert!(!is_news(&told, &views));
+    assert!(!is_news(&say(&report(Some(&valid), &views)), &views));
 }
 
 #[test]

@@ -3,25 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use synod_api::{
-    BootstrapType, GroupApp, Overrides, Placement, RawObject, ReplicatedServiceSpec, Risk,
-};
+use synod_api::{GroupApp, Overrides, Placement, RawObject, ReplicatedServiceSpec, Risk};
 
-use super::genesis::GenesisFile;
 use super::members::{self, Member};
+use super::roster::{Formed, Roster};
+use super::unsupported::unsupported;
 use super::view::{self, Access, View};
 use crate::conditions::{self, Reason};
-
-/// Whether the service has been formed, and from what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Formed {
-    /// Not yet.
-    No,
-    /// From this genesis, word for word.
-    Genesis(String),
-    /// Long ago: the members have a genesis in their logs. This is the record of who they are.
-    Earlier(String),
-}
 
 /// What is needed to judge a service.
 pub(crate) struct Input<'a> {
@@ -44,20 +32,14 @@ pub(crate) struct Input<'a> {
 /// A service that can be worked on.
 #[derive(Clone, Debug)]
 pub(crate) struct Valid {
-    /// Its name.
-    pub(crate) name: String,
-    /// Its UID.
-    pub(crate) uid: String,
+    /// Its members.
+    pub(crate) roster: Roster,
     /// Its spec, with the template in it.
     pub(crate) spec: ReplicatedServiceSpec,
     /// The app, resolved.
     pub(crate) app: GroupApp,
-    /// Who the members are.
-    pub(crate) members: Vec<Member>,
     /// What differs in which cluster.
     pub(crate) overrides: BTreeMap<String, Overrides>,
-    /// Whether it was formed.
-    pub(crate) formed: Formed,
     /// The manifest asks for other members than there are: what it should say.
     pub(crate) change: Option<String>,
 }
@@ -110,7 +92,10 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
         return Err(stall(&conditions::INVALID_SPEC, lines.join("; ")));
     }
     let placement = members::placement(&spec, local);
-    unsupported(&spec, &placement)?;
+    let words = unsupported(&spec, &placement, formed != Formed::No);
+    if !words.is_empty() {
+        return Err(stall(&conditions::UNSUPPORTED, words.join("; ")));
+    }
     foreign(views, uid)?;
     twice(views)?;
     let regions = views
@@ -118,34 +103,34 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
         .map(|it| (it.cluster.clone(), it.region.clone()))
         .collect();
     let wanted = members::desired(name, &placement, &regions);
-    let (members, change) = match &formed {
-        Formed::No => {
-            known(&placement, views)?;
-            majority(&spec, &wanted)?;
-            (wanted, None)
-        }
-        Formed::Genesis(text) | Formed::Earlier(text) => {
-            let recorded = GenesisFile::parse(text)
-                .ok()
-                .and_then(|it| members::recorded(name, &it))
-                .ok_or_else(|| {
-                    let words = format!(
-                        "the record {} cannot be read: put it back from a backup",
-                        super::genesis::record_name(name)
-                    );
-                    stall(&conditions::GENESIS_LOST, words)
-                })?;
-            let change = (!members::same(&recorded, &wanted)).then(|| {
-                format!(
-                    "the service was formed with {}; the manifest asks for {}. This version does \
-                     not change the members of a running service: nothing was done, put the \
-                     numbers back",
-                    members::words(&recorded),
-                    members::words(&wanted)
-                )
-            });
-            (recorded, change)
-        }
+    let (roster, change) = if formed == Formed::No {
+        known(&placement, views)?;
+        majority(&spec, &wanted)?;
+        let roster = Roster {
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            members: wanted,
+            formed,
+        };
+        (roster, None)
+    } else {
+        let roster = Roster::recorded(name, uid, &formed).ok_or_else(|| {
+            let words = format!(
+                "the record {} cannot be read: put it back from a backup",
+                super::genesis::record_name(name)
+            );
+            stall(&conditions::GENESIS_LOST, words)
+        })?;
+        let change = (!members::same(&roster.members, &wanted)).then(|| {
+            format!(
+                "the service was formed with {}; the manifest asks for {}. This version does \
+                 not change the members of a running service: nothing was done, put the \
+                 numbers back",
+                members::words(&roster.members),
+                members::words(&wanted)
+            )
+        });
+        (roster, change)
     };
     let app = GroupApp::of(&spec).expect("validation found the container");
     let overrides = placement
@@ -153,35 +138,16 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
         .filter_map(|it| Some((it.cluster, it.overrides?)))
         .collect();
     Ok(Valid {
-        name: name.to_owned(),
-        uid: uid.to_owned(),
+        roster,
         spec,
         app,
-        members,
         overrides,
-        formed,
         change,
     })
 }
 
 fn stall(reason: &'static Reason, message: String) -> Stall {
     Stall { reason, message }
-}
-
-/// What the manifest may say and this version cannot do.
-fn unsupported(spec: &ReplicatedServiceSpec, placement: &[Placement]) -> Result<(), Stall> {
-    let refuse = |words: &str| Err(stall(&conditions::UNSUPPORTED, words.to_owned()));
-    if placement.iter().any(|it| it.witnesses > 0) {
-        return refuse(
-            "spec.placement[].witnesses: witnesses come with a later version: use voters",
-        );
-    }
-    match spec.bootstrap.kind {
-        BootstrapType::Empty | BootstrapType::Existing => Ok(()),
-        BootstrapType::Claim | BootstrapType::Snapshot => refuse(
-            "spec.bootstrap.type: taking state along comes with a later version: use Empty or Existing",
-        ),
-    }
 }
 
 /// A group that is another's is never taken over.
@@ -264,6 +230,7 @@ fn majority(spec: &ReplicatedServiceSpec, members: &[Member]) -> Result<(), Stal
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::genesis::GenesisFile;
     use super::*;
 
     pub(in super::super) fn spec(yaml: &str) -> ReplicatedServiceSpec {
@@ -316,7 +283,7 @@ pub(super) mod tests {
             ("app", 8080)
         );
         assert_eq!(valid.app.passthrough_ports, [9090]);
-        assert_eq!(valid.members.len(), 3);
+        assert_eq!(valid.roster.members.len(), 3);
         assert_eq!(valid.change, None);
     }
 
@@ -342,10 +309,10 @@ pub(super) mod tests {
                 "witnesses",
             ),
             (
-                "bootstrap: {type: Claim, claim: {cluster: us, name: a}}",
+                "bootstrap: {type: Existing}\nstate: {type: Volume, volume: {mountPath: /data}}",
                 three(),
                 "Unsupported",
-                "spec.bootstrap.type",
+                "use Empty; spec.state.type",
             ),
         ] {
             let stall = judge(&spec(yaml), Formed::No, &views).expect_err(yaml);
@@ -394,13 +361,13 @@ pub(super) mod tests {
     #[test]
     fn after_genesis_the_members_are_those_of_the_record_and_a_change_is_told() {
         let first = judge(&spec(PLACED), Formed::No, &three()).expect("good");
-        let record = GenesisFile::of_members("notes", &first.members).text();
+        let record = GenesisFile::of_members("notes", &first.roster.members).text();
         let changed = spec(
             "placement: [{cluster: us, voters: 1}, {cluster: eu, voters: 2}]\nacknowledgedRisks: [RegionMajority]",
         );
         // Also with a cluster that is not registered any more.
         let valid = judge(&changed, Formed::Genesis(record.clone()), &three()[..1]).expect("good");
-        assert_eq!(valid.members, first.members);
+        assert_eq!(valid.roster.members, first.roster.members);
         let change = valid.change.expect("told");
         assert!(
             change.contains("ap: 1 voter") && change.contains("eu: 2 voters"),

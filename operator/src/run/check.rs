@@ -121,6 +121,7 @@ mod tests {
             Metrics::default(),
             readiness,
             stop.clone(),
+            stop.clone(),
         ));
         let check = Check {
             url: url(&format!("http://{address}")).expect("good"),

@@ -4,7 +4,7 @@ use kube::Client;
 use kube::runtime::events::Recorder;
 use tokio_util::sync::CancellationToken;
 
-use super::{Flags, Leadership, Metrics, Readiness};
+use super::{Flags, Leadership, Metrics, Readiness, Turns};
 
 /// Handed to every controller.
 pub struct Context {
@@ -18,6 +18,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// What keeps this instance from being ready.
     pub readiness: Readiness,
+    /// Which service's members get a newer sidecar now.
+    pub turns: Turns,
     /// Publishes events about objects of this cluster.
     pub events: Recorder,
     /// Cancelled when the process is to end: finish what is under way, start nothing.

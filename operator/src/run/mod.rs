@@ -6,9 +6,11 @@ mod check;
 mod context;
 mod flags;
 mod lease;
+mod linger;
 mod metrics;
 mod readiness;
 mod server;
+mod turns;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,8 +29,10 @@ use flags::Asked;
 pub use context::Context;
 pub use flags::{Flags, WebhookFlags};
 pub use lease::Leadership;
+pub use linger::linger;
 pub use metrics::Metrics;
 pub use readiness::{Latch, Readiness};
+pub use turns::Turns;
 
 /// How long controllers may take to end what they are doing.
 const GRACE: Duration = Duration::from_secs(10);
@@ -89,11 +93,13 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     )?;
     let metrics = Metrics::default();
     let readiness = Readiness::default();
+    let ended = CancellationToken::new();
     let health = tokio::spawn(server::serve(
         listener,
         metrics.clone(),
         readiness.clone(),
         stop.clone(),
+        ended.clone(),
     ));
     let (lease, leadership) = lease::Lease::new(
         client.clone(),
@@ -113,6 +119,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         leadership,
         metrics,
         readiness,
+        turns: Turns::default(),
         stop: stop.clone(),
         flags,
     });
@@ -125,12 +132,13 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     // The lease outlives the controllers: while one of them still writes, nobody else may.
     let release = CancellationToken::new();
     let lease = tokio::spawn(lease.hold(release.clone()));
-    let ended = controllers(&context, stop).await;
+    let result = controllers(&context, stop).await;
     release.cancel();
     let _ = lease.await;
+    ended.cancel();
     let _ = tokio::time::timeout(Duration::from_secs(1), health).await;
     tracing::info!("the operator has ended");
-    ended
+    result
 }
 
 /// Runs all controllers until one ends, or all are told to.

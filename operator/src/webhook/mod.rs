@@ -15,6 +15,7 @@ mod watchdog;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
@@ -23,10 +24,14 @@ use self::certificate::{Keeper, Served};
 use self::metrics::Metrics;
 use self::review::Reviewer;
 use crate::inject::SidecarImage;
-use crate::run::Context;
+use crate::run::{Context, linger};
 
 /// What an instance waits for before it is ready.
 pub const PART: &str = "the webhook's certificate";
+
+/// How long reviews are answered after the process was told to end: until then nodes and API servers
+/// may still send them here. It leaves room for those under way within what controllers may take.
+const LINGER: Duration = Duration::from_secs(4);
 
 /// Serves until told to stop; `None` when there is nowhere to serve.
 pub fn run(context: &Arc<Context>) -> Option<impl Future<Output = anyhow::Result<()>> + use<>> {
@@ -41,7 +46,7 @@ pub fn run(context: &Arc<Context>) -> Option<impl Future<Output = anyhow::Result
         let served = Arc::new(Served::default());
         let metrics = Metrics::new(&context.metrics);
         let keeper = Keeper::new(context.clone(), served.clone(), latch, metrics.clone());
-        let stop = context.stop.clone();
+        let end = linger(context.stop.clone(), LINGER);
         let flags = &context.flags;
         let policy = Some(flags.sidecar_pull_policy.clone()).filter(|it| !it.is_empty());
         let reviewer = Arc::new(Reviewer {
@@ -55,7 +60,7 @@ pub fn run(context: &Arc<Context>) -> Option<impl Future<Output = anyhow::Result
         tokio::join!(
             keeper.run(),
             watchdog::run(&context, &metrics),
-            server::serve(listener, certificate::tls(served), reviewer, stop),
+            server::serve(listener, certificate::tls(served), reviewer, end),
         );
         Ok(())
     })

@@ -226,3 +226,17 @@ fn a_template_that_asks_for_another_services_sidecar_is_refused() {
     let stall = validate(&group, "us-east").expect_err("another's");
     assert_eq!(stall.reason.name, "InvalidSpec");
 }
+
+#[test]
+fn another_protocol_of_the_app_is_another_template() {
+    let mut group = group(GROUP);
+    let template = |group: &ReplicaGroup| {
+        let valid = validate(group, "us-east").expect("valid");
+        let image = image();
+        workload(&input(&valid, &image)).expect("rendered").template
+    };
+    group.spec.app.protocol = synod_api::AppProtocol::Http1;
+    let usual = template(&group);
+    group.spec.app.protocol = synod_api::AppProtocol::H2c;
+    assert_ne!(template(&group), usual, "sidecars read it when they start");
+}

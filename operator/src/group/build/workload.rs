@@ -1,7 +1,7 @@
 //! The StatefulSet. Pods are started side by side and replaced by us alone.
 
 use serde_json::{Value, json};
-use synod_api::{RawObject, Retention, StateType};
+use synod_api::{AppProtocol, RawObject, Retention, StateType};
 
 use super::template::template;
 use super::{Child, Input, Kind, Workload, digest, labels, selector};
@@ -63,7 +63,9 @@ pub(super) fn stateful_set(input: &Input<'_>) -> Result<Workload, InjectError> {
 /// image it has, is left out: a new operator does not replace pods by itself.
 pub(crate) fn made_from(bare: &Value, injection: &Injection) -> String {
     let ports = injection.ports;
-    digest(&json!([
+    // Sidecars read it when they start. The usual one is left out, as earlier operators did.
+    let protocol = (injection.app.protocol != AppProtocol::Http1).then_some(injection.app.protocol);
+    let mut parts = json!([
         bare,
         injection.region,
         injection.app.container,
@@ -72,7 +74,11 @@ pub(crate) fn made_from(bare: &Value, injection: &Injection) -> String {
         injection.resources.as_ref().map(|it| &it.0),
         injection.token,
         format!("{:?}", injection.state),
-    ]))
+    ]);
+    if let (Some(protocol), Some(parts)) = (protocol, parts.as_array_mut()) {
+        parts.push(json!(protocol));
+    }
+    digest(&parts)
 }
 
 /// One claim for each member's log, as a claim template would make it.

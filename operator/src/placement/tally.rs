@@ -1,0 +1,193 @@
+//! The members of a service as they are, beside what is expected of them: who is there, who leads,
+//! what may still be lost. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use synod_api::{
+    GroupMemberStatus, LeaderStatus, MemberRole, MemberState, MemberStatus, ProtocolStatus,
+    ReplicatedServiceStatus, Summary, Tolerates,
+};
+
+use super::genesis::GenesisFile;
+use super::members::{self, Member};
+use super::plan;
+use super::roster::{Formed, Roster};
+use super::view::{self, View};
+
+/// The members as they are, with what is expected of them.
+pub(crate) struct Tally<'a> {
+    pub(crate) all: Vec<(&'a Member, Option<&'a GroupMemberStatus>)>,
+    pub(crate) leader: Option<String>,
+}
+
+// === impl Tally ===
+
+impl<'a> Tally<'a> {
+    /// Who should be there, with what is heard of them now.
+    pub(crate) fn new(roster: &'a Roster, views: &'a [View]) -> Self {
+        let current = view::current(views, &roster.uid);
+        let followed: Vec<&str> = current.values().map(|it| it.leader.as_str()).collect();
+        let leader = plan::leader(&followed)
+            .filter(|name| roster.members.iter().any(|it| it.member.name == *name));
+        let all = roster
+            .members
+            .iter()
+            .map(|it| (it, current.get(it.member.name.as_str()).copied()))
+            .collect();
+        Self { all, leader }
+    }
+
+    /// The latest configuration that anybody acts in.
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        let epochs = self.all.iter().filter_map(|(_, it)| it.map(|it| it.epoch));
+        epochs.max().filter(|it| *it > 0)
+    }
+
+    /// Names of members that say of themselves what is asked.
+    pub(crate) fn names(&self, test: impl Fn(&GroupMemberStatus) -> bool) -> Vec<&'a str> {
+        self.all
+            .iter()
+            .filter(|(_, it)| it.is_some_and(&test))
+            .map(|(it, _)| it.member.name.as_str())
+            .collect()
+    }
+
+    fn is_alive(status: Option<&GroupMemberStatus>) -> bool {
+        status.is_some_and(|it| it.ready && it.epoch > 0 && it.state != MemberState::Unreachable)
+    }
+
+    /// Votes that are there, of all.
+    pub(crate) fn votes(&self) -> (u32, u32) {
+        let voters = || {
+            self.all
+                .iter()
+                .filter(|(it, _)| members::votes(it.member.role))
+        };
+        let alive = voters().filter(|(_, it)| Self::is_alive(*it)).count();
+        (alive as u32, voters().count() as u32)
+    }
+
+    /// Voters that nobody here hears of.
+    pub(crate) fn hidden(&self) -> Vec<&'a str> {
+        self.all
+            .iter()
+            .filter(|(it, status)| members::votes(it.member.role) && status.is_none())
+            .map(|(it, _)| it.member.name.as_str())
+            .collect()
+    }
+
+    /// Voters that are not there.
+    pub(crate) fn gone(&self) -> Vec<&'a str> {
+        self.all
+            .iter()
+            .filter(|(it, status)| members::votes(it.member.role) && !Self::is_alive(*status))
+            .map(|(it, _)| it.member.name.as_str())
+            .collect()
+    }
+
+    /// How many more may be lost, whichever they are.
+    fn tolerates(&self) -> Tolerates {
+        let (alive, all) = self.votes();
+        let quorum = all / 2 + 1;
+        let mut regions: BTreeMap<&str, u32> = BTreeMap::new();
+        for (it, status) in &self.all {
+            if members::votes(it.member.role) && Self::is_alive(*status) {
+                *regions.entry(&it.region).or_default() += 1;
+            }
+        }
+        let mut sizes: Vec<u32> = regions.into_values().collect();
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        let mut left = alive;
+        let mut lost = 0;
+        for size in sizes {
+            left = left.saturating_sub(size);
+            if left < quorum {
+                break;
+            }
+            lost += 1;
+        }
+        Tolerates {
+            members: alive.saturating_sub(quorum),
+            regions: lost,
+        }
+    }
+
+    /// Fills in what follows from the members.
+    pub(crate) fn fill(&self, status: &mut ReplicatedServiceStatus, roster: &Roster) {
+        let voters =
+            |it: &&(&Member, Option<&GroupMemberStatus>)| it.0.member.role == MemberRole::Voter;
+        status.epoch = self.epoch().or(status.epoch);
+        status.leader = self.leader.as_ref().and_then(|name| {
+            let (it, _) = self.all.iter().find(|(it, _)| it.member.name == *name)?;
+            Some(LeaderStatus {
+                member: name.clone(),
+                cluster: it.cluster.clone(),
+                region: it.region.clone(),
+            })
+        });
+        status.replicas = self.all.iter().filter(voters).count() as u32;
+        status.ready_replicas = self
+            .all
+            .iter()
+            .filter(voters)
+            .filter(|(_, it)| Self::is_alive(*it))
+            .count() as u32;
+        status.selector = format!("synod.dev/service={}", roster.name);
+        status.members = self
+            .all
+            .iter()
+            .map(|(it, status)| member(it, *status))
+            .collect();
+        status.tolerates = self.epoch().map(|_| self.tolerates());
+        status.protocol = protocol(roster, &self.all);
+        let ready = self
+            .all
+            .iter()
+            .filter(|(_, it)| Self::is_alive(*it))
+            .count();
+        let regions: BTreeSet<&str> = self.all.iter().map(|(it, _)| it.region.as_str()).collect();
+        status.summary = Some(Summary {
+            members: format!("{ready}/{}", self.all.len()),
+            tolerates: status.tolerates.map_or_else(String::new, |it| {
+                if regions.len() > 1 && it.regions > 0 {
+                    count(it.regions, "region")
+                } else {
+                    count(it.members, "member")
+                }
+            }),
+        });
+    }
+}
+
+fn count(number: u32, word: &str) -> String {
+    match number {
+        0 => "none".to_owned(),
+        1 => format!("1 {word}"),
+        _ => format!("{number} {word}s"),
+    }
+}
+
+fn member(it: &Member, status: Option<&GroupMemberStatus>) -> MemberStatus {
+    MemberStatus {
+        name: it.member.name.clone(),
+        cluster: it.cluster.clone(),
+        region: it.region.clone(),
+        role: status.and_then(|it| it.role).unwrap_or(it.member.role),
+        state: status.map_or(MemberState::Unreachable, |it| it.state),
+        incarnation: status.map_or_else(String::new, |it| it.incarnation.clone()),
+        revision: 0,
+    }
+}
+
+fn protocol(
+    roster: &Roster,
+    all: &[(&Member, Option<&GroupMemberStatus>)],
+) -> Option<ProtocolStatus> {
+    let Formed::Genesis(text) = &roster.formed else {
+        return None;
+    };
+    let current = GenesisFile::parse(text).ok()?.protocol;
+    let heard = all.iter().filter_map(|(_, it)| it.map(|it| it.protocol[1]));
+    let supported = heard.filter(|it| *it > 0).min().unwrap_or(current);
+    Some(ProtocolStatus { current, supported })
+}

@@ -1,0 +1,143 @@
+//! What the manifest may say and this version does not do. It is refused rather than taken in silence:
+//! who writes it relies on it. Pure.
+
+use synod_api::{
+    BootstrapType, DivergenceAction, Placement, PoisonSkip, ReplicatedServiceSpec, SnapshotType,
+    State, StateType, UpdateStrategy,
+};
+
+/// Every such field, with its path and the way out; empty: none. `formed`: the service runs already,
+/// so what it began from makes no difference any more.
+pub(crate) fn unsupported(
+    spec: &ReplicatedServiceSpec,
+    placement: &[Placement],
+    formed: bool,
+) -> Vec<&'static str> {
+    let ReplicatedServiceSpec {
+        bootstrap,
+        state,
+        ordering,
+        divergence,
+        poison,
+        update,
+        service,
+        ..
+    } = spec;
+    let differs = divergence.action != DivergenceAction::Quarantine
+        || !divergence.ignore_headers.is_empty()
+        || !divergence.ignore_json_pointers.is_empty();
+    let table = [
+        (
+            placement.iter().any(|it| it.witnesses > 0),
+            "spec.placement[].witnesses: witnesses come with a later version: use voters",
+        ),
+        (
+            !formed && bootstrap.kind != BootstrapType::Empty,
+            "spec.bootstrap.type: taking state along comes with a later version: use Empty",
+        ),
+        (
+            state.kind == StateType::Volume,
+            "spec.state.type: this version executes the whole log at each start of the app, also \
+             upon data that a volume still has: use Ephemeral, and let the app begin empty",
+        ),
+        (
+            state.snapshot.kind != SnapshotType::None,
+            "spec.state.snapshot.type: snapshots come with a later version, and until then the log \
+             is never cut: use None, and add NoSnapshot to spec.acknowledgedRisks",
+        ),
+        (
+            state.max_replay != State::default().max_replay,
+            "spec.state.maxReplay: nobody measures that yet: remove it",
+        ),
+        (
+            !ordering.lanes.is_empty(),
+            "spec.ordering.lanes: requests are executed one after another in this version: remove it",
+        ),
+        (
+            differs,
+            "spec.divergence: copies are not compared in this version: remove it",
+        ),
+        (
+            poison.skip == PoisonSkip::WhenReachableFailed,
+            "spec.poison.skip: this version skips no request: use Never, or remove it",
+        ),
+        (
+            update.strategy != UpdateStrategy::Rolling,
+            "spec.update.strategy: Switch comes with a later version: use Rolling",
+        ),
+        (
+            service.export,
+            "spec.service.export: this version makes no ServiceExport: make one yourself for the \
+             Service, and set export to false",
+        ),
+    ];
+    let found = table.into_iter().filter(|(is, _)| *is);
+    found.map(|(_, words)| words).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::members;
+    use super::super::validate::tests::spec;
+    use super::*;
+
+    fn found(yaml: &str, formed: bool) -> Vec<&'static str> {
+        let spec = spec(yaml);
+        unsupported(&spec, &members::placement(&spec, "local"), formed)
+    }
+
+    #[test]
+    fn what_would_have_no_effect_is_refused_with_its_path_and_the_way_out() {
+        for (yaml, path) in [
+            (
+                "placement: [{cluster: us, voters: 2, witnesses: 1}]",
+                "spec.placement[].witnesses",
+            ),
+            ("bootstrap: {type: Existing}", "spec.bootstrap.type"),
+            (
+                "bootstrap: {type: Claim, claim: {cluster: us, name: a}}",
+                "spec.bootstrap.type",
+            ),
+            (
+                "state: {type: Volume, volume: {mountPath: /data}}",
+                "spec.state.type",
+            ),
+            (
+                "state: {snapshot: {type: HTTP, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}",
+                "spec.state.snapshot.type",
+            ),
+            ("state: {maxReplay: 1m}", "spec.state.maxReplay"),
+            (
+                "ordering: {lanes: [{key: {pathSegment: 1}, count: 4}]}",
+                "spec.ordering.lanes",
+            ),
+            ("divergence: {action: Alert}", "spec.divergence"),
+            ("divergence: {ignoreHeaders: [X-A]}", "spec.divergence"),
+            ("divergence: {ignoreJSONPointers: [/a]}", "spec.divergence"),
+            ("poison: {skip: WhenReachableFailed}", "spec.poison.skip"),
+            ("update: {strategy: Switch}", "spec.update.strategy"),
+            ("service: {export: true}", "spec.service.export"),
+        ] {
+            let words = found(yaml, false);
+            assert_eq!(words.len(), 1, "{yaml}: {words:?}");
+            assert!(words[0].starts_with(&format!("{path}: ")), "{}", words[0]);
+        }
+        let two = found("service: {export: true}\nupdate: {strategy: Switch}", false);
+        assert_eq!(two.len(), 2, "both are told: {two:?}");
+    }
+
+    #[test]
+    fn what_is_so_anyway_and_what_makes_no_difference_any_more_may_be_said() {
+        for yaml in [
+            "replicas: 3",
+            "poison: {skip: Never}",
+            "reads: {protocol: ReadIndex}",
+            "leader: {preferredRegions: [us-1]}",
+            "app: {protocol: H2C}",
+        ] {
+            assert_eq!(found(yaml, false), [""; 0], "{yaml}");
+        }
+        let begun = "bootstrap: {type: Existing}";
+        assert_eq!(found(begun, true), [""; 0]);
+    }
+}
