@@ -230,6 +230,7 @@ fn peers(valid: &Valid, views: &[View]) -> Vec<GroupPeer> {
             Some(GroupPeer {
                 name: it.member.name.clone(),
                 address: (*address).to_owned(),
+                role: it.member.role,
             })
         })
         .collect()
