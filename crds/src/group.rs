@@ -177,6 +177,9 @@ pub struct GroupPeer {
     /// `host:port`.
     #[schemars(length(min = 1, max = 300))]
     pub address: String,
+    /// What it does; one of which nothing is said is taken for a voter.
+    #[serde(default = "GroupPeer::default_role")]
+    pub role: MemberRole,
 }
 
 /// Certificates that come from the hub.
@@ -261,6 +264,15 @@ pub struct GroupMemberStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub problem: String,
+}
+
+// === impl GroupPeer ===
+
+impl GroupPeer {
+    /// Nothing is taken for less than it may be.
+    fn default_role() -> MemberRole {
+        MemberRole::Voter
+    }
 }
 
 // === impl GroupApp ===

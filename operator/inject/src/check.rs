@@ -25,6 +25,7 @@ pub(super) fn check(template: &Value, injection: &Injection) -> Result<(), Injec
     pod(&mut problems, spec);
     containers(&mut problems, spec, injection);
     ports(&mut problems, spec, injection);
+    claims(&mut problems, spec, injection);
     app(&mut problems, spec, injection);
     problems.result()
 }
@@ -242,6 +243,46 @@ fn app(p: &mut Problems, spec: &Value, injection: &Injection) {
                 "the app keeps its state there: remove it",
             );
         }
+    }
+}
+
+/// Claims that the app writes to, where each copy must have its state to itself: members that share one
+/// write over each other, and what is on a claim already is not what a log begins with.
+fn claims(p: &mut Problems, spec: &Value, injection: &Injection) {
+    let found = list(spec, "containers");
+    let index = found
+        .iter()
+        .position(|it| text(it, "name") == Some(&injection.app.container));
+    let Some(index) = index else { return };
+    let writable = |name: &str| {
+        let claim = named(list(spec, "volumes"), name)?.get("persistentVolumeClaim")?;
+        let writable = claim.get("readOnly") != Some(&Value::Bool(true));
+        writable.then(|| text(claim, "claimName").unwrap_or_default())
+    };
+    for (at, mount) in list(&found[index], "volumeMounts").iter().enumerate() {
+        let Some(claim) = text(mount, "name").and_then(writable) else {
+            continue;
+        };
+        let path = text(mount, "mountPath").unwrap_or_default();
+        let own = match (&injection.state, injection.way) {
+            (AppState::Ephemeral, _) => false,
+            // Each pod of the user's own StatefulSet brings its claims.
+            (AppState::Volume { .. }, Way::Labelled) => true,
+            // A claim template takes its place.
+            (AppState::Volume { mount_path }, Way::Rendered) => mount_path == path,
+        };
+        if own || mount.get("readOnly") == Some(&Value::Bool(true)) {
+            continue;
+        }
+        p.add(
+            &format!("spec.containers[{index}].volumeMounts[{at}]"),
+            format!(
+                "the app would write to the claim `{claim}` at {path}, which is not the state of one \
+                 copy: for a program that keeps its state there, set the service's spec.state to \
+                 {{type: Volume, volume: {{mountPath: {path}}}}}, which gives each copy an empty one \
+                 of its own; otherwise remove the mount, or let it be readOnly"
+            ),
+        );
     }
 }
 

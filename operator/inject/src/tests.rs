@@ -284,6 +284,38 @@ fn a_refusal_names_the_field_and_the_way_out() {
     assert!(said.contains("spec.sidecar.ports.admin"), "{said}");
 }
 
+/// All members would mount the same one, or begin with what each has kept.
+#[test]
+fn a_claim_that_the_app_writes_to_is_refused_unless_it_is_the_copys_own() {
+    let template = |mount: Value, claim: Value| {
+        let mut template = input("plain");
+        template["spec"]["containers"][0]["volumeMounts"] = json!([mount]);
+        template["spec"]["volumes"] = json!([{"name": "d", "persistentVolumeClaim": claim}]);
+        template
+    };
+    let shared = || json!({"claimName": "notes-data"});
+    let mount = |path: &str| json!({"name": "d", "mountPath": path});
+    for (path, injection) in [
+        ("/data", injection()),
+        ("/data", labelled()),
+        ("/other", volume()),
+    ] {
+        let said = refusal(&template(mount(path), shared()), &injection);
+        for word in ["volumeMounts[0]", "`notes-data`", path, "type: Volume"] {
+            assert!(said.contains(word), "{said:?} should say {word:?}");
+        }
+    }
+    let read = json!({"name": "d", "mountPath": "/data", "readOnly": true});
+    let published = json!({"claimName": "notes-data", "readOnly": true});
+    for (template, injection) in [
+        (template(mount("/data"), shared()), volume()),
+        (template(read, shared()), injection()),
+        (template(mount("/data"), published), injection()),
+    ] {
+        render(&template, &injection).expect("taken");
+    }
+}
+
 #[test]
 fn every_problem_is_said_at_once() {
     let mut template = with("/spec/hostNetwork", json!(true));

@@ -93,6 +93,17 @@ pub(crate) fn adoptable(set: &StatefulSet, group: &ReplicaGroupSpec) -> Result<(
              '{{\"spec\":{{\"ordinals\":null}}}}'`"
         ));
     }
+    if group.state.kind == StateType::Ephemeral
+        && let Some(volume) = kept_volume(set, &group.app.container)
+    {
+        problems.push(format!(
+            "container {} mounts `{volume}`, which keeps what it holds while the log is replayed over \
+             it: if the app keeps its state there, set spec.state to {{type: Volume, volume: \
+             {{mountPath: ..}}}} and begin with empty claims; otherwise remove the mount, or let it be \
+             readOnly",
+            group.app.container
+        ));
+    }
     let volume = group.state.volume.as_ref();
     if let (StateType::Volume, Some(volume)) = (group.state.kind, volume) {
         let pod = spec.template.spec.unwrap_or_default();
@@ -113,6 +124,24 @@ pub(crate) fn adoptable(set: &StatefulSet, group: &ReplicaGroupSpec) -> Result<(
         return Ok(());
     }
     Err(format!("StatefulSet {name}: {}", problems.join("; ")))
+}
+
+/// A claim that the app writes to, by the name of its volume.
+fn kept_volume(set: &StatefulSet, container: &str) -> Option<String> {
+    let spec = set.spec.as_ref()?;
+    let pod = spec.template.spec.as_ref()?;
+    let templates = spec.volume_claim_templates.iter().flatten();
+    let templates = templates.filter_map(|it| it.metadata.name.as_deref());
+    let claims = pod.volumes.iter().flatten().filter_map(|it| {
+        let claim = it.persistent_volume_claim.as_ref()?;
+        (claim.read_only != Some(true)).then_some(it.name.as_str())
+    });
+    let kept: Vec<_> = templates.chain(claims).collect();
+    let app = pod.containers.iter().find(|it| it.name == container)?;
+    let mounts = app.volume_mounts.iter().flatten();
+    let mut writable = mounts.filter(|it| it.read_only != Some(true));
+    let found = writable.find(|it| kept.contains(&it.name.as_str()))?;
+    Some(found.name.clone())
 }
 
 /// Whether it has as many pods as the service has members here; otherwise what to do.
@@ -237,6 +266,39 @@ mod tests {
             "notes}}, spec: {containers: [{name: notes, volumeMounts: [{name: d, mountPath: /data}]}]}}",
         );
         assert_eq!(adoptable(&set(&mounted), &group), Ok(()));
+    }
+
+    #[test]
+    fn an_app_without_state_on_a_volume_must_write_to_no_claim() {
+        let with = |claims: &str, pod: &str| {
+            let labelled = LABELLED.replace("serviceName", &format!("{claims} serviceName"));
+            set(&labelled.replace("notes}}}", &format!("notes}}}}, spec: {{{pod}}}}}")))
+        };
+        let mounts = "containers: [{name: notes, volumeMounts: [{name: d, mountPath: /data}]}]";
+        let template = "volumeClaimTemplates: [{metadata: {name: d}, spec: {}}],";
+        let claim = "volumes: [{name: d, persistentVolumeClaim: {claimName: c}}]";
+        for found in [
+            with(template, mounts),
+            with("", &format!("{mounts}, {claim}")),
+        ] {
+            let words = adoptable(&found, &group()).expect_err("old data");
+            assert!(
+                words.contains("mounts `d`") && words.contains("spec.state"),
+                "{words}"
+            );
+        }
+        let read = mounts.replace("/data", "/data, readOnly: true");
+        let other = mounts.replace("name: d", "name: e");
+        for found in [
+            with(template, &read),
+            with(template, &other),
+            with(
+                "",
+                &format!("{mounts}, volumes: [{{name: d, emptyDir: {{}}}}]"),
+            ),
+        ] {
+            assert_eq!(adoptable(&found, &group()), Ok(()));
+        }
     }
 
     #[test]

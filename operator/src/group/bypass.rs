@@ -35,7 +35,8 @@ pub(crate) fn bypass(
         &conditions::BYPASS_POSSIBLE,
         format!(
             "clients reach the app past the agreed order by {}: let its targetPort be the name \
-             `{client_port}`, or delete it",
+             `{client_port}` (of a headless one, which leads to whatever port a client asks for: let \
+             its port be the sidecar's), or delete it",
             found.join(" and ")
         ),
     ))
@@ -66,9 +67,16 @@ fn selects(service: &Service, pods: &[Labels]) -> bool {
 
 /// By which of its ports the app is reached.
 fn way(service: &Service, app_port: u16) -> Option<String> {
-    let ports = service.spec.as_ref()?.ports.as_ref()?;
-    ports.iter().find_map(|it| {
+    let spec = service.spec.as_ref()?;
+    let headless = spec.cluster_ip.as_deref() == Some("None");
+    spec.ports.as_ref()?.iter().find_map(|it| {
         let tcp = it.protocol.as_deref().is_none_or(|it| it == "TCP");
+        if tcp && headless && it.port == i32::from(app_port) {
+            return Some(format!(
+                "it is headless, so its targetPort counts for nothing and port {app_port} is the \
+                 app's own"
+            ));
+        }
         (tcp && leads_to(it, app_port)).then(|| match &it.target_port {
             Some(IntOrString::String(name)) => {
                 format!("port {} leads to the app's port `{name}`", it.port)
@@ -120,6 +128,14 @@ mod tests {
                 "the app's port `synod-app`",
             ),
             (
+                "{clusterIP: None, selector: {app: notes}, ports: [{port: 8080, targetPort: http}]}",
+                "it is headless",
+            ),
+            (
+                "{clusterIP: None, selector: {app: notes}, ports: [{port: 80, targetPort: 8080}]}",
+                "port 80 leads to the app's port 8080",
+            ),
+            (
                 "{selector: {statefulset.kubernetes.io/pod-name: web-1}, ports: [{port: 80, targetPort: 8080}]}",
                 "Service front",
             ),
@@ -142,6 +158,8 @@ mod tests {
             "{selector: {app: notes, tier: x}, ports: [{port: 80, targetPort: 8080}]}",
             "{ports: [{port: 80, targetPort: 8080}]}",
             "{type: ExternalName, externalName: example.com}",
+            "{clusterIP: None, selector: {app: notes}, ports: [{port: 7480, targetPort: http}]}",
+            "{clusterIP: 10.0.0.9, selector: {app: notes}, ports: [{port: 8080, targetPort: http}]}",
         ] {
             assert_eq!(found(spec), None, "{spec}");
         }

@@ -38,6 +38,8 @@ pub(crate) struct Certificates {
     pub(crate) operator: Option<Pair>,
     /// Why they cannot be issued.
     pub(crate) problem: Option<Problem>,
+    /// What members have now ends soon or has ended.
+    ending: Option<Problem>,
 }
 
 /// Why certificates cannot be issued.
@@ -49,6 +51,16 @@ pub(crate) enum Problem {
     Unusable(String),
     /// What members have ends soon or has ended, and cannot be renewed.
     Ending(String),
+}
+
+// === impl Certificates ===
+
+impl Certificates {
+    /// What is wrong with the certificates of members: what was renewed counts once it is `stored`.
+    pub(crate) fn problem_of(&self, stored: bool) -> Option<Problem> {
+        let missing = || (!stored).then(|| self.ending.clone()).flatten();
+        self.problem.clone().or_else(missing)
+    }
 }
 
 /// Keeps what is good, makes what is not.
@@ -72,6 +84,7 @@ pub(crate) fn certificates(
         members: (!have.members.is_empty()).then(|| have.members.clone()),
         operator: operator_pair(&have.operator),
         problem: None,
+        ending: ending(&have.members, now),
     };
     let issuer = if have.chain.is_empty() || have.issuer_key.is_none() {
         Err(Problem::Waiting)
@@ -93,7 +106,7 @@ pub(crate) fn certificates(
         }
         // Members go on with what they have; that it ends is worse news than why.
         Err(problem) => {
-            result.problem = Some(ending(&have.members, now).unwrap_or(problem));
+            result.problem = Some(result.ending.clone().unwrap_or(problem));
         }
     }
     Ok(result)
@@ -220,6 +233,19 @@ mod tests {
         assert!(
             made.iter()
                 .all(|(key, value)| key == "ca.crt" || renewed[key] != *value)
+        );
+        let later = step(&have(&made), now() + DAY * 25);
+        assert_eq!(later.problem_of(true), None);
+        assert_eq!(
+            later.problem_of(false),
+            Some(Problem::Ending(
+                "the certificate of notes-local-0 ends in 5 days".to_owned()
+            )),
+            "what was renewed is not where members find it"
+        );
+        assert_eq!(
+            step(&have(&renewed), now() + DAY * 25).problem_of(false),
+            None
         );
     }
 

@@ -124,6 +124,8 @@ impl Observed {
                 ran: it.ran,
                 ready: it.ready,
                 since: it.since,
+                made: it.made,
+                backing_off: it.backing_off,
             }),
             heard: self.said().map(|it| Heard {
                 ready: it.ready,

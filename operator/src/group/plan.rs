@@ -4,13 +4,19 @@
 //!
 //! What holds at every step: a majority of the group's voters goes on voting without the pod that is
 //! deleted (unless it did not vote anyway, or the group is too small to have one to spare); one pod
-//! at a time; the leader last, and after it has handed over.
+//! at a time; the leader last, and after it has handed over. With members elsewhere, what counts there
+//! must be known, as it is while nobody else takes members away: see [`Step::needs_token`].
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use synod_api::MemberRole;
 
 /// Kubelet's restart makes all its pods NotReady for a second or two: nothing is concluded from that.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
+/// Kubelet waits for less after a container's first ends.
+const BACK_OFF: SignedDuration = SignedDuration::from_secs(20);
+/// A pod that is stuck is replaced once it is so old: what is broken for good is not made anew all the
+/// time.
+const STUCK_AGE: SignedDuration = SignedDuration::from_secs(300);
 
 /// What should be.
 #[derive(Clone, Debug)]
@@ -19,8 +25,18 @@ pub(crate) struct Desired {
     pub(crate) formed: bool,
     /// The hub lets this cluster replace pods now.
     pub(crate) rollout: bool,
-    /// Voters in other clusters. The hub lets a cluster roll only while these are well.
-    pub(crate) voters_elsewhere: usize,
+    /// Members in other clusters.
+    pub(crate) elsewhere: Elsewhere,
+}
+
+/// Members in other clusters, as they said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Elsewhere {
+    pub(crate) voters: usize,
+    /// How many of these take part in decisions.
+    pub(crate) voting: usize,
+    /// Names of those, voters or not, that are not well.
+    pub(crate) unwell: Vec<String>,
 }
 
 /// One member with its pod, as seen.
@@ -48,6 +64,9 @@ pub(crate) struct SeenPod {
     pub(crate) ready: bool,
     /// When `ready` last changed.
     pub(crate) since: Option<Timestamp>,
+    pub(crate) made: Option<Timestamp>,
+    /// Since when kubelet waits before it starts a container again that ended time after time.
+    pub(crate) backing_off: Option<Timestamp>,
 }
 
 /// What a member said.
@@ -85,7 +104,20 @@ pub(crate) enum Step {
         uid: String,
         /// Why now.
         why: &'static str,
+        /// How.
+        care: Care,
     },
+}
+
+/// How much care it takes to take a pod away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// No decision depends on it.
+    None,
+    /// It votes. No budget would let it go: it is broken, or the group has none to spare.
+    Votes,
+    /// It is well: it is evicted, so that the budget decides between this and other evictions.
+    Budget,
 }
 
 /// The next step.
@@ -95,7 +127,7 @@ pub(crate) fn next(desired: &Desired, seen: &[Seen], now: Timestamp) -> Step {
         .filter(|it| it.is_outdated(desired, now))
         .collect();
     if outdated.is_empty() {
-        return Step::Done;
+        return replace_stuck(desired, seen, now).unwrap_or(Step::Done);
     }
     // Nobody has heard of these.
     if let Some(step) = first(&outdated, Seen::never_ran, "it never ran") {
@@ -117,6 +149,10 @@ pub(crate) fn next(desired: &Desired, seen: &[Seen], now: Timestamp) -> Step {
     if let Some(late) = seen.iter().find(|it| !it.is_well()) {
         return Step::Wait(late.complaint());
     }
+    if !desired.elsewhere.unwell.is_empty() {
+        let late = desired.elsewhere.unwell.join(", ");
+        return Step::Wait(format!("not well in other clusters: {late}"));
+    }
     if !group.can_spare_a_voter() {
         return Step::Wait("a majority would not go on without another voter".to_owned());
     }
@@ -129,7 +165,18 @@ fn replace_broken(outdated: &[&Seen], group: &Votes, now: Timestamp) -> Option<S
         .iter()
         .filter(|it| it.is_broken(now))
         .find(|it| !it.votes() || group.can_spare_a_voter())
-        .map(|it| it.delete("it does not work"))
+        .map(|it| it.delete("it does not work", it.care()))
+}
+
+/// Kubelet waits longer and longer, up to five minutes, before it starts again what ended; a new pod
+/// begins from the start. The others are well: what is wrong may be this one's own.
+fn replace_stuck(desired: &Desired, seen: &[Seen], now: Timestamp) -> Option<Step> {
+    let stuck = seen.iter().find(|it| it.is_stuck(now))?;
+    let mut others = seen.iter().filter(|it| it.name != stuck.name);
+    let alone = others.all(Seen::is_well) && desired.elsewhere.unwell.is_empty();
+    let spared = !stuck.votes() || Votes::count(desired, seen).can_spare_a_voter();
+    (desired.formed && alone && spared)
+        .then(|| stuck.delete("kubelet waits long before it starts it again", stuck.care()))
 }
 
 /// Observers first, the leader last.
@@ -158,18 +205,24 @@ fn replace_well(outdated: &[&Seen], seen: &[Seen], desired: &Desired, now: Times
                 to: successor.name.clone(),
             };
         }
-        if desired.voters_elsewhere > 0 {
+        if desired.elsewhere.voters > 0 {
             return Step::Transfer {
                 from: next.name.clone(),
                 to: String::new(),
             };
         }
     }
-    next.delete("it is to run another template")
+    let care = if Votes::count(desired, seen).is_small() {
+        next.care()
+    } else {
+        Care::Budget
+    };
+    next.delete("it is to run another template", care)
 }
 
 fn first(outdated: &[&Seen], is: impl Fn(&Seen) -> bool, why: &'static str) -> Option<Step> {
-    outdated.iter().find(|it| is(it)).map(|it| it.delete(why))
+    let found = outdated.iter().find(|it| is(it));
+    found.map(|it| it.delete(why, Care::None))
 }
 
 fn ordinal(name: &str) -> u32 {
@@ -191,8 +244,8 @@ impl Votes {
     fn count(desired: &Desired, seen: &[Seen]) -> Self {
         let here = || seen.iter().filter(|it| it.role != MemberRole::Observer);
         Self {
-            all: here().count() + desired.voters_elsewhere,
-            voting: here().filter(|it| it.votes()).count() + desired.voters_elsewhere,
+            all: here().count() + desired.elsewhere.voters,
+            voting: here().filter(|it| it.votes()).count() + desired.elsewhere.voting,
         }
     }
 
@@ -202,7 +255,37 @@ impl Votes {
 
     /// A group of one or two has none to spare, ever: it stops for a moment.
     fn can_spare_a_voter(&self) -> bool {
-        self.voting > self.majority() || (self.all <= 2 && self.voting == self.all)
+        self.voting > self.majority() || (self.is_small() && self.voting == self.all)
+    }
+
+    fn is_small(&self) -> bool {
+        self.all <= 2
+    }
+}
+
+// === impl Elsewhere ===
+
+impl Elsewhere {
+    /// All are well.
+    pub(super) fn hoped(voters: usize) -> Self {
+        Self {
+            voters,
+            voting: voters,
+            unwell: Vec::new(),
+        }
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    /// Whether it may be taken only while nobody in another cluster takes a member away.
+    pub(super) fn needs_token(&self) -> bool {
+        match self {
+            Self::Done | Self::Wait(_) => false,
+            Self::Transfer { .. } => true,
+            Self::Delete { care, .. } => *care != Care::None,
+        }
     }
 }
 
@@ -258,6 +341,23 @@ impl Seen {
             })
     }
 
+    /// Kubelet is long in its back-off with it, and it was not replaced for that lately.
+    fn is_stuck(&self, now: Timestamp) -> bool {
+        let past =
+            |at: Option<Timestamp>, limit| at.is_some_and(|at| now.duration_since(at) >= limit);
+        self.pod.as_ref().is_some_and(|it| {
+            !it.leaving && past(it.backing_off, BACK_OFF) && past(it.made, STUCK_AGE)
+        })
+    }
+
+    fn care(&self) -> Care {
+        if self.votes() {
+            Care::Votes
+        } else {
+            Care::None
+        }
+    }
+
     fn leads(&self, seen: &[Seen]) -> bool {
         let own = self.heard.as_ref().map(|it| it.leader.as_str());
         match own {
@@ -281,12 +381,13 @@ impl Seen {
         }
     }
 
-    fn delete(&self, why: &'static str) -> Step {
+    fn delete(&self, why: &'static str, care: Care) -> Step {
         let pod = self.pod.as_ref().expect("outdated ones have a pod");
         Step::Delete {
             pod: pod.name.clone(),
             uid: pod.uid.clone(),
             why,
+            care,
         }
     }
 }

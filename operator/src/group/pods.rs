@@ -42,6 +42,8 @@ pub(crate) struct PodView {
     pub(crate) ran: bool,
     /// All its containers exist or have a reason for it: kubelet waits for something else.
     pub(crate) waits_silently: bool,
+    /// Since when kubelet waits before it starts a container again that ended time after time.
+    pub(crate) backing_off: Option<Timestamp>,
     /// What keeps it from running, in the words of scheduler and kubelet.
     pub(crate) problem: String,
     /// Which configuration it should have seen.
@@ -97,6 +99,7 @@ impl PodView {
             template: annotation(names::TEMPLATE_ANNOTATION).unwrap_or_default(),
             ran: containers().any(ran),
             waits_silently,
+            backing_off: containers().filter_map(backing_off).min(),
             problem,
             seen: annotation(names::SEEN_ANNOTATION).unwrap_or_default(),
         }
@@ -116,6 +119,15 @@ fn ran(status: &ContainerStatus) -> bool {
     status.restart_count > 0
         || now.is_some_and(|it| it.running.is_some() || it.terminated.is_some())
         || last.is_some_and(|it| it.terminated.is_some())
+}
+
+/// When it last ended, if kubelet waits since then. The first waits are short.
+fn backing_off(status: &ContainerStatus) -> Option<Timestamp> {
+    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    let waits = waiting.reason.as_deref() == Some("CrashLoopBackOff") && status.restart_count >= 3;
+    let last = status.last_state.as_ref()?.terminated.as_ref()?;
+    let ended = last.finished_at.as_ref()?.0;
+    waits.then_some(ended)
 }
 
 /// What keeps a pod from running, and whether kubelet waits without a word in the status.
@@ -267,6 +279,22 @@ mod tests {
         };
         assert_eq!(view(None).problem, "failed: Error exit 137");
         assert_eq!(view(Some("2026-01-01T00:00:00Z")).problem, "");
+    }
+
+    #[test]
+    fn kubelets_back_off_counts_from_the_last_end_after_the_third_start() {
+        let view = |restarts: u32, reason: &str| {
+            pod(serde_json::json!({"containerStatuses": [{
+                "name": "notes", "image": "x", "imageID": "", "ready": false,
+                "restartCount": restarts,
+                "state": {"waiting": {"reason": reason}},
+                "lastState": {"terminated": {"exitCode": 1, "finishedAt": "2026-01-01T00:00:07Z"}},
+            }]}))
+        };
+        let ended = "2026-01-01T00:00:07Z".parse().expect("a time");
+        assert_eq!(view(3, "CrashLoopBackOff").backing_off, Some(ended));
+        assert_eq!(view(2, "CrashLoopBackOff").backing_off, None);
+        assert_eq!(view(3, "ImagePullBackOff").backing_off, None);
     }
 
     #[test]

@@ -1,12 +1,10 @@
 //! One look at a group, and what follows from it.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use synod_api::{ReplicaGroup, ReplicaGroupStatus};
@@ -14,20 +12,20 @@ use synod_proto::v1::propose_policy_response::Result as Outcome;
 use tokio::time::Instant;
 
 use super::adopt::{self, Ordinal};
-use super::apply::{ApplyError, apply, nudge, words};
-use super::build::{self, Child, Input, Kind, Workload};
+use super::apply::{nudge, words};
+use super::build::{self, Input, Kind, Workload};
 use super::bypass::{Labels, bypass, of_ordinal};
 use super::certificates::{Certificates, Have, certificates};
-use super::dereference::{Live, WORKLOAD_FACT, conflicts, dereference, is_ours, may_be_the_users};
-use super::evictions;
-use super::members::{AskError, Asker, address};
-use super::observe::{Observed, formed, observe};
-use super::plan::{Desired, Step, next};
+use super::dereference::{Live, WORKLOAD_FACT, conflicts, dereference};
+use super::members::{Asker, address};
+use super::observe::{formed, observe};
+use super::plan::Step;
 use super::pods::PodView;
+use super::roll::disruptions;
 use super::status::{Report, status, unread};
 use super::validate::{Stall, Valid, validate};
 use super::{names, policy};
-use crate::certs::{Names, Pair, Scope};
+use crate::certs::{Names, Scope};
 use crate::conditions;
 use crate::inject::{self, Injection, SidecarImage, Weakness, names as pod_names};
 use crate::run::Context;
@@ -120,6 +118,7 @@ pub(super) async fn reconcile(
                 live: &live,
                 early,
             };
+            let closed = work.close_budget().await;
             match conflicts(&valid, &live) {
                 Err(stall) => report.stall = Some(stall),
                 Ok(()) => match work.adoption() {
@@ -131,6 +130,7 @@ pub(super) async fn reconcile(
                     }
                 },
             }
+            report.failure = report.failure.or(closed.err());
         }
     }
     let status = status(group, &report, Timestamp::now());
@@ -152,11 +152,11 @@ pub(super) async fn reconcile(
     })
 }
 
-struct Work<'a> {
-    process: &'a Context,
-    image: &'a SidecarImage,
-    valid: &'a Valid<'a>,
-    live: &'a Live,
+pub(super) struct Work<'a> {
+    pub(super) process: &'a Context,
+    pub(super) image: &'a SidecarImage,
+    pub(super) valid: &'a Valid<'a>,
+    pub(super) live: &'a Live,
     /// The operator has just started.
     early: bool,
 }
@@ -175,7 +175,6 @@ impl Work<'_> {
             }
         };
         report.issuer_request.clone_from(&certificates.request);
-        report.certificates.clone_from(&certificates.problem);
         let (token, asker) = (self.token(), self.asker(&certificates));
         let workload = match self.workload(token.as_deref()) {
             Ok(workload) => workload,
@@ -185,12 +184,14 @@ impl Work<'_> {
             }
         };
         self.remember_workload(report);
-        let children_stand = if spec.paused {
-            false
-        } else {
-            self.bring(report, &certificates, token.as_deref(), workload.as_ref())
-                .await
-        };
+        // Upkeep is no change: it goes on while the service is paused.
+        let kept_up = self.keep_up(report, &certificates, token.as_deref()).await;
+        report.certificates = certificates.problem_of(kept_up);
+        let children_stand = kept_up
+            && !spec.paused
+            && self
+                .bring(report, &certificates, token.as_deref(), workload.as_ref())
+                .await;
         let own = self.live.child(Kind::StatefulSet, &self.valid.workload);
         let there = if self.valid.labelled {
             self.live.set().is_some()
@@ -213,8 +214,7 @@ impl Work<'_> {
         self.retry(report).await;
         if let Some(asker) = &asker {
             Box::pin(self.policy(report, asker)).await;
-            self.roll(report, asker).await;
-            evictions::look(&self.process.client, self.valid, report, asker).await;
+            Box::pin(self.roll(report, asker)).await;
         }
     }
 
@@ -261,13 +261,13 @@ impl Work<'_> {
             .ok()
     }
 
-    fn input<'a>(&'a self, token: &'a str, claims: Option<&'a [Value]>) -> Input<'a> {
+    pub(super) fn input<'a>(&'a self, token: &'a str, claims: Option<&'a [Value]>) -> Input<'a> {
         Input {
             valid: self.valid,
             image: self.image,
             token,
             claims,
-            disruptions: disruptions(self.valid),
+            disruptions: disruptions(self.valid, Timestamp::now()),
         }
     }
 
@@ -452,135 +452,6 @@ impl Work<'_> {
         }
     }
 
-    /// Applies the children, in the order in which pods need them. Returns whether all of them are
-    /// as they should be.
-    async fn bring(
-        &self,
-        report: &mut Report,
-        certificates: &Certificates,
-        token: Option<&str>,
-        workload: Option<&Workload>,
-    ) -> bool {
-        let mut children = match self.secrets(certificates, token) {
-            Ok(children) => children,
-            Err(error) => {
-                report.failure = Some(error.to_string());
-                return false;
-            }
-        };
-        children.extend(build::surroundings(&self.input("", None)));
-        if let Some(text) = &self.valid.group.spec.genesis {
-            if let Err(stall) = self.same_genesis(text) {
-                report.stall = Some(stall);
-                return false;
-            }
-            children.push(build::genesis(self.valid, text));
-        }
-        // Kubelet asks for a missing Secret less and less often: pods come after their certificates.
-        let pods = workload.filter(|_| certificates.members.is_some());
-        children.extend(pods.map(|it| it.child.clone()));
-        if let Some(set) = self.live.set()
-            && !adopt::has_log_claim(set)
-        {
-            children.extend(build::log_claims(self.valid));
-        }
-        children.retain(|it| !self.is_the_users(it));
-        for child in &children {
-            let live = self.live.child(child.kind, &child.name);
-            if child.kind == Kind::PersistentVolumeClaim && self.has_claim(&child.name) {
-                continue;
-            }
-            let result = apply(&self.process.client, self.valid.namespace, child, live).await;
-            match result {
-                Ok(changed) => {
-                    if changed {
-                        let (kind, name) = (child.kind.name(), &child.name);
-                        tracing::info!(service = self.valid.name, kind, name, "applied");
-                    }
-                }
-                Err(ApplyError::Refused(stall)) => {
-                    report.stall = Some(stall);
-                    return false;
-                }
-                Err(error) => {
-                    report.failure = Some(error.to_string());
-                    return false;
-                }
-            }
-        }
-        if let Some(workload) = workload {
-            say_what_is_kept(report, workload);
-        }
-        pods.is_some()
-            || (self.live.set().is_some() && token.is_some() && certificates.members.is_some())
-    }
-
-    fn has_claim(&self, name: &str) -> bool {
-        let mut claims = self.live.claims.iter();
-        claims.any(|it| it.metadata.name.as_deref() == Some(name))
-    }
-
-    /// A Service of this name is there, and leads to the user's pods.
-    fn is_the_users(&self, child: &Child) -> bool {
-        let live = self.live.child(child.kind, &child.name);
-        may_be_the_users(self.valid, child.kind, &child.name)
-            && live.is_some_and(|it| !is_ours(it, self.valid.uid))
-    }
-
-    fn secrets(
-        &self,
-        certificates: &Certificates,
-        token: Option<&str>,
-    ) -> Result<Vec<Child>, crate::certs::CertError> {
-        let valid = self.valid;
-        let secret = |name: &str, content: BTreeMap<String, String>, once: bool| {
-            build::secret(valid, name, &content, once)
-        };
-        let one = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
-        let mut secrets = vec![secret(
-            &names::issuer_secret(valid.name),
-            one("tls.key", &certificates.issuer_key),
-            true,
-        )];
-        if token.is_none() {
-            let fresh = random_hex()?;
-            let name = pod_names::token_secret(valid.name);
-            secrets.push(secret(&name, one("token", &fresh), true));
-        }
-        if let Some(members) = &certificates.members {
-            let name = pod_names::tls_secret(valid.name);
-            secrets.push(secret(&name, members.clone(), false));
-        }
-        if let Some(Pair { cert, key }) = &certificates.operator {
-            let content = BTreeMap::from([
-                ("tls.crt".to_owned(), cert.clone()),
-                ("tls.key".to_owned(), key.clone()),
-            ]);
-            secrets.push(secret(&names::operator_secret(valid.name), content, false));
-        }
-        Ok(secrets)
-    }
-
-    /// A genesis is never written a second time (rule M5).
-    fn same_genesis(&self, text: &str) -> Result<(), Stall> {
-        let name = pod_names::genesis_map(self.valid.name);
-        let there = self
-            .live
-            .child(Kind::ConfigMap, &name)
-            .and_then(|it| it.data.pointer("/data/genesis.json"))
-            .and_then(Value::as_str);
-        match there {
-            Some(there) if there != text => Err(Stall::new(
-                &conditions::OWNED_BY_ANOTHER,
-                format!(
-                    "ConfigMap {name} holds another genesis than the hub sends: this group was \
-                     formed before, and is never formed again"
-                ),
-            )),
-            _ => Ok(()),
-        }
-    }
-
     /// Whether a pod runs what users ask for now, and whether it runs the template as it is now to
     /// the letter. A newer sidecar alone comes with the next restart, unless it was asked for.
     fn runs(&self, pod: &PodView, workload: Option<&Workload>) -> (bool, bool) {
@@ -605,7 +476,7 @@ impl Work<'_> {
     }
 
     /// The StatefulSet's controller has seen the newest template.
-    fn is_observed(&self) -> bool {
+    pub(super) fn is_observed(&self) -> bool {
         if let Some(set) = self.live.set() {
             let seen = set.status.as_ref().and_then(|it| it.observed_generation);
             return set.metadata.generation == seen;
@@ -701,126 +572,6 @@ impl Work<'_> {
             Err(error) => report.failure = Some(format!("the policy is not in force yet: {error}")),
         }
     }
-
-    /// The next step of a rolling restart.
-    async fn roll(&self, report: &mut Report, asker: &Asker) {
-        if !self.is_observed() {
-            return;
-        }
-        let spec = &self.valid.group.spec;
-        let here: Vec<_> = spec.members.iter().map(|it| it.name.as_str()).collect();
-        let elsewhere = spec
-            .peers
-            .iter()
-            .filter(|it| !here.contains(&it.name.as_str()))
-            .count();
-        let desired = Desired {
-            formed: spec.genesis.is_some(),
-            rollout: spec.rollout,
-            voters_elsewhere: elsewhere,
-        };
-        let seen: Vec<_> = report.members.iter().map(Observed::seen).collect();
-        let step = next(&desired, &seen, Timestamp::now());
-        let result = self.take(&step, report, asker).await;
-        report.step = Some(step);
-        if let Err(words) = result {
-            report.failure = Some(words);
-        }
-    }
-
-    async fn take(&self, step: &Step, report: &Report, asker: &Asker) -> Result<(), String> {
-        match step {
-            Step::Done | Step::Wait(_) => Ok(()),
-            Step::Transfer { from, to } => {
-                let member = report.members.iter().find(|it| it.name == *from);
-                let place = member
-                    .and_then(|it| it.pod.as_ref())
-                    .and_then(|it| address(&it.ip, self.valid.group.spec.sidecar.ports.peer));
-                let place = place.ok_or_else(|| format!("{from} has no address"))?;
-                tracing::info!(service = self.valid.name, member = %from, to, "leadership is handed over");
-                asker
-                    .prepare_shutdown(from, place, to)
-                    .await
-                    .map_err(|error| format!("leadership was not handed over: {error}"))
-            }
-            Step::Delete { pod, uid, why } => {
-                self.prepare(pod, report, asker).await?;
-                tracing::info!(service = self.valid.name, member = %pod, why, "pod is replaced");
-                let pods: Api<Pod> =
-                    Api::namespaced(self.process.client.clone(), self.valid.namespace);
-                let params = DeleteParams {
-                    preconditions: Some(Preconditions {
-                        uid: Some(uid.clone()),
-                        resource_version: None,
-                    }),
-                    ..DeleteParams::default()
-                };
-                match pods.delete(pod, &params).await {
-                    Ok(_) => Ok(()),
-                    // It is another one by now, or none.
-                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-                    Err(error) => Err(format!("cannot delete pod {pod}: {}", words(&error))),
-                }
-            }
-        }
-    }
-
-    /// It may have become the leader since it was looked at.
-    async fn prepare(&self, name: &str, report: &Report, asker: &Asker) -> Result<(), String> {
-        let member = report.members.iter().find(|it| it.name == name);
-        let Some((pod, _)) = member.and_then(|it| Some((it.pod.as_ref()?, it.said()?))) else {
-            return Ok(());
-        };
-        let Some(place) = address(&pod.ip, self.valid.group.spec.sidecar.ports.peer) else {
-            return Ok(());
-        };
-        prepared(pod, asker.prepare_shutdown(name, place, "").await)
-    }
-}
-
-/// Whether the pod may go. One that is not ready goes anyway: that may be what helps it.
-fn prepared(pod: &PodView, said: Result<(), AskError>) -> Result<(), String> {
-    match said {
-        Err(error) if pod.ready => Err(format!("{} is not replaced yet: {error}", pod.name)),
-        Err(error) => {
-            tracing::warn!(member = pod.name, %error, "is replaced without handing over");
-            Ok(())
-        }
-        Ok(()) => Ok(()),
-    }
-}
-
-fn say_what_is_kept(report: &mut Report, workload: &Workload) {
-    if workload.kept_claims.is_empty() {
-        report.facts.remove("claims");
-        return;
-    }
-    let words = format!(
-        "{} stay as they are: this version does not change claims of members",
-        workload.kept_claims.join(", ")
-    );
-    report.facts.insert("claims".to_owned(), words);
-}
-
-/// How many pods of this cluster may be evicted at once: as many as leave a majority of voters. When
-/// other clusters have voters too, whose evictions this one does not know of, it is one, while the
-/// group's token for that is held here.
-fn disruptions(valid: &Valid<'_>) -> u32 {
-    if !valid.alone() {
-        return u32::from(evictions::is_open(valid));
-    }
-    let voters = valid.voters();
-    let spare = voters - (voters / 2 + 1).min(voters);
-    u32::try_from(spare).expect("bounded by the schema")
-}
-
-fn random_hex() -> Result<String, crate::certs::CertError> {
-    use std::fmt::Write as _;
-    let bytes = crate::certs::random::<16>()?;
-    Ok(bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes everything");
-        text
-    }))
 }
 
 async fn put_status(
@@ -857,30 +608,5 @@ async fn put_status(
             Err(ReconcileError::Overtaken)
         }
         Err(error) => Err(ReconcileError::Status(error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pod_that_is_ready_goes_only_when_another_leads() {
-        let refused = || {
-            Err(AskError::Refused {
-                member: "notes-local-0".to_owned(),
-                problem: "nobody took over".to_owned(),
-            })
-        };
-        let mut pod = PodView {
-            name: "notes-local-0".to_owned(),
-            ready: true,
-            ..PodView::default()
-        };
-        assert_eq!(prepared(&pod, Ok(())), Ok(()));
-        let words = prepared(&pod, refused()).expect_err("stays");
-        assert!(words.contains("nobody took over"), "{words}");
-        pod.ready = false;
-        assert_eq!(prepared(&pod, refused()), Ok(()));
     }
 }

@@ -259,6 +259,7 @@ fn peers(roster: &Roster, views: &[View]) -> Vec<GroupPeer> {
             Some(GroupPeer {
                 name: it.member.name.clone(),
                 address: (*address).to_owned(),
+                role: it.member.role,
             })
         })
         .collect()

@@ -151,7 +151,8 @@ fn judge(list: &mut Conditions<'_>, report: &Report<'_>, roster: &Roster, member
         })
         .or_else(|| (formed && available.0 != Status::True).then_some(available.1))
         .or(change)
-        .or(degraded)
+        // What only makes the service weaker keeps nobody waiting.
+        .or(degraded.filter(|it| it.reason.on.iter().any(|on| on.name == READY.name)))
         .or(progress);
     match bad {
         Some(it) => list.set(&READY, Status::False, fits(it.reason, &READY), it.message),

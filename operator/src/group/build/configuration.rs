@@ -12,7 +12,7 @@ use crate::group::validate::Valid;
 use crate::inject::names as pod;
 
 /// One file for all members: what differs between them comes by the environment and `{member}`.
-pub(super) fn config_map(valid: &Valid<'_>) -> Child {
+pub(crate) fn config_map(valid: &Valid<'_>) -> Child {
     let config = serde_yaml::to_string(&config(valid)).expect("JSON is YAML");
     Child::new(
         valid,

@@ -15,7 +15,7 @@ use super::names;
 use super::validate::Valid;
 use crate::inject::{InjectError, SidecarImage};
 
-pub(crate) use configuration::{genesis, peers, secret};
+pub(crate) use configuration::{config_map, genesis, peers, secret};
 pub(crate) use workload::{contains, made_from};
 
 /// What kinds of children there are.
@@ -62,10 +62,9 @@ pub(crate) struct Workload {
     pub(crate) kept_claims: Vec<String>,
 }
 
-/// Everything that pods find when they start: it is there before they are.
+/// Everything else that pods find when they start: it is there before they are.
 pub(crate) fn surroundings(input: &Input<'_>) -> Vec<Child> {
     let mut children = vec![
-        configuration::config_map(input.valid),
         services::headless(input.valid),
         services::client(input.valid),
     ];
@@ -73,6 +72,14 @@ pub(crate) fn surroundings(input: &Input<'_>) -> Vec<Child> {
     children.push(budget::network_policy(input.valid));
     children.push(budget::disruption_budget(input));
     children
+}
+
+/// The budget that lets no pod go.
+pub(crate) fn closed_budget(input: &Input<'_>) -> Child {
+    budget::disruption_budget(&Input {
+        disruptions: 0,
+        ..*input
+    })
 }
 
 /// The pods.

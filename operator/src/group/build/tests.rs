@@ -35,7 +35,8 @@ fn rendered(group: &ReplicaGroup) -> String {
     let valid = validate(group, "us-east").expect("valid");
     let image = image();
     let input = input(&valid, &image);
-    let mut children = surroundings(&input);
+    let mut children = vec![config_map(&valid)];
+    children.extend(surroundings(&input));
     children.push(workload(&input).expect("rendered").child);
     children.push(genesis(&valid, "{}"));
     children

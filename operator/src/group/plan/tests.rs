@@ -11,7 +11,7 @@ fn desired() -> Desired {
     Desired {
         formed: true,
         rollout: true,
-        voters_elsewhere: 0,
+        elsewhere: Elsewhere::default(),
     }
 }
 
@@ -29,6 +29,8 @@ fn member(ordinal: usize) -> Seen {
             ran: true,
             ready: true,
             since: Some(at(-100)),
+            made: Some(at(-1_000)),
+            backing_off: None,
         }),
         heard: Some(Heard {
             ready: true,
@@ -57,15 +59,28 @@ fn heard(seen: &mut Seen) -> &mut Heard {
     seen.heard.as_mut().expect("heard")
 }
 
-fn delete(ordinal: usize, why: &'static str) -> Step {
+fn taken(ordinal: usize, why: &'static str, care: Care) -> Step {
     Step::Delete {
         pod: format!("notes-local-{ordinal}"),
         uid: format!("uid-{ordinal}"),
         why,
+        care,
     }
 }
 
+/// One of a group with some to spare that is well is evicted, one that is broken and votes deleted.
+fn delete(ordinal: usize, why: &'static str) -> Step {
+    let care = match why {
+        ROLL => Care::Budget,
+        BROKEN => Care::Votes,
+        _ => Care::None,
+    };
+    taken(ordinal, why, care)
+}
+
 const ROLL: &str = "it is to run another template";
+const BROKEN: &str = "it does not work";
+const STUCK: &str = "kubelet waits long before it starts it again";
 
 #[test]
 fn nothing_is_done_when_every_pod_is_as_it_should_be() {
@@ -166,10 +181,7 @@ fn pods_not_ready_for_less_than_five_seconds_give_no_reason_to_do_anything() {
         pod(it).since = Some(at(-4));
     }
     assert!(matches!(next(&desired(), &seen, at(0)), Step::Wait(_)));
-    assert_eq!(
-        next(&desired(), &seen, at(1)),
-        delete(0, "it does not work")
-    );
+    assert_eq!(next(&desired(), &seen, at(1)), delete(0, BROKEN));
 }
 
 #[test]
@@ -177,14 +189,14 @@ fn broken_pods_of_an_old_template_are_replaced_first_while_a_majority_votes() {
     let mut seen = members(3);
     pod(&mut seen[1]).ready = false;
     heard(&mut seen[1]).serving = false;
-    let broken = delete(1, "it does not work");
+    let broken = delete(1, BROKEN);
     assert_eq!(next(&desired(), &seen, at(0)), broken);
     // Another does not vote: this one is needed, though its copy is broken.
     heard(&mut seen[2]).ready = false;
     assert!(matches!(next(&desired(), &seen, at(0)), Step::Wait(_)));
     // It does not vote itself: nothing is lost with it.
     seen[1].heard = None;
-    assert_eq!(next(&desired(), &seen, at(0)), broken);
+    assert_eq!(next(&desired(), &seen, at(0)), taken(1, BROKEN, Care::None));
 }
 
 #[test]
@@ -209,10 +221,7 @@ fn a_newer_sidecar_is_for_pods_that_do_not_work_or_never_did() {
     pod(&mut seen[1]).ready = false;
     pod(&mut seen[1]).since = Some(at(-4));
     assert_eq!(next(&desired(), &seen, at(0)), Step::Done);
-    assert_eq!(
-        next(&desired(), &seen, at(1)),
-        delete(1, "it does not work")
-    );
+    assert_eq!(next(&desired(), &seen, at(1)), delete(1, BROKEN));
     let unformed = Desired {
         formed: false,
         ..desired()
@@ -231,7 +240,11 @@ fn observers_are_replaced_before_voters() {
 #[test]
 fn a_group_of_one_is_replaced_although_it_stops_for_a_moment() {
     let seen = members(1);
-    assert_eq!(next(&desired(), &seen, at(0)), delete(0, ROLL));
+    assert_eq!(
+        next(&desired(), &seen, at(0)),
+        taken(0, ROLL, Care::Votes),
+        "no budget would ever let it go"
+    );
 }
 
 /// Its sidecar votes and no more, as with an image that does not exist.
@@ -242,7 +255,7 @@ fn the_app_of_a_group_of_one_or_two_is_mended_though_its_sidecar_votes() {
         let last = &mut seen[count - 1];
         pod(last).ready = false;
         heard(last).serving = false;
-        let expected = delete(count - 1, "it does not work");
+        let expected = delete(count - 1, BROKEN);
         assert_eq!(next(&desired(), &seen, at(0)), expected);
     }
     let mut seen = members(3);
@@ -268,10 +281,7 @@ fn members_whose_apps_listen_to_nobody_get_the_new_template_one_by_one() {
     for it in &mut seen {
         heard(it).app_silent = true;
     }
-    assert_eq!(
-        next(&desired(), &seen, at(0)),
-        delete(0, "it does not work")
-    );
+    assert_eq!(next(&desired(), &seen, at(0)), delete(0, BROKEN));
     seen[0].pod = None;
     assert!(matches!(next(&desired(), &seen, at(0)), Step::Wait(_)));
 }
@@ -279,7 +289,7 @@ fn members_whose_apps_listen_to_nobody_get_the_new_template_one_by_one() {
 #[test]
 fn a_group_of_two_moves_its_leader_before_each_pod() {
     let mut seen = members(2);
-    assert_eq!(next(&desired(), &seen, at(0)), delete(1, ROLL));
+    assert_eq!(next(&desired(), &seen, at(0)), taken(1, ROLL, Care::Votes));
     renew(&mut seen[1]);
     assert!(matches!(
         next(&desired(), &seen, at(0)),
@@ -291,7 +301,7 @@ fn a_group_of_two_moves_its_leader_before_each_pod() {
 fn the_only_member_of_a_cluster_hands_over_to_another_cluster_first() {
     let seen = members(1);
     let desired = Desired {
-        voters_elsewhere: 2,
+        elsewhere: Elsewhere::hoped(2),
         ..desired()
     };
     let step = Step::Transfer {
@@ -299,6 +309,71 @@ fn the_only_member_of_a_cluster_hands_over_to_another_cluster_first() {
         to: String::new(),
     };
     assert_eq!(next(&desired, &seen, at(0)), step);
+}
+
+/// Four voters, two of them here: three decide, and one elsewhere is away.
+#[test]
+fn what_members_elsewhere_say_counts_and_not_how_many_there_are() {
+    let mut seen = members(2);
+    heard(&mut seen[0]).leader = "notes-eu-0".to_owned();
+    heard(&mut seen[1]).leader = "notes-eu-0".to_owned();
+    let with = |voting: usize, unwell: &[&str]| Desired {
+        elsewhere: Elsewhere {
+            voters: 2,
+            voting,
+            unwell: unwell.iter().map(|&it| it.to_owned()).collect(),
+        },
+        ..desired()
+    };
+    assert_eq!(next(&with(2, &[]), &seen, at(0)), delete(1, ROLL));
+    let step = next(&with(2, &["notes-eu-0"]), &seen, at(0));
+    assert!(
+        matches!(&step, Step::Wait(why) if why.contains("notes-eu-0")),
+        "{step:?}"
+    );
+    // A broken one that votes is needed while another is away.
+    pod(&mut seen[1]).ready = false;
+    assert_eq!(
+        next(&with(2, &["notes-eu-0"]), &seen, at(0)),
+        delete(1, BROKEN)
+    );
+    let step = next(&with(1, &["notes-eu-0"]), &seen, at(0));
+    assert!(matches!(step, Step::Wait(_)), "{step:?}");
+}
+
+#[test]
+fn what_takes_a_vote_away_or_moves_the_leader_needs_the_groups_token() {
+    assert!(delete(1, ROLL).needs_token());
+    assert!(delete(1, BROKEN).needs_token());
+    assert!(!taken(1, "it never ran", Care::None).needs_token());
+    assert!(!Step::Wait(String::new()).needs_token() && !Step::Done.needs_token());
+    let transfer = Step::Transfer {
+        from: "notes-local-0".to_owned(),
+        to: String::new(),
+    };
+    assert!(transfer.needs_token());
+}
+
+#[test]
+fn a_member_stuck_in_kubelets_back_off_gets_a_new_pod_at_most_every_five_minutes() {
+    let mut seen = members(3);
+    for it in &mut seen {
+        renew(it);
+    }
+    pod(&mut seen[1]).ready = false;
+    heard(&mut seen[1]).serving = false;
+    pod(&mut seen[1]).backing_off = Some(at(0));
+    let next = |seen: &[Seen], second| next(&desired(), seen, at(second));
+    assert_eq!(next(&seen, 19), Step::Done, "kubelet will start it soon");
+    let step = taken(1, STUCK, Care::Votes);
+    assert_eq!(next(&seen, 20), step);
+    // Its successor is stuck as well.
+    pod(&mut seen[1]).made = Some(at(25));
+    assert_eq!(next(&seen, 324), Step::Done, "not again so soon");
+    assert_eq!(next(&seen, 325), step);
+    // The others are not well: this is not its own trouble.
+    heard(&mut seen[2]).serving = false;
+    assert_eq!(next(&seen, 325), Step::Done);
 }
 
 /// Takes the step in a picture of the group and lets it settle or not, as `random` says.
@@ -340,6 +415,8 @@ fn play(seen: &mut [Seen], step: &Step, random: &mut impl FnMut() -> u32) {
                     ran: false,
                     ready: false,
                     since: Some(at(0)),
+                    made: Some(at(0)),
+                    backing_off: None,
                 });
             }
             (Some(there), None) if !there.ran => there.ran = true,

@@ -1,0 +1,252 @@
+//! Pods are replaced: the planner's step is taken. Comes in: what was seen of the members. It asks for
+//! the group's disruption token where members are elsewhere, hands leadership over, evicts or deletes.
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::{DeleteParams, EvictParams, Preconditions};
+use serde_json::Value;
+use synod_api::MemberRole;
+
+use super::apply::words;
+use super::build::Kind;
+use super::disruptions;
+use super::members::{AskError, Asker, address};
+use super::observe::Observed;
+use super::plan::{Care, Desired, Elsewhere, Step, next};
+use super::pods::PodView;
+use super::reconcile::Work;
+use super::status::Report;
+use super::validate::Valid;
+
+// === impl Work ===
+
+impl Work<'_> {
+    /// The next step of a rolling restart, and the token that it needs.
+    pub(super) async fn roll(&self, report: &mut Report, asker: &Asker) {
+        let client = &self.process.client;
+        if !self.is_observed() {
+            let _nothing_to_take =
+                disruptions::look(client, self.valid, report, asker, false).await;
+            return;
+        }
+        let seen: Vec<_> = report.members.iter().map(Observed::seen).collect();
+        let plan = |elsewhere| next(&self.desired(elsewhere), &seen, Timestamp::now());
+        let hoped = plan(Elsewhere::hoped(voters_elsewhere(self.valid)));
+        let wanted = hoped.needs_token();
+        let may = disruptions::look(client, self.valid, report, asker, wanted).await;
+        let step = match may {
+            _ if !wanted || self.valid.alone() => hoped,
+            Ok(elsewhere) => plan(elsewhere),
+            Err(why) => Step::Wait(why),
+        };
+        match self.take(step, report, asker).await {
+            Ok(step) => report.step = Some(step),
+            Err((step, words)) => {
+                report.step = Some(step);
+                report.failure = Some(words);
+            }
+        }
+    }
+
+    fn desired(&self, elsewhere: Elsewhere) -> Desired {
+        let spec = &self.valid.group.spec;
+        Desired {
+            formed: spec.genesis.is_some(),
+            rollout: spec.rollout,
+            elsewhere,
+        }
+    }
+
+    /// Goes out: the step that was taken, or what is waited for instead.
+    async fn take(
+        &self,
+        step: Step,
+        report: &Report,
+        asker: &Asker,
+    ) -> Result<Step, (Step, String)> {
+        let taken = match &step {
+            Step::Done | Step::Wait(_) => Ok(None),
+            Step::Transfer { from, to } => self.transfer(from, to, report, asker).await,
+            Step::Delete { pod, .. } if self.waits_for_budget(&step) => {
+                Ok(Some(format!("the budget does not let {pod} go yet")))
+            }
+            Step::Delete { .. } => self.remove(&step, report, asker).await,
+        };
+        match taken {
+            Ok(None) => Ok(step),
+            Ok(Some(why)) => Ok(Step::Wait(why)),
+            Err(words) => Err((step, words)),
+        }
+    }
+
+    async fn transfer(
+        &self,
+        from: &str,
+        to: &str,
+        report: &Report,
+        asker: &Asker,
+    ) -> Result<Option<String>, String> {
+        let member = report.members.iter().find(|it| it.name == from);
+        let place = member
+            .and_then(|it| it.pod.as_ref())
+            .and_then(|it| address(&it.ip, self.valid.group.spec.sidecar.ports.peer));
+        let place = place.ok_or_else(|| format!("{from} has no address"))?;
+        tracing::info!(service = self.valid.name, member = %from, to, "leadership is handed over");
+        let done = asker.prepare_shutdown(from, place, to).await;
+        done.map(|()| None)
+            .map_err(|error| format!("leadership was not handed over: {error}"))
+    }
+
+    /// Nobody is asked to hand over before its pod can go.
+    fn waits_for_budget(&self, step: &Step) -> bool {
+        let Step::Delete { care, .. } = step else {
+            return false;
+        };
+        let budget = self
+            .live
+            .child(Kind::PodDisruptionBudget, &self.valid.workload);
+        *care == Care::Budget && !budget.is_some_and(|it| lets_go(&it.data))
+    }
+
+    async fn remove(
+        &self,
+        step: &Step,
+        report: &Report,
+        asker: &Asker,
+    ) -> Result<Option<String>, String> {
+        let Step::Delete {
+            pod,
+            uid,
+            why,
+            care,
+        } = step
+        else {
+            return Ok(None);
+        };
+        self.prepare(pod, report, asker).await?;
+        tracing::info!(service = self.valid.name, member = %pod, why, "pod is replaced");
+        let pods: Api<Pod> = Api::namespaced(self.process.client.clone(), self.valid.namespace);
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        let done = if *care == Care::Budget {
+            let params = EvictParams {
+                delete_options: Some(params),
+                ..EvictParams::default()
+            };
+            pods.evict(pod, &params).await.map(drop)
+        } else {
+            pods.delete(pod, &params).await.map(drop)
+        };
+        match done {
+            Ok(()) => Ok(None),
+            // It is another one by now, or none.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
+            // Another eviction was first.
+            Err(kube::Error::Api(status)) if status.code == 429 => {
+                Ok(Some(format!("the budget does not let {pod} go yet")))
+            }
+            Err(error) => Err(format!("cannot replace pod {pod}: {}", words(&error))),
+        }
+    }
+
+    /// It may have become the leader since it was looked at.
+    async fn prepare(&self, name: &str, report: &Report, asker: &Asker) -> Result<(), String> {
+        let member = report.members.iter().find(|it| it.name == name);
+        let Some((pod, _)) = member.and_then(|it| Some((it.pod.as_ref()?, it.said()?))) else {
+            return Ok(());
+        };
+        let Some(place) = address(&pod.ip, self.valid.group.spec.sidecar.ports.peer) else {
+            return Ok(());
+        };
+        prepared(pod, asker.prepare_shutdown(name, place, "").await)
+    }
+}
+
+/// Whether the pod may go. One that is not ready goes anyway: that may be what helps it.
+fn prepared(pod: &PodView, said: Result<(), AskError>) -> Result<(), String> {
+    match said {
+        Err(error) if pod.ready => Err(format!("{} is not replaced yet: {error}", pod.name)),
+        Err(error) => {
+            tracing::warn!(member = pod.name, %error, "is replaced without handing over");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Voters of other clusters.
+fn voters_elsewhere(valid: &Valid<'_>) -> usize {
+    let spec = &valid.group.spec;
+    let here = |name: &str| spec.members.iter().any(|it| it.name == name);
+    let peers = spec.peers.iter().filter(|it| !here(&it.name));
+    peers.filter(|it| it.role != MemberRole::Observer).count()
+}
+
+/// Whether a budget lets a pod go, as far as its controller has seen.
+fn lets_go(budget: &Value) -> bool {
+    let allowed = budget.pointer("/status/disruptionsAllowed");
+    allowed.and_then(Value::as_u64).is_some_and(|it| it > 0)
+}
+
+/// How many pods of this cluster may be evicted at once: as many as leave a majority of voters. When
+/// other clusters have voters too, whose evictions this one does not know of, it is one, while the
+/// group's token for that is held here.
+pub(super) fn disruptions(valid: &Valid<'_>, now: Timestamp) -> u32 {
+    if !valid.alone() {
+        return u32::from(disruptions::is_open(valid, now));
+    }
+    let voters = valid.voters();
+    let spare = voters - (voters / 2 + 1).min(voters);
+    u32::try_from(spare).expect("bounded by the schema")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_is_ready_goes_only_when_another_leads() {
+        let refused = || {
+            Err(AskError::Refused {
+                member: "notes-local-0".to_owned(),
+                problem: "nobody took over".to_owned(),
+            })
+        };
+        let mut pod = PodView {
+            name: "notes-local-0".to_owned(),
+            ready: true,
+            ..PodView::default()
+        };
+        assert_eq!(prepared(&pod, Ok(())), Ok(()));
+        let words = prepared(&pod, refused()).expect_err("stays");
+        assert!(words.contains("nobody took over"), "{words}");
+        pod.ready = false;
+        assert_eq!(prepared(&pod, refused()), Ok(()));
+    }
+
+    #[test]
+    fn observers_elsewhere_have_no_vote() {
+        let mut group: synod_api::ReplicaGroup =
+            serde_yaml::from_str(include_str!("build/testdata/group.yaml")).expect("a group");
+        let elsewhere = |group: &synod_api::ReplicaGroup| {
+            let valid = super::super::validate::validate(group, "us-east").expect("valid");
+            voters_elsewhere(&valid)
+        };
+        assert_eq!(elsewhere(&group), 1, "nothing is said of its role");
+        group.spec.peers[0].role = MemberRole::Observer;
+        assert_eq!(elsewhere(&group), 0);
+    }
+
+    #[test]
+    fn a_budget_lets_a_pod_go_once_its_controller_says_so() {
+        let budget = |allowed: u32| serde_json::json!({"status": {"disruptionsAllowed": allowed}});
+        assert!(lets_go(&budget(1)));
+        assert!(!lets_go(&budget(0)) && !lets_go(&Value::Null));
+    }
+}
