@@ -392,6 +392,26 @@ fn a_certificate_that_was_not_renewed_makes_the_service_degraded() {
 }
 
 #[test]
+fn what_only_makes_a_service_weaker_leaves_it_ready() {
+    let (valid, mut views) = well();
+    change(&mut views, 1, |it| {
+        let list = &mut it.status.as_mut().expect("a status").conditions;
+        list.retain(|it| it.kind != "Degraded");
+        list.push(Condition {
+            kind: "Degraded".to_owned(),
+            status: "True".to_owned(),
+            reason: "StartSignalWeak".to_owned(),
+            message: "its start is noticed by its socket only".to_owned(),
+            last_transition_time: None,
+            observed_generation: None,
+        });
+    });
+    let status = say(&report(Some(&valid), &views));
+    assert_eq!(word(&status, "Degraded"), "True StartSignalWeak");
+    assert_eq!(word(&status, "Ready"), "True AsDesired");
+}
+
+#[test]
 fn what_a_rollout_waits_for_is_told() {
     let (valid, mut views) = well();
     edit(&mut views, 0, |it| it.updated = false);
