@@ -300,7 +300,8 @@ impl Trial<'_> {
         self.end(
             "the leader's node drained, and another refused",
             from,
-            AWAY,
+            // Its volume may be on the very node.
+            &[AWAY, &["PodNotStarting"]].concat(),
             report,
         )
         .await?;
