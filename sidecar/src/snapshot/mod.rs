@@ -14,6 +14,7 @@ mod store;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod volume;
 mod walk;
 
 pub use draft::Draft;
