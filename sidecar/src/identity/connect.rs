@@ -118,6 +118,11 @@ impl Connector {
 
     /// A channel that is connected now.
     pub async fn channel(&self) -> Result<Channel, ConnectError> {
+        self.channel_with_window(WINDOW).await
+    }
+
+    /// The same, with another bound on what may be on its way before it is read, in bytes.
+    pub async fn channel_with_window(&self, window: u32) -> Result<Channel, ConnectError> {
         let grpc = |error: tonic::transport::Error| ConnectError::Grpc {
             address: (self.address)().unwrap_or_default(),
             error: causes(&error),
@@ -135,7 +140,7 @@ impl Connector {
                 }
             }
         });
-        endpoint()
+        endpoint(window)
             .connect_with_connector(connector)
             .await
             .map_err(grpc)
@@ -143,7 +148,7 @@ impl Connector {
 
     /// A channel that connects when it is used, and again after each loss.
     pub fn lazy_channel(&self) -> Channel {
-        endpoint().connect_with_connector_lazy(self.clone())
+        endpoint(WINDOW).connect_with_connector_lazy(self.clone())
     }
 
     /// One TCP connection with TLS, the other side's name verified.
@@ -229,10 +234,10 @@ pub(super) fn tune(stream: &TcpStream) -> std::io::Result<()> {
 }
 
 /// The authority is never looked up: the connector knows the place, the certificate the name.
-fn endpoint() -> Endpoint {
+fn endpoint(window: u32) -> Endpoint {
     Endpoint::from_static("http://member.synod.invalid")
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window)
         .http2_keep_alive_interval(KEEPALIVE_AFTER)
         .keep_alive_timeout(USER_TIMEOUT)
         .keep_alive_while_idle(true)

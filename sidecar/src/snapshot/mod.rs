@@ -6,6 +6,7 @@ mod format;
 mod head;
 pub mod http;
 mod names;
+pub mod policy;
 mod reader;
 mod retention;
 mod space;
@@ -14,6 +15,8 @@ mod store;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
+pub mod transfer;
 pub mod volume;
 mod walk;
 

@@ -37,7 +37,6 @@ pub(super) fn new_prefix(slot: Slot) -> String {
     format!("{:016x}.", slot.0)
 }
 
-#[cfg(test)]
 pub(super) fn part_of(slot: Slot, id: SnapshotId) -> String {
     format!("{:016x}.{id}.part", slot.0)
 }

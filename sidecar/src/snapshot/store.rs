@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::Advice;
@@ -139,7 +140,8 @@ pub struct Store {
 #[derive(Debug)]
 struct Shared {
     folder: PathBuf,
-    reserve: u64,
+    /// Bytes.
+    reserve: AtomicU64,
     known: Mutex<BTreeMap<Slot, Snapshot>>,
 }
 
@@ -176,7 +178,7 @@ impl Store {
         sync_folder(folder).map_err(failed("syncing the folder of snapshots"))?;
         let shared = Shared {
             folder: folder.to_owned(),
-            reserve,
+            reserve: AtomicU64::new(reserve),
             known: Mutex::new(known),
         };
         let shared = Arc::new(shared);
@@ -357,19 +359,28 @@ impl Store {
     }
 
     pub(super) fn check_room(&self, needed: u64) -> Result<(), StoreError> {
-        let Shared {
-            folder, reserve, ..
-        } = &*self.shared;
+        let folder = &self.shared.folder;
+        let reserve = self.shared.reserve.load(Ordering::Relaxed);
         let free = space::free(folder).map_err(|error| self.failed("asking for room", error))?;
-        if needed.saturating_add(*reserve) <= free {
+        if needed.saturating_add(reserve) <= free {
             return Ok(());
         }
         Err(StoreError::NoRoom {
             folder: folder.clone(),
             needed,
-            reserve: *reserve,
+            reserve,
             free,
         })
+    }
+
+    /// As if others had filled the volume.
+    #[cfg(test)]
+    pub(super) fn set_reserve(&self, bytes: u64) {
+        self.shared.reserve.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.shared.folder
     }
 
     pub(super) fn failed(&self, doing: &'static str, error: io::Error) -> StoreError {

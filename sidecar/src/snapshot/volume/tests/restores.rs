@@ -31,6 +31,10 @@ fn a_snapshot_that_is_larger_than_the_free_space_changes_nothing() {
     place.file("old", "content");
     let before = seen(&place.mount());
     for (entries, bytes) in [(1, 1 << 60), (1 << 60, 1)] {
+        if bytes == 1 && space::free_inodes(&place.mount()).unwrap().is_none() {
+            // This file system makes as many files as there is room for.
+            continue;
+        }
         let totals = Totals {
             entries,
             disk_bytes: bytes,
@@ -94,8 +98,8 @@ fn a_state_that_is_no_volume_of_ours_changes_nothing() {
         head.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
         head.set_entry_type(kind);
         head.set_mode(0o644);
-        head.set_uid(0);
-        head.set_gid(0);
+        head.set_uid(rustix::process::getuid().as_raw().into());
+        head.set_gid(rustix::process::getgid().as_raw().into());
         head.set_size(0);
         head.set_cksum();
         tar.append(&head, io::empty()).unwrap();
