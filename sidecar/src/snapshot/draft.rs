@@ -110,7 +110,8 @@ impl Draft {
         end.id = SnapshotId(*hash.as_bytes());
         self.put(Kind::End, &end.encode())?;
         assert_eq!(self.at, end.file_bytes, "the size that the end tells");
-        self.store.seal(self.file, &self.head, end)
+        let back = self.store.read_back(self.file.path(), true)?;
+        self.store.seal(self.file, &self.head, end, back)
     }
 
     /// As [`Draft::commit`], on a thread that may block; done even if nobody waits for it.

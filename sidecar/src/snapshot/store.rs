@@ -20,7 +20,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::Advice;
 use synod_paxos::Slot;
 use tempfile::NamedTempFile;
 
@@ -30,10 +29,11 @@ use super::findings::{Finding, survey};
 use super::format::{CHUNK_BYTES, CHUNK_HEADER_BYTES, End};
 use super::head::{Head, SnapshotId, StateDigest};
 use super::names;
+use super::read_back::ReadBack;
 use super::reader::StateReader;
 use super::retention;
 use super::space;
-use super::walk::{self, ReadError};
+use super::walk::ReadError;
 
 /// A snapshot of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -275,12 +275,12 @@ impl Store {
 
     fn scrub_one(&self, snapshot: &Snapshot) -> Result<Option<Finding>, StoreError> {
         let (slot, id) = (snapshot.head.slot, snapshot.id);
-        let Ok((_, mut file)) = self.open_file(id) else {
+        let Ok((_, file)) = self.open_file(id) else {
             // Removed meanwhile.
             return Ok(None);
         };
-        drop_cache(&file);
-        let why = match walk::check(&mut file) {
+        let read = ReadBack::new(file, true).and_then(ReadBack::finish);
+        let why = match read {
             Ok((head, end)) if head == snapshot.head && end.id == id => return Ok(None),
             Ok(_) => "it is another snapshot than the one that was there".to_owned(),
             Err(error) if is_damage(&error) => error.to_string(),
@@ -307,26 +307,19 @@ impl Store {
         Ok((snapshot, file))
     }
 
-    /// Reads what was written back, and gives it its name if it is right.
+    /// Syncs a file, reads the rest of it back, and gives it its name if it is right.
     pub(super) fn seal(
         &self,
         file: NamedTempFile,
         head: &Head,
         end: End,
+        back: ReadBack,
     ) -> Result<Snapshot, StoreError> {
-        let not_as_written = |error| StoreError::NotAsWritten {
-            folder: self.shared.folder.clone(),
-            error,
-        };
         let synced = file.as_file().sync_all();
         synced.map_err(|error| self.failed("syncing a snapshot", error))?;
-        // By its name, and from the disk as far as the kernel lets us.
-        let mut back = File::open(file.path())
-            .map_err(|error| self.failed("reading a snapshot back", error))?;
-        drop_cache(&back);
-        let read = walk::check(&mut back).map_err(not_as_written)?;
+        let read = back.finish().map_err(|error| self.not_as_written(error))?;
         if read.0 != *head || read.1 != end {
-            return Err(not_as_written(ReadError::Damaged {
+            return Err(self.not_as_written(ReadError::Damaged {
                 at: 0,
                 what: "it says something else",
             }));
@@ -347,6 +340,13 @@ impl Store {
             .map_err(|error| self.failed("giving a snapshot its name", error))?;
         known.insert(slot, snapshot.clone());
         Ok(snapshot)
+    }
+
+    /// Reads this file back.
+    pub(super) fn read_back(&self, path: &Path, decode: bool) -> Result<ReadBack, StoreError> {
+        let failed = |error| self.failed("reading a snapshot back", error);
+        let file = File::open(path).map_err(failed)?;
+        ReadBack::new(file, decode).map_err(|error| self.not_as_written(error))
     }
 
     /// A file without a lasting name, of mode 0600; removed when it is dropped.
@@ -441,6 +441,13 @@ impl Store {
         }
     }
 
+    pub(super) fn not_as_written(&self, error: ReadError) -> StoreError {
+        StoreError::NotAsWritten {
+            folder: self.shared.folder.clone(),
+            error,
+        }
+    }
+
     fn not_there(&self, id: SnapshotId) -> StoreError {
         StoreError::NotThere {
             folder: self.shared.folder.clone(),
@@ -460,11 +467,4 @@ pub(super) fn is_damage(error: &ReadError) -> bool {
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
-}
-
-/// So that what is read next comes from the disk. A hint: without it, memory answers.
-fn drop_cache(file: &File) {
-    if let Err(error) = rustix::fs::fadvise(file, 0, None, Advice::DontNeed) {
-        tracing::debug!(%error, "a snapshot is read back from memory");
-    }
 }

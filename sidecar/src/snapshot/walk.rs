@@ -42,8 +42,8 @@ pub(super) struct Walk {
     state_bytes: u64,
     /// Over the state, by [`Walk::decode`].
     state: blake3::Hasher,
-    /// Over the file.
-    file: blake3::Hasher,
+    /// Over the file, unless somebody else reads it all again.
+    file: Option<blake3::Hasher>,
     end: Option<End>,
     zstd: Decoder,
 }
@@ -76,10 +76,16 @@ impl Walk {
             tables_bytes: 0,
             state_bytes: 0,
             state: blake3::Hasher::new(),
-            file: blake3::Hasher::new(),
+            file: Some(blake3::Hasher::new()),
             end: None,
             zstd: Decoder(zstd::bulk::Decompressor::new()?),
         })
+    }
+
+    /// The same without the hash over the file: for bytes that are read again later.
+    pub(super) fn without_hash() -> io::Result<Self> {
+        let walk = Self::new()?;
+        Ok(Self { file: None, ..walk })
     }
 
     /// Bytes of the file that are known to be good.
@@ -92,7 +98,7 @@ impl Walk {
         self.head.as_ref()
     }
 
-    /// Known behind the last chunk: everything is as it was written.
+    /// Known behind the last chunk: everything that is hashed is as it was written.
     pub(super) fn end(&self) -> Option<End> {
         self.end
     }
@@ -158,6 +164,23 @@ impl Walk {
         })
     }
 
+    /// Nothing follows the end.
+    pub(super) fn check_end(&self, from: &mut impl Read) -> Result<(), ReadError> {
+        if from.read(&mut [0])? == 0 {
+            return Ok(());
+        }
+        Err(ReadError::Damaged {
+            at: self.at,
+            what: "something follows its end",
+        })
+    }
+
+    fn hash(&mut self, bytes: &[u8]) {
+        if let Some(file) = &mut self.file {
+            file.update(bytes);
+        }
+    }
+
     fn pass_file_header(&mut self, from: &mut impl Read) -> Result<(), ReadError> {
         let mut raw = [0; FILE_HEADER_BYTES];
         self.fill(from, &mut raw)?;
@@ -168,7 +191,7 @@ impl Walk {
                 what: "it does not begin like a snapshot",
             },
         })?;
-        self.file.update(&raw);
+        self.hash(&raw);
         self.at = FILE_HEADER_BYTES as u64;
         Ok(())
     }
@@ -211,8 +234,8 @@ impl Walk {
             Kind::End if self.head.is_some() => return self.take_end(header, body),
             _ => return Err(damaged("its parts are not in order")),
         }
-        self.file.update(raw);
-        self.file.update(body);
+        self.hash(raw);
+        self.hash(body);
         self.at += (CHUNK_HEADER_BYTES + body.len()) as u64;
         Ok(())
     }
@@ -224,12 +247,12 @@ impl Walk {
         };
         let body: &[u8; END_BODY_BYTES] = body.try_into().map_err(|_| damaged("a bad end"))?;
         let end = End::decode(body);
-        let hash = self
-            .file
-            .clone()
-            .update(&body[..END_HASHED_BYTES])
-            .finalize();
-        if *hash.as_bytes() != end.id.0 {
+        let hash = self.file.as_ref().map(|it| {
+            let mut hasher = it.clone();
+            hasher.update(&body[..END_HASHED_BYTES]);
+            hasher.finalize()
+        });
+        if hash.is_some_and(|it| *it.as_bytes() != end.id.0) {
             return Err(damaged("the hash over the file is wrong"));
         }
         let file_bytes = header.offset + END_BYTES as u64;
@@ -242,28 +265,6 @@ impl Walk {
         self.end = Some(end);
         Ok(())
     }
-}
-
-/// Reads a whole file and compares everything that can be compared.
-pub(super) fn check(from: &mut impl Read) -> Result<(Head, End), ReadError> {
-    let mut walk = Walk::new()?;
-    while let Some(chunk) = walk.next(from)? {
-        if chunk.kind() == Kind::State {
-            walk.decode(chunk)?;
-        }
-    }
-    let end = walk.check_state()?;
-    if from.read(&mut [0])? != 0 {
-        return Err(ReadError::Damaged {
-            at: walk.at,
-            what: "something follows its end",
-        });
-    }
-    let head = walk.head.ok_or(ReadError::Damaged {
-        at: 0,
-        what: "it has no head",
-    })?;
-    Ok((head, end))
 }
 
 impl std::fmt::Debug for Decoder {

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender};
 
 use bytes::Bytes;
 use tempfile::{NamedTempFile, TempPath};
@@ -12,8 +13,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::error::FetchError;
 use crate::snapshot::format::END_BYTES;
 use crate::snapshot::names::{self, Name};
+use crate::snapshot::read_back::ReadBack;
 use crate::snapshot::store::{Snapshot, Store, StoreError};
 use crate::snapshot::walk::{ReadError, Walk};
+
+/// What is read back at once, while more comes.
+const FOLLOWED_BYTES: u64 = 16 << 20;
 
 /// A file that ends behind its last whole chunk.
 #[derive(Debug)]
@@ -65,13 +70,13 @@ impl Partial {
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
-        let mut walk = Box::new(Walk::new().map_err(failed)?);
+        let mut walk = Box::new(Walk::without_hash().map_err(failed)?);
         let mut from = BufReader::new(&mut file);
         // Up to where it is not as it should be, which is its end mostly.
         while let Ok(Some(_)) = walk.next(&mut from) {}
         let whole = if walk.end().is_some() { 0 } else { walk.at() };
         if whole == 0 {
-            walk = Box::new(Walk::new().map_err(failed)?);
+            walk = Box::new(Walk::without_hash().map_err(failed)?);
         }
         file.set_len(whole).map_err(failed)?;
         file.seek(SeekFrom::Start(whole)).map_err(failed)?;
@@ -92,46 +97,21 @@ impl Partial {
     }
 
     /// Takes the rest, and makes it a snapshot of the store. What came stays if it may be of use.
+    ///
+    /// The hash over the file is that of what is read back, which goes on while more comes. The
+    /// state is not compared with its digest: the hash is over that, too, and its maker has done it.
     pub(super) fn receive(mut self, pieces: mpsc::Receiver<Bytes>) -> Result<Snapshot, FetchError> {
-        let mut arriving = Arriving {
-            store: &self.store,
-            file: &mut self.file,
-            pieces,
-            now: Bytes::new(),
-            ended: false,
-            failed: None,
-        };
-        let walked = loop {
-            match self.walk.next(&mut arriving) {
-                Ok(Some(_)) => {}
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        let more = walked.is_ok() && arriving.read(&mut [0]).is_ok_and(|count| count > 0);
-        let ended = arriving.ended;
-        if let Some(error) = arriving.failed {
-            return Err(error.into());
-        }
-        match walked {
-            Ok(()) if more => return self.refuse("more than the snapshot has"),
-            Ok(()) => {}
-            Err(ReadError::Damaged { .. }) if ended => {
-                return Err(FetchError::BrokenOff {
-                    received: self.walk.at(),
-                    total: self.offer.bytes,
-                    why: "that member ended it".to_owned(),
-                });
-            }
-            Err(error) => {
-                // If the end does not fit, one of the chunks before it is wrong in spite of its
-                // checksum, and nobody knows which.
-                if self.walk.at() + END_BYTES as u64 >= self.offer.bytes {
-                    self.forget()?;
-                }
-                return Err(FetchError::DamagedThere(error));
-            }
-        }
+        let mut back = self.store.read_back(&self.path, false)?;
+        let (wrote, written) = std::sync::mpsc::channel();
+        let (taken, followed) = std::thread::scope(|scope| {
+            let (back, written) = (&mut back, written);
+            let following = scope.spawn(move || follow(back, &written));
+            let taken = self.take(pieces, &wrote);
+            drop(wrote);
+            (taken, following.join())
+        });
+        taken?;
+        let followed = followed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let (Some(head), Some(end)) = (self.walk.head().cloned(), self.walk.end()) else {
             return self.refuse("no whole snapshot");
         };
@@ -142,7 +122,53 @@ impl Partial {
         let path = TempPath::try_from_path(&self.path);
         let path = path.map_err(|error| self.store.failed("naming a snapshot", error))?;
         let file = NamedTempFile::from_parts(self.file, path);
-        Ok(self.store.seal(file, &head, end)?)
+        followed.map_err(|error| self.store.not_as_written(error))?;
+        Ok(self.store.seal(file, &head, end, back)?)
+    }
+
+    /// Writes everything down, chunk by chunk, and tells how far it is.
+    fn take(
+        &mut self,
+        pieces: mpsc::Receiver<Bytes>,
+        wrote: &Sender<u64>,
+    ) -> Result<(), FetchError> {
+        let mut arriving = Arriving {
+            store: &self.store,
+            file: &mut self.file,
+            pieces,
+            now: Bytes::new(),
+            ended: false,
+            failed: None,
+        };
+        let walked = loop {
+            match self.walk.next(&mut arriving) {
+                // Whoever follows ends only when there is nothing to follow.
+                Ok(Some(_)) => wrote.send(self.walk.at()).unwrap_or_default(),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        let more = walked.is_ok() && arriving.read(&mut [0]).is_ok_and(|count| count > 0);
+        let ended = arriving.ended;
+        if let Some(error) = arriving.failed {
+            return Err(error.into());
+        }
+        match walked {
+            Ok(()) if more => self.refuse("more than the snapshot has").map(|_| ()),
+            Ok(()) => Ok(()),
+            Err(ReadError::Damaged { .. }) if ended => Err(FetchError::BrokenOff {
+                received: self.walk.at(),
+                total: self.offer.bytes,
+                why: "that member ended it".to_owned(),
+            }),
+            Err(error) => {
+                // Of a bad end nobody knows whether it is the end that is wrong.
+                if self.walk.at() + END_BYTES as u64 >= self.offer.bytes {
+                    self.forget()?;
+                }
+                Err(FetchError::DamagedThere(error))
+            }
+        }
     }
 
     /// What has come is of no use.
@@ -155,6 +181,20 @@ impl Partial {
         self.forget()?;
         Err(FetchError::NotAsAsked(sent))
     }
+}
+
+/// Reads back what was written, in steps that are worth a sync, until there is no more.
+fn follow(back: &mut ReadBack, written: &Receiver<u64>) -> Result<(), ReadError> {
+    let mut done = 0;
+    while let Ok(at) = written.recv() {
+        // The newest only.
+        let at = written.try_iter().last().unwrap_or(at);
+        if at >= done + FOLLOWED_BYTES {
+            back.follow(at)?;
+            done = at;
+        }
+    }
+    Ok(())
 }
 
 impl Read for Arriving<'_> {

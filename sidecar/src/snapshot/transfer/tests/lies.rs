@@ -55,6 +55,33 @@ async fn a_copy_that_is_damaged_there_never_becomes_part_of_the_store() {
 }
 
 #[tokio::test]
+async fn a_chunk_that_is_forged_with_its_checksum_is_found_by_the_hash() {
+    let pair = Pair::new(3 << 20);
+    let path = pair.sender.folder().join("0000000000000009.snapshot");
+    let mut bytes = fs::read(&path).unwrap();
+    // The first chunk of the state is behind those of the head and the tables.
+    let length = |bytes: &[u8], at: usize| {
+        let length = bytes[at + 8..at + 12].try_into().unwrap();
+        usize::try_from(u32::from_le_bytes(length)).unwrap()
+    };
+    let mut at = 16;
+    for _ in 0..2 {
+        at += 24 + length(&bytes, at);
+    }
+    let end = at + 24 + length(&bytes, at);
+    assert!(end - at > 1 << 20);
+    bytes[at + 1000] ^= 1;
+    let crc = crc32c::crc32c(&bytes[at + 4..end]);
+    bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    let (member, _running) = pair.serve(pair.service()).await;
+    let error = pair.fetch(&member).await.unwrap_err();
+    assert!(error.to_string().contains("hash"), "{error}");
+    assert_eq!(pair.files(), 0);
+    assert!(pair.receiver.list().is_empty());
+}
+
+#[tokio::test]
 async fn a_member_that_sends_something_else_is_refused() {
     let pair = Pair::new(3 << 20);
     // Another snapshot altogether, of the same size.
