@@ -118,11 +118,17 @@ impl Connector {
 
     /// A channel that is connected now.
     pub async fn channel(&self) -> Result<Channel, ConnectError> {
-        self.channel_with_window(WINDOW).await
+        self.channel_over(endpoint(WINDOW)).await
     }
 
-    /// The same, with another bound on what may be on its way before it is read, in bytes.
-    pub async fn channel_with_window(&self, window: u32) -> Result<Channel, ConnectError> {
+    /// The same for large messages: with another bound on what may be on its way before it is read,
+    /// in bytes, and in few frames.
+    pub async fn bulk_channel(&self, window: u32) -> Result<Channel, ConnectError> {
+        self.channel_over(endpoint(window).max_frame_size(window / 8))
+            .await
+    }
+
+    async fn channel_over(&self, endpoint: Endpoint) -> Result<Channel, ConnectError> {
         let grpc = |error: tonic::transport::Error| ConnectError::Grpc {
             address: (self.address)().unwrap_or_default(),
             error: causes(&error),
@@ -140,7 +146,7 @@ impl Connector {
                 }
             }
         });
-        endpoint(window)
+        endpoint
             .connect_with_connector(connector)
             .await
             .map_err(grpc)

@@ -60,9 +60,12 @@ impl ReadBack {
         let Some(chunk) = self.walk.next(&mut self.file)? else {
             return Ok(false);
         };
-        if self.decode && chunk.kind() == Kind::State {
-            self.walk.decode(chunk)?;
-        }
+        let done = if self.decode && chunk.kind() == Kind::State {
+            self.walk.decode(chunk)?
+        } else {
+            chunk.into_body()
+        };
+        self.walk.recycle(done);
         Ok(true)
     }
 }

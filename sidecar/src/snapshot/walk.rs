@@ -46,6 +46,8 @@ pub(super) struct Walk {
     file: Option<blake3::Hasher>,
     end: Option<End>,
     zstd: Decoder,
+    /// Room for the next body: new room costs more than what is done with it.
+    spare: Vec<u8>,
 }
 
 /// A chunk whose checksum is right.
@@ -63,6 +65,11 @@ impl Chunk {
     pub(super) fn kind(&self) -> Kind {
         self.header.kind
     }
+
+    /// As stored.
+    pub(super) fn into_body(self) -> Vec<u8> {
+        self.body
+    }
 }
 
 // === impl Walk ===
@@ -79,6 +86,7 @@ impl Walk {
             file: Some(blake3::Hasher::new()),
             end: None,
             zstd: Decoder(zstd::bulk::Decompressor::new()?),
+            spare: Vec::new(),
         })
     }
 
@@ -116,13 +124,19 @@ impl Walk {
         self.fill(from, &mut raw)?;
         let damaged = |what| ReadError::Damaged { at: self.at, what };
         let header = ChunkHeader::decode(&raw).ok_or(damaged("it is no chunk"))?;
-        let mut body = vec![0; header.length as usize];
+        let mut body = std::mem::take(&mut self.spare);
+        body.resize(header.length as usize, 0);
         self.fill(from, &mut body)?;
         if !ChunkHeader::fits(&raw, &body) {
             return Err(damaged("a checksum is wrong"));
         }
         self.take(&raw, header, &body)?;
         Ok(Some(Chunk { header, body }))
+    }
+
+    /// Takes room back that is not needed any more.
+    pub(super) fn recycle(&mut self, spare: Vec<u8>) {
+        self.spare = spare;
     }
 
     /// The bytes that a chunk stands for; of the state, each chunk must be decoded once, in order,

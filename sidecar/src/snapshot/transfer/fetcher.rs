@@ -159,6 +159,6 @@ impl Fetcher {
 
 /// On a connection of its own, closed when this is dropped.
 async fn client(member: &Connector) -> Result<SnapshotsClient<Channel>, FetchError> {
-    let channel = member.channel_with_window(WINDOW_BYTES).await?;
+    let channel = member.bulk_channel(WINDOW_BYTES).await?;
     Ok(SnapshotsClient::new(channel))
 }

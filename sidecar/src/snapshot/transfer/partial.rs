@@ -73,7 +73,9 @@ impl Partial {
         let mut walk = Box::new(Walk::without_hash().map_err(failed)?);
         let mut from = BufReader::new(&mut file);
         // Up to where it is not as it should be, which is its end mostly.
-        while let Ok(Some(_)) = walk.next(&mut from) {}
+        while let Ok(Some(chunk)) = walk.next(&mut from) {
+            walk.recycle(chunk.into_body());
+        }
         let whole = if walk.end().is_some() { 0 } else { walk.at() };
         if whole == 0 {
             walk = Box::new(Walk::without_hash().map_err(failed)?);
@@ -143,7 +145,10 @@ impl Partial {
         let walked = loop {
             match self.walk.next(&mut arriving) {
                 // Whoever follows ends only when there is nothing to follow.
-                Ok(Some(_)) => wrote.send(self.walk.at()).unwrap_or_default(),
+                Ok(Some(chunk)) => {
+                    self.walk.recycle(chunk.into_body());
+                    wrote.send(self.walk.at()).unwrap_or_default();
+                }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             }

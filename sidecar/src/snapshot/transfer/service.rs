@@ -1,11 +1,12 @@
 //! The side that sends.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::Stream;
 use futures::stream::try_unfold;
 use synod_paxos::GroupId;
@@ -15,6 +16,7 @@ use synod_proto::v1::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 
 use super::bucket::Bucket;
@@ -23,6 +25,9 @@ use crate::identity::{Caller, Who};
 use crate::snapshot::blocking;
 use crate::snapshot::head::{SnapshotId, array};
 use crate::snapshot::store::{Store, StoreError};
+
+/// Pieces whose room is kept: the newest is being sent.
+const KEPT_PIECES: usize = 2;
 
 /// Lists the snapshots of a store, and sends one at a time.
 #[derive(Clone)]
@@ -47,10 +52,13 @@ pub fn service(
 
 /// A file on its way. When it is dropped, the next may be fetched.
 struct Sending {
-    file: File,
+    /// The next piece, read while the one before is sent.
+    reading: Option<AbortOnDropHandle<(io::Result<Bytes>, File)>>,
     offset: u64,
     end: u64,
     bucket: Bucket,
+    /// Pieces that were sent: their room is used again when it is free.
+    sent: VecDeque<Bytes>,
     _one: OwnedSemaphorePermit,
 }
 
@@ -116,13 +124,15 @@ impl Snapshots for SnapshotService {
         let store = self.store.clone();
         let opened = blocking(move || open(&store, SnapshotId(id), offset)).await;
         let (file, end) = opened?;
-        let sending = Sending {
-            file,
+        let mut sending = Sending {
+            reading: None,
             offset,
             end,
             bucket: Bucket::new(self.rate, Instant::now()),
+            sent: VecDeque::new(),
             _one: one,
         };
+        sending.read_on(file);
         let pieces = try_unfold(sending, next);
         Ok(Response::new(Box::pin(pieces)))
     }
@@ -161,32 +171,49 @@ fn failed(error: &StoreError) -> Status {
 }
 
 async fn next(mut sending: Sending) -> Result<Option<(SnapshotPiece, Sending)>, Status> {
-    let left = sending.end - sending.offset;
-    if left == 0 {
+    let Some(reading) = sending.reading.take() else {
         return Ok(None);
-    }
-    let length = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE_BYTES);
-    sleep_until(sending.bucket.take(Instant::now(), length as u64)).await;
-    let (read, mut sending) = blocking(move || {
-        let read = read_piece(&mut sending.file, length);
-        (read, sending)
-    })
-    .await;
-    let data = read.map_err(|error| {
+    };
+    let read = reading.await.map_err(io::Error::other);
+    let read = read.and_then(|(data, file)| data.map(|data| (data, file)));
+    let (data, file) = read.map_err(|error| {
         tracing::warn!(%error, "a snapshot cannot be read; check the disk");
         Status::data_loss("it cannot be read there")
     })?;
     let piece = SnapshotPiece {
         offset: sending.offset,
         crc32c: crc32c::crc32c(&data),
-        data,
+        data: data.clone(),
     };
-    sending.offset += length as u64;
+    let length = data.len() as u64;
+    sending.offset += length;
+    sending.sent.push_back(data);
+    sending.read_on(file);
+    sleep_until(sending.bucket.take(Instant::now(), length)).await;
     Ok(Some((piece, sending)))
 }
 
-fn read_piece(file: &mut File, length: usize) -> io::Result<Bytes> {
-    let mut data = BytesMut::zeroed(length);
-    file.read_exact(&mut data)?;
-    Ok(data.freeze())
+// === impl Sending ===
+
+impl Sending {
+    /// Begins to read what comes next, if there is more.
+    fn read_on(&mut self, mut file: File) {
+        let left = self.end - self.offset;
+        if left == 0 {
+            return;
+        }
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE_BYTES);
+        let room = if self.sent.len() < KEPT_PIECES {
+            None
+        } else {
+            self.sent.pop_front().and_then(|it| it.try_into_mut().ok())
+        };
+        let read = move || {
+            let mut data = room.unwrap_or_default();
+            data.resize(length, 0);
+            let read = file.read_exact(&mut data);
+            (read.map(|()| data.freeze()), file)
+        };
+        self.reading = Some(AbortOnDropHandle::new(tokio::task::spawn_blocking(read)));
+    }
 }
