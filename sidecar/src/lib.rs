@@ -15,3 +15,4 @@ pub mod ingress;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod node;
 pub mod run;
+pub mod snapshot;

@@ -118,6 +118,17 @@ impl Connector {
 
     /// A channel that is connected now.
     pub async fn channel(&self) -> Result<Channel, ConnectError> {
+        self.channel_over(endpoint(WINDOW)).await
+    }
+
+    /// The same for large messages: with another bound on what may be on its way before it is read,
+    /// in bytes, and in few frames.
+    pub async fn bulk_channel(&self, window: u32) -> Result<Channel, ConnectError> {
+        self.channel_over(endpoint(window).max_frame_size(window / 8))
+            .await
+    }
+
+    async fn channel_over(&self, endpoint: Endpoint) -> Result<Channel, ConnectError> {
         let grpc = |error: tonic::transport::Error| ConnectError::Grpc {
             address: (self.address)().unwrap_or_default(),
             error: causes(&error),
@@ -135,7 +146,7 @@ impl Connector {
                 }
             }
         });
-        endpoint()
+        endpoint
             .connect_with_connector(connector)
             .await
             .map_err(grpc)
@@ -143,7 +154,7 @@ impl Connector {
 
     /// A channel that connects when it is used, and again after each loss.
     pub fn lazy_channel(&self) -> Channel {
-        endpoint().connect_with_connector_lazy(self.clone())
+        endpoint(WINDOW).connect_with_connector_lazy(self.clone())
     }
 
     /// One TCP connection with TLS, the other side's name verified.
@@ -229,10 +240,10 @@ pub(super) fn tune(stream: &TcpStream) -> std::io::Result<()> {
 }
 
 /// The authority is never looked up: the connector knows the place, the certificate the name.
-fn endpoint() -> Endpoint {
+fn endpoint(window: u32) -> Endpoint {
     Endpoint::from_static("http://member.synod.invalid")
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window)
         .http2_keep_alive_interval(KEEPALIVE_AFTER)
         .keep_alive_timeout(USER_TIMEOUT)
         .keep_alive_while_idle(true)

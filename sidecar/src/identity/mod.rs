@@ -10,8 +10,8 @@ mod verify;
 mod words;
 
 pub use accept::{Caller, Secured, accept};
-pub(crate) use connect::WINDOW;
 pub use connect::{ConnectError, Connector, connect};
+pub(crate) use connect::{WINDOW, causes};
 pub use files::{Identity, IdentityError};
 
 /// Whom the certificates of one service may name.

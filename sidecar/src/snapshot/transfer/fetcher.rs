@@ -1,0 +1,164 @@
+//! The side that asks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use synod_paxos::GroupId;
+use synod_proto::v1::snapshots_client::SnapshotsClient;
+use synod_proto::v1::{FetchSnapshotRequest, ListSnapshotsRequest, SnapshotPiece};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+use tonic::transport::Channel;
+use tonic::{Code, Streaming};
+
+use super::error::{FetchError, plain};
+use super::partial::Partial;
+use super::{Connector, QUEUED_PIECES, WINDOW_BYTES, offer};
+use crate::snapshot::blocking;
+use crate::snapshot::store::{Snapshot, Standing, Store};
+
+/// Gets snapshots of other members into a store, one at a time.
+#[derive(Clone, Debug)]
+pub struct Fetcher {
+    store: Store,
+    group: GroupId,
+    silence: Duration,
+    one: Arc<Semaphore>,
+}
+
+// === impl Fetcher ===
+
+impl Fetcher {
+    /// Into `store`, from members of `group`; gives a member up that is silent for so long.
+    pub fn new(store: Store, group: GroupId, silence: Duration) -> Self {
+        Self {
+            store,
+            group,
+            silence,
+            one: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// What a member offers, oldest first.
+    pub async fn list(&self, member: &Connector) -> Result<Vec<Snapshot>, FetchError> {
+        let mut client = client(member).await?;
+        let request = ListSnapshotsRequest {
+            group: Bytes::copy_from_slice(&self.group.0),
+        };
+        let listed = timeout(self.silence, client.list(request)).await;
+        let listed = listed.map_err(|_| FetchError::Silent(self.silence))?;
+        let listed = listed.map_err(|status| FetchError::Refused(plain(&status)))?;
+        let offers = listed.into_inner().snapshots.into_iter();
+        Ok(offers.map(offer::from_proto).collect::<Result<_, _>>()?)
+    }
+
+    /// Fetches one of the snapshots that a member offers, or the rest of it. It has the standing
+    /// there that it has here. When this is dropped, the transfer ends, and can go on later.
+    pub async fn fetch(
+        &self,
+        member: &Connector,
+        offer: &Snapshot,
+    ) -> Result<Snapshot, FetchError> {
+        let one = self.one.clone().try_acquire_owned();
+        let one = one.map_err(|_| FetchError::Busy)?;
+        if offer.head.group != self.group || !offer.standing.usable() {
+            return Err(FetchError::NotAsAsked("an offer that is of no use here"));
+        }
+        let fetched = match self.store.get(offer.id) {
+            Ok(here) => here,
+            Err(_) => self.transfer(member, offer, one).await?,
+        };
+        let (store, standing) = (self.store.clone(), offer.standing);
+        let marked = blocking(move || match standing {
+            Standing::Unverified if fetched.standing.usable() => Ok(()),
+            Standing::Unverified => store.mark_unverified(fetched.id),
+            Standing::Verified | Standing::Uncompared => store.mark_verified(fetched.id),
+        });
+        marked.await?;
+        Ok(self.store.get(offer.id)?)
+    }
+
+    async fn transfer(
+        &self,
+        member: &Connector,
+        offer: &Snapshot,
+        one: OwnedSemaphorePermit,
+    ) -> Result<Snapshot, FetchError> {
+        let (store, wanted) = (self.store.clone(), offer.clone());
+        let partial = blocking(move || Partial::open(&store, &wanted, one)).await?;
+        let offset = partial.offset();
+        let mut client = client(member).await?;
+        let request = FetchSnapshotRequest {
+            group: Bytes::copy_from_slice(&self.group.0),
+            id: Bytes::copy_from_slice(&offer.id.0),
+            offset,
+        };
+        let answered = timeout(self.silence, client.fetch(request)).await;
+        let answered = answered.map_err(|_| FetchError::Silent(self.silence))?;
+        let stream = answered.map_err(|status| FetchError::of(&status, offer.id))?;
+        let (pieces, queue) = mpsc::channel(QUEUED_PIECES);
+        let receiving = tokio::spawn(blocking(move || partial.receive(queue)));
+        let passed = self
+            .pass_on(stream.into_inner(), offset, offer, pieces)
+            .await;
+        let received = match receiving.await {
+            Ok(received) => received,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        match (passed, received) {
+            (Ok(()), received) => received,
+            // It was told that nothing more comes: the reason is known here.
+            (Err(why), Ok(_) | Err(FetchError::BrokenOff { .. })) => Err(why),
+            (Err(_), Err(error)) => Err(error),
+        }
+    }
+
+    /// Passes pieces on as they come, until there are no more or nobody wants them.
+    async fn pass_on(
+        &self,
+        mut stream: Streaming<SnapshotPiece>,
+        mut at: u64,
+        offer: &Snapshot,
+        pieces: mpsc::Sender<Bytes>,
+    ) -> Result<(), FetchError> {
+        loop {
+            let message = tokio::select! {
+                message = timeout(self.silence, stream.message()) => message,
+                () = pieces.closed() => return Ok(()),
+            };
+            let message = message.map_err(|_| FetchError::Silent(self.silence))?;
+            let piece = match message {
+                Ok(Some(piece)) => piece,
+                Ok(None) => return Ok(()),
+                Err(status) if status.code() == Code::DataLoss => {
+                    return Err(FetchError::Refused(plain(&status)));
+                }
+                Err(status) => {
+                    return Err(FetchError::BrokenOff {
+                        received: at,
+                        total: offer.bytes,
+                        why: plain(&status),
+                    });
+                }
+            };
+            let end = at + piece.data.len() as u64;
+            if piece.offset != at || end > offer.bytes || piece.data.is_empty() {
+                return Err(FetchError::NotAsAsked("other pieces than asked for"));
+            }
+            if crc32c::crc32c(&piece.data) != piece.crc32c {
+                return Err(FetchError::DamagedOnItsWay { at });
+            }
+            at = end;
+            if pieces.send(piece.data).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// On a connection of its own, closed when this is dropped.
+async fn client(member: &Connector) -> Result<SnapshotsClient<Channel>, FetchError> {
+    let channel = member.bulk_channel(WINDOW_BYTES).await?;
+    Ok(SnapshotsClient::new(channel))
+}
