@@ -1,6 +1,7 @@
 //! Admit: all that every copy must decide alike, as a fold over the log (rules A1, X1, X2, X3, P7).
 //! Depends on nothing but the entries in slot order, the configuration and the genesis policy.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use prost::Message;
@@ -11,15 +12,25 @@ use super::Outcome;
 use super::ids::Ids;
 use super::keys::{First, KeyLookup, KeyUse, Keys};
 
-/// The replicated state besides the app's own.
+/// The protocol version that every group has started with so far.
+const FIRST_PROTOCOL: u32 = 1;
+
+/// The replicated state besides the app's own. [`Fold::save`] and [`Fold::load`] make it part of
+/// snapshots.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fold {
-    configuration: Configuration,
-    admitted: Slot,
-    time: AgreedTime,
-    policy: Arc<Policy>,
-    ids: Ids,
-    keys: Keys,
+    pub(super) configuration: Configuration,
+    pub(super) admitted: Slot,
+    pub(super) time: AgreedTime,
+    pub(super) policy: Arc<Policy>,
+    pub(super) ids: Ids,
+    pub(super) keys: Keys,
+    /// Slots that nobody executes.
+    pub(super) skipped: BTreeSet<Slot>,
+    /// The revision of the app that answers clients.
+    pub(super) revision: u64,
+    /// The protocol version in force.
+    pub(super) protocol: u32,
 }
 
 /// What an entry is for.
@@ -52,6 +63,9 @@ impl Fold {
             policy: Arc::new(policy),
             ids: Ids::default(),
             keys: Keys::default(),
+            skipped: BTreeSet::new(),
+            revision: 0,
+            protocol: FIRST_PROTOCOL,
         }
     }
 
@@ -68,6 +82,11 @@ impl Fold {
     /// The policy in force for the next slot.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
+    }
+
+    /// Which commands took their turn.
+    pub(super) fn ids(&self) -> &Ids {
+        &self.ids
     }
 
     /// What the tables know of a key.
@@ -148,45 +167,5 @@ impl Fold {
         };
         self.policy = Arc::new(policy);
         Admission::Settled(Outcome::Done)
-    }
-}
-
-/// For each admitted slot, whether the app executes it: one bit a slot, so that a replay need not
-/// decide again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Decisions {
-    words: Vec<u64>,
-}
-
-impl Decisions {
-    /// Notes that the app executes this slot.
-    pub(super) fn note(&mut self, slot: Slot) {
-        let word = usize::try_from(slot.0 / 64).expect("a log in this address space");
-        if word >= self.words.len() {
-            self.words.resize(word + 1, 0);
-        }
-        self.words[word] |= 1 << (slot.0 % 64);
-    }
-
-    /// The first slot from `from` on that the app executes.
-    pub(super) fn next_from(&self, from: Slot) -> Option<Slot> {
-        let first = usize::try_from(from.0 / 64).expect("a log in this address space");
-        let mut mask = u64::MAX << (from.0 % 64);
-        for (at, word) in self.words.iter().enumerate().skip(first) {
-            let word = word & mask;
-            if word != 0 {
-                return Some(Slot(at as u64 * 64 + u64::from(word.trailing_zeros())));
-            }
-            mask = u64::MAX;
-        }
-        None
-    }
-
-    /// Whether the app executes this slot.
-    pub(super) fn executes(&self, slot: Slot) -> bool {
-        let word = usize::try_from(slot.0 / 64).expect("a log in this address space");
-        self.words
-            .get(word)
-            .is_some_and(|word| word & (1 << (slot.0 % 64)) != 0)
     }
 }

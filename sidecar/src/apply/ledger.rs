@@ -28,6 +28,7 @@ const VERSION: u16 = 1;
 const CHECKSUM_AT: usize = CELL - 8;
 const IN_FLIGHT_AT: usize = 72;
 const FLAG_UNKNOWN: u16 = 1;
+const FLAG_ROLLBACK: u16 = 2;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What is known about the app's state.
@@ -41,6 +42,8 @@ pub struct Record {
     pub in_flight: Option<InFlight>,
     /// The state of that instance is not known for another reason.
     pub unknown: bool,
+    /// The app's volume must be put back to a snapshot before anything is known again.
+    pub rollback: bool,
 }
 
 /// A slot that was sent.
@@ -198,10 +201,9 @@ impl Cell {
         let record = &self.record;
         put(0, &MAGIC);
         put(4, &VERSION.to_le_bytes());
-        put(
-            6,
-            &(if record.unknown { FLAG_UNKNOWN } else { 0 }).to_le_bytes(),
-        );
+        let flags = (u16::from(record.unknown) * FLAG_UNKNOWN)
+            | (u16::from(record.rollback) * FLAG_ROLLBACK);
+        put(6, &flags.to_le_bytes());
         put(8, &self.sequence.to_le_bytes());
         put(16, &self.machine);
         put(32, &self.incarnation.0.to_le_bytes());
@@ -241,7 +243,8 @@ impl Cell {
                 applied: Slot(u64_at(56)),
                 in_flight: (in_flight > 0).then_some(first),
                 // What a serial apply never wrote is no state that it could go on from.
-                unknown: flags != 0 || in_flight > 1 || done > 0,
+                unknown: flags & !FLAG_ROLLBACK != 0 || in_flight > 1 || done > 0,
+                rollback: flags & FLAG_ROLLBACK != 0,
             },
         })
     }
@@ -293,6 +296,7 @@ mod tests {
                 attempt,
             }),
             unknown: false,
+            rollback: false,
         }
     }
 
@@ -313,6 +317,10 @@ mod tests {
             Record {
                 unknown: true,
                 ..record(3, None)
+            },
+            Record {
+                rollback: true,
+                ..record(4, None)
             },
         ] {
             ledger.write(&written).unwrap();

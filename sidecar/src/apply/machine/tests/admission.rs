@@ -36,6 +36,7 @@ fn the_ledger_is_written_before_the_first_byte_and_before_the_answer() {
             attempt: 1,
         }),
         unknown: false,
+        rollback: false,
     };
     let Action::Execute(first) = &actions[actions.len() - 1] else {
         panic!("{actions:?}");
