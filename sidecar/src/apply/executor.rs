@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use synod_paxos::{Entry, Slot};
+use synod_proto::v1::Request;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
@@ -81,7 +82,7 @@ pub(super) struct Executor<A, S> {
 pub(super) struct Flight {
     run: Run,
     pub(super) slot: Slot,
-    keyed: bool,
+    request: Arc<Request>,
     pub(super) begun_at: Instant,
     slow: bool,
     future: BoxFuture<'static, Result<Executed, ExecuteError>>,
@@ -342,7 +343,7 @@ impl<A: App, S: States> Executor<A, S> {
             .machine
             .instance()
             .expect("only a running app is sent anything");
-        let keyed = execute.request.idempotency.is_some();
+        let request = execute.request.clone();
         let order = Order {
             slot: execute.slot,
             time: execute.time,
@@ -353,7 +354,7 @@ impl<A: App, S: States> Executor<A, S> {
         self.flight = Some(Flight {
             run: execute.run,
             slot: execute.slot,
-            keyed,
+            request,
             begun_at: Instant::now(),
             slow: false,
             future: Box::pin(self.app.clone().execute(order)),
@@ -428,7 +429,9 @@ impl<A: App, S: States> Executor<A, S> {
                 let took = flight.begun_at.elapsed();
                 self.published.durations.observe(took.as_secs_f64());
                 let response = response.map(Arc::new);
-                if flight.keyed
+                let digesting = &self.published.digesting;
+                digesting.executed(flight.slot, &flight.request, response.as_ref());
+                if flight.request.idempotency.is_some()
                     && let Some(response) = &response
                 {
                     self.published.answers.keep_keyed(flight.slot, response);

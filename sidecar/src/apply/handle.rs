@@ -11,6 +11,8 @@ use synod_proto::v1::Policy;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::answers::{Answers, Which};
+use super::digesting::Compared;
+use super::digests::Batch;
 use super::fold::Fold;
 use super::keys::KeyLookup;
 use crate::admin::status::Waiting;
@@ -26,6 +28,7 @@ pub struct ApplyHandle {
     pub(super) policy: watch::Receiver<Arc<Policy>>,
     pub(super) waiting: watch::Receiver<Option<WaitingOn>>,
     pub(super) durations: Histogram,
+    pub(super) compared: Arc<Compared>,
 }
 
 /// Signals for the executor.
@@ -287,6 +290,17 @@ impl ApplyHandle {
     /// response, in seconds.
     pub fn durations(&self) -> Histogram {
         self.durations.clone()
+    }
+
+    /// Digests of what this copy has answered behind this slot, `max` at most, for the comparer. None
+    /// are made before this was called for the first time.
+    pub fn digests(&self, after: Slot, max: usize) -> Batch {
+        self.compared.after(after, max)
+    }
+
+    /// The comparer is done with all up to here.
+    pub fn digests_compared(&self, through: Slot) {
+        self.compared.compared(through);
     }
 
     /// The start signal (rule A5): the app was started, or is about to be. Returns at once.

@@ -6,6 +6,11 @@
 
 mod answers;
 mod decisions;
+#[cfg(test)]
+mod dice;
+mod digesting;
+pub mod digests;
+pub mod divergence;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 mod executor;
 mod feed;
@@ -118,6 +123,7 @@ pub fn start<A: App, S: States>(
     let (policy, policy_receiver) = watch::channel(Arc::new(Policy::default()));
     let (waiting, waiting_receiver) = watch::channel(None);
     let durations = Histogram::new(DURATION_BOUNDS);
+    let compared = Arc::new(digesting::Compared::default());
     let (calls, calls_receiver) = mpsc::channel(CALLS);
     let handle = ApplyHandle {
         answers: answers.clone(),
@@ -127,6 +133,7 @@ pub fn start<A: App, S: States>(
         policy: policy_receiver,
         waiting: waiting_receiver,
         durations: durations.clone(),
+        compared: compared.clone(),
     };
     if let Found::Record(Record {
         instance: Some(instance),
@@ -156,6 +163,7 @@ pub fn start<A: App, S: States>(
             policy,
             waiting,
             durations,
+            digesting: digesting::Digesting::start(compared),
         },
     ));
     Ok((handle, task))

@@ -9,6 +9,7 @@ use synod_proto::v1::Policy;
 use tokio::sync::watch;
 
 use super::answers::Answers;
+use super::digesting::Digesting;
 use super::executor::Executor;
 use super::handle::{ApplyStatus, WaitingOn};
 use super::machine::Blocked;
@@ -26,6 +27,7 @@ pub(super) struct Published {
     pub(super) policy: watch::Sender<Arc<Policy>>,
     pub(super) waiting: watch::Sender<Option<WaitingOn>>,
     pub(super) durations: Histogram,
+    pub(super) digesting: Digesting,
 }
 
 impl<A: App, S: States> Executor<A, S> {
@@ -79,6 +81,7 @@ impl<A: App, S: States> Executor<A, S> {
             changed
         });
         self.published.answers.reached(applied, answered);
+        self.published.digesting.reached(applied);
         self.publish_waiting(blocked.or_else(|| machine.blocked()), stalled_at);
     }
 

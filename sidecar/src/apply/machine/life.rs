@@ -20,7 +20,7 @@ pub(super) enum Files {
     AsLeft,
     /// They must be put back to this slot before the app starts.
     Wanted { job: Job, slot: Slot },
-    /// They were put back to this slot, and no app was seen since.
+    /// They were put back to this slot, the base, and no app was seen since.
     Back(Slot),
 }
 
@@ -148,9 +148,7 @@ impl Machine {
             }
 
             (StateType::Ephemeral, _) => self.restore(instance),
-            (StateType::Volume(_), Files::Back(slot)) if slot >= self.base => {
-                self.go_on(instance, slot);
-            }
+            (StateType::Volume(_), Files::Back(slot)) => self.go_on(instance, slot),
             (StateType::Volume(UncleanCrash::AppliedHeader), Files::AsLeft) => self.ask(instance),
             (StateType::Volume(UncleanCrash::AtLeastOnce), Files::AsLeft) => {
                 match self.resumable() {
@@ -186,7 +184,6 @@ impl Machine {
         self.paused = None;
         self.start_at(slot);
         self.target = self.target.max(self.commit);
-        self.sent = self.sent.max(slot);
         self.answered = self.answered.max(slot);
         self.answered_before = self.answered_before.max(slot);
         self.answer_repeats(slot);
@@ -195,6 +192,7 @@ impl Machine {
 
     /// Execution goes on behind this slot.
     fn start_at(&mut self, slot: Slot) {
+        self.sent = self.sent.max(self.applied);
         self.applied = slot;
         self.queue.clear();
         self.queue_bytes = 0;

@@ -94,7 +94,6 @@ impl Machine {
         self.commit = self.commit.max(slot);
         self.answered = self.answered.max(slot);
         self.answered_before = self.answered_before.max(slot);
-        self.target = self.target.max(self.commit);
         self.tell_jump();
         // Of a repeat it is known what became of its first.
         self.answer_repeats(slot);

@@ -1,8 +1,9 @@
 //! Tables that are saved and loaded, copies that begin behind a snapshot, and snapshots as a barrier.
 
-use super::random::{Dice, random_command};
+use super::random::random_command;
 use super::*;
 use crate::apply::TablesError;
+use crate::apply::dice::Dice;
 use synod_proto::v1::{IdempotencyPolicy, Tables, tables};
 
 /// Six requests executed by instance 1, with a noop at slot 4, and a snapshot at slot 3.
@@ -392,6 +393,20 @@ fn a_snapshot_that_comes_before_the_first_look_at_the_app_counts() {
     assert_eq!(slot, 6);
     bench.machine.handle_restored(job);
     assert_eq!(bench.run().0, [7]);
+}
+
+#[test]
+fn what_reads_have_seen_of_a_snapshot_was_sent_for_ever() {
+    let mut bench = with_snapshot();
+    let mut next = bench.restarted_with(Found::OtherBoot, Some(instance(2)));
+    let (job, ..) = restore(&next.step());
+    next.machine.handle_restored(job);
+    next.machine.handle_app(None);
+    next.machine.handle_app(Some(instance(3)));
+    assert_eq!(next.machine.applied(), Slot(0));
+    assert_eq!(next.machine.sent(), Slot(4));
+    bench.machine.handle_app(Some(instance(2)));
+    assert_eq!(bench.machine.sent(), Slot(7));
 }
 
 #[test]
