@@ -184,6 +184,8 @@ pub struct ApplyStatus {
     /// Entries up to here are not read from the log any more: a snapshot of this member stands for
     /// them.
     pub not_needed: Slot,
+    /// A state is being put back, which takes its time.
+    pub restoring: bool,
     /// The app's volume must be put back to the snapshot at this slot before it counts: the pod is to
     /// be replaced, as soon as its app may be stopped.
     pub rollback: Option<Slot>,

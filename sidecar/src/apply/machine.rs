@@ -451,6 +451,11 @@ impl Machine {
         }
     }
 
+    /// A state is being put into the app, or back onto its volume.
+    pub fn restoring(&self) -> bool {
+        matches!(self.app, App::Restoring { .. }) || (self.is_absent() && self.rollback().is_some())
+    }
+
     /// Whether it still matters what comes of this job, be it a state or a question.
     pub fn wants(&self, job: Job) -> bool {
         let files = matches!(self.files, Files::Wanted { job: it, .. } if it == job);

@@ -67,6 +67,7 @@ impl<A: App, S: States> Executor<A, S> {
             condemned: machine.condemned(),
             app_starts: machine.app_starts(),
             not_needed: machine.not_needed(),
+            restoring: machine.restoring(),
             rollback: machine.rollback(),
         };
         let reads = machine.instance().filter(|_| status.serving);
