@@ -35,6 +35,14 @@ impl Decisions {
         self.words[at] |= 1 << (slot.0 % BITS);
     }
 
+    /// The app does not execute this slot after all.
+    pub(super) fn clear(&mut self, slot: Slot) {
+        let at = self.word(slot);
+        if let Some(word) = self.words.get_mut(at) {
+            *word &= !(1 << (slot.0 % BITS));
+        }
+    }
+
     /// Forgets all up to here.
     pub(super) fn forget(&mut self, through: Slot) {
         if through <= self.base {

@@ -119,6 +119,8 @@ pub(super) async fn run<A: App, S: States>(
         state: inputs.state,
         ledger: found,
         half_restored: inputs.states.half_restored(),
+        promises: Vec::new(),
+        gated: false,
     });
     let commit = inputs.feed.news().commit;
     machine.handle_commit(commit);
@@ -502,12 +504,12 @@ impl<A: App, S: States> Executor<A, S> {
                 }
             },
             Call::SnapshotAvailable { fold, reply } => {
-                self.machine.handle_snapshot_available(*fold);
+                let taken = self.machine.handle_snapshot_available(*fold);
                 // What is being read may be gone from the log by now.
                 self.fetch = None;
                 self.backlog.clear();
                 self.act_all()?;
-                let _ = reply.send(());
+                let _ = reply.send(taken);
             }
         }
         Ok(())

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use prost::Message;
-use synod_paxos::{AgreedTime, CommandId, CommandKind, Configuration, Entry, MemberId, Slot};
-use synod_proto::v1::{Policy, Request};
+use synod_paxos::{AgreedTime, Boot, CommandId, CommandKind, Configuration, Entry, MemberId, Slot};
+use synod_proto::v1::{Policy, Request, Skip};
 
 use super::Outcome;
 use super::ids::Ids;
@@ -14,6 +14,14 @@ use super::keys::{First, KeyLookup, KeyUse, Keys};
 
 /// The protocol version that every group has started with so far.
 const FIRST_PROTOCOL: u32 = 1;
+
+/// What a slot may hold, as far as this version knows.
+const KINDS: [CommandKind; 4] = [
+    CommandKind::NOOP,
+    CommandKind::REQUEST,
+    CommandKind::POLICY,
+    CommandKind::SKIP,
+];
 
 /// The replicated state besides the app's own. [`Fold::save`] and [`Fold::load`] make it part of
 /// snapshots.
@@ -44,6 +52,8 @@ pub(super) enum Admission {
     Settled(Outcome),
     /// Nobody waits for it and nothing comes of it.
     Nothing,
+    /// Nobody executes this slot from now on, which holds this command (rule K2).
+    Skip { slot: Slot, id: CommandId },
     /// This version does not know what it is: apply stops before it (rule P8).
     Unknown(CommandKind),
 }
@@ -89,6 +99,11 @@ impl Fold {
         &self.ids
     }
 
+    /// Slots that nobody executes, in ascending order.
+    pub fn skipped(&self) -> &BTreeSet<Slot> {
+        &self.skipped
+    }
+
     /// What the tables know of a key.
     pub fn lookup(&self, principal: &bytes::Bytes, key: &bytes::Bytes) -> KeyLookup {
         self.keys.lookup(principal, key)
@@ -98,7 +113,7 @@ impl Fold {
     pub(super) fn admit(&mut self, entry: &Entry) -> Admission {
         assert_eq!(entry.slot, self.admitted.next(), "admit runs in slot order");
         let kind = entry.command.kind;
-        if ![CommandKind::NOOP, CommandKind::REQUEST, CommandKind::POLICY].contains(&kind) {
+        if !KINDS.contains(&kind) {
             return Admission::Unknown(kind);
         }
         self.admitted = entry.slot;
@@ -110,10 +125,10 @@ impl Fold {
         if !self.take(entry.command.id, entry.command.floor) {
             return Admission::Settled(Outcome::Duplicate);
         }
-        if kind == CommandKind::REQUEST {
-            self.admit_request(entry)
-        } else {
-            self.admit_policy(entry)
+        match kind {
+            CommandKind::REQUEST => self.admit_request(entry),
+            CommandKind::POLICY => self.admit_policy(entry),
+            _ => self.admit_skip(entry),
         }
     }
 
@@ -143,12 +158,33 @@ impl Fold {
                     let first = First { slot, answerer };
                     self.keys.note(idempotency, first, self.time);
                 }
+                KeyUse::Same(first) if self.skipped.contains(&first.slot) => {
+                    return Admission::Settled(Outcome::Skipped);
+                }
                 KeyUse::Same(first) => return Admission::Repeat(first),
                 KeyUse::OtherRequest => return Admission::Settled(Outcome::KeyReused),
                 KeyUse::OtherPrincipal => return Admission::Settled(Outcome::PrincipalChanged),
             }
         }
         Admission::Execute(Box::new(request))
+    }
+
+    /// Only of a slot before its own, and once.
+    fn admit_skip(&mut self, entry: &Entry) -> Admission {
+        let Ok(skip) = Skip::decode(entry.command.payload.clone()) else {
+            return Admission::Settled(Outcome::Conflict);
+        };
+        let slot = Slot(skip.slot);
+        let before = slot > Slot::ZERO && slot < entry.slot;
+        if !before || !self.skipped.insert(slot) {
+            return Admission::Settled(Outcome::Conflict);
+        }
+        let id = CommandId {
+            member: MemberId(skip.member),
+            boot: Boot(skip.boot),
+            sequence: skip.sequence,
+        };
+        Admission::Skip { slot, id }
     }
 
     fn admit_policy(&mut self, entry: &Entry) -> Admission {

@@ -50,7 +50,7 @@ pub(super) enum Call {
     TakeSnapshot(oneshot::Sender<Result<Slot, NotTaken>>),
     SnapshotAvailable {
         fold: Box<Fold>,
-        reply: oneshot::Sender<()>,
+        reply: oneshot::Sender<bool>,
     },
 }
 
@@ -267,15 +267,14 @@ impl ApplyHandle {
     }
 
     /// Another snapshot can be used from now on: one of this member that was verified, or one that it
-    /// was given and that the agreement has installed. Returns when apply builds on it.
-    pub async fn snapshot_available(&self, fold: Fold) {
+    /// was given and that the agreement has installed. Returns when apply builds on it; false: it does
+    /// not, since the snapshot is older, or has executed what nobody should have (rule K2).
+    pub async fn snapshot_available(&self, fold: Fold) -> bool {
         let (reply, done) = oneshot::channel();
         let fold = Box::new(fold);
         let call = Call::SnapshotAvailable { fold, reply };
         // If apply has ended, the next one begins with it.
-        if self.calls.send(call).await.is_ok() {
-            let _ = done.await;
-        }
+        self.calls.send(call).await.is_ok() && done.await.unwrap_or(false)
     }
 
     /// The policy in force, and its changes.

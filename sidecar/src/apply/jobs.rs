@@ -79,6 +79,13 @@ impl<S: States> Jobs<S> {
                 instance,
                 tables,
             } => self.take(job, slot, instance, tables),
+            Action::VoidSnapshot { slot } => {
+                tracing::error!(
+                    %slot,
+                    "the newest snapshot holds what was skipped: another member's is needed"
+                );
+                self.states.void(slot);
+            }
             Action::DropSnapshot { job } => self.end_taking(job, Err(NotTaken::Void)),
             _ => {}
         }

@@ -16,13 +16,14 @@ use synod_proto::v1::Request;
 
 mod action;
 mod life;
+mod poison;
 mod snapshots;
 mod steps;
 #[cfg(test)]
 mod tests;
 
 pub use self::action::{
-    Action, Answer, Blocked, Execute, Job, Run, Setup, StateType, UncleanCrash,
+    Action, Answer, Ask, Blocked, Execute, Job, Run, Setup, Standing, StateType, UncleanCrash,
 };
 use self::life::{Files, Interrupted};
 use self::snapshots::Barrier;
@@ -31,7 +32,7 @@ use super::Outcome;
 use super::decisions::Decisions;
 use super::fold::Fold;
 use super::keys::First;
-use super::ledger::Found;
+use super::ledger::{Found, History};
 use crate::app::Instance;
 
 /// Entries held for execution, at most about so many.
@@ -117,6 +118,18 @@ pub struct Machine {
     jobs: u64,
     /// A snapshot that is to be taken.
     barrier: Option<Barrier>,
+    /// The state of the app is that of a life that knew the log up to here, with its skips.
+    considered: Slot,
+    /// The base has executed a slot that nobody should have: it cannot be used.
+    base_void: bool,
+    /// What was promised about slots that the leader asks about.
+    promises: BTreeMap<Slot, Ask>,
+    /// Of all earlier lives; `None`: it is not known.
+    history: Option<History>,
+    /// What was chosen when this life began is not beyond this slot.
+    proven: Option<Slot>,
+    /// Nothing is executed before that is known.
+    gated: bool,
     /// The app's state is that of this slot.
     applied: Slot,
     /// Executed in this life or an earlier one that is known of; never goes down.
@@ -176,6 +189,16 @@ impl Machine {
             restore_failures: 0,
             jobs: 0,
             barrier: None,
+            considered: Slot::ZERO,
+            base_void: false,
+            promises: setup
+                .promises
+                .into_iter()
+                .map(|ask| (ask.slot, ask))
+                .collect(),
+            history: None,
+            proven: None,
+            gated: setup.gated,
             applied: Slot::ZERO,
             answered: base,
             answered_before: base,
@@ -199,6 +222,7 @@ impl Machine {
             actions: VecDeque::new(),
         };
         if let Found::Record(record) = &setup.ledger {
+            machine.history = record.history;
             if let Some(in_flight) = record.in_flight {
                 machine.failures.insert(in_flight.slot, in_flight.attempt);
                 machine.sent = in_flight.slot;
@@ -292,6 +316,7 @@ impl Machine {
         };
         let slot = busy.queued.slot;
         assert_eq!(slot, self.applied.next(), "execution is in slot order");
+        self.interrupted = None;
         self.failures.remove(&slot);
         self.refusals = 0;
         self.pause_over = None;
@@ -489,7 +514,12 @@ impl Machine {
             return Some(Blocked::Unknown(slot));
         }
         match self.app {
-            App::Running(_) => self.paused.map(Blocked::Pause),
+            App::Running(_) => {
+                let next = self.next_executed();
+                let asked = next.filter(|next| self.promises.contains_key(next));
+                let paused = self.paused.map(Blocked::Pause);
+                paused.or(asked.map(Blocked::Asked))
+            }
             App::Restoring { slot, .. } => Some(Blocked::Restore(slot)),
             App::Asking { .. } => Some(Blocked::Restore(self.base)),
             _ => Some(Blocked::NoApp),

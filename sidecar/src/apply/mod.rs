@@ -48,10 +48,10 @@ pub use fold::Fold;
 pub use handle::{Answer, ApplyHandle, ApplyStatus, NotTaken, Outcome, StoredBody, StoredResponse};
 pub use ids::Ids;
 pub use keys::KeyLookup;
-pub use ledger::{Found, InFlight, Ledger, LedgerError, Record};
+pub use ledger::{Found, History, InFlight, Ledger, LedgerError, Record};
 pub use machine::{
-    Action, Answer as MachineAnswer, Blocked, Execute, Job, Machine, Run, Setup, StateType,
-    UncleanCrash,
+    Action, Answer as MachineAnswer, Ask, Blocked, Execute, Job, Machine, Run, Setup, Standing,
+    StateType, UncleanCrash,
 };
 pub use states::{NoSnapshots, RestoreError, StateError, States, Take};
 pub use tables::TablesError;

@@ -92,6 +92,7 @@ impl<A: App, S: States> Executor<A, S> {
             Some(Blocked::Unknown(slot)) => Some(("upgrade", slot)),
             Some(Blocked::Pause(slot)) => Some(("app", slot)),
             Some(Blocked::NoApp) => Some(("app", next)),
+            Some(Blocked::Asked(slot)) => Some(("poison", slot)),
             Some(Blocked::Restore(slot)) => Some(("snapshot", slot)),
             None if self.machine.rebuilding() => Some(("app", next)),
             None => {

@@ -56,6 +56,10 @@ pub trait States: Send + Sync + 'static {
     /// After each [`States::take`] that went well: whether what was taken is the state of its slot. If
     /// not, or if this is never called, it must not be used.
     fn settle(&self, slot: Slot, good: bool);
+
+    /// The snapshot at this slot has executed what nobody should have (rule K2): neither it nor any
+    /// between the two may be used or given to others. Get another one.
+    fn void(&self, slot: Slot);
 }
 
 /// A snapshot to be taken.
@@ -113,4 +117,6 @@ impl States for NoSnapshots {
     }
 
     fn settle(&self, _: Slot, _: bool) {}
+
+    fn void(&self, _: Slot) {}
 }

@@ -80,6 +80,8 @@ impl Copy {
             fold: Fold::new(genesis.configuration.clone(), policy),
             state: StateType::Ephemeral,
             half_restored: false,
+            promises: Vec::new(),
+            gated: false,
             ledger: match ledger {
                 Ledger::Missing => Found::Missing,
                 Ledger::OtherBoot => Found::OtherBoot,

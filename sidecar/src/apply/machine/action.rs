@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use synod_paxos::{AgreedTime, CommandId, CommandKind, MemberId, Slot};
+use synod_paxos::{AgreedTime, Ballot, CommandId, CommandKind, MemberId, Slot};
 use synod_proto::v1::Request;
 
 use crate::app::Instance;
@@ -24,6 +24,11 @@ pub struct Setup {
     pub ledger: Found,
     /// Putting the app's volume back was begun once and never ended: it holds no state at all.
     pub half_restored: bool,
+    /// What earlier lives have promised and was not freed.
+    pub promises: Vec<Ask>,
+    /// Nothing is executed before [`Machine::handle_proven`](super::Machine::handle_proven) and the
+    /// log up to there: it may skip slots (rule K2).
+    pub gated: bool,
 }
 
 /// Where the app keeps its state, and so what its restart means.
@@ -103,6 +108,34 @@ pub enum Action {
     },
     /// Nothing comes of this snapshot: throw away what there is of it.
     DropSnapshot { job: Job },
+    /// The snapshot at this slot, this member's newest, has executed a slot that nobody should have:
+    /// get another one, from a member that has not.
+    VoidSnapshot { slot: Slot },
+}
+
+/// The leader's question about a slot that fails (rule K1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The slot.
+    pub slot: Slot,
+    /// The ballot of the leader that asks.
+    pub ballot: Ballot,
+    /// Counts its asks.
+    pub number: u64,
+}
+
+/// What a member says to an [`Ask`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has executed the slot.
+    Applied,
+    /// The slot may have reached its app, but no response was told. A promise: neither to execute
+    /// nor to answer it.
+    Failed,
+    /// The slot was surely not sent. The same promise.
+    Held,
+    /// It does not know: the same promise, but it counts as not asked.
+    Unknown,
 }
 
 /// A request for the app.
@@ -142,6 +175,8 @@ pub enum Blocked {
     NoApp,
     /// The app runs, and is given the state of this slot or asked for the slot of its own.
     Restore(Slot),
+    /// The leader asks about this slot: it is not executed before that has come to an end.
+    Asked(Slot),
     /// This slot failed more than once, or could not be sent: the next attempt is later.
     Pause(Slot),
     /// This slot holds something unknown.

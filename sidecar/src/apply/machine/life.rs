@@ -24,7 +24,8 @@ pub(super) enum Files {
     Back(Slot),
 }
 
-/// What was in flight when the state of the app was lost, if that is all that is not known about it.
+/// What was in flight when the state of the app was lost, if that is all that is not known about it;
+/// until it was executed once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Interrupted {
     pub(super) applied: Slot,
@@ -92,6 +93,7 @@ impl Machine {
         match (record.instance, instance) {
             (Some(known), Some(found)) if known == found => {
                 if usable {
+                    self.considered = record.history.map_or(Slot::ZERO, |it| it.admitted);
                     return self.go_on(found, record.applied);
                 }
                 self.lose_state_of(record);
@@ -151,8 +153,13 @@ impl Machine {
             (StateType::Volume(_), Files::Back(slot)) => self.go_on(instance, slot),
             (StateType::Volume(UncleanCrash::AppliedHeader), Files::AsLeft) => self.ask(instance),
             (StateType::Volume(UncleanCrash::AtLeastOnce), Files::AsLeft) => {
+                // Until that is done, the state may contain what was in flight.
+                let interrupted = self.interrupted;
                 match self.resumable() {
-                    Some(applied) => self.go_on(instance, applied),
+                    Some(applied) => {
+                        self.go_on(instance, applied);
+                        self.interrupted = interrupted;
+                    }
                     None => self.roll_back(instance),
                 }
             }
@@ -222,6 +229,7 @@ impl Machine {
                 _ => true,
             },
             rollback: matches!(self.files, Files::Wanted { .. }),
+            history: Some(self.history_now()),
         }
     }
 }
@@ -234,7 +242,7 @@ impl Machine {
     }
 
     /// Whoever had the state is gone, or must go.
-    fn lose_state(&mut self) {
+    pub(super) fn lose_state(&mut self) {
         let wanted = match self.state {
             StateType::Ephemeral | StateType::Volume(UncleanCrash::AppliedHeader) => false,
             StateType::Volume(UncleanCrash::Rollback) => true,
@@ -257,11 +265,13 @@ impl Machine {
         self.interrupted = None;
         self.files = Files::Wanted { job, slot };
         self.ledger_dirty = true;
-        self.actions.push_back(Action::ReplaceApp { job, slot });
+        if !self.base_void {
+            self.actions.push_back(Action::ReplaceApp { job, slot });
+        }
     }
 
     /// Has the state of the base put into it.
-    fn restore(&mut self, instance: Instance) {
+    pub(super) fn restore(&mut self, instance: Instance) {
         let (job, slot) = (self.next_job(), self.base);
         self.start_at(Slot::ZERO);
         self.app = App::Restoring {
@@ -269,7 +279,9 @@ impl Machine {
             job,
             slot,
         };
-        if self.restore_failures < FAILURES_BEFORE_PAUSE || self.pause_over == Some(slot) {
+        if self.base_void {
+            // Until there is another.
+        } else if self.restore_failures < FAILURES_BEFORE_PAUSE || self.pause_over == Some(slot) {
             self.actions.push_back(Action::Restore {
                 job,
                 slot,
@@ -301,7 +313,11 @@ impl Machine {
         } = self.app
             && slot <= self.commit
         {
-            self.go_on(instance, slot);
+            if self.may_hold_skipped(slot) {
+                self.roll_back(instance);
+            } else {
+                self.go_on(instance, slot);
+            }
         }
     }
 
@@ -389,7 +405,7 @@ impl Machine {
         if job != under_way {
             return;
         }
-        match slot.filter(|slot| *slot >= self.base) {
+        match slot.filter(|slot| *slot >= self.base && !self.may_hold_skipped(*slot)) {
             Some(slot) if slot <= self.commit => self.go_on(instance, slot),
             Some(slot) => {
                 // How far the log had come may have been forgotten with the machine.
@@ -406,7 +422,7 @@ impl Machine {
         self.advance();
     }
 
-    fn roll_back(&mut self, instance: Instance) {
+    pub(super) fn roll_back(&mut self, instance: Instance) {
         self.want_files();
         self.condemn(instance);
     }

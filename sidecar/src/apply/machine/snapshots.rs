@@ -62,11 +62,19 @@ impl Machine {
     /// A snapshot of this member can be used from now on, with these tables: a copy that must be made
     /// anew begins there, and nothing below is needed. If it is ahead of what was admitted here, this
     /// member was too far behind: the log that it has goes on behind the snapshot, and so does it.
-    pub fn handle_snapshot_available(&mut self, fold: Fold) {
+    ///
+    /// False: it is of no use, since it is older, or has executed what nobody should have (rule K2).
+    pub fn handle_snapshot_available(&mut self, fold: Fold) -> bool {
         let slot = fold.admitted();
-        if slot <= self.base {
-            return;
+        let known = self.fold.skipped().range(..=slot);
+        let whole = known
+            .clone()
+            .all(|skipped| fold.skipped().contains(skipped));
+        if slot <= self.base || !whole {
+            return false;
         }
+        let void = std::mem::take(&mut self.base_void);
+        self.promises = self.promises.split_off(&slot.next());
         if slot > self.fold.admitted() {
             self.jump(fold);
         } else {
@@ -74,8 +82,14 @@ impl Machine {
             if self.files != Files::AsLeft {
                 self.want_files();
             }
+            if let App::Restoring { instance, .. } = self.app
+                && void
+            {
+                self.restore(instance);
+            }
         }
         self.advance();
+        true
     }
 }
 

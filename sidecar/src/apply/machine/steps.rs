@@ -42,6 +42,13 @@ impl Machine {
             }
             Admission::Settled(outcome) => self.answer(id, slot, outcome),
             Admission::Nothing => {}
+            Admission::Skip {
+                slot: skipped,
+                id: of,
+            } => {
+                self.skip(skipped, of, slot);
+                self.answer(id, slot, Outcome::Done);
+            }
             Admission::Unknown(kind) => {
                 self.halted = Some((slot, kind));
                 self.actions.push_back(Action::Halt { slot, kind });
@@ -143,6 +150,9 @@ impl Machine {
     }
 
     fn begin(&mut self, slot: Slot) {
+        if self.promises.contains_key(&slot) || self.waits_for_proof() {
+            return;
+        }
         let failures = self.failures.get(&slot).copied().unwrap_or(0);
         if failures >= FAILURES_BEFORE_PAUSE && self.pause_over != Some(slot) {
             let pause_ms = doubled(FAILED_PAUSE_MS, failures - FAILURES_BEFORE_PAUSE);

@@ -2,6 +2,7 @@
 
 mod admission;
 mod life;
+mod poison;
 mod random;
 mod snapshots;
 mod table;
@@ -14,10 +15,10 @@ use synod_paxos::{
     AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Configuration, Entry, Epoch,
     Incarnation, Member, MemberId, Quorums, Role, Slot,
 };
-use synod_proto::v1::{Idempotency, Policy, Request};
+use synod_proto::v1::{Idempotency, Policy, Request, Skip};
 
 use super::*;
-use crate::apply::ledger::{InFlight, Record};
+use crate::apply::ledger::{History, InFlight, Record};
 
 /// A machine with its log; what it says is carried out by the test.
 pub(super) struct Bench {
@@ -120,6 +121,8 @@ impl Bench {
             state,
             ledger,
             half_restored: false,
+            promises: Vec::new(),
+            gated: false,
         });
         machine.handle_commit(Slot(log.len() as u64));
         Self {
@@ -183,6 +186,18 @@ impl Bench {
     /// Has a request chosen under the sequence number.
     pub(super) fn choose(&mut self, sequence: u64, request: &Request) -> Slot {
         self.append(CommandKind::REQUEST, id(sequence), request.encode_to_vec())
+    }
+
+    /// Has it chosen that nobody executes this slot.
+    pub(super) fn choose_skip(&mut self, sequence: u64, slot: u64) -> Slot {
+        let of = &self.log[slot as usize - 1].command.id;
+        let skip = Skip {
+            slot,
+            member: of.member.0,
+            boot: of.boot.0,
+            sequence: of.sequence,
+        };
+        self.append(CommandKind::SKIP, id(sequence), skip.encode_to_vec())
     }
 
     pub(super) fn choose_noop(&mut self) -> Slot {

@@ -81,6 +81,10 @@ impl States for TestStates {
         Ok(())
     }
 
+    fn void(&self, slot: Slot) {
+        self.note(format!("void {slot}"));
+    }
+
     fn settle(&self, slot: Slot, good: bool) {
         self.note(format!("settle {slot} {good}"));
     }

@@ -418,6 +418,8 @@ fn a_volume_that_is_half_put_back_says_nothing() {
                 state,
                 ledger,
                 half_restored: true,
+                promises: Vec::new(),
+                gated: false,
             });
             case.machine().handle_app(None);
             assert_eq!(case.does(), "put 2 back", "{state:?}");
