@@ -93,8 +93,9 @@ impl Machine {
         match (record.instance, instance) {
             (Some(known), Some(found)) if known == found => {
                 if usable {
+                    self.go_on(found, record.applied);
                     self.considered = record.history.map_or(Slot::ZERO, |it| it.admitted);
-                    return self.go_on(found, record.applied);
+                    return;
                 }
                 self.lose_state_of(record);
                 return self.condemn(found);
@@ -185,6 +186,7 @@ impl Machine {
             self.answer(id, in_flight.slot, Outcome::Executed);
         }
         self.app = App::Running(instance);
+        self.considered = Slot::ZERO;
         self.files = Files::AsLeft;
         self.interrupted = None;
         self.restore_failures = 0;
@@ -313,7 +315,7 @@ impl Machine {
         } = self.app
             && slot <= self.commit
         {
-            if self.may_hold_skipped(slot) {
+            if self.breaks_promise(slot) {
                 self.roll_back(instance);
             } else {
                 self.go_on(instance, slot);
@@ -405,7 +407,7 @@ impl Machine {
         if job != under_way {
             return;
         }
-        match slot.filter(|slot| *slot >= self.base && !self.may_hold_skipped(*slot)) {
+        match slot.filter(|slot| *slot >= self.base && !self.breaks_promise(*slot)) {
             Some(slot) if slot <= self.commit => self.go_on(instance, slot),
             Some(slot) => {
                 // How far the log had come may have been forgotten with the machine.

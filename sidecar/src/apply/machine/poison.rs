@@ -32,15 +32,22 @@ impl Machine {
                 self.condemn(instance);
             }
         }
-        // What was chosen after this life began was sent by no other.
-        let of_this_life = self.proven.is_some_and(|proven| ask.slot > proven);
-        Some(if ask.slot <= self.sent.max(history.sent) {
-            Standing::Failed
-        } else if self.history.is_none() && !of_this_life {
-            Standing::Unknown
-        } else {
-            Standing::Held
+        Some(match self.was_sent(ask.slot) {
+            Some(true) => Standing::Failed,
+            Some(false) => Standing::Held,
+            None => Standing::Unknown,
         })
+    }
+
+    /// Whether this member has ever sent the slot to an app, perhaps in part; `None`: nobody knows.
+    fn was_sent(&self, slot: Slot) -> Option<bool> {
+        let earlier = self.history.map(|it| it.sent);
+        if slot <= self.sent.max(earlier.unwrap_or_default()) {
+            return Some(true);
+        }
+        // What was chosen after this life began was sent by no other.
+        let of_this_life = self.proven.is_some_and(|proven| slot > proven);
+        (earlier.is_some() || of_this_life).then_some(false)
     }
 
     /// The agreement has proven, after this life began, that nothing is chosen beyond this slot yet
@@ -149,24 +156,25 @@ impl Machine {
     fn void_state(&mut self, slot: Slot, at: Slot) {
         let busy = self.busy.as_ref().map(|busy| busy.queued.slot);
         let in_flight = self.interrupted.map(|it| it.in_flight.slot);
+        let may_have = self.was_sent(slot) != Some(false);
         match self.app {
-            App::Running(instance) if slot <= self.applied && at > self.considered => {
-                self.throw_away(instance);
-            }
-            App::Running(instance) if busy == Some(slot) || in_flight == Some(slot) => {
-                self.throw_away(instance);
+            App::Running(instance) => {
+                let done = slot <= self.applied && at > self.considered;
+                if done || busy == Some(slot) || in_flight == Some(slot) {
+                    self.throw_away(instance);
+                }
             }
             App::Restoring {
                 instance, slot: to, ..
             } if to >= slot => self.condemn(instance),
+            App::Restoring { .. } => {}
+            App::Asking { instance, .. } if may_have => self.roll_back(instance),
+            _ if may_have && self.has_volume() && self.files == Files::AsLeft => self.want_files(),
             _ => {}
         }
-        if self.interrupted.is_some() && in_flight == Some(slot) {
-            // Whether the volume has it nobody knows.
-            self.interrupted = None;
-            self.lose_state();
-        }
-        if matches!(self.files, Files::Back(found) if found >= slot) {
+        if let Files::Back(to) | Files::Wanted { slot: to, .. } = self.files
+            && to >= slot
+        {
             self.want_files();
         }
     }
@@ -179,11 +187,8 @@ impl Machine {
         }
     }
 
-    /// A state that the app says to have may contain a slot that was skipped, or that was promised
-    /// not to be executed.
-    pub(super) fn may_hold_skipped(&self, claimed: Slot) -> bool {
-        let mut skipped = self.fold.skipped().range(self.base.next()..);
-        let first = skipped.next().into_iter().chain(self.promises.keys());
-        first.min().is_some_and(|first| *first <= claimed)
+    /// A state that the app says to have may contain a slot that was promised not to be executed.
+    pub(super) fn breaks_promise(&self, claimed: Slot) -> bool {
+        self.promises.range(..=claimed).next().is_some()
     }
 }

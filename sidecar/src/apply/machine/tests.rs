@@ -161,8 +161,9 @@ impl Bench {
     /// A snapshot of this member at this slot of the log, and nothing of the log below.
     pub(super) fn snapshot(&mut self, slot: u64) {
         let fold = self.fold_at(slot);
-        self.base = Some(fold.clone());
-        self.machine.handle_snapshot_available(fold);
+        if self.machine.handle_snapshot_available(fold.clone()) {
+            self.base = Some(fold);
+        }
     }
 
     /// Puts a command into the log, not yet handed in.

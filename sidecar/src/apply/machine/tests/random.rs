@@ -94,8 +94,12 @@ struct Life {
     dice: Dice,
     apps: Apps,
     bench: Bench,
-    /// What the app must have executed, by an own fold over the log.
-    expected: State,
+    /// All that is to be executed, by an own fold over the log.
+    chosen: State,
+    /// Slots that are skipped, and where that is chosen.
+    skips: Vec<(u64, u64)>,
+    /// The newest snapshot is void.
+    wants_snapshot: bool,
     expected_fold: Fold,
     snapshots: BTreeMap<u64, State>,
     flight: Option<Execute>,
@@ -115,6 +119,8 @@ struct Counts {
     asked: u64,
     taken: u64,
     jumps: u64,
+    skips: u64,
+    voids: u64,
 }
 
 impl Life {
@@ -126,7 +132,9 @@ impl Life {
             dice: Dice(seed),
             apps: Apps::new(kind),
             bench,
-            expected: State::new(),
+            chosen: State::new(),
+            skips: Vec::new(),
+            wants_snapshot: false,
             expected_fold: Fold::new(configuration(), Policy::default()),
             snapshots: BTreeMap::from([(0, State::new())]),
             flight: None,
@@ -138,10 +146,27 @@ impl Life {
         }
     }
 
-    /// What a state at this slot has executed.
-    fn up_to(&self, slot: Slot) -> &[u64] {
-        let count = self.expected.partition_point(|it| *it <= slot.0);
-        &self.expected[..count]
+    /// What a state at this slot has executed, where the log is known up to `known`.
+    fn up_to(&self, slot: Slot, known: Slot) -> State {
+        let skips = self.skips.iter().filter(|(_, at)| *at <= known.0);
+        let skipped: Vec<u64> = skips.map(|(skipped, _)| *skipped).collect();
+        let chosen = self.chosen.iter().copied();
+        let chosen = chosen.take_while(|it| *it <= slot.0);
+        chosen.filter(|it| !skipped.contains(it)).collect()
+    }
+
+    /// One of the last slots turns out to be poisonous.
+    fn skip(&mut self) {
+        let last = self.bench.log.len() as u64;
+        let slot = last.saturating_sub(self.dice.below(20)).max(1);
+        if last == 0 || self.skips.iter().any(|(skipped, _)| *skipped == slot) {
+            return;
+        }
+        self.sequence += 1;
+        let at = self.bench.choose_skip(self.sequence, slot);
+        self.skips.push((slot, at.0));
+        self.expected_fold.admit(self.bench.log.last().unwrap());
+        self.counts.skips += 1;
     }
 
     fn choose(&mut self) {
@@ -151,7 +176,7 @@ impl Life {
             self.expected_fold.admit(entry),
             crate::apply::fold::Admission::Execute(_)
         ) {
-            self.expected.push(entry.slot.0);
+            self.chosen.push(entry.slot.0);
         }
     }
 
@@ -210,6 +235,7 @@ impl Life {
                 let _ = machine.handle_take_snapshot();
             }
             13 if self.dice.below(8) == 0 => self.install(),
+            14 if self.dice.below(6) == 0 => self.skip(),
             _ => self.choose(),
         }
     }
@@ -237,7 +263,8 @@ impl Life {
             self.choose();
         }
         let slot = self.bench.log.len() as u64;
-        let state = self.up_to(Slot(slot)).to_vec();
+        let state = self.up_to(Slot(slot), Slot(slot));
+        self.wants_snapshot = false;
         self.snapshots.insert(slot, state);
         self.counts.jumps += u64::from(Slot(slot) > self.bench.machine.fold().admitted());
         self.bench.snapshot(slot);
@@ -304,7 +331,7 @@ impl Life {
                 let state = self.apps.state.clone();
                 if machine.handle_snapshot_taken(job) && well {
                     assert_eq!(listens, Some(instance));
-                    assert_eq!(state, self.up_to(slot), "the state of slot {slot}");
+                    assert_eq!(state, self.up_to(slot, slot), "the state of slot {slot}");
                     assert_eq!(tables, self.bench.fold_at(slot.0).save());
                     self.snapshots.insert(slot.0, state);
                     self.counts.taken += 1;
@@ -321,10 +348,14 @@ impl Life {
             match action {
                 Action::Execute(execute) => self.send(execute),
                 Action::Pause { slot, .. } => self.paused = Some(slot),
+                Action::VoidSnapshot { .. } => {
+                    self.counts.voids += 1;
+                    self.wants_snapshot = true;
+                }
                 Action::Answer(answer) if answer.outcome == Outcome::Executed => {
                     let before = self.answered.insert(answer.slot, answer.id);
                     assert_eq!(before, None, "slot {} is answered once", answer.slot);
-                    assert!(self.expected.contains(&answer.slot.0));
+                    assert!(self.chosen.contains(&answer.slot.0));
                 }
                 Action::Restore { .. }
                 | Action::ReplaceApp { .. }
@@ -347,7 +378,8 @@ impl Life {
             self.bench.machine.handle_app(self.apps.listens);
             return;
         }
-        let mut before = self.up_to(execute.slot.prev()).to_vec();
+        let known = self.bench.machine.fold().admitted();
+        let mut before = self.up_to(execute.slot.prev(), known);
         let again = StateType::Volume(UncleanCrash::AtLeastOnce);
         if self.apps.kind == again && self.apps.state.last() == Some(&execute.slot.0) {
             before.push(execute.slot.0);
@@ -377,6 +409,9 @@ impl Life {
             if calm && (event == 10 || event == 11) && self.jobs.is_empty() {
                 continue;
             }
+            if calm && self.wants_snapshot {
+                self.install();
+            }
             self.turn(event);
             self.carry_out();
         }
@@ -399,7 +434,8 @@ fn no_app_is_sent_anything_but_the_next_slot_of_its_state() {
             let machine = &life.bench.machine;
             let last = Slot(life.bench.log.len() as u64);
             assert_eq!(machine.applied(), last, "{kind:?}, seed {seed}: in the end");
-            assert_eq!(life.apps.state, life.expected, "{kind:?}, seed {seed}");
+            let state = life.up_to(last, last);
+            assert_eq!(life.apps.state, state, "{kind:?}, seed {seed}");
             // A member to which nothing ever happened decides alike.
             let mut calm = Bench::new();
             calm.log.clone_from(&life.bench.log);
@@ -412,11 +448,14 @@ fn no_app_is_sent_anything_but_the_next_slot_of_its_state() {
             all.asked += life.counts.asked;
             all.taken += life.counts.taken;
             all.jumps += life.counts.jumps;
+            all.skips += life.counts.skips;
+            all.voids += life.counts.voids;
         }
         let volume = kind != StateType::Ephemeral;
         let asks = kind == StateType::Volume(UncleanCrash::AppliedHeader);
         assert!(all.starts > 700, "{kind:?}: {all:?}");
         assert!(all.taken > 50 && all.jumps > 50, "{kind:?}: {all:?}");
+        assert!(all.skips > 500 && all.voids > 10, "{kind:?}: {all:?}");
         assert_eq!(all.restored > 100, !volume, "{kind:?}: {all:?}");
         assert_eq!(all.volumes > 100, volume, "{kind:?}: {all:?}");
         assert_eq!(all.asked > 100, asks, "{kind:?}: {all:?}");
