@@ -41,6 +41,8 @@ const QUEUE_ENTRIES: usize = 512;
 const QUEUE_BYTES: u64 = 8 << 20;
 /// Repeats that wait for their first, at most; the oldest are not answered here any more.
 const REPEATS: usize = 4_096;
+/// Answers of earlier lives that wait to be told, at most; as many as are kept of this one.
+const KNOWN: usize = 4_096;
 /// A slot that failed so often on this member is tried again only after a pause (rule K1).
 const FAILURES_BEFORE_PAUSE: u32 = 2;
 /// First and longest pause before a failed slot is tried again, in milliseconds.
@@ -136,6 +138,8 @@ pub struct Machine {
     answered: Slot,
     /// Slots up to here were executed in an earlier life: their responses are gone.
     answered_before: Slot,
+    /// Of these the last, which are told once all skips that were known then are known again.
+    known: VecDeque<(Slot, CommandId)>,
     /// Highest slot sent; never goes down (rule R6).
     sent: Slot,
     /// Reads wait until the app's state has come so far.
@@ -202,6 +206,7 @@ impl Machine {
             applied: Slot::ZERO,
             answered: base,
             answered_before: base,
+            known: VecDeque::new(),
             sent: Slot::ZERO,
             target: answered.max(base),
             queue: VecDeque::new(),

@@ -628,34 +628,3 @@ async fn a_file_left_by_an_earlier_process_is_removed_from_the_spool() {
     assert_eq!(std::fs::read_dir(&spool).unwrap().count(), 0);
     process.shut_down().await;
 }
-
-#[tokio::test]
-async fn what_each_slot_was_answered_is_digested_once_somebody_compares() {
-    let data = tempfile::tempdir().unwrap();
-    let (log, app) = (Log::default(), TestApp::default());
-    let process = Process::begun(data.path(), &log, app.clone());
-    app.listen(7);
-    process.choose(1, &request());
-    process.answered(1).await;
-    assert_eq!(process.handle.digests(Slot(0), 10).digests, []);
-    for sequence in 2..=3 {
-        process.choose(sequence, &request());
-        process.answered(sequence).await;
-    }
-    let batch = loop {
-        let batch = process.handle.digests(Slot(0), 10);
-        if batch.through == Slot(3) {
-            break batch;
-        }
-        tokio::task::yield_now().await;
-    };
-    let slots: Vec<u64> = batch.digests.iter().map(|(slot, _)| slot.0).collect();
-    assert_eq!(slots, [2, 3]);
-    assert_ne!(
-        batch.digests[0].1, batch.digests[1].1,
-        "it answers its slot"
-    );
-    process.handle.digests_compared(Slot(2));
-    assert_eq!(process.handle.digests(Slot(0), 10).digests.len(), 1);
-    process.shut_down().await;
-}

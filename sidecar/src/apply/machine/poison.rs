@@ -133,8 +133,10 @@ impl Machine {
     }
 
     fn tell_skipped(&mut self, slot: Slot, id: CommandId) {
+        let before = self.known.len();
+        self.known.retain(|(known, _)| *known != slot);
         // Who was told that it was executed is told nothing else.
-        if slot > self.answered {
+        if slot > self.answered || self.known.len() < before {
             self.answer(id, slot, Outcome::Skipped);
         }
         let waiting = self

@@ -112,6 +112,7 @@ impl Machine {
         // Of a repeat it is known what became of its first.
         self.answer_repeats(slot);
         self.interrupted = None;
+        self.known.clear();
         if self.recovered.is_some() {
             return;
         }

@@ -7,7 +7,7 @@ use synod_proto::v1::Request;
 
 use super::{Action, Answer, App, Busy, Execute, Interrupted, Machine, Queued, Run};
 use super::{
-    FAILED_PAUSE_MS, FAILURES_BEFORE_PAUSE, QUEUE_BYTES, QUEUE_ENTRIES, REPEATS, SUSPECTS,
+    FAILED_PAUSE_MS, FAILURES_BEFORE_PAUSE, KNOWN, QUEUE_BYTES, QUEUE_ENTRIES, REPEATS, SUSPECTS,
 };
 use crate::apply::Outcome;
 use crate::apply::fold::Admission;
@@ -24,7 +24,10 @@ impl Machine {
                 self.decisions.note(slot);
                 self.last_to_execute = slot;
                 if slot <= self.answered_before {
-                    self.answer(id, slot, Outcome::Executed);
+                    if self.known.len() >= KNOWN {
+                        self.known.pop_front();
+                    }
+                    self.known.push_back((slot, id));
                 }
                 let room = self.queue.len() < QUEUE_ENTRIES && self.queue_bytes < QUEUE_BYTES;
                 if room && self.first_not_queued() == Some(slot) {
@@ -52,6 +55,17 @@ impl Machine {
             Admission::Unknown(kind) => {
                 self.halted = Some((slot, kind));
                 self.actions.push_back(Action::Halt { slot, kind });
+            }
+        }
+        self.tell_known();
+    }
+
+    /// What earlier lives have executed, as far as it was not skipped.
+    fn tell_known(&mut self) {
+        let earlier = self.history.unwrap_or_default();
+        if self.fold.admitted() >= earlier.admitted {
+            while let Some((slot, id)) = self.known.pop_front() {
+                self.answer(id, slot, Outcome::Executed);
             }
         }
     }

@@ -61,6 +61,9 @@ fn a_slot_that_is_skipped_before_it_was_sent_is_passed_over_and_its_client_is_to
     let (slots, answers) = next.run();
     assert_eq!(slots, [] as [u64; 0]);
     assert!(!answers.contains(&Action::StopApp(instance(1))));
+    assert!(answers.contains(&executed(1, 1)) && answers.contains(&executed(3, 3)));
+    assert!(answers.contains(&skipped(2, 2)));
+    assert!(!answers.contains(&executed(2, 2)), "nobody executed it");
     assert!(next.machine.serving());
 }
 
