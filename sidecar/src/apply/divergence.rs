@@ -204,10 +204,8 @@ impl Comparer {
             verified = verified.min(bad.prev());
         }
         for (slot, digests) in self.pending.range(..=verified) {
-            let agreed = self.agreed(digests);
-            let others_may_come = !self.waiting(*slot).is_empty();
-            let vouched = agreed.contains(&member) || (!digests.contains_key(&member));
-            if agreed.is_empty() && others_may_come || !agreed.is_empty() && !vouched {
+            // Whoever differs from those that agree is an odd one already.
+            if self.agreed(digests).is_empty() && !self.waiting(*slot).is_empty() {
                 return slot.prev();
             }
         }
