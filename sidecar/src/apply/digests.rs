@@ -49,7 +49,7 @@ pub struct Digest {
     pub route: String,
     /// Status code.
     pub status: u16,
-    /// Of each part that there is besides the status.
+    /// Of each part that there is besides the status, which is never noise.
     pub parts: BTreeMap<Part, PartHash>,
 }
 
@@ -59,15 +59,6 @@ pub struct Digester {
     digest: Digest,
     ignored: BTreeSet<String>,
     body: blake3::Hasher,
-}
-
-// === impl Part ===
-
-impl Part {
-    /// A value that differs on all copies may be no more than noise.
-    pub fn may_be_noise(&self) -> bool {
-        !matches!(self, Self::StatusClass | Self::Status)
-    }
 }
 
 // === impl Digest ===

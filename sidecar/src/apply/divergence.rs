@@ -330,7 +330,6 @@ impl Comparer {
             let route = route.expect("there are several").clone();
             let known: usize = self.noise.values().map(BTreeSet::len).sum();
             if values.len() == digests.len()
-                && part.may_be_noise()
                 && known < NOISE
                 && self
                     .noise

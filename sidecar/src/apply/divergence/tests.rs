@@ -314,6 +314,17 @@ fn noise_does_not_hide_what_differs_besides() {
 }
 
 #[test]
+fn what_differs_on_some_copies_is_no_noise_while_others_say_nothing() {
+    let mut comparer = comparer(4, OnDivergence::Quarantine);
+    for member in 1..=3 {
+        says(&mut comparer, member, 1, &etag(&member.to_string()));
+    }
+    says_nothing(&mut comparer, 4, 1);
+    let told = no_majority(1, etag_part(), true);
+    assert_eq!(verdicts(&mut comparer), [told]);
+}
+
+#[test]
 fn of_two_copies_nobody_can_say_what_is_noise() {
     let mut comparer = comparer(2, OnDivergence::Quarantine);
     says(&mut comparer, 1, 1, &etag("1"));
@@ -371,6 +382,9 @@ fn the_last_copy_that_can_serve_is_never_taken_out() {
 #[test]
 fn digests_that_are_lost_hold_nothing_up() {
     let mut comparer = comparer(3, OnDivergence::Quarantine);
+    says_nothing(&mut comparer, 1, 1);
+    assert_eq!(comparer.verified(id(1)), Slot(0), "others may have one");
+    let mut comparer = super::tests::comparer(3, OnDivergence::Quarantine);
     says(&mut comparer, 1, 1, &usual());
     says_nothing(&mut comparer, 2, 1);
     assert_eq!(comparer.verified(id(1)), Slot(0), "the third may have one");

@@ -279,6 +279,29 @@ fn nothing_is_executed_before_the_log_is_known_up_to_what_was_chosen_at_the_star
     assert_eq!(next.run().0, [1, 3]);
 }
 
+#[test]
+fn what_a_life_knew_about_its_app_says_nothing_about_the_next_app() {
+    let mut bench = Bench::begin(Found::Record(Record::default()), Vec::new());
+    bench.machine.handle_app(None);
+    for sequence in 1..=3 {
+        bench.choose(sequence, &request());
+    }
+    bench.choose_skip(4, 2);
+    bench.step();
+    bench.machine.handle_app(Some(instance(1)));
+    assert_eq!(bench.run().0, [1, 3]);
+    let mut next = bench.restarted(Some(instance(1)));
+    let late = next.log.split_off(3);
+    next.step();
+    // It starts before the skip is read again.
+    next.machine.handle_app(Some(instance(2)));
+    assert_eq!(next.run().0, [1, 2, 3]);
+    next.log.extend(late);
+    assert!(next.step().contains(&Action::StopApp(instance(2))));
+    next.machine.handle_app(Some(instance(3)));
+    assert_eq!(next.run().0, [1, 3]);
+}
+
 // === what is promised ===
 
 #[test]
@@ -313,6 +336,15 @@ fn what_was_surely_not_sent_is_held_and_what_was_executed_is_said_to_be() {
         "the one in flight goes on"
     );
     let mut next = bench.restarted(Some(instance(2)));
+    assert_eq!(next.machine.handle_ask(ask(1, 1)), Some(Standing::Applied));
+    assert_eq!(next.machine.handle_ask(ask(2, 1)), Some(Standing::Failed));
+    assert_eq!(next.machine.handle_ask(ask(3, 1)), Some(Standing::Held));
+    // Also while the next app is far from there.
+    let (mut bench, execute) = stuck(StateType::Ephemeral);
+    bench.machine.handle_unknown(execute.run);
+    bench.machine.handle_app(Some(instance(2)));
+    assert_eq!(bench.sent().slot, Slot(1));
+    let mut next = bench.restarted(Some(instance(3)));
     assert_eq!(next.machine.handle_ask(ask(1, 1)), Some(Standing::Applied));
     assert_eq!(next.machine.handle_ask(ask(2, 1)), Some(Standing::Failed));
     assert_eq!(next.machine.handle_ask(ask(3, 1)), Some(Standing::Held));
