@@ -553,7 +553,7 @@ impl<A: App, S: States> Executor<A, S> {
         if before != after {
             if let Some(instance) = self.machine.instance() {
                 tracing::info!(%instance, "the app has started");
-            } else {
+            } else if self.machine.is_absent() {
                 tracing::info!("the app does not run");
             }
         }

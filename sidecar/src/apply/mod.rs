@@ -2,7 +2,9 @@
 //! and an executor that carries it out.
 //!
 //! In come the chosen entries, in slot order, and what is seen of the app; out go requests to the
-//! app, answers to whoever waits for them, and how far the copy is.
+//! app, answers to whoever waits for them, and how far the copy is. Snapshots are taken and put back
+//! when the machine says so, by whoever keeps them ([`States`]). What each slot was answered goes, as
+//! a hash, to the leader's comparison of the copies ([`divergence`]).
 
 mod answers;
 mod decisions;

@@ -1,6 +1,7 @@
 //! A member whose copy cannot serve, beside one whose copy can.
 
 use super::*;
+use crate::ingress::handover::fetch_answer;
 
 /// Two members; the second serves hand-over to the first.
 struct Pair {
@@ -241,9 +242,12 @@ async fn a_member_that_knows_no_better_is_no_answer() {
         sequence: 1,
     };
     pair.there.double.answered(first, Outcome::Elsewhere, None);
-    pair.here
-        .double
-        .plan([Plan::Answer(Outcome::Elsewhere, None)]);
+    let channel = pair.here.peers.channel(MemberId(2)).unwrap();
+    let group = GroupId([0x5f; 16]);
+    let fetched = fetch_answer(channel, group, first, TOO_LONG).await;
+    assert_eq!(fetched.unwrap_err().code(), tonic::Code::NotFound);
+    let elsewhere = Plan::Answer(Outcome::Elsewhere, None);
+    pair.here.double.plan([elsewhere]);
     let reply = pair.here.send("POST /notes", &[], "x").await;
     assert_eq!(reply.problem(), problem(504, "unknown", Some("unknown")));
 }
