@@ -7,6 +7,7 @@ use synod_paxos::{CommandId, Slot};
 use tokio::sync::oneshot;
 
 use super::handle::{Answer, Outcome, StoredResponse};
+use super::ids::Ids;
 use super::kept::{Kept, Weight};
 
 /// Answers that are kept.
@@ -25,6 +26,8 @@ struct State {
     answers: Kept<CommandId, Answer>,
     keyed: Kept<Slot, Arc<StoredResponse>>,
     by_id: HashMap<CommandId, BTreeMap<u64, oneshot::Sender<Answer>>>,
+    /// The last slot that a snapshot stands for here, and the commands up to it.
+    jump: Option<(Slot, Arc<Ids>)>,
     applied: Mark,
     answered: Mark,
     waits: u64,
@@ -53,6 +56,7 @@ impl Default for Answers {
                 answers: Kept::new(ANSWERS),
                 keyed: Kept::new(KEYED),
                 by_id: HashMap::new(),
+                jump: None,
                 applied: Mark::default(),
                 answered: Mark::default(),
                 waits: 0,
@@ -93,6 +97,20 @@ impl Answers {
         }
     }
 
+    /// Commands up to this slot are not told any more: whoever waits for one of these, or will ask, is
+    /// told so. Called before anything is published that belongs to a later slot.
+    pub(super) fn jump(&self, slot: Slot, taken: Arc<Ids>) {
+        let waiting: Vec<_> = {
+            let mut state = self.state();
+            state.jump = Some((slot, taken.clone()));
+            state.by_id.extract_if(|id, _| taken.took(*id)).collect()
+        };
+        for sender in waiting.into_iter().flat_map(|(_, all)| all.into_values()) {
+            // Who has left does not want it any more.
+            let _ = sender.send(Answer::elsewhere(slot));
+        }
+    }
+
     /// Moves the marks.
     pub(super) fn reached(&self, applied: Slot, answered: Slot) {
         let mut state = self.state();
@@ -109,6 +127,11 @@ impl Answers {
             let mut state = self.state();
             if let Some(answer) = state.answers.get(&id) {
                 return answer.clone();
+            }
+            if let Some((slot, taken)) = &state.jump
+                && taken.took(id)
+            {
+                return Answer::elsewhere(*slot);
             }
             let number = state.number();
             let (sender, receiver) = oneshot::channel();
@@ -252,6 +275,35 @@ mod tests {
         answers.tell(id(1), duplicate);
         assert_eq!(waiting.await.outcome, Outcome::Executed);
         assert_eq!(answers.wait(id(1)).await.outcome, Outcome::Executed);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_what_a_snapshot_stands_for_is_told_that_others_may_know() {
+        let taken = || {
+            let entrance = synod_proto::v1::tables::Entrance {
+                member: 1,
+                boot: 1,
+                floor: 2,
+                taken: vec![2, 4],
+            };
+            Arc::new(Ids::load(vec![entrance]).unwrap())
+        };
+        let answers = Answers::default();
+        answers.tell(id(1), executed(1, "x"));
+        let mut gone = Box::pin(answers.wait(id(2)));
+        let mut later = Box::pin(answers.wait(id(3)));
+        assert!((&mut gone).now_or_never().is_none());
+        assert!((&mut later).now_or_never().is_none());
+        answers.jump(Slot(9), taken());
+        let gone = gone.now_or_never().expect("it was told");
+        assert_eq!((gone.slot, gone.outcome), (Slot(9), Outcome::Elsewhere));
+        let asked = answers.wait(id(4)).now_or_never();
+        assert_eq!(asked.expect("at once").outcome, Outcome::Elsewhere);
+        assert_eq!(answers.wait(id(1)).await.outcome, Outcome::Executed);
+        assert!((&mut later).now_or_never().is_none(), "it may still come");
+        answers.tell(id(3), executed(10, "x"));
+        assert_eq!(later.await.slot, Slot(10));
+        assert!(answers.state().by_id.is_empty());
     }
 
     #[tokio::test]

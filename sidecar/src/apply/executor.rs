@@ -8,19 +8,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use prometheus_client::metrics::histogram::Histogram;
 use synod_paxos::{Entry, Slot};
-use synod_proto::v1::Policy;
+use synod_proto::v1::Request;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::ApplyError;
-use super::answers::Answers;
-use super::feed::{EntrySource, Feed, Fresh};
-use super::handle::{Answer, ApplyStatus, Outcome, Query, Signals, StoredResponse, WaitingOn};
+use super::feed::{Beginning, EntrySource, Feed, Fresh};
+use super::fold::Fold;
+use super::handle::{Answer, Call, NotTaken, Outcome, Signals, StoredResponse};
+use super::jobs::{Done, Jobs};
 use super::ledger::{Found, Ledger};
-use super::machine::{self, Action, Blocked, Execute, Machine, Run, Setup};
+use super::machine::{self, Action, Execute, Machine, Run, Setup, StateType};
 use super::prelude::{Prelude, prelude};
+use super::published::Published;
+use super::states::{RestoreError, States};
 use crate::app::{App, ExecuteError, Executed, Instance, Order};
 
 /// How often the app's listener is looked at while all is well. What happens in between is noticed
@@ -28,8 +30,6 @@ use crate::app::{App, ExecuteError, Executed, Instance, Order};
 pub(super) const LOOK_RUNNING: Duration = Duration::from_millis(250);
 /// And while a start or an end is awaited.
 const LOOK_WAITING: Duration = Duration::from_millis(20);
-/// A request that takes longer than this counts as a stall, in the eyes of elections.
-const STALL: Duration = Duration::from_secs(1);
 /// Entries handled at a time, before the app is looked after again.
 const ENTRIES_AT_ONCE: usize = 256;
 /// Read from the log at a time, in bytes.
@@ -39,46 +39,39 @@ const REPAIR_POLL: Duration = Duration::from_millis(100);
 /// When the policy says nothing.
 const DEFAULT_APPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where the executor publishes.
-#[derive(Debug)]
-pub(super) struct Published {
-    pub(super) answers: Arc<Answers>,
-    pub(super) status: watch::Sender<ApplyStatus>,
-    pub(super) policy: watch::Sender<Arc<Policy>>,
-    pub(super) waiting: watch::Sender<Option<WaitingOn>>,
-    pub(super) durations: Histogram,
-}
-
 /// What the executor takes in.
-pub(super) struct Inputs {
+pub(super) struct Inputs<S> {
     pub(super) feed: Feed,
     pub(super) log: Arc<dyn EntrySource>,
     pub(super) elsewhere: watch::Receiver<Slot>,
     pub(super) signals: Arc<Signals>,
-    pub(super) queries: mpsc::Receiver<Query>,
+    pub(super) calls: mpsc::Receiver<Call>,
+    pub(super) state: StateType,
+    pub(super) states: Arc<S>,
 }
 
 /// The task's state.
-pub(super) struct Executor<A> {
-    app: Arc<A>,
+pub(super) struct Executor<A, S> {
+    pub(super) app: Arc<A>,
     ledger: Ledger,
-    machine: Machine,
-    inputs: Inputs,
-    published: Published,
+    pub(super) machine: Machine,
+    pub(super) inputs: Inputs<S>,
+    jobs: Jobs<S>,
+    pub(super) published: Published,
     /// All up to here is chosen.
-    commit: Slot,
+    pub(super) commit: Slot,
     /// Entries at hand for the machine.
     backlog: VecDeque<Entry>,
     /// More of them, from this slot on, out of the log.
     fetch: Option<(Slot, BoxFuture<'static, io::Result<Vec<Entry>>>)>,
-    flight: Option<Flight>,
+    pub(super) flight: Option<Flight>,
     /// The response that came last, until its answer is told.
     response: Option<(Slot, Option<Arc<StoredResponse>>)>,
     pause: Option<(Slot, Instant)>,
     looked_at: Instant,
     look_failed: bool,
     /// Reads may go there.
-    reads: Option<Instance>,
+    pub(super) reads: Option<Instance>,
     sleep: Pin<Box<Sleep>>,
     elsewhere_ended: bool,
     /// The node has ended: what is in flight is still brought to its end.
@@ -86,11 +79,11 @@ pub(super) struct Executor<A> {
 }
 
 /// The request that the app has.
-struct Flight {
+pub(super) struct Flight {
     run: Run,
-    slot: Slot,
-    keyed: bool,
-    begun_at: Instant,
+    pub(super) slot: Slot,
+    request: Arc<Request>,
+    pub(super) begun_at: Instant,
     slow: bool,
     future: BoxFuture<'static, Result<Executed, ExecuteError>>,
 }
@@ -103,27 +96,31 @@ enum Event {
     News,
     AppStarted,
     Doubted,
-    Query(Query),
+    Done(Done),
+    Call(Call),
     Elsewhere(bool),
     Timer,
 }
 
 /// Runs until the node ends. Before the group exists, only watches the app.
-pub(super) async fn run<A: App>(
+pub(super) async fn run<A: App, S: States>(
     app: Arc<A>,
     ledger: Ledger,
     found: Found,
     seen: Option<Prelude>,
-    inputs: Inputs,
+    inputs: Inputs<S>,
     published: Published,
 ) -> Result<(), ApplyError> {
     let Some((prelude, beginning)) = prelude(&*app, seen, &inputs).await else {
         return Ok(());
     };
     let mut machine = Machine::new(Setup {
-        configuration: beginning.configuration,
-        policy: beginning.policy,
+        fold: begin(beginning, &*inputs.states)?,
+        state: inputs.state,
         ledger: found,
+        half_restored: inputs.states.half_restored(),
+        promises: Vec::new(),
+        gated: false,
     });
     let commit = inputs.feed.news().commit;
     machine.handle_commit(commit);
@@ -133,6 +130,7 @@ pub(super) async fn run<A: App>(
         app,
         ledger,
         machine,
+        jobs: Jobs::new(inputs.states.clone()),
         inputs,
         published,
         commit,
@@ -152,9 +150,17 @@ pub(super) async fn run<A: App>(
     executor.work().await
 }
 
+/// Where execution begins when nothing better is known.
+fn begin<S: States>(beginning: Beginning, states: &S) -> Result<Fold, ApplyError> {
+    Ok(match states.latest() {
+        Some(tables) => Fold::load(&tables)?,
+        None => Fold::new(beginning.configuration, beginning.policy),
+    })
+}
+
 // === the loop ===
 
-impl<A: App> Executor<A> {
+impl<A: App, S: States> Executor<A, S> {
     async fn work(&mut self) -> Result<(), ApplyError> {
         loop {
             self.advance()?;
@@ -172,11 +178,8 @@ impl<A: App> Executor<A> {
                 Event::News => self.news(),
                 Event::AppStarted => self.app_started(),
                 Event::Doubted => self.look(),
-                Event::Query(query) => {
-                    let known = self.machine.fold().lookup(&query.principal, &query.key);
-                    // Who has left does not want to know.
-                    let _ = query.reply.send(known);
-                }
+                Event::Done(done) => self.job_done(done),
+                Event::Call(call) => self.call(call)?,
                 Event::Elsewhere(changed) => {
                     self.elsewhere_ended = !changed;
                     let elsewhere = *self.inputs.elsewhere.borrow_and_update();
@@ -197,6 +200,7 @@ impl<A: App> Executor<A> {
             inputs,
             flight,
             fetch,
+            jobs,
             sleep,
             ..
         } = self;
@@ -220,7 +224,8 @@ impl<A: App> Executor<A> {
             () = inputs.feed.changed() => Event::News,
             () = inputs.signals.app_started.notified() => Event::AppStarted,
             () = app.doubted() => Event::Doubted,
-            Some(query) = inputs.queries.recv() => Event::Query(query),
+            done = jobs.done() => Event::Done(done),
+            Some(call) = inputs.calls.recv() => Event::Call(call),
             changed = inputs.elsewhere.changed(), if !self.elsewhere_ended => {
                 Event::Elsewhere(changed.is_ok())
             }
@@ -235,7 +240,9 @@ impl<A: App> Executor<A> {
             } else {
                 LOOK_WAITING
             };
-        self.pause.map_or(look, |(_, until)| until.min(look))
+        let pause = self.pause.map(|(_, until)| until);
+        let next = [pause, self.jobs.deadline()].into_iter().flatten().min();
+        next.map_or(look, |next| next.min(look))
     }
 
     /// Hands entries to the machine and does what it says, until there is nothing left to do.
@@ -249,11 +256,17 @@ impl<A: App> Executor<A> {
         }
         self.want();
         self.publish_policy();
+        self.act_all()?;
+        self.drop_stale_flight();
+        self.jobs.tidy(&self.machine);
+        self.publish();
+        Ok(())
+    }
+
+    fn act_all(&mut self) -> Result<(), ApplyError> {
         while let Some(action) = self.machine.poll_action() {
             self.act(action)?;
         }
-        self.drop_stale_flight();
-        self.publish();
         Ok(())
     }
 
@@ -321,6 +334,8 @@ impl<A: App> Executor<A> {
                     "this version does not know what the slot holds, and stops before it: upgrade"
                 );
             }
+            Action::Jump { slot, taken } => self.published.answers.jump(slot, taken),
+            job => self.jobs.act(job),
         }
         Ok(())
     }
@@ -330,7 +345,7 @@ impl<A: App> Executor<A> {
             .machine
             .instance()
             .expect("only a running app is sent anything");
-        let keyed = execute.request.idempotency.is_some();
+        let request = execute.request.clone();
         let order = Order {
             slot: execute.slot,
             time: execute.time,
@@ -341,7 +356,7 @@ impl<A: App> Executor<A> {
         self.flight = Some(Flight {
             run: execute.run,
             slot: execute.slot,
-            keyed,
+            request,
             begun_at: Instant::now(),
             slow: false,
             future: Box::pin(self.app.clone().execute(order)),
@@ -376,9 +391,9 @@ async fn read(log: Arc<dyn EntrySource>, from: Slot, through: Slot) -> io::Resul
         let log = log.clone();
         let task = tokio::task::spawn_blocking(move || log.read(from, through, FETCH_BYTES));
         match task.await.map_err(io::Error::other)? {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(error) if is_passing(&error) => {
                 if !complained {
-                    tracing::warn!(slot = %from, %error, "waiting for a damaged entry to be repaired");
+                    tracing::warn!(slot = %from, %error, "waiting for an entry that cannot be read");
                     complained = true;
                 }
                 tokio::time::sleep(REPAIR_POLL).await;
@@ -388,9 +403,17 @@ async fn read(log: Arc<dyn EntrySource>, from: Slot, through: Slot) -> io::Resul
     }
 }
 
+/// It is being repaired, or a snapshot has just taken its place, of which apply is about to be told.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::NotFound
+    )
+}
+
 // === events ===
 
-impl<A: App> Executor<A> {
+impl<A: App, S: States> Executor<A, S> {
     fn news(&mut self) {
         let news = self.inputs.feed.news();
         self.commit = self.commit.max(news.commit);
@@ -408,7 +431,9 @@ impl<A: App> Executor<A> {
                 let took = flight.begun_at.elapsed();
                 self.published.durations.observe(took.as_secs_f64());
                 let response = response.map(Arc::new);
-                if flight.keyed
+                let digesting = &self.published.digesting;
+                digesting.executed(flight.slot, &flight.request, response.as_ref());
+                if flight.request.idempotency.is_some()
                     && let Some(response) = &response
                 {
                     self.published.answers.keep_keyed(flight.slot, response);
@@ -427,6 +452,67 @@ impl<A: App> Executor<A> {
                 self.look();
             }
         }
+    }
+
+    fn job_done(&mut self, done: Done) {
+        match done {
+            Done::Restored(job, Ok(())) => {
+                self.look();
+                self.machine.handle_restored(job);
+            }
+            Done::Restored(job, Err(error)) => {
+                tracing::warn!(%error, "the app was not given the state of a snapshot");
+                self.look();
+                let begun = matches!(error, RestoreError::Begun(_));
+                self.machine.handle_restore_failed(job, begun);
+            }
+            Done::VolumeRestored(job, Ok(())) => {
+                self.look();
+                self.machine.handle_volume_restored(job);
+            }
+            Done::VolumeRestored(job, Err(error)) => {
+                tracing::warn!(%error, "the app's volume was not put back");
+                self.machine.handle_volume_not_restored(job);
+            }
+            Done::Applied(job, slot) => {
+                self.look();
+                self.machine.handle_app_applied(job, slot);
+            }
+            Done::Taken(job, result) => {
+                // Only if the app is still the same, it was the same all the time.
+                self.look();
+                let good = self.machine.handle_snapshot_taken(job);
+                self.jobs.taken(job, good, result);
+            }
+        }
+    }
+
+    fn call(&mut self, call: Call) -> Result<(), ApplyError> {
+        // Who has left does not want to know what came of it.
+        match call {
+            Call::Lookup {
+                principal,
+                key,
+                reply,
+            } => {
+                let _ = reply.send(self.machine.fold().lookup(&principal, &key));
+            }
+            Call::TakeSnapshot(reply) => match self.machine.handle_take_snapshot() {
+                Some(job) => self.jobs.expect(job, reply),
+                None => {
+                    let _ = reply.send(Err(NotTaken::NotNow));
+                }
+            },
+            Call::SnapshotAvailable { fold, reply } => {
+                let taken = self.machine.handle_snapshot_available(*fold);
+                // What is being read may be gone from the log by now.
+                self.fetch = None;
+                self.backlog.clear();
+                self.act_all()?;
+                let _ = reply.send(taken);
+            }
+        }
+        Ok(())
     }
 
     fn look(&mut self) {
@@ -467,7 +553,7 @@ impl<A: App> Executor<A> {
         if before != after {
             if let Some(instance) = self.machine.instance() {
                 tracing::info!(%instance, "the app has started");
-            } else {
+            } else if self.machine.is_absent() {
                 tracing::info!("the app does not run");
             }
         }
@@ -477,6 +563,9 @@ impl<A: App> Executor<A> {
         let now = Instant::now();
         if let Some((slot, _)) = self.pause.take_if(|(_, until)| *until <= now) {
             self.machine.handle_pause_over(slot);
+        }
+        if let Some(job) = self.jobs.overdue(now) {
+            self.machine.handle_snapshot_taken(job);
         }
         if self.deadline() <= now {
             self.look();
@@ -503,83 +592,5 @@ impl<A: App> Executor<A> {
             0 => DEFAULT_APPLY_TIMEOUT,
             ms => Duration::from_millis(ms),
         }
-    }
-}
-
-// === what others see ===
-
-impl<A: App> Executor<A> {
-    fn publish_policy(&self) {
-        let policy = self.machine.fold().policy();
-        self.published.policy.send_if_modified(|published| {
-            let changed = published.version != policy.version;
-            if changed {
-                published.clone_from(policy);
-            }
-            changed
-        });
-    }
-
-    fn publish(&mut self) {
-        let machine = &self.machine;
-        let commit = self.commit;
-        let stalled_at = self
-            .flight
-            .as_ref()
-            .filter(|flight| flight.begun_at.elapsed() >= STALL)
-            .map(|flight| flight.slot);
-        let blocked = machine.blocked().filter(|_| machine.applied() < commit);
-        // Others have done long ago what the app here still works on: they answer better.
-        let behind = stalled_at.is_some_and(|slot| slot <= *self.inputs.elsewhere.borrow());
-        let status = ApplyStatus {
-            applied: machine.applied(),
-            admitted: machine.fold().admitted(),
-            time: machine.fold().time(),
-            sent: machine.sent(),
-            serving: machine.serving() && !behind,
-            rebuilding: machine.rebuilding(),
-            app_stalled: blocked.is_some() || stalled_at.is_some() || machine.rebuilding(),
-            // One that must be stopped first is there.
-            app_absent: machine.condemned().is_none()
-                && blocked.or_else(|| machine.blocked()) == Some(Blocked::NoApp),
-            condemned: machine.condemned(),
-            app_starts: machine.app_starts(),
-        };
-        let reads = machine.instance().filter(|_| status.serving);
-        if self.reads != reads {
-            self.reads = reads;
-            self.app.set_reads(reads);
-        }
-        let (applied, answered) = (status.applied, machine.answered());
-        self.published.status.send_if_modified(|published| {
-            let changed = *published != status;
-            *published = status;
-            changed
-        });
-        self.published.answers.reached(applied, answered);
-        self.publish_waiting(blocked.or_else(|| machine.blocked()), stalled_at);
-    }
-
-    fn publish_waiting(&self, blocked: Option<Blocked>, stalled_at: Option<Slot>) {
-        let next = self.machine.applied().next();
-        let waiting = match blocked {
-            Some(Blocked::Unknown(slot)) => Some(("upgrade", slot)),
-            Some(Blocked::Pause(slot)) => Some(("app", slot)),
-            Some(Blocked::NoApp) => Some(("app", next)),
-            None if self.machine.rebuilding() => Some(("app", next)),
-            None => stalled_at.map(|slot| ("app", slot)),
-        };
-        self.published.waiting.send_if_modified(|published| {
-            let before = published.map(|waiting| (waiting.on, waiting.slot));
-            if before == waiting {
-                return false;
-            }
-            // While one cause lasts, its age counts on over the slots.
-            let since = published
-                .filter(|before| waiting.is_some_and(|(on, _)| on == before.on))
-                .map_or_else(std::time::Instant::now, |before| before.since);
-            *published = waiting.map(|(on, slot)| WaitingOn { on, slot, since });
-            true
-        });
     }
 }

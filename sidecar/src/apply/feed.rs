@@ -15,7 +15,8 @@ const FRESH_BYTES: u64 = 16 << 20;
 /// The log, readable from any thread.
 pub trait EntrySource: Send + Sync + 'static {
     /// Entries `from..=through` in slot order, about `max_bytes` of them, at least one. Asked only
-    /// for slots that were announced as chosen and synced here. May block on the disk.
+    /// for slots that were announced as chosen and synced here. May block on the disk. Errors that
+    /// pass: `WouldBlock`, an entry is being repaired; `NotFound`, a snapshot has taken its place.
     fn read(&self, from: Slot, through: Slot, max_bytes: u64) -> io::Result<Vec<Entry>>;
 }
 

@@ -1,25 +1,44 @@
 //! Admit: all that every copy must decide alike, as a fold over the log (rules A1, X1, X2, X3, P7).
 //! Depends on nothing but the entries in slot order, the configuration and the genesis policy.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use prost::Message;
-use synod_paxos::{AgreedTime, CommandId, CommandKind, Configuration, Entry, MemberId, Slot};
-use synod_proto::v1::{Policy, Request};
+use synod_paxos::{AgreedTime, Boot, CommandId, CommandKind, Configuration, Entry, MemberId, Slot};
+use synod_proto::v1::{Policy, Request, Skip};
 
 use super::Outcome;
 use super::ids::Ids;
 use super::keys::{First, KeyLookup, KeyUse, Keys};
 
-/// The replicated state besides the app's own.
+/// The protocol version that every group has started with so far.
+const FIRST_PROTOCOL: u32 = 1;
+
+/// What a slot may hold, as far as this version knows.
+const KINDS: [CommandKind; 4] = [
+    CommandKind::NOOP,
+    CommandKind::REQUEST,
+    CommandKind::POLICY,
+    CommandKind::SKIP,
+];
+
+/// The replicated state besides the app's own. [`Fold::save`] and [`Fold::load`] make it part of
+/// snapshots.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fold {
-    configuration: Configuration,
-    admitted: Slot,
-    time: AgreedTime,
-    policy: Arc<Policy>,
-    ids: Ids,
-    keys: Keys,
+    pub(super) configuration: Configuration,
+    pub(super) admitted: Slot,
+    pub(super) time: AgreedTime,
+    pub(super) policy: Arc<Policy>,
+    pub(super) ids: Ids,
+    pub(super) keys: Keys,
+    /// Slots that nobody executes.
+    pub(super) skipped: BTreeSet<Slot>,
+    /// The revision of the app that answers clients.
+    pub(super) revision: u64,
+    /// The protocol version in force.
+    pub(super) protocol: u32,
 }
 
 /// What an entry is for.
@@ -33,6 +52,8 @@ pub(super) enum Admission {
     Settled(Outcome),
     /// Nobody waits for it and nothing comes of it.
     Nothing,
+    /// Nobody executes this slot from now on, which holds this command (rule K2).
+    Skip { slot: Slot, id: CommandId },
     /// This version does not know what it is: apply stops before it (rule P8).
     Unknown(CommandKind),
 }
@@ -52,6 +73,9 @@ impl Fold {
             policy: Arc::new(policy),
             ids: Ids::default(),
             keys: Keys::default(),
+            skipped: BTreeSet::new(),
+            revision: 0,
+            protocol: FIRST_PROTOCOL,
         }
     }
 
@@ -70,6 +94,16 @@ impl Fold {
         &self.policy
     }
 
+    /// Which commands took their turn.
+    pub(super) fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// Slots that nobody executes, in ascending order.
+    pub fn skipped(&self) -> &BTreeSet<Slot> {
+        &self.skipped
+    }
+
     /// What the tables know of a key.
     pub fn lookup(&self, principal: &bytes::Bytes, key: &bytes::Bytes) -> KeyLookup {
         self.keys.lookup(principal, key)
@@ -79,7 +113,7 @@ impl Fold {
     pub(super) fn admit(&mut self, entry: &Entry) -> Admission {
         assert_eq!(entry.slot, self.admitted.next(), "admit runs in slot order");
         let kind = entry.command.kind;
-        if ![CommandKind::NOOP, CommandKind::REQUEST, CommandKind::POLICY].contains(&kind) {
+        if !KINDS.contains(&kind) {
             return Admission::Unknown(kind);
         }
         self.admitted = entry.slot;
@@ -91,10 +125,10 @@ impl Fold {
         if !self.take(entry.command.id, entry.command.floor) {
             return Admission::Settled(Outcome::Duplicate);
         }
-        if kind == CommandKind::REQUEST {
-            self.admit_request(entry)
-        } else {
-            self.admit_policy(entry)
+        match kind {
+            CommandKind::REQUEST => self.admit_request(entry),
+            CommandKind::POLICY => self.admit_policy(entry),
+            _ => self.admit_skip(entry),
         }
     }
 
@@ -124,12 +158,33 @@ impl Fold {
                     let first = First { slot, answerer };
                     self.keys.note(idempotency, first, self.time);
                 }
+                KeyUse::Same(first) if self.skipped.contains(&first.slot) => {
+                    return Admission::Settled(Outcome::Skipped);
+                }
                 KeyUse::Same(first) => return Admission::Repeat(first),
                 KeyUse::OtherRequest => return Admission::Settled(Outcome::KeyReused),
                 KeyUse::OtherPrincipal => return Admission::Settled(Outcome::PrincipalChanged),
             }
         }
         Admission::Execute(Box::new(request))
+    }
+
+    /// Only of a slot before its own, and once.
+    fn admit_skip(&mut self, entry: &Entry) -> Admission {
+        let Ok(skip) = Skip::decode(entry.command.payload.clone()) else {
+            return Admission::Settled(Outcome::Conflict);
+        };
+        let slot = Slot(skip.slot);
+        let before = slot > Slot::ZERO && slot < entry.slot;
+        if !before || !self.skipped.insert(slot) {
+            return Admission::Settled(Outcome::Conflict);
+        }
+        let id = CommandId {
+            member: MemberId(skip.member),
+            boot: Boot(skip.boot),
+            sequence: skip.sequence,
+        };
+        Admission::Skip { slot, id }
     }
 
     fn admit_policy(&mut self, entry: &Entry) -> Admission {
@@ -148,45 +203,5 @@ impl Fold {
         };
         self.policy = Arc::new(policy);
         Admission::Settled(Outcome::Done)
-    }
-}
-
-/// For each admitted slot, whether the app executes it: one bit a slot, so that a replay need not
-/// decide again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Decisions {
-    words: Vec<u64>,
-}
-
-impl Decisions {
-    /// Notes that the app executes this slot.
-    pub(super) fn note(&mut self, slot: Slot) {
-        let word = usize::try_from(slot.0 / 64).expect("a log in this address space");
-        if word >= self.words.len() {
-            self.words.resize(word + 1, 0);
-        }
-        self.words[word] |= 1 << (slot.0 % 64);
-    }
-
-    /// The first slot from `from` on that the app executes.
-    pub(super) fn next_from(&self, from: Slot) -> Option<Slot> {
-        let first = usize::try_from(from.0 / 64).expect("a log in this address space");
-        let mut mask = u64::MAX << (from.0 % 64);
-        for (at, word) in self.words.iter().enumerate().skip(first) {
-            let word = word & mask;
-            if word != 0 {
-                return Some(Slot(at as u64 * 64 + u64::from(word.trailing_zeros())));
-            }
-            mask = u64::MAX;
-        }
-        None
-    }
-
-    /// Whether the app executes this slot.
-    pub(super) fn executes(&self, slot: Slot) -> bool {
-        let word = usize::try_from(slot.0 / 64).expect("a log in this address space");
-        self.words
-            .get(word)
-            .is_some_and(|word| word & (1 << (slot.0 % 64)) != 0)
     }
 }

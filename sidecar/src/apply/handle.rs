@@ -11,6 +11,9 @@ use synod_proto::v1::Policy;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::answers::{Answers, Which};
+use super::digesting::Compared;
+use super::digests::Batch;
+use super::fold::Fold;
 use super::keys::KeyLookup;
 use crate::admin::status::Waiting;
 use crate::app::Instance;
@@ -20,11 +23,12 @@ use crate::app::Instance;
 pub struct ApplyHandle {
     pub(super) answers: Arc<Answers>,
     pub(super) signals: Arc<Signals>,
-    pub(super) queries: mpsc::Sender<Query>,
+    pub(super) calls: mpsc::Sender<Call>,
     pub(super) status: watch::Receiver<ApplyStatus>,
     pub(super) policy: watch::Receiver<Arc<Policy>>,
     pub(super) waiting: watch::Receiver<Option<WaitingOn>>,
     pub(super) durations: Histogram,
+    pub(super) compared: Arc<Compared>,
 }
 
 /// Signals for the executor.
@@ -34,12 +38,40 @@ pub(super) struct Signals {
     pub(super) app_started: Notify,
 }
 
-/// A look at the tables, which only the executor has.
+/// What only the executor can do.
 #[derive(Debug)]
-pub(super) struct Query {
-    pub(super) principal: Bytes,
-    pub(super) key: Bytes,
-    pub(super) reply: oneshot::Sender<KeyLookup>,
+pub(super) enum Call {
+    /// A look at the tables.
+    Lookup {
+        principal: Bytes,
+        key: Bytes,
+        reply: oneshot::Sender<KeyLookup>,
+    },
+    TakeSnapshot(oneshot::Sender<Result<Slot, NotTaken>>),
+    SnapshotAvailable {
+        fold: Box<Fold>,
+        reply: oneshot::Sender<bool>,
+    },
+}
+
+/// Why there is no snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotTaken {
+    /// One is on its way, nothing was executed since the last, or the copy does not serve.
+    #[error("a snapshot cannot be taken now: try again later, or on another member")]
+    NotNow,
+    /// The app went, or its state is not known any more.
+    #[error("the app was started anew before its snapshot was complete")]
+    Void,
+    /// The service must go on.
+    #[error("the snapshot took too long: the service would have stood still")]
+    TooLong,
+    /// It could not be made.
+    #[error("the snapshot could not be taken: {0}")]
+    Failed(String),
+    /// Apply has ended.
+    #[error("this member is about to end")]
+    Ended,
 }
 
 /// What apply waits for.
@@ -93,6 +125,9 @@ pub enum Outcome {
     Done,
     /// A policy whose base version was no longer in force.
     Conflict,
+    /// Its slot is one that a snapshot stands for here: this member does not know what became of it,
+    /// others may. It was not passed over.
+    Elsewhere,
 }
 
 /// A complete response of the app.
@@ -146,6 +181,14 @@ pub struct ApplyStatus {
     pub condemned: Option<Instance>,
     /// Starts of the app that were seen.
     pub app_starts: u64,
+    /// Entries up to here are not read from the log any more: a snapshot of this member stands for
+    /// them.
+    pub not_needed: Slot,
+    /// A state is being put back, which takes its time.
+    pub restoring: bool,
+    /// The app's volume must be put back to the snapshot at this slot before it counts: the pod is to
+    /// be replaced, as soon as its app may be stopped.
+    pub rollback: Option<Slot>,
 }
 
 /// What the tables know about an Idempotency-Key, for the outcome endpoint.
@@ -158,6 +201,22 @@ pub enum KeyOutcome {
     /// Used by another principal.
     PrincipalChanged,
 }
+
+// === impl Answer ===
+
+impl Answer {
+    /// Of a command up to this slot, which a snapshot stands for.
+    pub(super) fn elsewhere(slot: Slot) -> Self {
+        Self {
+            slot,
+            outcome: Outcome::Elsewhere,
+            first_answerer: None,
+            response: None,
+        }
+    }
+}
+
+// === impl ApplyHandle ===
 
 impl ApplyHandle {
     /// The answer to a command, once it is done here. Immediate when it is among the responses kept
@@ -175,12 +234,12 @@ impl ApplyHandle {
     /// for the end: the caller limits the time.
     pub async fn key_outcome(&self, principal: Bytes, key: Bytes) -> KeyOutcome {
         let (reply, lookup) = oneshot::channel();
-        let query = Query {
+        let call = Call::Lookup {
             principal,
             key,
             reply,
         };
-        if self.queries.send(query).await.is_err() {
+        if self.calls.send(call).await.is_err() {
             return std::future::pending().await;
         }
         let slot = match lookup.await {
@@ -198,6 +257,26 @@ impl ApplyHandle {
         })
     }
 
+    /// Takes a snapshot by [`States::take`](super::States::take) at the next slot where that can be
+    /// done: its slot. Reads go on meanwhile; nothing is executed while it is being taken.
+    pub async fn take_snapshot(&self) -> Result<Slot, NotTaken> {
+        let (reply, taken) = oneshot::channel();
+        let call = Call::TakeSnapshot(reply);
+        self.calls.send(call).await.map_err(|_| NotTaken::Ended)?;
+        taken.await.unwrap_or(Err(NotTaken::Ended))
+    }
+
+    /// Another snapshot can be used from now on: one of this member that was verified, or one that it
+    /// was given and that the agreement has installed. Returns when apply builds on it; false: it does
+    /// not, since the snapshot is older, or has executed what nobody should have (rule K2).
+    pub async fn snapshot_available(&self, fold: Fold) -> bool {
+        let (reply, done) = oneshot::channel();
+        let fold = Box::new(fold);
+        let call = Call::SnapshotAvailable { fold, reply };
+        // If apply has ended, the next one begins with it.
+        self.calls.send(call).await.is_ok() && done.await.unwrap_or(false)
+    }
+
     /// The policy in force, and its changes.
     pub fn policy(&self) -> watch::Receiver<Arc<Policy>> {
         self.policy.clone()
@@ -212,6 +291,17 @@ impl ApplyHandle {
     /// response, in seconds.
     pub fn durations(&self) -> Histogram {
         self.durations.clone()
+    }
+
+    /// Digests of what this copy has answered behind this slot, `max` at most, for the comparer. None
+    /// are made before this was called for the first time.
+    pub fn digests(&self, after: Slot, max: usize) -> Batch {
+        self.compared.after(after, max)
+    }
+
+    /// The comparer is done with all up to here.
+    pub fn digests_compared(&self, through: Slot) {
+        self.compared.compared(through);
     }
 
     /// The start signal (rule A5): the app was started, or is about to be. Returns at once.

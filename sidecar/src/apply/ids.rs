@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use synod_paxos::{Boot, CommandId, Configuration, MemberId};
+use synod_proto::v1::tables;
 
 /// How far the ids of one start of an entrance may be apart: what is further below the newest
 /// counts as resolved.
@@ -10,7 +11,7 @@ const WINDOW: u64 = 4_096;
 
 /// Of each entrance its newest start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ids {
+pub struct Ids {
     entrances: BTreeMap<MemberId, Entrance>,
 }
 
@@ -60,6 +61,46 @@ impl Ids {
         );
         first
     }
+
+    /// Whether the id was taken, or can never be any more.
+    pub fn took(&self, id: CommandId) -> bool {
+        self.entrances.get(&id.member).is_some_and(|entrance| {
+            id.boot < entrance.boot
+                || (id.boot == entrance.boot
+                    && (id.sequence < entrance.floor || entrance.taken.contains(&id.sequence)))
+        })
+    }
+
+    /// As part of a snapshot.
+    pub(super) fn save(&self) -> Vec<tables::Entrance> {
+        let saved = |(member, entrance): (&MemberId, &Entrance)| tables::Entrance {
+            member: member.0,
+            boot: entrance.boot.0,
+            floor: entrance.floor,
+            taken: entrance.taken.iter().copied().collect(),
+        };
+        self.entrances.iter().map(saved).collect()
+    }
+
+    /// From a snapshot; an error says what is wrong with it.
+    pub(super) fn load(saved: Vec<tables::Entrance>) -> Result<Self, &'static str> {
+        let mut entrances = BTreeMap::new();
+        for it in saved {
+            if it.taken.len() as u64 > WINDOW {
+                return Err("an entrance has more commands than its window");
+            }
+            if it.taken.iter().any(|sequence| *sequence < it.floor) {
+                return Err("an entrance has a command below its floor");
+            }
+            let entrance = Entrance {
+                boot: Boot(it.boot),
+                floor: it.floor,
+                taken: it.taken.into_iter().collect(),
+            };
+            entrances.insert(MemberId(it.member), entrance);
+        }
+        Ok(Self { entrances })
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +142,19 @@ mod tests {
             ids.take(id(2, 1, 1), 1, &members),
             "another entrance counts for itself"
         );
+    }
+
+    #[test]
+    fn what_was_taken_is_told_from_what_still_may_be() {
+        let (mut ids, members) = (Ids::default(), configuration());
+        assert!(!ids.took(id(1, 1, 1)));
+        assert!(ids.take(id(1, 2, 7), 5, &members));
+        assert!(ids.took(id(1, 2, 7)));
+        assert!(!ids.took(id(1, 2, 6)), "it may still come");
+        assert!(ids.took(id(1, 2, 4)), "below the floor");
+        assert!(ids.took(id(1, 1, 9)), "of an earlier start");
+        assert!(!ids.took(id(1, 3, 1)));
+        assert!(!ids.took(id(2, 1, 1)));
     }
 
     #[test]

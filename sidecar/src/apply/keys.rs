@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use synod_paxos::{AgreedTime, MemberId, Slot};
-use synod_proto::v1::{Idempotency, IdempotencyPolicy};
+use synod_proto::v1::{Idempotency, IdempotencyPolicy, tables};
 
 /// How long a key is kept when the policy does not say.
 const DEFAULT_KEEP_FOR_MS: u64 = 24 * 3_600 * 1_000;
@@ -151,6 +151,54 @@ impl Keys {
             Some(((other, _), _)) if other == key => KeyLookup::OtherPrincipal,
             _ => KeyLookup::Unknown,
         }
+    }
+
+    /// As part of a snapshot.
+    pub(super) fn save(&self) -> Vec<tables::Key> {
+        let saved = |aged: &Aged| {
+            let Aged {
+                time,
+                key,
+                principal,
+            } = aged.clone();
+            let used = &self.used[&(key.clone(), principal.clone())];
+            tables::Key {
+                key,
+                principal,
+                request_digest: used.digest.clone(),
+                slot: used.first.slot.0,
+                answerer: used.first.answerer.0,
+                time_ns: time.0,
+            }
+        };
+        self.by_age.iter().map(saved).collect()
+    }
+
+    /// From a snapshot; an error says what is wrong with it.
+    pub(super) fn load(saved: Vec<tables::Key>) -> Result<Self, &'static str> {
+        let mut keys = Self::default();
+        let mut newest = (Slot::ZERO, AgreedTime(0));
+        for it in saved {
+            let age = (Slot(it.slot), AgreedTime(it.time_ns));
+            if age.0 <= newest.0 || age.1 < newest.1 {
+                return Err("its idempotency keys are not in the order of their slots");
+            }
+            newest = age;
+            let idempotency = Idempotency {
+                key: it.key,
+                principal: it.principal,
+                request_digest: it.request_digest,
+            };
+            if keys.check(&idempotency) != KeyUse::Free {
+                return Err("it has one idempotency key twice");
+            }
+            let first = First {
+                slot: age.0,
+                answerer: MemberId(it.answerer),
+            };
+            keys.note(&idempotency, first, age.1);
+        }
+        Ok(keys)
     }
 
     fn evict_oldest(&mut self) {

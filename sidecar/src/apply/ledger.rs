@@ -8,7 +8,8 @@
 //! nothing is known. One cell, little endian: magic (4), version (2), flags (2), sequence (8), machine boot (16), incarnation
 //! (16), instance (8), applied (8), numbers of slots in flight and of slots done above `applied`
 //! (1 + 1), unused (6), up to 7 x in flight (slot 8, attempt 4), up to 11 x done (8), unused (4),
-//! checksum (8). A serial apply has at most one slot in flight and none done above `applied`.
+//! checksum (8). A serial apply has at most one slot in flight and none done above `applied`; with
+//! flag 4 the history is in that place: admitted, answered and sent (8 each).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -28,6 +29,10 @@ const VERSION: u16 = 1;
 const CHECKSUM_AT: usize = CELL - 8;
 const IN_FLIGHT_AT: usize = 72;
 const FLAG_UNKNOWN: u16 = 1;
+const FLAG_ROLLBACK: u16 = 2;
+/// The history is where slots done would be.
+const FLAG_HISTORY: u16 = 4;
+const DONE_AT: usize = 156;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What is known about the app's state.
@@ -41,6 +46,21 @@ pub struct Record {
     pub in_flight: Option<InFlight>,
     /// The state of that instance is not known for another reason.
     pub unknown: bool,
+    /// The app's volume must be put back to a snapshot before anything is known again.
+    pub rollback: bool,
+    /// What was done by whatever instance; `None` in a record of an earlier version.
+    pub history: Option<History>,
+}
+
+/// What a member remembers beyond its app's present state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// The log was known up to here, with all that it says about slots before (rule K2).
+    pub admitted: Slot,
+    /// All up to here was executed once, and may have been answered.
+    pub answered: Slot,
+    /// The highest slot that was ever sent.
+    pub sent: Slot,
 }
 
 /// A slot that was sent.
@@ -198,10 +218,14 @@ impl Cell {
         let record = &self.record;
         put(0, &MAGIC);
         put(4, &VERSION.to_le_bytes());
-        put(
-            6,
-            &(if record.unknown { FLAG_UNKNOWN } else { 0 }).to_le_bytes(),
-        );
+        let flags = [
+            (record.unknown, FLAG_UNKNOWN),
+            (record.rollback, FLAG_ROLLBACK),
+            (record.history.is_some(), FLAG_HISTORY),
+        ];
+        let flags = flags.iter().filter(|(set, _)| *set);
+        let flags = flags.fold(0, |all, (_, flag)| all | flag);
+        put(6, &flags.to_le_bytes());
         put(8, &self.sequence.to_le_bytes());
         put(16, &self.machine);
         put(32, &self.incarnation.0.to_le_bytes());
@@ -212,6 +236,11 @@ impl Cell {
             put(64, &[1]);
             put(IN_FLIGHT_AT, &in_flight.slot.0.to_le_bytes());
             put(IN_FLIGHT_AT + 8, &in_flight.attempt.to_le_bytes());
+        }
+        if let Some(history) = record.history {
+            put(DONE_AT, &history.admitted.0.to_le_bytes());
+            put(DONE_AT + 8, &history.answered.0.to_le_bytes());
+            put(DONE_AT + 16, &history.sent.0.to_le_bytes());
         }
         let sum = checksum(&bytes);
         bytes[CHECKSUM_AT..].copy_from_slice(&sum);
@@ -241,7 +270,13 @@ impl Cell {
                 applied: Slot(u64_at(56)),
                 in_flight: (in_flight > 0).then_some(first),
                 // What a serial apply never wrote is no state that it could go on from.
-                unknown: flags != 0 || in_flight > 1 || done > 0,
+                unknown: flags & !(FLAG_ROLLBACK | FLAG_HISTORY) != 0 || in_flight > 1 || done > 0,
+                rollback: flags & FLAG_ROLLBACK != 0,
+                history: (flags & FLAG_HISTORY != 0).then(|| History {
+                    admitted: Slot(u64_at(DONE_AT)),
+                    answered: Slot(u64_at(DONE_AT + 8)),
+                    sent: Slot(u64_at(DONE_AT + 16)),
+                }),
             },
         })
     }
@@ -293,6 +328,12 @@ mod tests {
                 attempt,
             }),
             unknown: false,
+            rollback: false,
+            history: Some(History {
+                admitted: Slot(applied + 3),
+                answered: Slot(applied + 2),
+                sent: Slot(applied + 1),
+            }),
         }
     }
 
@@ -313,6 +354,10 @@ mod tests {
             Record {
                 unknown: true,
                 ..record(3, None)
+            },
+            Record {
+                rollback: true,
+                ..record(4, None)
             },
         ] {
             ledger.write(&written).unwrap();

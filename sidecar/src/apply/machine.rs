@@ -3,25 +3,36 @@
 //! [`Machine::poll_action`] says, in that order.
 //!
 //! Admit (the [`Fold`]) runs ahead, as far as entries are known, whether or not an app is there;
-//! Execute and Complete follow, one slot at a time. State type `Ephemeral`: an app that starts
-//! has an empty state, so a start means executing the log from its first slot.
+//! Execute and Complete follow, one slot at a time. Both begin behind the newest snapshot that this
+//! member has, its base. What an app that starts has of the state, and how it gets the rest, depends
+//! on its [`StateType`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use prost::Message;
-use synod_paxos::{AgreedTime, CommandId, CommandKind, Configuration, Entry, MemberId, Slot};
-use synod_proto::v1::{Policy, Request};
+use synod_paxos::{AgreedTime, CommandId, CommandKind, Entry, Slot};
+use synod_proto::v1::Request;
 
+mod action;
+mod life;
+mod poison;
+mod snapshots;
 mod steps;
 #[cfg(test)]
 mod tests;
 
+pub use self::action::{
+    Action, Answer, Ask, Blocked, Execute, Job, Run, Setup, Standing, StateType, UncleanCrash,
+};
+use self::life::{Files, Interrupted};
+use self::snapshots::Barrier;
 use self::steps::doubled;
 use super::Outcome;
-use super::fold::{Decisions, Fold};
+use super::decisions::Decisions;
+use super::fold::Fold;
 use super::keys::First;
-use super::ledger::{Found, Record};
+use super::ledger::{Found, History};
 use crate::app::Instance;
 
 /// Entries held for execution, at most about so many.
@@ -30,6 +41,8 @@ const QUEUE_ENTRIES: usize = 512;
 const QUEUE_BYTES: u64 = 8 << 20;
 /// Repeats that wait for their first, at most; the oldest are not answered here any more.
 const REPEATS: usize = 4_096;
+/// Answers of earlier lives that wait to be told, at most; as many as are kept of this one.
+const KNOWN: usize = 4_096;
 /// A slot that failed so often on this member is tried again only after a pause (rule K1).
 const FAILURES_BEFORE_PAUSE: u32 = 2;
 /// First and longest pause before a failed slot is tried again, in milliseconds.
@@ -39,89 +52,29 @@ const REFUSED_PAUSE_MS: (u64, u64) = (10, 500);
 /// Slots whose failures are remembered, at most.
 const SUSPECTS: usize = 64;
 
-/// What a machine starts from.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// The membership; decides whose commands count.
-    pub configuration: Configuration,
-    /// The policy of the genesis.
-    pub policy: Policy,
-    /// What the ledger says about earlier lives of this process.
-    pub ledger: Found,
-}
-
-/// Number of an execution; unique within a machine's life, so that late news is told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Run(pub u64);
-
-/// One thing that must be done, before the next one is begun.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// Write this to the ledger. It must survive the death of this process from here on.
-    Ledger(Record),
-    /// Send the request to the app, and report what came of it.
-    Execute(Execute),
-    /// Tell whoever waits, and whoever will ask.
-    Answer(Answer),
-    /// The state of this instance of the app is not known (any more): have it stopped.
-    StopApp(Instance),
-    /// Call [`Machine::handle_pause_over`] after so long.
-    Pause { slot: Slot, pause_ms: u64 },
-    /// Apply ends before this slot: this version does not know what it holds (rule P8).
-    Halt { slot: Slot, kind: CommandKind },
-}
-
-/// A request for the app.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Execute {
-    /// Names this execution in what is reported.
-    pub run: Run,
-    /// Its slot.
-    pub slot: Slot,
-    /// From 1; counts how often this member could not tell what became of the slot.
-    pub attempt: u32,
-    /// Agreed time of the slot.
-    pub time: AgreedTime,
-    /// Agreed random bits of the slot.
-    pub seed: u128,
-    /// What is sent, the same on every copy.
-    pub request: Arc<Request>,
-}
-
-/// What became of a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The command.
-    pub id: CommandId,
-    /// The slot whose response is the answer: its own, or for a repeat by key that of the first.
-    pub slot: Slot,
-    /// What was done with it.
-    pub outcome: Outcome,
-    /// For a repeat by key: whose copy answered the client of the first.
-    pub first_answerer: Option<MemberId>,
-}
-
-/// Why nothing is executed, when nothing is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blocked {
-    /// The app does not run, or must be stopped first.
-    NoApp,
-    /// This slot failed more than once, or could not be sent: the next attempt is later.
-    Pause(Slot),
-    /// This slot holds something unknown.
-    Unknown(Slot),
-}
-
 /// What is known about the app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum App {
-    /// It does not run. The next instance has an empty state, unless it is `previous` again.
+    /// It does not run. The next instance is new, unless it is `previous` again.
     Absent { previous: Option<Instance> },
     /// Found running though nothing is known about what it was sent. Only a start signal shows
     /// that it is new.
     Unproven(Instance),
     /// It must be stopped.
     Condemned(Instance),
+    /// It has just started, and the state of this slot is being put into it.
+    Restoring {
+        instance: Instance,
+        job: Job,
+        slot: Slot,
+    },
+    /// It has just started, and is asked which slot its state contains. `claimed`: its answer, which
+    /// the log must come up to.
+    Asking {
+        instance: Instance,
+        job: Job,
+        claimed: Option<Slot>,
+    },
     /// Its state is that of `applied`.
     Running(Instance),
 }
@@ -149,20 +102,44 @@ struct Busy {
 pub struct Machine {
     fold: Fold,
     decisions: Decisions,
+    /// Of the newest snapshot that this member has; a copy that must be made anew begins there.
+    base: Slot,
+    state: StateType,
     halted: Option<(Slot, CommandKind)>,
     /// Slots up to here are known to be chosen.
     commit: Slot,
 
     app: App,
     app_starts: u64,
-    /// What the ledger knew when this machine began, until the first look at the app.
-    recovered: Option<Found>,
+    /// What the ledger knew when this machine began, until the first look at the app; and whether
+    /// the volume is half restored.
+    recovered: Option<(Found, bool)>,
+    files: Files,
+    interrupted: Option<Interrupted>,
+    restore_failures: u32,
+    jobs: u64,
+    /// A snapshot that is to be taken.
+    barrier: Option<Barrier>,
+    /// The state of the app is that of a life that knew the log up to here, with its skips.
+    considered: Slot,
+    /// The base has executed a slot that nobody should have: it cannot be used.
+    base_void: bool,
+    /// What was promised about slots that the leader asks about.
+    promises: BTreeMap<Slot, Ask>,
+    /// Of all earlier lives; `None`: it is not known.
+    history: Option<History>,
+    /// What was chosen when this life began is not beyond this slot.
+    proven: Option<Slot>,
+    /// Nothing is executed before that is known.
+    gated: bool,
     /// The app's state is that of this slot.
     applied: Slot,
     /// Executed in this life or an earlier one that is known of; never goes down.
     answered: Slot,
     /// Slots up to here were executed in an earlier life: their responses are gone.
     answered_before: Slot,
+    /// Of these the last, which are told once all skips that were known then are known again.
+    known: VecDeque<(Slot, CommandId)>,
     /// Highest slot sent; never goes down (rule R6).
     sent: Slot,
     /// Reads wait until the app's state has come so far.
@@ -193,26 +170,45 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine before the first slot. The first events must be what is listening at the app's
-    /// address ([`Machine::handle_app`]) and the log from slot 1 on.
+    /// A machine before the first slot, or behind those of a snapshot. The first events must be what
+    /// is listening at the app's address ([`Machine::handle_app`]) and the log from there on.
     pub fn new(setup: Setup) -> Self {
+        let base = setup.fold.admitted();
         let answered = match &setup.ledger {
             Found::Record(record) => record.applied,
             Found::Missing | Found::OtherBoot => Slot::ZERO,
         };
         let mut machine = Self {
-            fold: Fold::new(setup.configuration, setup.policy),
-            decisions: Decisions::default(),
+            fold: setup.fold,
+            decisions: Decisions::new(base),
+            base,
+            state: setup.state,
             halted: None,
-            commit: Slot::ZERO,
+            commit: base,
             app: App::Absent { previous: None },
             app_starts: 0,
-            recovered: None,
+            recovered: Some((setup.ledger, setup.half_restored)),
+            files: Files::AsLeft,
+            interrupted: None,
+            restore_failures: 0,
+            jobs: 0,
+            barrier: None,
+            considered: Slot::ZERO,
+            base_void: false,
+            promises: setup
+                .promises
+                .into_iter()
+                .map(|ask| (ask.slot, ask))
+                .collect(),
+            history: None,
+            proven: None,
+            gated: setup.gated,
             applied: Slot::ZERO,
-            answered: Slot::ZERO,
-            answered_before: Slot::ZERO,
+            answered: base,
+            answered_before: base,
+            known: VecDeque::new(),
             sent: Slot::ZERO,
-            target: answered,
+            target: answered.max(base),
             queue: VecDeque::new(),
             queue_bytes: 0,
             queued_through: Slot::ZERO,
@@ -231,13 +227,16 @@ impl Machine {
             actions: VecDeque::new(),
         };
         if let Found::Record(record) = &setup.ledger {
+            machine.history = record.history;
             if let Some(in_flight) = record.in_flight {
                 machine.failures.insert(in_flight.slot, in_flight.attempt);
                 machine.sent = in_flight.slot;
             }
             machine.sent = machine.sent.max(record.applied);
         }
-        machine.recovered = Some(setup.ledger);
+        if base > Slot::ZERO {
+            machine.tell_jump();
+        }
         machine
     }
 }
@@ -248,6 +247,7 @@ impl Machine {
     /// All slots up to `through` are chosen.
     pub fn handle_commit(&mut self, through: Slot) {
         self.commit = self.commit.max(through);
+        self.check_claim();
     }
 
     /// An entry of the log: the next to admit ([`Machine::next_to_admit`]), or once more the next
@@ -261,8 +261,10 @@ impl Machine {
             return;
         }
         if entry.slot == self.fold.admitted().next() {
-            self.admit(entry);
-        } else if self.first_not_queued() == Some(entry.slot) && self.app_runs() {
+            if self.admits() {
+                self.admit(entry);
+            }
+        } else if self.first_not_queued() == Some(entry.slot) {
             let request = Request::decode(entry.command.payload.clone())
                 .expect("what was admitted for execution can be decoded");
             self.enqueue(entry, Arc::new(request));
@@ -273,23 +275,18 @@ impl Machine {
     /// What listens at the app's address now. Looked at when the machine begins, after a start
     /// signal, before the first send on a new connection, and after a connection was lost.
     pub fn handle_app(&mut self, instance: Option<Instance>) {
-        if let Some(found) = self.recovered.take() {
-            self.recover(found, instance);
+        if let Some(recovered) = self.recovered.take() {
+            self.recover(recovered, instance);
             return self.advance();
         }
         match (self.app, instance) {
             (App::Absent { previous }, Some(new)) if previous == Some(new) => self.condemn(new),
             (App::Absent { .. }, Some(new)) => self.app_is_new(new),
-            (App::Running(known) | App::Condemned(known) | App::Unproven(known), Some(other))
-                if known != other =>
-            {
-                self.app_is_new(other);
-            }
-            (App::Running(known) | App::Condemned(known) | App::Unproven(known), None) => {
-                self.cut_off();
-                self.app = App::Absent {
-                    previous: Some(known),
-                };
+            (app, Some(other)) if app.instance() != Some(other) => self.app_is_new(other),
+            (app, None) => {
+                if let Some(known) = app.instance() {
+                    self.app_is_gone(known);
+                }
             }
             _ => {}
         }
@@ -324,6 +321,7 @@ impl Machine {
         };
         let slot = busy.queued.slot;
         assert_eq!(slot, self.applied.next(), "execution is in slot order");
+        self.interrupted = None;
         self.failures.remove(&slot);
         self.refusals = 0;
         self.pause_over = None;
@@ -382,15 +380,6 @@ impl Machine {
         }
     }
 
-    /// See [`Action::Pause`].
-    pub fn handle_pause_over(&mut self, slot: Slot) {
-        if self.paused == Some(slot) {
-            self.paused = None;
-            self.pause_over = Some(slot);
-            self.advance();
-        }
-    }
-
     /// This process is to end: nothing new is sent.
     pub fn handle_shutdown(&mut self) {
         self.shutting_down = true;
@@ -412,20 +401,16 @@ impl Machine {
 // === getters ===
 
 impl Machine {
-    /// The slot to admit next.
+    /// The slot to admit next. None while a snapshot is to be taken: the tables wait for the app.
     pub fn next_to_admit(&self) -> Option<Slot> {
-        self.halted.is_none().then(|| self.fold.admitted().next())
+        self.admits().then(|| self.fold.admitted().next())
     }
 
     /// The first slot that must be handed in once more, since execution has come there and its
     /// entry is not held here.
     pub fn next_to_execute(&self) -> Option<Slot> {
         let room = self.queue.len() < QUEUE_ENTRIES / 2 && self.queue_bytes < QUEUE_BYTES / 2;
-        if self.app_runs() && room {
-            self.first_not_queued()
-        } else {
-            None
-        }
+        room.then(|| self.first_not_queued()).flatten()
     }
 
     /// All that was decided from the log so far.
@@ -458,9 +443,13 @@ impl Machine {
             && self.busy.as_ref().is_none_or(|busy| busy.attempt == 1)
     }
 
-    /// The app runs and executes what was chosen before it started.
+    /// The app runs, and is given a state or executes what was chosen before it started.
     pub fn rebuilding(&self) -> bool {
-        self.app_runs() && self.applied < self.target
+        match self.app {
+            App::Running(_) => self.applied < self.target,
+            App::Restoring { .. } | App::Asking { .. } => true,
+            _ => false,
+        }
     }
 
     /// The instance whose state is that of `applied`.
@@ -477,6 +466,34 @@ impl Machine {
             App::Condemned(instance) | App::Unproven(instance) => Some(instance),
             _ => None,
         }
+    }
+
+    /// Nothing listens.
+    pub fn is_absent(&self) -> bool {
+        matches!(self.app, App::Absent { .. })
+    }
+
+    /// The slot to which the app's volume must be put back, if it must.
+    pub fn rollback(&self) -> Option<Slot> {
+        match self.files {
+            Files::Wanted { slot, .. } => Some(slot),
+            _ => None,
+        }
+    }
+
+    /// A state is being put into the app, or back onto its volume.
+    pub fn restoring(&self) -> bool {
+        matches!(self.app, App::Restoring { .. }) || (self.is_absent() && self.rollback().is_some())
+    }
+
+    /// Whether it still matters what comes of this job, be it a state or a question.
+    pub fn wants(&self, job: Job) -> bool {
+        let files = matches!(self.files, Files::Wanted { job: it, .. } if it == job);
+        let app = match self.app {
+            App::Restoring { job: it, .. } | App::Asking { job: it, .. } => it == job,
+            _ => false,
+        };
+        files || app
     }
 
     /// Starts of the app that were seen.
@@ -501,9 +518,16 @@ impl Machine {
         {
             return Some(Blocked::Unknown(slot));
         }
-        if !self.app_runs() {
-            return Some(Blocked::NoApp);
+        match self.app {
+            App::Running(_) => {
+                let next = self.next_executed();
+                let asked = next.filter(|next| self.promises.contains_key(next));
+                let paused = self.paused.map(Blocked::Pause);
+                paused.or(asked.map(Blocked::Asked))
+            }
+            App::Restoring { slot, .. } => Some(Blocked::Restore(slot)),
+            App::Asking { .. } => Some(Blocked::Restore(self.base)),
+            _ => Some(Blocked::NoApp),
         }
-        self.paused.map(Blocked::Pause)
     }
 }

@@ -2,21 +2,35 @@
 //! and an executor that carries it out.
 //!
 //! In come the chosen entries, in slot order, and what is seen of the app; out go requests to the
-//! app, answers to whoever waits for them, and how far the copy is.
+//! app, answers to whoever waits for them, and how far the copy is. Snapshots are taken and put back
+//! when the machine says so, by whoever keeps them ([`States`]). What each slot was answered goes, as
+//! a hash, to the leader's comparison of the copies ([`divergence`]).
 
 mod answers;
+mod decisions;
+#[cfg(test)]
+mod dice;
+mod digesting;
+pub mod digests;
+pub mod divergence;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 mod executor;
 mod feed;
 mod fold;
 pub mod handle;
 mod ids;
+#[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
+mod jobs;
 mod kept;
 mod keys;
 mod ledger;
 mod machine;
 mod prelude;
+#[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
+mod published;
+mod states;
 pub mod stop;
+mod tables;
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 mod tests;
@@ -33,15 +47,21 @@ use tokio::task::JoinHandle;
 
 pub use feed::{Beginning, EntrySource, Feed, FeedSender, feed};
 pub use fold::Fold;
-pub use handle::{Answer, ApplyHandle, ApplyStatus, Outcome, StoredBody, StoredResponse};
+pub use handle::{Answer, ApplyHandle, ApplyStatus, NotTaken, Outcome, StoredBody, StoredResponse};
+pub use ids::Ids;
 pub use keys::KeyLookup;
-pub use ledger::{Found, InFlight, Ledger, LedgerError, Record};
-pub use machine::{Action, Answer as MachineAnswer, Blocked, Execute, Machine, Run, Setup};
+pub use ledger::{Found, History, InFlight, Ledger, LedgerError, Record};
+pub use machine::{
+    Action, Answer as MachineAnswer, Ask, Blocked, Execute, Job, Machine, Run, Setup, Standing,
+    StateType, UncleanCrash,
+};
+pub use states::{NoSnapshots, RestoreError, StateError, States, Take};
+pub use tables::TablesError;
 
 use crate::app::App;
 
-/// Questions about keys that wait, at most.
-const QUERIES: usize = 64;
+/// Calls of other parts that wait, at most.
+const CALLS: usize = 64;
 
 /// From 0.1 ms to 26 s, each bound twice the last, and the default `applyTimeout`.
 const DURATION_BOUNDS: [f64; 19] = [
@@ -50,7 +70,7 @@ const DURATION_BOUNDS: [f64; 19] = [
 ];
 
 /// What apply is made of.
-pub struct Parts<A> {
+pub struct Parts<A, S> {
     /// The data folder; holds the ledger and the spool.
     pub data: PathBuf,
     /// The life of this member's log.
@@ -64,6 +84,10 @@ pub struct Parts<A> {
     pub elsewhere: watch::Receiver<Slot>,
     /// The app.
     pub app: A,
+    /// Where the app keeps its state.
+    pub state: StateType,
+    /// The snapshots of this member.
+    pub states: S,
 }
 
 /// Why apply cannot start or has ended; the process ends then.
@@ -75,6 +99,9 @@ pub enum ApplyError {
     /// The log.
     #[error("cannot read agreed entries back from the log: {0}; check the volume")]
     Log(#[source] io::Error),
+    /// The snapshot that apply begins from.
+    #[error(transparent)]
+    Tables(#[from] TablesError),
     /// The folder for spooled bodies.
     #[error("cannot empty the folder {path}: {error}; check the volume and its permissions")]
     Spool {
@@ -87,8 +114,8 @@ pub enum ApplyError {
 
 /// Starts apply; call it as early as there is a log, so that no start of the app is missed. Must be
 /// called within a runtime. The task ends well only after the feed has.
-pub fn start<A: App>(
-    parts: Parts<A>,
+pub fn start<A: App, S: States>(
+    parts: Parts<A, S>,
 ) -> Result<(ApplyHandle, JoinHandle<Result<(), ApplyError>>), ApplyError> {
     empty_spool(&handle::spool_dir(&parts.data))?;
     let (ledger, found) = Ledger::open(&parts.data, parts.incarnation)?;
@@ -98,15 +125,17 @@ pub fn start<A: App>(
     let (policy, policy_receiver) = watch::channel(Arc::new(Policy::default()));
     let (waiting, waiting_receiver) = watch::channel(None);
     let durations = Histogram::new(DURATION_BOUNDS);
-    let (queries, queries_receiver) = mpsc::channel(QUERIES);
+    let compared = Arc::new(digesting::Compared::default());
+    let (calls, calls_receiver) = mpsc::channel(CALLS);
     let handle = ApplyHandle {
         answers: answers.clone(),
         signals: signals.clone(),
-        queries,
+        calls,
         status: status_receiver,
         policy: policy_receiver,
         waiting: waiting_receiver,
         durations: durations.clone(),
+        compared: compared.clone(),
     };
     if let Found::Record(Record {
         instance: Some(instance),
@@ -126,14 +155,17 @@ pub fn start<A: App>(
             log: parts.log,
             elsewhere: parts.elsewhere,
             signals,
-            queries: queries_receiver,
+            calls: calls_receiver,
+            state: parts.state,
+            states: Arc::new(parts.states),
         },
-        executor::Published {
+        published::Published {
             answers,
             status,
             policy,
             waiting,
             durations,
+            digesting: digesting::Digesting::start(compared),
         },
     ));
     Ok((handle, task))

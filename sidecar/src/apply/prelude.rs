@@ -28,10 +28,10 @@ impl Prelude {
 }
 
 /// Waits for the genesis; `None` if the node ends before.
-pub(super) async fn prelude<A: App>(
+pub(super) async fn prelude<A: App, S>(
     app: &A,
     mut seen: Option<Prelude>,
-    inputs: &Inputs,
+    inputs: &Inputs<S>,
 ) -> Option<(Prelude, Beginning)> {
     let mut beginning = None;
     loop {

@@ -22,6 +22,7 @@ use super::*;
 use crate::app::{App, ExecuteError, Executed, Instance, NotSent, Order};
 
 mod restarts;
+mod snapshots;
 
 /// An app in this process.
 #[derive(Clone, Default)]
@@ -159,6 +160,8 @@ impl App for Chooser {
 struct Log {
     entries: Arc<Mutex<Vec<Entry>>>,
     faults: Arc<AtomicU64>,
+    /// Nothing up to here is left.
+    compacted: Arc<AtomicU64>,
 }
 
 impl EntrySource for Log {
@@ -166,6 +169,9 @@ impl EntrySource for Log {
         if self.faults.load(Ordering::SeqCst) > 0 {
             self.faults.fetch_sub(1, Ordering::SeqCst);
             return Err(io::ErrorKind::WouldBlock.into());
+        }
+        if from.0 <= self.compacted.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::NotFound.into());
         }
         let entries = self.entries.lock().unwrap();
         Ok(entries[from.0 as usize - 1..through.0 as usize]
@@ -193,6 +199,10 @@ impl Log {
             },
         });
         entries[entries.len() - 1].clone()
+    }
+
+    fn compact(&self, through: Slot) {
+        self.compacted.store(through.0, Ordering::SeqCst);
     }
 
     fn last(&self) -> Slot {
@@ -240,6 +250,15 @@ struct Process {
 
 impl Process {
     fn start<A: App>(data: &Path, log: &Log, app: A) -> Self {
+        Self::start_with(data, log, app, (StateType::Ephemeral, NoSnapshots))
+    }
+
+    fn start_with<A: App, S: States>(
+        data: &Path,
+        log: &Log,
+        app: A,
+        (state, states): (StateType, S),
+    ) -> Self {
         let (sender, feed) = feed();
         let (elsewhere, elsewhere_receiver) = watch::channel(Slot::ZERO);
         let (handle, task) = start(Parts {
@@ -249,6 +268,8 @@ impl Process {
             log: Arc::new(log.clone()),
             elsewhere: elsewhere_receiver,
             app,
+            state,
+            states,
         })
         .unwrap();
         Self {
@@ -358,6 +379,8 @@ async fn entries_admitted_before_their_news_is_read_are_fetched_from_the_log() {
             feed: sender.clone(),
             later: Mutex::new(entries[1..].to_vec()),
         },
+        state: StateType::Ephemeral,
+        states: NoSnapshots,
     })
     .unwrap();
     app.listen(7);

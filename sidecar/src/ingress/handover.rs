@@ -145,6 +145,9 @@ impl<B: Backend> Handover for HandoverService<B> {
         let Ok(answer) = timeout(wait, self.core.backend.answer(id)).await else {
             return Err(Status::deadline_exceeded("the command is not done here"));
         };
+        if answer.outcome == Outcome::Elsewhere {
+            return Err(Status::not_found("a snapshot stands for the command here"));
+        }
         let response = match &answer.response {
             // The entrance knows the method and leaves the body out where it has to.
             Some(stored) => stored_response(stored, &Method::GET).await,
@@ -449,7 +452,7 @@ fn outcome_to_wire(outcome: Outcome) -> AnswerOutcome {
         Outcome::ResponseGone => AnswerOutcome::ResponseGone,
         Outcome::Skipped => AnswerOutcome::Skipped,
         Outcome::Duplicate => AnswerOutcome::Duplicate,
-        Outcome::Done | Outcome::Conflict => AnswerOutcome::Other,
+        Outcome::Done | Outcome::Conflict | Outcome::Elsewhere => AnswerOutcome::Other,
     }
 }
 

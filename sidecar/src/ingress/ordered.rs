@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use prost::Message;
@@ -177,7 +177,7 @@ impl<B: Backend> Core<B> {
             };
             let decision = tokio::select! {
                 biased;
-                answer = &mut here => return Ok(Answered::Here(answer)),
+                answer = &mut here => return self.known(id, answer, chosen).await,
                 decision = &mut decided, if chosen.is_none() => {
                     Some(decision.map_err(drop))
                 }
@@ -204,7 +204,14 @@ impl<B: Backend> Core<B> {
                     // are, and any later one comes too late.
                     let too_late = self.backend.apply_status().borrow().time.0 > expires_ns;
                     match decided_now(&mut decided, chosen) {
-                        None if too_late && chosen.is_none() => return Err(not_in_time()),
+                        None if too_late && chosen.is_none() => {
+                            // Unless a snapshot has come in place of the slots, which was told
+                            // before its time was.
+                            return match (&mut here).now_or_never() {
+                                Some(answer) => self.known(id, answer, chosen).await,
+                                None => Err(not_in_time()),
+                            };
+                        }
                         decision => decision,
                     }
                 }
@@ -226,6 +233,20 @@ impl<B: Backend> Core<B> {
                 Some(Err(())) => return self.ask_all(id).await.ok_or_else(|| unknown(chosen)),
             }
         }
+    }
+
+    /// What this copy knows, or if it does not, what others do.
+    async fn known(
+        &self,
+        id: CommandId,
+        answer: Answer,
+        chosen: Option<Slot>,
+    ) -> Result<Answered, Problem> {
+        if answer.outcome != Outcome::Elsewhere {
+            return Ok(Answered::Here(answer));
+        }
+        let others = self.ask_all(id).await;
+        others.ok_or_else(|| unknown(chosen))
     }
 
     /// Asks one member for its answer, until `limit`.
@@ -307,7 +328,11 @@ impl<B: Backend> Core<B> {
             Outcome::ResponseGone => return Err(Problem::response_gone().at(slot)),
             Outcome::Skipped => return Err(Problem::skipped().at(slot)),
             // Said about requests only by a member that knows no better.
-            Outcome::Duplicate | Outcome::Reclassify | Outcome::Done | Outcome::Conflict => {
+            Outcome::Duplicate
+            | Outcome::Reclassify
+            | Outcome::Done
+            | Outcome::Conflict
+            | Outcome::Elsewhere => {
                 return Err(Problem::unknown());
             }
         };

@@ -110,6 +110,10 @@ impl Control {
         let result = match answer.outcome {
             apply::Outcome::Done => Outcome::Done,
             apply::Outcome::Conflict => Outcome::Conflict,
+            apply::Outcome::Elsewhere => {
+                let what = "this member was too far behind to see what became of it";
+                return Err(Status::unknown(what));
+            }
             other => return Err(Status::internal(format!("a policy cannot be {other:?}"))),
         };
         Ok(ProposePolicyResponse {

@@ -192,6 +192,8 @@ impl Member {
             log: Arc::new(LogSource(wal.reader())),
             elsewhere: elsewhere_receiver,
             app,
+            state: apply::StateType::Ephemeral,
+            states: apply::NoSnapshots,
         })?;
         let stops = Stops::default();
         let mut tasks = JoinSet::new();

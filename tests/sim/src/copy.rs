@@ -10,7 +10,7 @@ use prost::Message as _;
 use synod_paxos::{AgreedTime, Genesis, Now, Reading, Slot};
 use synod_proto::v1::{IdempotencyPolicy, Policy};
 use synod_sidecar::app::Instance;
-use synod_sidecar::apply::{Action, Found, Machine, Outcome, Record, Run, Setup};
+use synod_sidecar::apply::{Action, Fold, Found, Machine, Outcome, Record, Run, Setup, StateType};
 
 use crate::app::{Register, Work};
 use crate::calendar::{Event, Life};
@@ -77,8 +77,11 @@ impl Copy {
     pub(crate) fn new(genesis: &Genesis, ledger: &Ledger) -> Self {
         let policy = Policy::decode(genesis.policy.clone()).expect("written here");
         let machine = Machine::new(Setup {
-            configuration: genesis.configuration.clone(),
-            policy,
+            fold: Fold::new(genesis.configuration.clone(), policy),
+            state: StateType::Ephemeral,
+            half_restored: false,
+            promises: Vec::new(),
+            gated: false,
             ledger: match ledger {
                 Ledger::Missing => Found::Missing,
                 Ledger::OtherBoot => Found::OtherBoot,
@@ -149,6 +152,10 @@ impl World {
                         kind.0
                     );
                     return Err(Violation::new("P8", text));
+                }
+                other => {
+                    let text = format!("member {} has no snapshots: {other:?}", member + 1);
+                    return Err(Violation::new("A1", text));
                 }
             }
             self.feed(member)?;

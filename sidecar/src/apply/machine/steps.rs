@@ -1,19 +1,18 @@
-//! The machine's three steps (rule A1) and its view of the app's life (rule A4).
+//! The machine's three steps (rule A1).
 
 use std::sync::Arc;
 
 use synod_paxos::{CommandId, Entry, Slot};
 use synod_proto::v1::Request;
 
-use super::{Action, Answer, App, Busy, Execute, Machine, Queued, Run};
+use super::{Action, Answer, App, Busy, Execute, Interrupted, Machine, Queued, Run};
 use super::{
-    FAILED_PAUSE_MS, FAILURES_BEFORE_PAUSE, QUEUE_BYTES, QUEUE_ENTRIES, REPEATS, SUSPECTS,
+    FAILED_PAUSE_MS, FAILURES_BEFORE_PAUSE, KNOWN, QUEUE_BYTES, QUEUE_ENTRIES, REPEATS, SUSPECTS,
 };
-use crate::app::Instance;
 use crate::apply::Outcome;
 use crate::apply::fold::Admission;
 use crate::apply::keys::First;
-use crate::apply::ledger::{Found, InFlight, Record};
+use crate::apply::ledger::InFlight;
 
 // === admit ===
 
@@ -25,10 +24,13 @@ impl Machine {
                 self.decisions.note(slot);
                 self.last_to_execute = slot;
                 if slot <= self.answered_before {
-                    self.answer(id, slot, Outcome::Executed);
+                    if self.known.len() >= KNOWN {
+                        self.known.pop_front();
+                    }
+                    self.known.push_back((slot, id));
                 }
                 let room = self.queue.len() < QUEUE_ENTRIES && self.queue_bytes < QUEUE_BYTES;
-                if room && self.app_runs() && self.first_not_queued() == Some(slot) {
+                if room && self.first_not_queued() == Some(slot) {
                     self.enqueue(entry, Arc::from(request));
                 }
             }
@@ -43,9 +45,27 @@ impl Machine {
             }
             Admission::Settled(outcome) => self.answer(id, slot, outcome),
             Admission::Nothing => {}
+            Admission::Skip {
+                slot: skipped,
+                id: of,
+            } => {
+                self.skip(skipped, of, slot);
+                self.answer(id, slot, Outcome::Done);
+            }
             Admission::Unknown(kind) => {
                 self.halted = Some((slot, kind));
                 self.actions.push_back(Action::Halt { slot, kind });
+            }
+        }
+        self.tell_known();
+    }
+
+    /// What earlier lives have executed, as far as it was not skipped.
+    fn tell_known(&mut self) {
+        let earlier = self.history.unwrap_or_default();
+        if self.fold.admitted() >= earlier.admitted {
+            while let Some((slot, id)) = self.known.pop_front() {
+                self.answer(id, slot, Outcome::Executed);
             }
         }
     }
@@ -85,8 +105,11 @@ impl Machine {
         matches!(self.app, App::Running(_))
     }
 
-    /// The first admitted slot that is executed and was not queued yet.
+    /// The first admitted slot that the app is to execute and was not queued yet.
     pub(super) fn first_not_queued(&self) -> Option<Slot> {
+        if !self.app_runs() {
+            return None;
+        }
         let from = self.queued_through.max(self.applied).next();
         if from > self.last_to_execute {
             return None;
@@ -117,12 +140,14 @@ impl Machine {
         self.queue.push_front(queued);
     }
 
-    /// Goes on as far as possible: over slots that the app does not see, to the next it does.
+    /// Goes on as far as possible: over slots that the app does not see, to the next it does, or to
+    /// a snapshot.
     pub(super) fn advance(&mut self) {
         while self.busy.is_none()
             && !self.shutting_down
             && self.paused.is_none()
             && self.app_runs()
+            && !self.snapshot_runs()
             && self.applied < self.fold.admitted()
         {
             let next = self.applied.next();
@@ -130,13 +155,18 @@ impl Machine {
                 if self.queue.front().is_some_and(|queued| queued.slot == next) {
                     self.begin(next);
                 }
-                return;
+                break;
             }
             self.applied = next;
         }
+        self.reach_barrier();
+        self.forget();
     }
 
     fn begin(&mut self, slot: Slot) {
+        if self.promises.contains_key(&slot) || self.waits_for_proof() {
+            return;
+        }
         let failures = self.failures.get(&slot).copied().unwrap_or(0);
         if failures >= FAILURES_BEFORE_PAUSE && self.pause_over != Some(slot) {
             let pause_ms = doubled(FAILED_PAUSE_MS, failures - FAILURES_BEFORE_PAUSE);
@@ -177,95 +207,21 @@ impl Machine {
 
     /// What is in flight has failed, whatever comes of it.
     pub(super) fn cut_off(&mut self) {
+        self.drop_snapshot();
         self.execute = None;
         if let Some(busy) = self.busy.take() {
+            self.interrupted = Some(Interrupted {
+                applied: self.applied,
+                in_flight: InFlight {
+                    slot: busy.queued.slot,
+                    attempt: busy.attempt,
+                },
+                id: Some(busy.queued.id),
+            });
             *self.failures.entry(busy.queued.slot).or_default() = busy.attempt;
             if self.failures.len() > SUSPECTS {
                 self.failures.pop_first();
             }
-        }
-    }
-}
-
-// === the app's life ===
-
-impl Machine {
-    /// The first look at the app, against what the ledger knew of it.
-    pub(super) fn recover(&mut self, found: Found, instance: Option<Instance>) {
-        let record = match found {
-            // Nothing is known of earlier lives, so nothing of what this app was sent.
-            Found::Missing => {
-                if let Some(instance) = instance {
-                    self.app = App::Unproven(instance);
-                    self.actions.push_back(Action::StopApp(instance));
-                }
-                self.ledger_dirty = true;
-                return;
-            }
-            // The machine has started since: whatever listens has, too.
-            Found::OtherBoot => Record::default(),
-            Found::Record(record) => record,
-        };
-        match (record.instance, instance) {
-            (Some(known), Some(found)) if known == found => {
-                if record.in_flight.is_some() || record.unknown {
-                    return self.condemn(found);
-                }
-                self.app = App::Running(found);
-                self.applied = record.applied;
-                self.queued_through = record.applied;
-                self.answered = record.applied;
-                self.answered_before = record.applied;
-                self.target = self.target.max(self.commit);
-            }
-            (_, Some(found)) => self.app_is_new(found),
-            (previous, None) => self.app = App::Absent { previous },
-        }
-    }
-
-    pub(super) fn condemn(&mut self, instance: Instance) {
-        self.cut_off();
-        self.paused = None;
-        self.app = App::Condemned(instance);
-        self.ledger_dirty = true;
-        self.actions.push_back(Action::StopApp(instance));
-    }
-
-    /// A start: the state is empty, and everything is executed from the first slot on.
-    pub(super) fn app_is_new(&mut self, instance: Instance) {
-        self.cut_off();
-        self.app = App::Running(instance);
-        self.app_starts += 1;
-        self.target = self.target.max(self.commit).max(self.answered);
-        self.applied = Slot::ZERO;
-        self.queue.clear();
-        self.queue_bytes = 0;
-        self.queued_through = Slot::ZERO;
-        self.paused = None;
-        self.pause_over = None;
-        self.refusals = 0;
-        self.ledger_dirty = true;
-    }
-
-    pub(super) fn record(&self) -> Record {
-        Record {
-            instance: match self.app {
-                App::Absent { previous } => previous,
-                App::Unproven(instance) | App::Condemned(instance) | App::Running(instance) => {
-                    Some(instance)
-                }
-            },
-            applied: self.applied,
-            in_flight: self.busy.as_ref().map(|busy| InFlight {
-                slot: busy.queued.slot,
-                attempt: busy.attempt,
-            }),
-            // Also of one that has gone, should it ever listen again.
-            unknown: match self.app {
-                App::Absent { previous } => previous.is_some(),
-                App::Unproven(_) | App::Condemned(_) => true,
-                App::Running(_) => false,
-            },
         }
     }
 }

@@ -2,7 +2,10 @@
 
 mod admission;
 mod life;
+mod poison;
 mod random;
+mod snapshots;
+mod table;
 
 use std::num::NonZeroU64;
 
@@ -12,10 +15,10 @@ use synod_paxos::{
     AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Configuration, Entry, Epoch,
     Incarnation, Member, MemberId, Quorums, Role, Slot,
 };
-use synod_proto::v1::{Idempotency, Policy, Request};
+use synod_proto::v1::{Idempotency, Policy, Request, Skip};
 
 use super::*;
-use crate::apply::ledger::InFlight;
+use crate::apply::ledger::{History, InFlight, Record};
 
 /// A machine with its log; what it says is carried out by the test.
 pub(super) struct Bench {
@@ -23,6 +26,9 @@ pub(super) struct Bench {
     pub(super) log: Vec<Entry>,
     /// What a next process would find.
     pub(super) ledger: Record,
+    pub(super) state: StateType,
+    /// The newest snapshot of this member; the log begins behind it.
+    pub(super) base: Option<Fold>,
 }
 
 pub(super) fn instance(number: u64) -> Instance {
@@ -99,10 +105,24 @@ impl Bench {
 
     /// A machine that has not looked at the app yet.
     pub(super) fn begin(ledger: Found, log: Vec<Entry>) -> Self {
+        Self::begin_from(StateType::Ephemeral, None, ledger, log)
+    }
+
+    /// The same, with another state type or behind a snapshot.
+    pub(super) fn begin_from(
+        state: StateType,
+        base: Option<Fold>,
+        ledger: Found,
+        log: Vec<Entry>,
+    ) -> Self {
+        let empty = || Fold::new(configuration(), Policy::default());
         let mut machine = Machine::new(Setup {
-            configuration: configuration(),
-            policy: Policy::default(),
+            fold: base.clone().unwrap_or_else(empty),
+            state,
             ledger,
+            half_restored: false,
+            promises: Vec::new(),
+            gated: false,
         });
         machine.handle_commit(Slot(log.len() as u64));
         Self {
@@ -112,14 +132,38 @@ impl Bench {
                 Found::Record(record) => record,
                 Found::Missing | Found::OtherBoot => Record::default(),
             },
+            state,
+            base,
         }
     }
 
     /// The same member in its next process.
     pub(super) fn restarted(&self, listens: Option<Instance>) -> Self {
-        let mut bench = Self::begin(Found::Record(self.ledger), self.log.clone());
+        self.restarted_with(Found::Record(self.ledger), listens)
+    }
+
+    pub(super) fn restarted_with(&self, ledger: Found, listens: Option<Instance>) -> Self {
+        let log = self.log.clone();
+        let mut bench = Self::begin_from(self.state, self.base.clone(), ledger, log);
         bench.machine.handle_app(listens);
         bench
+    }
+
+    /// The tables as of this slot of the log.
+    pub(super) fn fold_at(&self, slot: u64) -> Fold {
+        let mut fold = Fold::new(configuration(), Policy::default());
+        for entry in &self.log[..slot as usize] {
+            fold.admit(entry);
+        }
+        fold
+    }
+
+    /// A snapshot of this member at this slot of the log, and nothing of the log below.
+    pub(super) fn snapshot(&mut self, slot: u64) {
+        let fold = self.fold_at(slot);
+        if self.machine.handle_snapshot_available(fold.clone()) {
+            self.base = Some(fold);
+        }
     }
 
     /// Puts a command into the log, not yet handed in.
@@ -145,6 +189,18 @@ impl Bench {
         self.append(CommandKind::REQUEST, id(sequence), request.encode_to_vec())
     }
 
+    /// Has it chosen that nobody executes this slot.
+    pub(super) fn choose_skip(&mut self, sequence: u64, slot: u64) -> Slot {
+        let of = &self.log[slot as usize - 1].command.id;
+        let skip = Skip {
+            slot,
+            member: of.member.0,
+            boot: of.boot.0,
+            sequence: of.sequence,
+        };
+        self.append(CommandKind::SKIP, id(sequence), skip.encode_to_vec())
+    }
+
     pub(super) fn choose_noop(&mut self) -> Slot {
         self.append(CommandKind::NOOP, CommandId::default(), Vec::new())
     }
@@ -162,6 +218,10 @@ impl Bench {
                 .machine
                 .next_to_execute()
                 .or(self.machine.next_to_admit());
+            if let Some(slot) = next {
+                let not_needed = self.machine.not_needed();
+                assert!(slot > not_needed, "slot {slot} is not in the log any more");
+            }
             let entry = next
                 .and_then(|slot| self.log.get(slot.0 as usize - 1))
                 .cloned();

@@ -12,6 +12,8 @@ const RENEW_MS: u64 = 3_000;
 const RETRY_MS: u64 = 250;
 /// A copy that comes no further for so long lets others have their turn, in milliseconds.
 const PATIENCE_MS: u64 = 30_000;
+/// And one that is given a state, which may be large, in milliseconds.
+const RESTORE_PATIENCE_MS: u64 = 600_000;
 
 /// See the module's documentation. Times are milliseconds of a clock that never goes back.
 #[derive(Debug)]
@@ -87,10 +89,15 @@ impl Wish {
         };
         self.enter(now_ms, next);
         let mark = (self.phase, copy.app_starts, copy.applied);
+        let patience_ms = if copy.restoring {
+            RESTORE_PATIENCE_MS
+        } else {
+            PATIENCE_MS
+        };
         if self.mark != mark || !held {
             self.mark = mark;
             self.marked_ms = now_ms;
-        } else if now_ms >= self.marked_ms + PATIENCE_MS {
+        } else if now_ms >= self.marked_ms + patience_ms {
             self.give_up(now_ms);
         }
     }
@@ -333,6 +340,26 @@ mod tests {
         wish.observe(PATIENCE_MS, &condemned(7, 1), Some(ballot(1)));
         assert!(!wish.allows(PATIENCE_MS, instance(7)));
         assert_eq!(claim(&wish, PATIENCE_MS), Some(Claim::Wants(2)));
+    }
+
+    #[test]
+    fn a_copy_that_is_given_a_large_state_keeps_the_token_for_longer() {
+        let mut wish = holding();
+        let restoring = ApplyStatus {
+            restoring: true,
+            ..replaying(2, 0)
+        };
+        let begun_ms = 1_000;
+        let end_ms = begun_ms + RESTORE_PATIENCE_MS;
+        for at_ms in (begun_ms..end_ms).step_by(1_000) {
+            wish.observe(at_ms, &restoring, Some(ballot(1)));
+            if let Some(asked) = wish.due(at_ms) {
+                wish.handle_answer(at_ms, at_ms, asked, Some(TTL_MS));
+            }
+            assert_eq!(wish.claim(), Claim::Holds(1), "at {at_ms}");
+        }
+        wish.observe(end_ms, &restoring, Some(ballot(1)));
+        assert_eq!(wish.claim(), Claim::Nothing);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A member whose copy cannot serve, beside one whose copy can.
 
 use super::*;
+use crate::ingress::handover::fetch_answer;
 
 /// Two members; the second serves hand-over to the first.
 struct Pair {
@@ -212,6 +213,67 @@ async fn the_others_are_asked_before_an_outcome_is_called_unknown_or_gone() {
     }
     let reply = pair.here.send("POST /notes", &[], "x").await;
     assert_eq!(reply.status(), 410, "nobody has that one");
+}
+
+#[tokio::test]
+async fn what_a_snapshot_stands_for_here_is_asked_of_the_others() {
+    let pair = Pair::new().await;
+    let first = CommandId {
+        member: MemberId(1),
+        boot: Boot(1),
+        sequence: 1,
+    };
+    let there = Some(response("there"));
+    pair.there.double.answered(first, Outcome::Executed, there);
+    let elsewhere = Plan::Answer(Outcome::Elsewhere, None);
+    pair.here.double.plan([elsewhere]);
+    let reply = pair.here.send("POST /notes", &[], "x").await;
+    assert_eq!((reply.status(), reply.body()), (201, "there"));
+    let reply = pair.here.send("POST /notes", &[], "x").await;
+    assert_eq!(reply.problem(), problem(504, "unknown", Some("unknown")));
+}
+
+#[tokio::test]
+async fn a_member_that_knows_no_better_is_no_answer() {
+    let pair = Pair::new().await;
+    let first = CommandId {
+        member: MemberId(1),
+        boot: Boot(1),
+        sequence: 1,
+    };
+    pair.there.double.answered(first, Outcome::Elsewhere, None);
+    let channel = pair.here.peers.channel(MemberId(2)).unwrap();
+    let group = GroupId([0x5f; 16]);
+    let fetched = fetch_answer(channel, group, first, TOO_LONG).await;
+    assert_eq!(fetched.unwrap_err().code(), tonic::Code::NotFound);
+    let elsewhere = Plan::Answer(Outcome::Elsewhere, None);
+    pair.here.double.plan([elsewhere]);
+    let reply = pair.here.send("POST /notes", &[], "x").await;
+    assert_eq!(reply.problem(), problem(504, "unknown", Some("unknown")));
+}
+
+#[tokio::test]
+async fn a_snapshot_from_behind_the_time_of_a_request_does_not_make_it_not_ordered() {
+    let pair = Pair::new().await;
+    let (here, there) = (&pair.here.double, &pair.there.double);
+    here.plan([Plan::Hold]);
+    // Told, and its time published, just before the entrance looks at that.
+    here.state().on_status = Some(Arc::new(|here: &Double| {
+        let first = here.state().proposed.first().map(|(id, _)| *id);
+        if let Some(id) = first {
+            here.answered(id, Outcome::Elsewhere, None);
+            here.apply
+                .send_modify(|status| status.time = AgreedTime(u64::MAX));
+        }
+    }));
+    let first = CommandId {
+        member: MemberId(1),
+        boot: Boot(1),
+        sequence: 1,
+    };
+    there.answered(first, Outcome::Executed, Some(response("there")));
+    let reply = pair.here.send("POST /notes", &[], "x").await;
+    assert_eq!((reply.status(), reply.body()), (201, "there"));
 }
 
 #[tokio::test]

@@ -101,6 +101,8 @@ struct State {
     on_index: Option<Hook>,
     /// Called with each proposal.
     on_propose: Option<Hook>,
+    /// Called before each look at the copy.
+    on_status: Option<Hook>,
 }
 
 /// Chosen, and executed with this response.
@@ -280,6 +282,10 @@ impl Backend for Arc<Double> {
     }
 
     fn apply_status(&self) -> &watch::Receiver<ApplyStatus> {
+        let first = self.state().on_status.clone();
+        if let Some(first) = first {
+            first(self);
+        }
         &self.receivers.1
     }
 

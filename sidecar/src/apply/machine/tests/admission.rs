@@ -36,6 +36,12 @@ fn the_ledger_is_written_before_the_first_byte_and_before_the_answer() {
             attempt: 1,
         }),
         unknown: false,
+        rollback: false,
+        history: Some(History {
+            admitted: Slot(slot),
+            answered: Slot(slot - 1),
+            sent: Slot(slot),
+        }),
     };
     let Action::Execute(first) = &actions[actions.len() - 1] else {
         panic!("{actions:?}");
@@ -269,7 +275,11 @@ fn what_cannot_be_decoded_is_executed_by_nobody() {
 
 #[test]
 fn apply_stops_before_a_kind_it_does_not_know() {
-    for kind in [CommandKind::SKIP, CommandKind::REVISION, CommandKind(999)] {
+    for kind in [
+        CommandKind::RECONFIGURE,
+        CommandKind::REVISION,
+        CommandKind(999),
+    ] {
         let mut bench = Bench::new();
         bench.choose(1, &request());
         bench.append(kind, id(2), Vec::new());

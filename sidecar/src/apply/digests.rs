@@ -1,0 +1,358 @@
+//! What each copy answered, as hashes: so that copies are compared without their content.
+//!
+//! One [`Digest`] per executed slot, made off the lane, kept in a bounded [`Digests`] until it was
+//! compared. A digest tells its parts apart, so that the comparer names the first that differs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use synod_paxos::Slot;
+
+/// Digests kept, at most; older ones are lost if nobody compares them.
+const KEPT: usize = 16_384;
+
+/// Fields that say nothing about the app's state, or belong to one connection (RFC 9110, section
+/// 7.6.1).
+const IGNORED: [HeaderName; 8] = [
+    header::DATE,
+    header::SERVER,
+    header::CONNECTION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// A part of a response, in the order in which differences are told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// Whether it went well: the first digit of the status code.
+    StatusClass,
+    /// The status code.
+    Status,
+    /// All fields of this name, in lower case.
+    Header(String),
+    /// The body.
+    Body,
+    /// All trailers of this name, in lower case.
+    Trailer(String),
+}
+
+/// 128 bits of BLAKE3.
+pub type PartHash = [u8; 16];
+
+/// A response without its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// Name of the request's route; empty: none matched.
+    pub route: String,
+    /// Status code.
+    pub status: u16,
+    /// Of each part that there is besides the status, which is never noise.
+    pub parts: BTreeMap<Part, PartHash>,
+}
+
+/// Makes a digest of a response as it is read.
+#[derive(Debug)]
+pub struct Digester {
+    digest: Digest,
+    ignored: BTreeSet<String>,
+    body: blake3::Hasher,
+}
+
+// === impl Digest ===
+
+impl Digest {
+    /// The first part in which the two differ, those left aside for which `noise` holds.
+    pub fn difference(&self, other: &Self, noise: impl Fn(&Part) -> bool) -> Option<Part> {
+        if self.status / 100 != other.status / 100 {
+            return Some(Part::StatusClass);
+        }
+        if self.status != other.status {
+            return Some(Part::Status);
+        }
+        let names = self.parts.keys().chain(other.parts.keys());
+        let differ = names.filter(|part| self.parts.get(part) != other.parts.get(part));
+        differ.filter(|part| !noise(part)).min().cloned()
+    }
+}
+
+// === impl Digester ===
+
+impl Digester {
+    /// Begins with the head. `ignored`: names of fields, in lower case, that the user knows to differ.
+    pub fn new(
+        route: &str,
+        status: StatusCode,
+        headers: &HeaderMap,
+        ignored: BTreeSet<String>,
+    ) -> Self {
+        let mut digester = Self {
+            digest: Digest {
+                route: route.to_owned(),
+                status: status.as_u16(),
+                parts: BTreeMap::new(),
+            },
+            ignored,
+            body: blake3::Hasher::new(),
+        };
+        digester.fields(headers, Part::Header);
+        digester
+    }
+
+    /// The next piece of the body.
+    pub fn body(&mut self, piece: &[u8]) {
+        self.body.update(piece);
+    }
+
+    /// All of it was read.
+    pub fn finish(mut self, trailers: &HeaderMap) -> Digest {
+        self.fields(trailers, Part::Trailer);
+        let body = short(&self.body);
+        self.digest.parts.insert(Part::Body, body);
+        self.digest
+    }
+
+    fn fields(&mut self, fields: &HeaderMap, part: fn(String) -> Part) {
+        for name in fields.keys() {
+            if IGNORED.contains(name) || self.ignored.contains(name.as_str()) {
+                continue;
+            }
+            let mut hasher = blake3::Hasher::new();
+            for value in fields.get_all(name) {
+                hasher.update(&(value.len() as u64).to_le_bytes());
+                hasher.update(value.as_bytes());
+            }
+            let part = part(name.as_str().to_owned());
+            self.digest.parts.insert(part, short(&hasher));
+        }
+    }
+}
+
+fn short(hasher: &blake3::Hasher) -> PartHash {
+    let mut short = [0; 16];
+    short.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    short
+}
+
+/// The digests of one copy that were not compared yet.
+#[derive(Debug, Default)]
+pub struct Digests {
+    kept: BTreeMap<Slot, Digest>,
+    /// Being made.
+    pending: BTreeSet<Slot>,
+    applied: Slot,
+    compared: Slot,
+}
+
+/// Digests for the comparer, in slot order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// A slot up to here that has no digest, in this batch or an earlier one, was not executed by this
+    /// copy, or its digest is lost.
+    pub through: Slot,
+    /// The digests.
+    pub digests: Vec<(Slot, Digest)>,
+}
+
+impl Digests {
+    /// The digest of this slot is being made.
+    pub fn begin(&mut self, slot: Slot) {
+        if slot > self.compared {
+            self.pending.insert(slot);
+        }
+    }
+
+    /// It was made. `None`: it cannot be had.
+    pub fn end(&mut self, slot: Slot, digest: Option<Digest>) {
+        self.pending.remove(&slot);
+        if let Some(digest) = digest.filter(|_| slot > self.compared) {
+            self.kept.insert(slot, digest);
+            if self.kept.len() > KEPT {
+                self.kept.pop_first();
+            }
+        }
+    }
+
+    /// The copy has come so far. A copy that is made anew keeps what is known of the one before.
+    pub fn reached(&mut self, applied: Slot) {
+        self.applied = self.applied.max(applied);
+    }
+
+    /// The digests behind this slot, `max` at most.
+    pub fn after(&self, slot: Slot, max: usize) -> Batch {
+        let first_pending = self.pending.first().map(|slot| slot.prev());
+        let known = first_pending.map_or(self.applied, |known| known.min(self.applied));
+        let behind = self.kept.range(slot.next()..).map_while(|(at, digest)| {
+            let known = *at <= known;
+            known.then(|| (*at, digest.clone()))
+        });
+        let mut digests: Vec<_> = behind.take(max.saturating_add(1)).collect();
+        let through = if digests.len() > max {
+            digests.truncate(max);
+            digests.last().map_or(slot, |(last, _)| *last)
+        } else {
+            known
+        };
+        Batch { through, digests }
+    }
+
+    /// All up to here was compared.
+    pub fn compared(&mut self, through: Slot) {
+        if through > self.compared {
+            self.compared = through;
+            self.kept = self.kept.split_off(&through.next());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let fields = fields.iter().map(|(name, value)| {
+            let name = HeaderName::from_static(name);
+            (name, HeaderValue::from_static(value))
+        });
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    fn digest(status: u16, fields: &[(&'static str, &'static str)], body: &str) -> Digest {
+        let ignored = ["x-mine".to_owned()].into();
+        let status = StatusCode::from_u16(status).unwrap();
+        let mut digester = Digester::new("notes", status, &headers(fields), ignored);
+        for piece in body.as_bytes().chunks(3) {
+            digester.body(piece);
+        }
+        digester.finish(&headers(&[("grpc-status", "0")]))
+    }
+
+    fn first_difference(one: &Digest, other: &Digest) -> Option<Part> {
+        let difference = one.difference(other, |_| false);
+        assert_eq!(difference, other.difference(one, |_| false));
+        difference
+    }
+
+    #[test]
+    fn what_says_nothing_about_the_state_makes_no_difference() {
+        let one = digest(
+            200,
+            &[("a", "1"), ("b", "2"), ("date", "Mon"), ("x-mine", "7")],
+            "done",
+        );
+        let other = digest(
+            200,
+            &[
+                ("server", "nginx"),
+                ("b", "2"),
+                ("connection", "close"),
+                ("transfer-encoding", "chunked"),
+                ("a", "1"),
+                ("x-mine", "8"),
+            ],
+            "done",
+        );
+        assert_eq!(first_difference(&one, &other), None);
+        assert_eq!(one, other, "in whatever order the fields come");
+    }
+
+    #[test]
+    fn the_first_part_that_differs_is_named() {
+        let one = digest(200, &[("a", "1"), ("b", "2")], "done");
+        let cases = [
+            (digest(404, &[("a", "9")], "x"), Part::StatusClass),
+            (digest(201, &[("a", "9")], "x"), Part::Status),
+            (
+                digest(200, &[("a", "1"), ("b", "3")], "x"),
+                Part::Header("b".into()),
+            ),
+            (digest(200, &[("a", "1")], "done"), Part::Header("b".into())),
+            (
+                digest(200, &[("a", "1"), ("b", "2"), ("c", "")], "done"),
+                Part::Header("c".into()),
+            ),
+            (digest(200, &[("a", "1"), ("b", "2")], "done!"), Part::Body),
+        ];
+        for (other, part) in cases {
+            assert_eq!(first_difference(&one, &other), Some(part));
+        }
+        let mut other = one.clone();
+        other.parts.remove(&Part::Trailer("grpc-status".into()));
+        let trailer = Part::Trailer("grpc-status".into());
+        assert_eq!(first_difference(&one, &other), Some(trailer));
+    }
+
+    #[test]
+    fn values_of_one_field_are_not_confused_with_each_other() {
+        let one = digest(200, &[("a", "1"), ("a", "23")], "");
+        for fields in [
+            &[("a", "12"), ("a", "3")][..],
+            &[("a", "23"), ("a", "1")],
+            &[("a", "123")],
+        ] {
+            let other = digest(200, fields, "");
+            let difference = first_difference(&one, &other);
+            assert_eq!(difference, Some(Part::Header("a".into())), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn noise_is_left_aside() {
+        let one = digest(200, &[("etag", "1")], "a");
+        let other = digest(200, &[("etag", "2")], "b");
+        let etag = Part::Header("etag".into());
+        let difference = one.difference(&other, |part| *part == etag);
+        assert_eq!(difference, Some(Part::Body));
+    }
+
+    #[test]
+    fn a_batch_says_how_far_it_knows() {
+        let mut digests = Digests::default();
+        let some = || digest(200, &[], "");
+        for slot in [1, 2, 4, 5] {
+            digests.begin(Slot(slot));
+        }
+        digests.end(Slot(1), Some(some()));
+        digests.end(Slot(2), None);
+        digests.end(Slot(5), Some(some()));
+        digests.reached(Slot(6));
+        let slots = |batch: &Batch| batch.digests.iter().map(|(it, _)| it.0).collect::<Vec<_>>();
+        let batch = digests.after(Slot(0), 10);
+        assert_eq!((batch.through, slots(&batch)), (Slot(3), vec![1]));
+        digests.end(Slot(4), Some(some()));
+        let batch = digests.after(Slot(0), 10);
+        assert_eq!((batch.through, slots(&batch)), (Slot(6), vec![1, 4, 5]));
+        let batch = digests.after(Slot(0), 2);
+        assert_eq!((batch.through, slots(&batch)), (Slot(4), vec![1, 4]));
+        let batch = digests.after(Slot(4), 2);
+        assert_eq!((batch.through, slots(&batch)), (Slot(6), vec![5]));
+        digests.reached(Slot(2));
+        assert_eq!(digests.after(Slot(5), 2).through, Slot(6));
+        digests.compared(Slot(4));
+        digests.begin(Slot(3));
+        digests.end(Slot(3), Some(some()));
+        let batch = digests.after(Slot(0), 10);
+        assert_eq!((batch.through, slots(&batch)), (Slot(6), vec![5]));
+    }
+
+    #[test]
+    fn memory_is_bounded_though_nobody_compares() {
+        let mut digests = Digests::default();
+        for slot in 1..=KEPT as u64 + 10 {
+            digests.begin(Slot(slot));
+            digests.end(Slot(slot), Some(digest(200, &[], "")));
+            digests.reached(Slot(slot));
+        }
+        let batch = digests.after(Slot(0), usize::MAX);
+        assert_eq!(batch.digests.len(), KEPT);
+        assert_eq!(batch.digests[0].0, Slot(11));
+        assert!(digests.pending.is_empty());
+    }
+}

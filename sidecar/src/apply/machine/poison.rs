@@ -1,0 +1,196 @@
+//! Slots that kill or hang the app: what this member promises about one (rule K1), and what a skip
+//! that was chosen does (rule K2).
+
+use synod_paxos::{CommandId, Slot};
+
+use super::life::Files;
+use super::{Action, Answer, App, Ask, Machine, Standing};
+use crate::app::Instance;
+use crate::apply::Outcome;
+use crate::apply::ledger::History;
+
+// === what is promised ===
+
+impl Machine {
+    /// The leader asks. The answer is a promise that must be synced, as a vote is, before it is told;
+    /// see [`Machine::promises`]. `None`: a later ask was answered already.
+    pub fn handle_ask(&mut self, ask: Ask) -> Option<Standing> {
+        let earlier = self.promises.get(&ask.slot);
+        if earlier.is_some_and(|it| (it.ballot, it.number) > (ask.ballot, ask.number)) {
+            return None;
+        }
+        let history = self.history.unwrap_or_default();
+        if ask.slot <= self.answered.max(history.answered) {
+            return Some(Standing::Applied);
+        }
+        self.promises.insert(ask.slot, ask);
+        let in_flight = self.busy.as_ref().map(|busy| busy.queued.slot);
+        if in_flight == Some(ask.slot) {
+            // Whatever comes of it, nobody is told.
+            self.cut_off();
+            if let App::Running(instance) = self.app {
+                self.condemn(instance);
+            }
+        }
+        Some(match self.was_sent(ask.slot) {
+            Some(true) => Standing::Failed,
+            Some(false) => Standing::Held,
+            None => Standing::Unknown,
+        })
+    }
+
+    /// Whether this member has ever sent the slot to an app, perhaps in part; `None`: nobody knows.
+    fn was_sent(&self, slot: Slot) -> Option<bool> {
+        let earlier = self.history.map(|it| it.sent);
+        if slot <= self.sent.max(earlier.unwrap_or_default()) {
+            return Some(true);
+        }
+        // What was chosen after this life began was sent by no other.
+        let of_this_life = self.proven.is_some_and(|proven| slot > proven);
+        (earlier.is_some() || of_this_life).then_some(false)
+    }
+
+    /// The agreement has proven, after this life began, that nothing is chosen beyond this slot yet
+    /// (rule R1).
+    pub fn handle_proven(&mut self, commit: Slot) {
+        self.proven.get_or_insert(commit);
+        self.advance();
+    }
+
+    pub(super) fn waits_for_proof(&self) -> bool {
+        let known = self.proven.is_some_and(|it| it <= self.fold.admitted());
+        self.gated && !known
+    }
+
+    pub(super) fn history_now(&self) -> History {
+        let earlier = self.history.unwrap_or_default();
+        History {
+            admitted: self.fold.admitted().max(self.considered),
+            answered: self.answered.max(earlier.answered),
+            sent: self.sent.max(earlier.sent),
+        }
+    }
+
+    /// That very ask has come to an end, and the slot was not skipped.
+    pub fn handle_free(&mut self, ask: Ask) {
+        if self.promises.get(&ask.slot) == Some(&ask) {
+            self.promises.remove(&ask.slot);
+            self.advance();
+        }
+    }
+
+    /// What is promised, in slot order: kept durably, and handed to the next life by
+    /// [`Setup::promises`](super::Setup::promises).
+    pub fn promises(&self) -> impl Iterator<Item = Ask> + '_ {
+        self.promises.values().copied()
+    }
+
+    /// The slot that fails here: how often it did, and whether it takes longer than it may now.
+    pub fn suspect(&self) -> Option<(Slot, u32, bool)> {
+        let next = self.next_executed()?;
+        let failures = self.failures.get(&next).copied().unwrap_or(0);
+        let slow = self.busy.as_ref().is_some_and(|busy| busy.slow);
+        (failures > 0 || slow).then_some((next, failures, slow))
+    }
+
+    pub(super) fn next_executed(&self) -> Option<Slot> {
+        let from = self.applied.max(self.decisions.base()).next();
+        self.decisions.next_from(from)
+    }
+}
+
+// === what was chosen ===
+
+impl Machine {
+    /// From the slot `at` on it is known that nobody executes `slot`, which holds the command `id`.
+    pub(super) fn skip(&mut self, slot: Slot, id: CommandId, at: Slot) {
+        self.promises.remove(&slot);
+        self.failures.remove(&slot);
+        if self.base >= slot {
+            self.base_void = true;
+            let slot = self.base;
+            self.actions.push_back(Action::VoidSnapshot { slot });
+        }
+        if slot > self.decisions.base() {
+            if !self.decisions.executes(slot) {
+                return;
+            }
+            self.decisions.clear(slot);
+        }
+        self.unqueue_skipped(slot);
+        self.paused.take_if(|paused| *paused == slot);
+        self.tell_skipped(slot, id);
+        self.void_state(slot, at);
+    }
+
+    fn unqueue_skipped(&mut self, slot: Slot) {
+        let before = self.queue.len();
+        let weight = self.queue.iter().find(|it| it.slot == slot);
+        let weight = weight.map_or(0, |it| it.weight);
+        self.queue.retain(|it| it.slot != slot);
+        assert!(before - self.queue.len() <= 1, "a slot is queued once");
+        self.queue_bytes -= weight;
+    }
+
+    fn tell_skipped(&mut self, slot: Slot, id: CommandId) {
+        let before = self.known.len();
+        self.known.retain(|(known, _)| *known != slot);
+        // Who was told that it was executed is told nothing else.
+        if slot > self.answered || self.known.len() < before {
+            self.answer(id, slot, Outcome::Skipped);
+        }
+        let waiting = self
+            .repeats
+            .range((slot, Slot::ZERO)..(slot.next(), Slot::ZERO));
+        let waiting: Vec<_> = waiting.map(|(key, (id, _))| (*key, *id)).collect();
+        for (key, id) in waiting {
+            self.repeats.remove(&key);
+            self.actions.push_back(Action::Answer(Answer {
+                id,
+                slot,
+                outcome: Outcome::Skipped,
+                first_answerer: None,
+            }));
+        }
+    }
+
+    /// A state that may contain the slot is void.
+    fn void_state(&mut self, slot: Slot, at: Slot) {
+        let busy = self.busy.as_ref().map(|busy| busy.queued.slot);
+        let in_flight = self.interrupted.map(|it| it.in_flight.slot);
+        let may_have = self.was_sent(slot) != Some(false);
+        match self.app {
+            App::Running(instance) => {
+                let done = slot <= self.applied && at > self.considered;
+                if done || busy == Some(slot) || in_flight == Some(slot) {
+                    self.throw_away(instance);
+                }
+            }
+            App::Restoring {
+                instance, slot: to, ..
+            } if to >= slot => self.condemn(instance),
+            App::Restoring { .. } => {}
+            App::Asking { instance, .. } if may_have => self.roll_back(instance),
+            _ if may_have && self.has_volume() && self.files == Files::AsLeft => self.want_files(),
+            _ => {}
+        }
+        if let Files::Back(to) | Files::Wanted { slot: to, .. } = self.files
+            && to >= slot
+        {
+            self.want_files();
+        }
+    }
+
+    fn throw_away(&mut self, instance: Instance) {
+        if self.has_volume() {
+            self.roll_back(instance);
+        } else {
+            self.condemn(instance);
+        }
+    }
+
+    /// A state that the app says to have may contain a slot that was promised not to be executed.
+    pub(super) fn breaks_promise(&self, claimed: Slot) -> bool {
+        self.promises.range(..=claimed).next().is_some()
+    }
+}

@@ -1,0 +1,194 @@
+//! Snapshots: taken as a barrier between two slots, and what a newer one changes.
+
+use std::sync::Arc;
+
+use synod_paxos::Slot;
+
+use super::life::Files;
+use super::{Action, App, Job, Machine};
+use crate::apply::decisions::Decisions;
+use crate::apply::fold::Fold;
+
+/// A snapshot on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Barrier {
+    /// Nothing is admitted beyond this slot until the app has come there, so that the tables and its
+    /// state belong to one slot.
+    Wanted { job: Job, slot: Slot },
+    /// Nothing is executed until it is done.
+    Taking(Job),
+}
+
+// === events ===
+
+impl Machine {
+    /// A snapshot is to be taken at the next slot where that can be done: [`Action::TakeSnapshot`]
+    /// or [`Action::DropSnapshot`] follows. `None`: not now, since one is on its way, there is
+    /// nothing new, or the copy does not serve.
+    pub fn handle_take_snapshot(&mut self) -> Option<Job> {
+        let slot = self.fold.admitted();
+        let may =
+            self.serving() && self.barrier.is_none() && !self.shutting_down && slot > self.base;
+        if !may {
+            return None;
+        }
+        let job = self.next_job();
+        self.barrier = Some(Barrier::Wanted { job, slot });
+        self.advance();
+        Some(job)
+    }
+
+    /// The snapshot is taken, has failed, or has taken too long: execution goes on. True if what was
+    /// taken, if anything was, is the state of its slot.
+    pub fn handle_snapshot_taken(&mut self, job: Job) -> bool {
+        let on_its_way = match self.barrier {
+            Some(Barrier::Taking(it)) => job == it,
+            Some(Barrier::Wanted { job: it, .. }) => {
+                if job == it {
+                    self.barrier = None;
+                    self.advance();
+                }
+                return false;
+            }
+            None => false,
+        };
+        if on_its_way {
+            self.barrier = None;
+            self.advance();
+        }
+        on_its_way
+    }
+
+    /// A snapshot of this member can be used from now on, with these tables: a copy that must be made
+    /// anew begins there, and nothing below is needed. If it is ahead of what was admitted here, this
+    /// member was too far behind: the log that it has goes on behind the snapshot, and so does it.
+    ///
+    /// False: it is of no use, since it is older, or has executed what nobody should have (rule K2).
+    pub fn handle_snapshot_available(&mut self, fold: Fold) -> bool {
+        let slot = fold.admitted();
+        let known = self.fold.skipped().range(..=slot);
+        let whole = known
+            .clone()
+            .all(|skipped| fold.skipped().contains(skipped));
+        if slot <= self.base || !whole {
+            return false;
+        }
+        let void = std::mem::take(&mut self.base_void);
+        self.promises = self.promises.split_off(&slot.next());
+        if slot > self.fold.admitted() {
+            self.jump(fold);
+        } else {
+            self.base = slot;
+            if self.files != Files::AsLeft {
+                self.want_files();
+            }
+            if let App::Restoring { instance, .. } = self.app
+                && void
+            {
+                self.restore(instance);
+            }
+        }
+        self.advance();
+        true
+    }
+}
+
+impl Machine {
+    fn jump(&mut self, fold: Fold) {
+        let slot = fold.admitted();
+        self.cut_off();
+        self.fold = fold;
+        self.base = slot;
+        self.decisions = Decisions::new(slot);
+        self.last_to_execute = Slot::ZERO;
+        self.queue.clear();
+        self.queue_bytes = 0;
+        self.halted.take_if(|(halted, _)| *halted <= slot);
+        self.failures = self.failures.split_off(&slot.next());
+        self.commit = self.commit.max(slot);
+        self.answered = self.answered.max(slot);
+        self.answered_before = self.answered_before.max(slot);
+        self.tell_jump();
+        // Of a repeat it is known what became of its first.
+        self.answer_repeats(slot);
+        self.interrupted = None;
+        self.known.clear();
+        if self.recovered.is_some() {
+            return;
+        }
+        if self.has_volume() {
+            self.want_files();
+        }
+        if let App::Running(it)
+        | App::Restoring { instance: it, .. }
+        | App::Asking { instance: it, .. } = self.app
+        {
+            self.condemn(it);
+        }
+    }
+
+    pub(super) fn tell_jump(&mut self) {
+        self.actions.push_back(Action::Jump {
+            slot: self.fold.admitted(),
+            taken: Arc::new(self.fold.ids().clone()),
+        });
+    }
+
+    /// Entries may be admitted.
+    pub(super) fn admits(&self) -> bool {
+        self.halted.is_none() && !matches!(self.barrier, Some(Barrier::Wanted { .. }))
+    }
+
+    pub(super) fn snapshot_runs(&self) -> bool {
+        matches!(self.barrier, Some(Barrier::Taking(_)))
+    }
+
+    /// Begins the snapshot when the app has come to its slot.
+    pub(super) fn reach_barrier(&mut self) {
+        if let Some(Barrier::Wanted { job, slot }) = self.barrier
+            && let App::Running(instance) = self.app
+            && self.busy.is_none()
+            && self.applied == slot
+        {
+            assert_eq!(
+                self.fold.admitted(),
+                slot,
+                "tables and state belong to one slot"
+            );
+            self.barrier = Some(Barrier::Taking(job));
+            self.actions.push_back(Action::TakeSnapshot {
+                job,
+                slot,
+                instance,
+                tables: self.fold.save(),
+            });
+        }
+    }
+
+    /// The state is not that of one known slot any more.
+    pub(super) fn drop_snapshot(&mut self) {
+        if let Some(Barrier::Wanted { job, .. } | Barrier::Taking(job)) = self.barrier.take() {
+            self.actions.push_back(Action::DropSnapshot { job });
+        }
+    }
+
+    /// What lies below the base, and below what is still being executed, is forgotten.
+    pub(super) fn forget(&mut self) {
+        let needed = match self.app {
+            App::Running(_) => self.applied,
+            App::Restoring { slot, .. } => slot,
+            _ => self.base,
+        };
+        self.decisions.forget(needed.min(self.base));
+    }
+
+    /// Entries up to here are not asked for any more, whatever happens.
+    pub fn not_needed(&self) -> Slot {
+        self.decisions.base()
+    }
+
+    /// A snapshot is being taken: nothing is executed meanwhile.
+    pub fn taking_snapshot(&self) -> Option<Slot> {
+        self.snapshot_runs().then_some(self.applied)
+    }
+}
