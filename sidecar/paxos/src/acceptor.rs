@@ -76,19 +76,38 @@ impl Promising {
 }
 
 impl Acceptor {
-    pub(crate) fn new(promised: Ballot, accepted: Ballot, last: Slot) -> Self {
+    /// `kept` as recovered.
+    pub(crate) fn new(
+        promised: Ballot,
+        accepted: Ballot,
+        last: Slot,
+        kept: (Ballot, Slot),
+    ) -> Self {
         Self {
             promised,
             accepted,
             synced_promised: promised,
             synced_accepted: accepted,
             synced_last: last,
-            kept: (accepted, last),
+            kept: kept.max((accepted, last)),
             promise_io: Io(0),
             voted: None,
             staging: None,
             promising: None,
         }
+    }
+
+    /// Entries up to `slot` are gone: a promise that was about to tell of them is asked for again.
+    pub(crate) fn forget(&mut self, slot: Slot) {
+        self.promising.take_if(|promising| promising.next <= slot);
+    }
+
+    /// The log begins anew behind `slot`, once that is synced.
+    pub(crate) fn begin_anew(&mut self, slot: Slot) {
+        self.synced_last = self.synced_last.min(slot);
+        self.voted = None;
+        self.staging = None;
+        self.promising = None;
     }
 
     /// How far the log that is being adopted in `ballot` is on disk.
@@ -312,7 +331,8 @@ impl Paxos {
     /// sent. Nothing of it is made before it is synced, with all of the log that it tells of (rule
     /// P1b): on a slow disk several promises may follow each other, and only the last is of use.
     fn continue_promise(&mut self, mut loaded: Option<Vec<Entry>>) {
-        if !self.journal.is_synced(self.acceptor.promise_io) {
+        let replaced = self.installing.is_some_and(|it| it.cut);
+        if !self.journal.is_synced(self.acceptor.promise_io) || replaced {
             return;
         }
         loop {
@@ -377,6 +397,7 @@ impl Paxos {
                 last,
                 commit: self.log.commit(),
                 first: self.log.first(),
+                before: self.base.ballot,
                 after,
                 part,
                 done,
@@ -389,6 +410,11 @@ impl Paxos {
                 return;
             }
         }
+    }
+
+    /// The log that the promise tells of is synced now.
+    pub(crate) fn promise_held_back(&mut self) {
+        self.continue_promise(None);
     }
 
     pub(crate) fn loaded_for_promise(
@@ -436,19 +462,14 @@ impl Paxos {
             _ => true,
         };
         let ballots = entries.iter().all(|entry| entry.ballot <= ballot);
-        if !contiguous
-            || !inside
-            || !ballots
-            || after > self.log.last()
-            || last < after
-            || last < self.log.commit()
-        {
+        if !contiguous || !inside || !ballots || last < after || last < self.log.commit() {
             self.counters.impossible_messages += 1;
             return;
         }
         let continues = |staging: &Staging| staging.continues(ballot, after, last);
         if !self.acceptor.staging.as_ref().is_some_and(continues) {
-            if part != 0 {
+            // Behind a snapshot this log may end before what it had when it promised.
+            if part != 0 || after > self.log.last() {
                 let through = Slot::ZERO;
                 self.send(ballot.node, Lane::Log, Message::Staged { ballot, through });
                 return;
@@ -494,7 +515,9 @@ impl Paxos {
                 return;
             }
             if entry.slot <= held && staging.written.is_none() {
-                if self.log.ballot_at(entry.slot) != Some(entry.ballot) {
+                let held = self.log.ballot_at(entry.slot);
+                // (None: it is forgotten here, and chosen.)
+                if held.is_some_and(|held| held != entry.ballot) {
                     self.counters.impossible_messages += 1;
                     self.acceptor.staging = None;
                     return;
@@ -573,6 +596,11 @@ impl Paxos {
                 last,
             },
         );
+        for (slot, version) in staging.upgrades {
+            if slot > keep && slot <= commit {
+                self.raise_protocol(slot, version);
+            }
+        }
     }
 
     /// Rule P1b: taken only in the ballot promised and adopted, behind what is there.
@@ -592,10 +620,11 @@ impl Paxos {
             self.send(ballot.node, Lane::Log, Message::Gap { ballot, last });
             return;
         }
-        let joins = self
-            .log
-            .ballot_at(previous)
-            .is_none_or(|held| held == previous_ballot);
+        let held = |slot, ballot| self.log.ballot_at(slot).is_none_or(|held| held == ballot);
+        // What is sent again must join too: behind a snapshot the log need not be this leader's.
+        let joint = entries.iter().find(|entry| entry.slot == last);
+        let joins = held(previous, previous_ballot)
+            && joint.is_none_or(|entry| held(entry.slot, entry.ballot));
         let numbered = entries
             .iter()
             .zip(previous.0 + 1..)
@@ -637,12 +666,19 @@ impl Paxos {
         let before = self.log.commit();
         self.log.raise_commit(slot);
         let commit = self.log.commit();
+        let mut upgrades = Vec::new();
         for entry in self.log.after(before) {
             if entry.slot > commit {
                 break;
             }
             self.entrance
                 .resolve(entry.command.id, entry.slot, &mut self.outputs);
+            if let Some(version) = entry.command.upgrades_to() {
+                upgrades.push((entry.slot, version));
+            }
+        }
+        for (slot, version) in upgrades {
+            self.raise_protocol(slot, version);
         }
     }
 
@@ -663,14 +699,17 @@ impl Paxos {
             Effect::Log { accepted, last } => {
                 self.acceptor.synced_accepted = accepted;
                 self.acceptor.kept = self.acceptor.kept.max((accepted, last));
-                // Appends of an older ballot may have been cut since.
-                if accepted == self.acceptor.accepted {
+                // Appends of an older ballot may have been cut since, or all of them by a snapshot.
+                let replaced = self.installing.is_some_and(|it| it.cut);
+                if accepted == self.acceptor.accepted && !replaced {
                     assert!(last <= self.log.last(), "synced after appended");
                     self.acceptor.synced_last = self.acceptor.synced_last.max(last);
                 }
             }
             Effect::Staged { ballot, through } => self.staged(ballot, through),
             Effect::Repaired(slot) => self.faulty.repaired(slot),
+            Effect::Based(slot) => self.based(slot),
+            Effect::Nothing => {}
         }
     }
 

@@ -94,7 +94,7 @@ impl Default for Settings {
             max_election_timeout_ns: 5_000 * MS,
             preference: 100,
             protocol_min: 1,
-            protocol_max: 1,
+            protocol_max: 2,
         }
     }
 }

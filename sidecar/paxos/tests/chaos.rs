@@ -12,11 +12,21 @@ struct Weather {
     reorder_ms: u64,
     crashes: bool,
     cuts: bool,
+    /// Members forget what they have handed over, and get snapshots where that is missing.
+    snapshots: bool,
     settings: Settings,
 }
 
-/// Runs one storm and returns how many commands were chosen.
-fn storm(seed: u64, weather: &Weather) -> usize {
+/// What a storm came to.
+struct Storm {
+    /// Commands chosen.
+    chosen: usize,
+    /// Snapshots installed.
+    installed: u64,
+}
+
+/// Runs one storm.
+fn storm(seed: u64, weather: &Weather) -> Storm {
     let mut chance = Chance(seed);
     let mut net = Net::with(
         &vec![Role::Voter; weather.members],
@@ -26,6 +36,7 @@ fn storm(seed: u64, weather: &Weather) -> usize {
     net.chance = Chance(seed + 1_000_000);
     net.loss = weather.loss;
     net.reorder_ns = weather.reorder_ms * MS;
+    net.fetches = true;
     let members = net.members();
     let mut commands = Vec::new();
     let mut highest_done = Slot::ZERO;
@@ -46,6 +57,13 @@ fn storm(seed: u64, weather: &Weather) -> usize {
             }
             4 => {
                 net.stalled.insert(member);
+            }
+            10 | 11 if up && weather.snapshots => {
+                let (base, through) = (net.paxos(member).base().slot, net.node(member).through);
+                let kept = chance.below(5);
+                if through.0 > base.0 + kept {
+                    net.compact(member, Slot(through.0 - kept));
+                }
             }
             5 if up && net.leader() == Some(member) => net.transfer(None),
             6..=9 if up => {
@@ -94,7 +112,10 @@ fn storm(seed: u64, weather: &Weather) -> usize {
             net.paxos(*member).boot() != *boot || net.node(*member).slot_of(*id).is_some()
         })
     });
-    net.node(members[0]).payloads().len()
+    Storm {
+        chosen: net.node(members[0]).payloads().len(),
+        installed: net.installed,
+    }
 }
 
 /// `SYNOD_STORMS` multiplies the number of storms.
@@ -120,10 +141,11 @@ fn agreement_holds_while_messages_are_lost_doubled_and_reordered() {
             reorder_ms: 20,
             crashes: false,
             cuts: false,
+            snapshots: false,
             settings: small(),
         };
         assert!(
-            storm(seed, &weather) > 50,
+            storm(seed, &weather).chosen > 50,
             "seed {seed}: hardly any traffic"
         );
     }
@@ -138,9 +160,10 @@ fn agreement_holds_while_members_crash_and_links_are_cut() {
             reorder_ms: 5,
             crashes: true,
             cuts: true,
+            snapshots: false,
             settings: small(),
         };
-        assert!(storm(seed, &weather) > 0, "seed {seed}: no traffic");
+        assert!(storm(seed, &weather).chosen > 0, "seed {seed}: no traffic");
     }
 }
 
@@ -153,8 +176,30 @@ fn agreement_holds_in_foul_weather_of_all_kinds() {
             reorder_ms: seed % 11 * 5,
             crashes: true,
             cuts: seed % 3 != 0,
+            snapshots: false,
             settings: small(),
         };
         storm(seed, &weather);
     }
+}
+
+#[test]
+fn agreement_holds_while_logs_are_cut_behind_snapshots_in_foul_weather() {
+    let mut installed = 0;
+    for seed in seeds(300, 60) {
+        let weather = Weather {
+            members: 2 + (seed % 4) as usize,
+            loss: seed % 7 * 20,
+            reorder_ms: seed % 11 * 3,
+            crashes: true,
+            cuts: seed % 3 != 0,
+            snapshots: true,
+            settings: small(),
+        };
+        installed += storm(seed, &weather).installed;
+    }
+    assert!(
+        installed > 30,
+        "hardly any snapshot was needed: {installed}"
+    );
 }

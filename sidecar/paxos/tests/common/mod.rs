@@ -14,9 +14,10 @@ use disk::Disk;
 use node::Node;
 pub(crate) use node::kind;
 use synod_paxos::{
-    Ballot, Boot, Command, CommandId, CommandKind, Configuration, Entry, EntryHash, Envelope,
+    Ballot, Base, Boot, Command, CommandId, CommandKind, Configuration, Entry, EntryHash, Envelope,
     Epoch, Genesis, GroupId, HelloRefusal, Incarnation, Io, Lane, Member, MemberId, Message, Now,
-    Output, Paxos, ProposeRefused, Quorums, ReadId, Role, Settings, Slot, Standing, Ticket,
+    Output, Paxos, ProposeRefused, Quorums, ReadId, Role, Settings, Slot, SnapshotRefused,
+    Standing, Ticket,
 };
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -51,8 +52,17 @@ pub(crate) struct Net {
     pub(crate) nodes: BTreeMap<MemberId, Node>,
     events: BTreeMap<(u64, u64), Event>,
     sequence: u64,
+    /// Members get the snapshots that they ask for, from whoever has one.
+    pub(crate) fetches: bool,
+    without_hellos: bool,
+    /// Snapshots that took the place of logs.
+    pub(crate) installed: u64,
+    /// By member: the highest protocol of its program, if not the settings'.
+    pub(crate) programs: BTreeMap<MemberId, u32>,
     values: BTreeMap<(Ballot, Slot), EntryHash>,
     chosen: BTreeMap<Slot, EntryHash>,
+    /// The same, whole: what a snapshot would hold.
+    pub(crate) history: BTreeMap<Slot, Entry>,
     /// By sender, receiver and kind: the most bytes of entries and commands sent at one step.
     pub(crate) bursts: BTreeMap<(MemberId, MemberId, &'static str), u64>,
     burst: BTreeMap<(MemberId, MemberId, &'static str), u64>,
@@ -70,6 +80,11 @@ enum Event {
         member: MemberId,
         boot: Boot,
         io: Io,
+    },
+    Fetched {
+        member: MemberId,
+        boot: Boot,
+        at_least: Slot,
     },
     Loaded {
         member: MemberId,
@@ -106,7 +121,7 @@ pub(crate) fn genesis(roles: &[Role], quorums: Quorums) -> Genesis {
             first_leader: MemberId(0),
         },
         policy: Bytes::new(),
-        protocol: 1,
+        protocol: 2,
         initial_state: Bytes::new(),
     }
 }
@@ -120,8 +135,18 @@ impl Net {
         )
     }
 
+    /// Voters of a group that began with this protocol.
+    pub(crate) fn at_protocol(members: usize, protocol: u32) -> Self {
+        let mut genesis = genesis(&vec![Role::Voter; members], Quorums::Majority);
+        genesis.protocol = protocol;
+        Self::of(genesis, Settings::default())
+    }
+
     pub(crate) fn with(roles: &[Role], quorums: Quorums, settings: Settings) -> Self {
-        let genesis = genesis(roles, quorums);
+        Self::of(genesis(roles, quorums), settings)
+    }
+
+    pub(crate) fn of(genesis: Genesis, settings: Settings) -> Self {
         let mut net = Self {
             now_ns: MS,
             delay_ns: MS / 10,
@@ -139,8 +164,13 @@ impl Net {
             nodes: BTreeMap::new(),
             events: BTreeMap::new(),
             sequence: 0,
+            fetches: false,
+            without_hellos: false,
+            installed: 0,
+            programs: BTreeMap::new(),
             values: BTreeMap::new(),
             chosen: BTreeMap::new(),
+            history: BTreeMap::new(),
             bursts: BTreeMap::new(),
             burst: BTreeMap::new(),
             delivered: BTreeMap::new(),
@@ -180,6 +210,7 @@ impl Net {
     /// Starts a member from what its disk holds. Says hello in both directions.
     pub(crate) fn start(&mut self, member: MemberId) {
         let now = self.now(member);
+        let protocol_max = self.protocol_max(member);
         let node = self.nodes.get_mut(&member).expect("a member");
         assert!(node.paxos.is_none(), "it runs already");
         let recovered = node.disk.restart();
@@ -187,20 +218,107 @@ impl Net {
         let preference = self.preferences.get(&member);
         let settings = Settings {
             preference: preference.copied().unwrap_or(self.settings.preference),
+            protocol_max,
             ..self.settings.clone()
         };
         let paxos = Paxos::new(settings, recovered, now, seed).expect("it starts");
+        let base = paxos.base().slot;
         *node = Node {
+            through: base,
+            applied: self
+                .history
+                .range(..=base)
+                .map(|(slot, entry)| (*slot, entry.clone()))
+                .collect(),
             paxos: Some(paxos),
             forgetful: false,
             ..Node::new(std::mem::replace(&mut node.disk, Disk::empty()))
         };
         for peer in self.members() {
-            if peer != member && self.nodes[&peer].paxos.is_some() {
+            let up = peer != member && self.nodes[&peer].paxos.is_some();
+            if up && !self.without_hellos {
                 self.connect(member, peer);
             }
         }
         self.drain(member);
+    }
+
+    pub(crate) fn protocol_max(&self, member: MemberId) -> u32 {
+        let own = self.programs.get(&member).copied();
+        own.unwrap_or(self.settings.protocol_max)
+    }
+
+    /// What a snapshot of this member's state would say of the log.
+    pub(crate) fn base_at(&self, member: MemberId, slot: Slot) -> Base {
+        let time = self.history[&slot].time;
+        let base = self.paxos(member).base_at(slot, time);
+        base.expect("it is chosen and not forgotten")
+    }
+
+    /// This member has a snapshot of that slot and forgets what it stands for.
+    pub(crate) fn compact(&mut self, member: MemberId, slot: Slot) {
+        let base = self.base_at(member, slot);
+        let now = self.now(member);
+        self.with_paxos(member, |paxos| paxos.handle_snapshot(now, base))
+            .expect("taken");
+        self.drain(member);
+    }
+
+    /// This member has got a snapshot.
+    pub(crate) fn install(&mut self, member: MemberId, base: Base) -> Result<(), SnapshotRefused> {
+        let now = self.now(member);
+        let result = self.with_paxos(member, |paxos| paxos.handle_installed(now, base));
+        self.drain(member);
+        result
+    }
+
+    fn fetched(&mut self, member: MemberId, boot: Boot, at_least: Slot) {
+        if !self.is_up(member, boot) {
+            return;
+        }
+        let source = self.nodes.iter().find(|(peer, node)| {
+            let linked = !self.cuts.contains(&(**peer, member));
+            **peer != member && linked && node.paxos.is_some() && node.through >= at_least
+        });
+        match source.map(|(peer, node)| (*peer, node.through)) {
+            Some((peer, slot)) => {
+                let base = self.base_at(peer, slot);
+                self.install(member, base).expect("taken");
+            }
+            None => self.at(
+                5 * MS,
+                Event::Fetched {
+                    member,
+                    boot,
+                    at_least,
+                },
+            ),
+        }
+    }
+
+    /// Starts a member; its connections come up as if nobody looked at the hellos.
+    pub(crate) fn start_deaf_to_hellos(&mut self, member: MemberId) {
+        let others: Vec<MemberId> = self
+            .members()
+            .into_iter()
+            .filter(|it| *it != member)
+            .collect();
+        for peer in &others {
+            self.cut(member.0, peer.0);
+        }
+        self.without_hellos = true;
+        self.start(member);
+        self.without_hellos = false;
+        self.cuts.clear();
+        for peer in others {
+            for (one, two) in [(member, peer), (peer, member)] {
+                let now = self.now(one);
+                for lane in [Lane::Heartbeat, Lane::Log, Lane::Bulk] {
+                    self.with_paxos(one, |paxos| paxos.handle_connection(now, two, lane, true));
+                }
+                self.drain(one);
+            }
+        }
     }
 
     /// Both say hello; on success all lanes come up.
@@ -388,7 +506,15 @@ impl Net {
     pub(crate) fn until(&mut self, limit_ms: u64, what: &str, done: impl Fn(&Self) -> bool) {
         let end = self.now_ns + limit_ms * MS;
         while !done(self) {
-            assert!(self.step(end), "{what} did not come within {limit_ms} ms");
+            if !self.step(end) {
+                for (member, node) in &self.nodes {
+                    if let Some(paxos) = &node.paxos {
+                        eprintln!("{member}: through {} {:?}", node.through, paxos.status());
+                        eprintln!("needed {:?} installed {:?}", node.needed, node.installed);
+                    }
+                }
+                panic!("{what} did not come within {limit_ms} ms");
+            }
         }
     }
 
@@ -449,6 +575,11 @@ impl Net {
 
     fn happen(&mut self, event: Event) {
         match event {
+            Event::Fetched {
+                member,
+                boot,
+                at_least,
+            } => self.fetched(member, boot, at_least),
             Event::Deliver { to, boot, envelope } => {
                 let from = envelope.from;
                 if self.is_up(to, boot) && !self.cuts.contains(&(from, to)) {
@@ -570,6 +701,22 @@ impl Net {
                     self.at(delay_ns, event);
                 }
                 Output::LeaderChanged { leader, ballot } => node.leaders.push((leader, ballot)),
+                Output::NeedSnapshot { at_least } => {
+                    node.needed.push(at_least);
+                    if self.fetches {
+                        let event = Event::Fetched {
+                            member,
+                            boot,
+                            at_least,
+                        };
+                        self.at(2 * MS, event);
+                    }
+                }
+                Output::Installed { base } => self.restore(member, &base),
+                Output::ProtocolChanged { slot, protocol } => {
+                    node.protocols.push((slot, protocol));
+                }
+                Output::Outdated { protocol, .. } => node.outdated = Some(protocol),
                 Output::Forgetful { .. } => node.forgetful = true,
             }
         }
@@ -645,6 +792,33 @@ impl Net {
         }
     }
 
+    /// Apply goes on from a snapshot, which holds what was chosen and nothing else (I4, I6).
+    fn restore(&mut self, member: MemberId, base: &Base) {
+        let node = self.nodes.get_mut(&member).expect("a member");
+        let durable = node.disk.durable();
+        assert_eq!(
+            durable.base.as_ref(),
+            Some(base),
+            "I7: installed before its sync"
+        );
+        assert!(base.slot > node.through, "apply never goes back");
+        let chosen = &self.history[&base.slot];
+        assert_eq!((chosen.ballot, chosen.time), (base.ballot, base.time), "I4");
+        node.applied = self
+            .history
+            .range(..=base.slot)
+            .map(|(slot, entry)| (*slot, entry.clone()))
+            .collect();
+        node.through = base.slot;
+        node.installed.push(base.slot);
+        self.installed += 1;
+        if node.applies
+            && let Some(paxos) = &mut node.paxos
+        {
+            paxos.handle_applied(base.slot);
+        }
+    }
+
     fn apply(&mut self, member: MemberId, through: Slot, entries: Vec<Entry>) {
         let node = self.nodes.get_mut(&member).expect("a member");
         assert!(through > node.through, "handed over once");
@@ -681,6 +855,7 @@ impl Net {
                 "I4: slot {} was chosen otherwise",
                 entry.slot
             );
+            self.history.entry(entry.slot).or_insert(entry.clone());
             node.through = entry.slot;
             node.applied.insert(entry.slot, entry);
         }

@@ -120,6 +120,7 @@ fn votes_and_promises_that_are_not_synced_are_seen() {
         accepted: ballot(1, 1),
         last: Slot(5),
         commit: Slot(0),
+        ..Summary::default()
     };
     let vote = |round, slot| Message::Accepted {
         ballot: ballot(1, round),
