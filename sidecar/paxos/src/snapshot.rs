@@ -226,6 +226,8 @@ impl Paxos {
     /// Tells a peer that it needs a snapshot.
     pub(crate) fn tell_compacted(&mut self, to: MemberId) {
         let (slot, ballot) = (self.base.slot, self.base.ballot);
-        self.send(to, Lane::Log, Message::Compacted { slot, ballot });
+        if slot > Slot::ZERO {
+            self.send(to, Lane::Log, Message::Compacted { slot, ballot });
+        }
     }
 }

@@ -14,6 +14,8 @@ struct Weather {
     cuts: bool,
     /// Members forget what they have handed over, and get snapshots where that is missing.
     snapshots: bool,
+    /// Members begin with programs of protocol 1, and come back from crashes with ones of protocol 2.
+    rolling: bool,
     settings: Settings,
 }
 
@@ -28,11 +30,12 @@ struct Storm {
 /// Runs one storm.
 fn storm(seed: u64, weather: &Weather) -> Storm {
     let mut chance = Chance(seed);
-    let mut net = Net::with(
-        &vec![Role::Voter; weather.members],
-        Quorums::Majority,
-        weather.settings.clone(),
-    );
+    let mut net = if weather.rolling {
+        Net::rolling(weather.members, weather.settings.clone())
+    } else {
+        let roles = vec![Role::Voter; weather.members];
+        Net::with(&roles, Quorums::Majority, weather.settings.clone())
+    };
     net.chance = Chance(seed + 1_000_000);
     net.loss = weather.loss;
     net.reorder_ns = weather.reorder_ms * MS;
@@ -45,7 +48,12 @@ fn storm(seed: u64, weather: &Weather) -> Storm {
         let member = members[chance.below(members.len() as u64) as usize];
         let up = net.node(member).paxos.is_some();
         match chance.below(20) {
-            0 if weather.crashes && up => net.crash(member),
+            0 if weather.crashes && up => {
+                net.crash(member);
+                if chance.below(3) == 0 {
+                    net.programs.remove(&member);
+                }
+            }
             0..=2 if !up => net.start(member),
             1 if weather.cuts => {
                 let other = members[chance.below(members.len() as u64) as usize];
@@ -58,7 +66,8 @@ fn storm(seed: u64, weather: &Weather) -> Storm {
             4 => {
                 net.stalled.insert(member);
             }
-            10 | 11 if up && weather.snapshots => {
+            12 if weather.rolling => raise(&mut net),
+            10 | 11 if up && weather.snapshots && net.paxos(member).protocol() > 1 => {
                 let (base, through) = (net.paxos(member).base().slot, net.node(member).through);
                 let kept = chance.below(5);
                 if through.0 > base.0 + kept {
@@ -100,6 +109,20 @@ fn storm(seed: u64, weather: &Weather) -> Storm {
             net.start(*member);
         }
     }
+    if weather.rolling {
+        for member in &members {
+            if net.programs.remove(member).is_some() {
+                net.restart(*member);
+            }
+        }
+        for _ in 0..20 {
+            net.elect();
+            raise(&mut net);
+            net.run(500);
+        }
+        assert!(members.iter().all(|it| net.paxos(*it).protocol() == 2));
+        assert!(members.iter().all(|it| net.node(*it).outdated.is_none()));
+    }
     let last = net.propose(members[0], b"after the storm");
     net.until(30_000, "the last command", |net| {
         net.node(members[0]).slot_of(last).is_some()
@@ -116,6 +139,19 @@ fn storm(seed: u64, weather: &Weather) -> Storm {
         chosen: net.node(members[0]).payloads().len(),
         installed: net.installed,
     }
+}
+
+/// Whoever leads tries to raise the protocol.
+fn raise(net: &mut Net) {
+    let Some(leader) = net.leader() else { return };
+    let old = net.programs.len();
+    let now = net.now(leader);
+    let result = net.with_paxos(leader, |paxos| paxos.upgrade(now, 2));
+    net.drain(leader);
+    assert!(
+        result.is_err() || old == 0,
+        "P8: raised with {old} programs that do not speak it"
+    );
 }
 
 /// `SYNOD_STORMS` multiplies the number of storms.
@@ -142,6 +178,7 @@ fn agreement_holds_while_messages_are_lost_doubled_and_reordered() {
             crashes: false,
             cuts: false,
             snapshots: false,
+            rolling: false,
             settings: small(),
         };
         assert!(
@@ -161,6 +198,7 @@ fn agreement_holds_while_members_crash_and_links_are_cut() {
             crashes: true,
             cuts: true,
             snapshots: false,
+            rolling: false,
             settings: small(),
         };
         assert!(storm(seed, &weather).chosen > 0, "seed {seed}: no traffic");
@@ -177,6 +215,7 @@ fn agreement_holds_in_foul_weather_of_all_kinds() {
             crashes: true,
             cuts: seed % 3 != 0,
             snapshots: false,
+            rolling: false,
             settings: small(),
         };
         storm(seed, &weather);
@@ -194,6 +233,7 @@ fn agreement_holds_while_logs_are_cut_behind_snapshots_in_foul_weather() {
             crashes: true,
             cuts: seed % 3 != 0,
             snapshots: true,
+            rolling: false,
             settings: small(),
         };
         installed += storm(seed, &weather).installed;
@@ -202,4 +242,23 @@ fn agreement_holds_while_logs_are_cut_behind_snapshots_in_foul_weather() {
         installed > 30,
         "hardly any snapshot was needed: {installed}"
     );
+}
+
+#[test]
+fn agreement_holds_while_programs_are_replaced_one_by_one_and_the_protocol_is_raised() {
+    let mut installed = 0;
+    for seed in seeds(400, 40) {
+        let weather = Weather {
+            members: 2 + (seed % 4) as usize,
+            loss: seed % 5 * 20,
+            reorder_ms: seed % 7 * 3,
+            crashes: true,
+            cuts: seed % 3 != 0,
+            snapshots: true,
+            rolling: true,
+            settings: small(),
+        };
+        installed += storm(seed, &weather).installed;
+    }
+    assert!(installed > 0, "no log began with a snapshot");
 }

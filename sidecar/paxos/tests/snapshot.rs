@@ -117,6 +117,25 @@ fn l1b_a_follower_that_lacks_what_the_leader_has_forgotten_asks_for_a_snapshot_o
 }
 
 #[test]
+fn l1b_a_follower_whose_snapshot_is_beyond_the_log_that_was_adopted_goes_on_from_there() {
+    let mut net = three_led_by_1();
+    write(&mut net, id(1), 3);
+    net.isolate(id(3));
+    // 2 adopts the very log that 3 has.
+    net.elect_member(id(2));
+    write(&mut net, id(2), 20);
+    let base = compact_all(&mut net, &[1, 2]);
+    write(&mut net, id(2), 5);
+    let newer = net.base_at(id(2), Slot(base.0 + 3));
+    net.install(id(3), newer).expect("taken");
+    net.run(20);
+    net.cuts.clear();
+    let last = net.paxos(id(2)).last();
+    net.until_all_applied(2000, last);
+    assert_eq!(net.node(id(3)).needed, []);
+}
+
+#[test]
 fn l1b_a_follower_restarted_while_it_installs_has_the_log_of_before_or_after() {
     for synced in [false, true] {
         let (mut net, base) = three_is_behind();

@@ -225,6 +225,15 @@ impl LogState {
         self.repairs = self.repairs.split_off(&first);
     }
 
+    /// Ballot of an entry that is held.
+    pub(crate) fn ballot_at(&self, slot: Slot) -> Option<Ballot> {
+        if slot < self.first() || slot > self.last() {
+            return None;
+        }
+        let at = self.runs.partition_point(|(start, _)| *start <= slot);
+        at.checked_sub(1).map(|at| self.runs[at].1)
+    }
+
     /// The lowest segment that holds something that is needed, if any does.
     pub(crate) fn oldest_needed(&self) -> Option<u64> {
         let staged = self.staging.iter().map(|staging| &staging.extent);

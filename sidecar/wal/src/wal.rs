@@ -124,14 +124,13 @@ impl Wal {
     }
 
     /// Whether this record, that the log begins behind a base, may be taken before others that wait
-    /// for room: it holds the entry already, and so makes room for them.
+    /// for room, and so make it: the chosen entry that it names is on disk, and stays there.
     pub fn makes_room(&self, record: &Record) -> bool {
-        match record {
-            Record::Compact(base) => {
-                (self.ahead.base.next()..=self.ahead.commit).contains(&base.slot)
-            }
-            _ => false,
-        }
+        let Record::Compact(base) = record else {
+            return false;
+        };
+        let held = self.shared.read().state.ballot_at(base.slot);
+        base.slot > self.ahead.base && held == Some(base.ballot)
     }
 
     /// Writes and syncs all records taken so far: one write of them, one of the copies of their

@@ -142,6 +142,23 @@ impl Net {
         Self::of(genesis, Settings::default())
     }
 
+    /// Voters of a group at protocol 1 whose programs do not speak another yet.
+    pub(crate) fn rolling(members: usize, settings: Settings) -> Self {
+        let mut genesis = genesis(&vec![Role::Voter; members], Quorums::Majority);
+        genesis.protocol = 1;
+        let new = settings.protocol_max;
+        let mut net = Self::of(
+            genesis,
+            Settings {
+                protocol_max: 1,
+                ..settings
+            },
+        );
+        net.settings.protocol_max = new;
+        net.programs = net.members().into_iter().map(|it| (it, 1)).collect();
+        net
+    }
+
     pub(crate) fn with(roles: &[Role], quorums: Quorums, settings: Settings) -> Self {
         Self::of(genesis(roles, quorums), settings)
     }
