@@ -25,7 +25,7 @@
 //!
 //! # The disk
 //! [`Output::Persist`] numbers its writes one by one, and at most [`Settings::max_persists`] are
-//! under way. Their records go behind all earlier ones; a write is synced when it and all before it
+//! under way, and one more that makes the log shorter. Their records go behind all earlier ones; a write is synced when it and all before it
 //! are. [`Paxos::handle_synced`] may skip numbers: each stands for all below it. A failed sync is
 //! final: the process ends.
 //!
@@ -77,7 +77,7 @@
 //! # Where things are
 //! | module | what it decides |
 //! |---|---|
-//! | `acceptor`, `staging` | promises, adoption, votes |
+//! | `acceptor`, `promise`, `staging` | promises, adoption, votes |
 //! | `candidate`, `catch_up` | phase 1 and the log to adopt |
 //! | `leader`, `follower`, `proposed` | phase 2, replication, commit |
 //! | `transfer`, `preference` | hand-over of leadership |
@@ -117,10 +117,12 @@ pub mod output;
 mod paxos;
 mod peer;
 mod preference;
+mod promise;
 mod proposed;
 pub mod quorum;
 mod reads;
 pub mod record;
+mod recovered;
 mod repair;
 mod rng;
 mod settings;

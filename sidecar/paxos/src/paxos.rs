@@ -21,6 +21,7 @@ use crate::output::{Io, Output, Ticket};
 use crate::peer::Peer;
 use crate::reads::Reads;
 use crate::record::{Genesis, Identity, Recovered};
+use crate::recovered::check_recovered;
 use crate::repair::Faulty;
 use crate::rng::Rng;
 use crate::settings::Settings;
@@ -46,6 +47,8 @@ pub struct Paxos {
     /// What the log begins behind.
     pub(crate) base: Base,
     pub(crate) installing: Option<Installing>,
+    /// The last write that did not wait for its turn.
+    urgent: Io,
     /// A snapshot of this slot or a later one was asked for.
     pub(crate) wanted: Option<Slot>,
     /// The raises of the protocol that are chosen behind the base, by slot.
@@ -188,6 +191,7 @@ impl Paxos {
             boot: recovered.boot,
             base,
             installing: None,
+            urgent: Io(0),
             wanted: None,
             upgrades,
             genesis,
@@ -418,15 +422,22 @@ impl Paxos {
     /// Hands out the write that was being filled, unless the disk has enough to do, and then what
     /// depends on it.
     pub(crate) fn persist(&mut self) {
-        self.persist_beyond(self.settings.max_persists as usize);
+        self.hand_out(self.settings.max_persists as usize);
     }
 
-    /// The same, if fewer than `limit` writes are with the disk.
-    pub(crate) fn persist_beyond(&mut self, limit: usize) {
+    /// The same at once, though the disk has enough to do: it may wait for the very room that this
+    /// write makes. One such write at a time.
+    pub(crate) fn persist_now(&mut self) {
+        let more = usize::from(self.journal.is_synced(self.urgent));
+        let limit = self.settings.max_persists as usize + more;
+        if let Some(io) = self.hand_out(limit) {
+            self.urgent = io;
+        }
+    }
+
+    fn hand_out(&mut self, limit: usize) -> Option<Io> {
         let commit = self.log.commit();
-        let Some((io, records)) = self.journal.take(self.now.mono_ns, limit, commit) else {
-            return;
-        };
+        let (io, records) = self.journal.take(self.now.mono_ns, limit, commit)?;
         self.outputs.push_back(Output::Persist { io, records });
         while self.held.front().is_some_and(|(needed, ..)| *needed <= io) {
             if let Some((needed, to, lane, message)) = self.held.pop_front() {
@@ -438,6 +449,7 @@ impl Paxos {
                 });
             }
         }
+        Some(io)
     }
 
     pub(crate) fn send(&mut self, to: MemberId, lane: Lane, message: Message) {
@@ -572,74 +584,4 @@ impl Paxos {
     pub fn entry(&self, slot: Slot) -> Option<&Entry> {
         self.log.entry(slot)
     }
-}
-
-/// The disk may say anything; what contradicts itself is an error, not a panic later.
-fn check_recovered(
-    recovered: &Recovered,
-    base: Slot,
-    promised: Ballot,
-    accepted: Ballot,
-) -> Result<(), &'static str> {
-    let Recovered { last, runs, .. } = recovered;
-    let first = &base.next();
-    let ensure = |ok: bool, otherwise| if ok { Ok(()) } else { Err(otherwise) };
-    ensure(accepted <= promised, "accepted is above promised")?;
-    ensure(*last >= base, "last is before first")?;
-    ensure(recovered.commit <= *last, "commit is above last")?;
-    ensure(recovered.commit >= base, "commit is before first")?;
-    ensure(
-        runs.first().map(|(start, _)| *start) == (last >= first).then_some(*first),
-        "runs do not begin at the first slot",
-    )?;
-    ensure(
-        runs.is_sorted_by(|a, b| a.0 < b.0) && runs.iter().all(|(start, _)| start <= last),
-        "runs are not in order",
-    )?;
-    ensure(
-        runs.iter().all(|(_, ballot)| *ballot <= accepted),
-        "an entry has a ballot above accepted",
-    )?;
-    let ballot_at = |slot: Slot| {
-        let at = runs.partition_point(|(start, _)| *start <= slot);
-        at.checked_sub(1).map(|at| runs[at].1)
-    };
-    let within = |slot: Slot| slot >= *first && slot <= *last;
-    ensure(
-        recovered
-            .faulty
-            .iter()
-            .all(|header| within(header.slot) && ballot_at(header.slot) == Some(header.ballot)),
-        "a faulty slot is not in the log",
-    )?;
-    ensure(
-        recovered.tail.iter().all(|entry| {
-            within(entry.slot)
-                && entry.slot > recovered.commit
-                && ballot_at(entry.slot) == Some(entry.ballot)
-        }),
-        "an entry of the tail is not in the log",
-    )?;
-    let missing = |slot: Slot| {
-        recovered.tail.iter().all(|entry| entry.slot != slot)
-            && recovered.faulty.iter().all(|header| header.slot != slot)
-    };
-    let uncommitted = last.0 - recovered.commit.0;
-    let faulty = recovered
-        .faulty
-        .iter()
-        .filter(|header| header.slot > recovered.commit)
-        .count();
-    ensure(
-        recovered.tail.is_sorted_by(|a, b| a.slot < b.slot)
-            && (recovered.tail.len() + faulty) as u64 == uncommitted
-            && !missing_any(recovered, missing),
-        "an uncommitted entry is missing",
-    )
-}
-
-/// Whether any uncommitted slot is neither there nor known to be faulty; cheap when none is faulty.
-fn missing_any(recovered: &Recovered, missing: impl Fn(Slot) -> bool) -> bool {
-    !recovered.faulty.is_empty()
-        && (recovered.commit.0 + 1..=recovered.last.0).any(|slot| missing(Slot(slot)))
 }

@@ -72,7 +72,7 @@ impl Paxos {
             self.compact(base, Effect::Based(slot));
         }
         self.installing = Some(Installing { slot, cut });
-        self.persist_beyond(usize::MAX);
+        self.persist_now();
         Ok(())
     }
 
@@ -132,8 +132,7 @@ impl Paxos {
         self.acceptor.forget(base.slot);
         self.journal.record(Record::Compact(base.clone()), effect);
         self.begin_behind(base);
-        // Even if writes wait for room on the disk: this one makes it.
-        self.persist_beyond(usize::MAX);
+        self.persist_now();
     }
 
     /// The log begins anew behind a base that it does not hold.

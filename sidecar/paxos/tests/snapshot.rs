@@ -363,6 +363,29 @@ fn i7_entries_on_their_way_to_the_disk_do_not_count_for_the_log_that_takes_their
 }
 
 #[test]
+fn i12_a_disk_that_does_not_answer_is_given_one_more_write_for_a_shorter_log_and_no_more() {
+    let mut net = three_led_by_1();
+    write(&mut net, id(1), 20);
+    net.stalled.insert(id(2));
+    // As many writes as may be with the disk at once.
+    for _ in 0..5 {
+        net.propose(id(1), b"payload");
+        net.run(2);
+    }
+    let writes = |net: &Net| net.node(id(2)).disk.pending();
+    let most = net.settings.max_persists as usize;
+    assert_eq!(writes(&net), most);
+    let through = net.node(id(2)).through.0;
+    for back in [9, 6, 3, 0] {
+        net.compact(id(2), Slot(through - back));
+        assert_eq!(writes(&net), most + 1);
+    }
+    net.stalled.clear();
+    net.run(100);
+    assert_eq!(net.node(id(2)).disk.durable().base_slot(), Slot(through));
+}
+
+#[test]
 fn own_commands_that_were_chosen_in_a_snapshot_are_chosen_once_more() {
     let mut net = three_led_by_1();
     write(&mut net, id(1), 3);

@@ -147,6 +147,11 @@ impl Disk {
         }
     }
 
+    /// Writes that are not synced.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
     pub(crate) fn durable(&self) -> &View {
         &self.durable
     }
