@@ -40,8 +40,8 @@ impl Paxos {
         }
         let (min, max) = (self.settings.protocol_min, self.settings.protocol_max);
         let in_force = self.protocol();
-        let speaks = hello.protocol_min <= hello.protocol_max
-            && (hello.protocol_min..=hello.protocol_max).contains(&in_force);
+        // (Who speaks only later ones than are in force here knows more of the log.)
+        let speaks = hello.protocol_min <= hello.protocol_max && hello.protocol_max >= in_force;
         if !speaks || hello.protocol_max < min || hello.protocol_min > max {
             return Err(HelloRefusal::Protocol {
                 their_min: hello.protocol_min,

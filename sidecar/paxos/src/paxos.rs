@@ -115,6 +115,9 @@ impl Paxos {
         configuration.check().map_err(StartError::Configuration)?;
         let base = recovered.base.clone();
         let base = base.unwrap_or_else(|| Base::of_genesis(&genesis));
+        if base.configuration != *configuration {
+            return Err(StartError::Recovered("its base has another configuration"));
+        }
         let upgrades: BTreeMap<Slot, u32> = recovered.upgrades.iter().copied().collect();
         let raised = upgrades.values().copied().max().unwrap_or(0);
         let protocol = raised.max(base.protocol);

@@ -117,7 +117,9 @@ impl Paxos {
             if !self.may_lend() {
                 break;
             }
-            if self.log.ballot_at(header.slot) != Some(header.ballot) {
+            if header.slot < self.log.first()
+                || self.log.ballot_at(header.slot) != Some(header.ballot)
+            {
                 continue;
             }
             let readable = self.faulty.first_after(header.slot.prev()) != Some(header.slot);

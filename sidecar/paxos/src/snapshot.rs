@@ -110,16 +110,15 @@ impl Paxos {
             return Err(SnapshotRefused::Protocol { in_force });
         }
         let slot = base.slot;
-        let ours = self
-            .log
-            .ballot_at(slot)
-            .filter(|_| slot <= self.log.commit());
-        let other =
-            ours.is_some_and(|ours| (ours, self.protocol_at(slot)) != (base.ballot, base.protocol));
-        if other
-            || base.configuration.check().is_err()
-            || base.ballot.epoch > self.configuration().epoch
-        {
+        let held = self.log.ballot_at(slot);
+        let other = held.is_some_and(|held| {
+            // A raise of the protocol may be in an entry that cannot be read here.
+            let known = self.protocol_at(slot);
+            let unread = self.faulty.first().is_some_and(|first| first <= slot);
+            let agrees = base.protocol == known || (base.protocol > known && unread);
+            slot <= self.log.commit() && !(held == base.ballot && agrees)
+        });
+        if other || base.configuration != *self.configuration() {
             return Err(SnapshotRefused::OtherHistory { slot });
         }
         Ok(())

@@ -319,7 +319,7 @@ fn a_log_that_contradicts_itself_is_an_error_at_start_and_no_panic() {
         ..recovered()
     };
     assert!(start(sound.clone()).is_ok());
-    let broken: [fn(&mut Recovered); 9] = [
+    let broken: [fn(&mut Recovered); 10] = [
         |it| it.commit = Slot(6),
         |it| it.commit = Slot(4),
         |it| it.runs.clear(),
@@ -328,6 +328,12 @@ fn a_log_that_contradicts_itself_is_an_error_at_start_and_no_panic() {
         |it| it.accepted = Ballot::default(),
         |it| it.base = Some(base(it, 9)),
         |it| it.base = Some(base(it, 3)),
+        |it| {
+            let mut other = base(it, 3);
+            other.configuration.members.pop();
+            it.base = Some(other);
+            it.runs[0].0 = Slot(4);
+        },
         |it| {
             let ballot = it.accepted;
             it.faulty.push(synod_paxos::Header {

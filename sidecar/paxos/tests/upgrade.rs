@@ -4,8 +4,8 @@ mod common;
 
 use common::{Net, id};
 use synod_paxos::{
-    Command, CommandId, CommandKind, HelloRefusal, MemberId, Paxos, ProposeRefused, Settings, Slot,
-    StartError, UpgradeRefused,
+    Command, CommandId, CommandKind, HelloRefusal, MemberId, Message, Paxos, ProposeRefused,
+    Settings, Slot, StartError, UpgradeRefused,
 };
 
 /// Three members at protocol 1, all with programs that speak 2; 1 leads.
@@ -128,6 +128,24 @@ fn p8_a_program_that_is_too_old_for_the_group_is_refused_and_does_not_start() {
 }
 
 #[test]
+fn p8_a_member_that_does_not_know_of_a_raise_yet_hears_those_who_speak_only_later_protocols() {
+    let mut net = old_group();
+    let good = net.paxos(id(2)).hello();
+    let now = net.now(id(1));
+    let mut hello = |protocol_min, protocol_max| {
+        let hello = synod_paxos::Hello {
+            protocol_min,
+            protocol_max,
+            ..good.clone()
+        };
+        net.with_paxos(id(1), |paxos| paxos.handle_hello(now, &hello))
+    };
+    assert_eq!(hello(2, 3), Ok(()));
+    assert!(hello(3, 4).is_err(), "nothing in common");
+    assert!(hello(2, 1).is_err());
+}
+
+#[test]
 fn p8_a_member_that_finds_a_raise_beyond_its_program_ends_before_it() {
     let mut net = old_group();
     net.propose(id(1), b"before");
@@ -204,6 +222,43 @@ fn p8_a_raise_below_a_snapshot_is_part_of_it() {
         net.restart(member);
         assert_eq!(net.paxos(member).protocol(), 2);
     }
+}
+
+#[test]
+fn p8_a_raise_in_an_entry_that_cannot_be_read_comes_with_the_snapshot_that_stands_for_it() {
+    let mut net = old_group();
+    // 3 gets the entry but does not learn that it is chosen.
+    net.filter = Box::new(|from, to, message| {
+        let tells = match message {
+            Message::Accept { entries, .. } => entries.is_empty(),
+            Message::Heartbeat(_) => true,
+            _ => false,
+        };
+        to != id(3) || !tells || from == id(3)
+    });
+    upgrade(&mut net, id(1), 2).expect("proposed");
+    net.run(20);
+    let slot = net.paxos(id(1)).last();
+    assert_eq!(
+        (net.paxos(id(3)).last(), protocols(&net)),
+        (slot, vec![2, 2, 1])
+    );
+    net.crash(id(3));
+    net.nodes.get_mut(&id(3)).unwrap().disk.damaged.push(slot);
+    net.propose(id(1), b"behind it");
+    net.run(50);
+    for member in [id(1), id(2)] {
+        let through = net.node(member).through;
+        net.compact(member, through);
+    }
+    net.heal();
+    net.fetches = true;
+    net.start(id(3));
+    net.until(5000, "it gets it", |net| {
+        !net.node(id(3)).installed.is_empty()
+    });
+    assert_eq!(protocols(&net), [2, 2, 2]);
+    assert_eq!(net.node(id(3)).payloads(), ["behind it"]);
 }
 
 #[test]
