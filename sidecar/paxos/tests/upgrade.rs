@@ -248,15 +248,17 @@ fn p8_a_raise_in_an_entry_that_cannot_be_read_comes_with_the_snapshot_that_stand
     net.propose(id(1), b"behind it");
     net.run(50);
     for member in [id(1), id(2)] {
-        let through = net.node(member).through;
-        net.compact(member, through);
+        net.compact(member, slot);
     }
     net.heal();
-    net.fetches = true;
     net.start(id(3));
-    net.until(5000, "it gets it", |net| {
-        !net.node(id(3)).installed.is_empty()
+    net.until(5000, "it knows that it is chosen", |net| {
+        net.paxos(id(3)).commit() >= slot && net.paxos(id(3)).needs_snapshot() == Some(slot)
     });
+    assert_eq!(protocols(&net), [2, 2, 1]);
+    let base = net.base_at(id(1), slot);
+    net.install(id(3), base).expect("taken");
+    net.run(100);
     assert_eq!(protocols(&net), [2, 2, 2]);
     assert_eq!(net.node(id(3)).payloads(), ["behind it"]);
 }
