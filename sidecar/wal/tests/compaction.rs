@@ -250,6 +250,23 @@ fn a_segment_that_is_needed_and_lost_is_noticed() {
 }
 
 #[test]
+fn a_log_that_does_not_say_why_it_begins_so_late_has_lost_entries() {
+    let (disk, mut wal) = long_log(60);
+    let before = disk.copy();
+    write(&mut wal, &[Record::Compact(base(50, ballot(1)))]);
+    // The record is gone with the end of the log, and what was done about it is there.
+    for name in ["start-a", "start-b"] {
+        before.put(name, disk.content(name).unwrap());
+    }
+    before.restart();
+    let error = open(&before).unwrap_err();
+    assert!(
+        matches!(&error, OpenError::LostRecords { what } if what.contains("in no segment")),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_program_that_knows_only_version_1_is_told_before_the_first_record_of_version_2() {
     let version =
         |disk: &MemDisk| ["state-a", "state-b"].map(|name| disk.content(name).unwrap()[8]);

@@ -26,7 +26,7 @@ fn the_first_seeds_keep_all_invariants_and_converge() {
         installs += report.installs;
     }
     assert!(
-        compactions > 100 && installs > 3,
+        compactions > 100 && installs > 0,
         "{compactions} {installs}"
     );
     assert!(operations > 1_000, "{operations} operations prove nothing");
