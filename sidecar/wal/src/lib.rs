@@ -32,6 +32,7 @@ mod state;
 mod superblock;
 pub mod testing;
 mod wal;
+mod whole;
 #[expect(
     clippy::disallowed_methods,
     reason = "a thread of its own: reads clocks"

@@ -318,3 +318,22 @@ fn a_base_in_place_of_what_is_chosen_is_a_broken_invariant() {
     let records = [Record::Commit(Slot(2)), Record::Install(base(2, ballot(1)))];
     let _ = wal.append(&records);
 }
+
+#[test]
+#[should_panic(expected = "without its entries")]
+fn what_was_staged_before_a_base_took_the_place_of_the_log_is_not_adopted_behind_it() {
+    let (_, mut wal) = long_log(3);
+    let stage = |slot| Record::Stage {
+        ballot: ballot(4),
+        entry: entry(slot, 2, "staged"),
+    };
+    let records = [Record::Promise(ballot(4)), stage(4), stage(5), stage(6)];
+    write(&mut wal, &records);
+    write(&mut wal, &[Record::Install(base(5, ballot(3)))]);
+    let adopt = Record::Adopt {
+        ballot: ballot(4),
+        from: Slot(6),
+        last: Slot(6),
+    };
+    let _ = wal.append(&[adopt]);
+}
