@@ -234,15 +234,13 @@ impl LogState {
         at.checked_sub(1).map(|at| self.runs[at].1)
     }
 
-    /// The lowest segment that holds something that is needed, if any does.
+    /// The lowest segment that holds something that is needed, if any does. (A second copy of an entry
+    /// lies behind the first, whose header is needed too.)
     pub(crate) fn oldest_needed(&self) -> Option<u64> {
         let staged = self.staging.iter().map(|staging| &staging.extent);
         let extents = self.extents.iter().chain(staged);
-        let entries = extents.flat_map(|extent| extent.points.iter().map(|(_, at)| at));
-        entries
-            .chain(self.repairs.values())
-            .map(|at| at.segment)
-            .min()
+        let points = extents.flat_map(|extent| extent.points.iter());
+        points.map(|(_, at)| at.segment).min()
     }
 
     /// The first entry that should be there and is not known at all.

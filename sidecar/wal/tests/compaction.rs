@@ -130,6 +130,33 @@ fn a_log_that_a_base_takes_the_place_of_needs_one_segment() {
 }
 
 #[test]
+fn what_is_staged_stays_when_all_before_it_goes() {
+    let (disk, mut wal) = long_log(20);
+    let staged: Vec<Entry> = (21..=60).map(|slot| entry(slot, 2, vec![9; 500])).collect();
+    let stage = |entry: &Entry| Record::Stage {
+        ballot: ballot(4),
+        entry: entry.clone(),
+    };
+    let records: Vec<Record> = staged.iter().map(stage).collect();
+    write(&mut wal, &[Record::Promise(ballot(4))]);
+    write(&mut wal, &records);
+    write(&mut wal, &[Record::Compact(base(20, ballot(1)))]);
+    let left = segments(&disk);
+    assert!(left.len() > 2 && left[0] > 1, "{left:?}");
+    let adopt = Record::Adopt {
+        ballot: ballot(4),
+        from: Slot(21),
+        last: Slot(60),
+    };
+    write(&mut wal, &[adopt]);
+    assert_eq!(read_all(&wal.reader()), staged);
+    drop(wal);
+    let (wal, recovered) = reopen(&disk);
+    assert_eq!(recovered.accepted, ballot(4));
+    assert_eq!(read_all(&wal.reader()), staged);
+}
+
+#[test]
 fn a_full_log_that_begins_behind_a_base_takes_entries_again() {
     let disk = MemDisk::new();
     let limits = Options {
