@@ -12,7 +12,7 @@ use common::{
 };
 use synod_paxos::{Entry, Record, Slot};
 use synod_wal::testing::MemDisk;
-use synod_wal::{AppendError, LogWriter, OpenError, Options, ReadError, Wal};
+use synod_wal::{AppendError, FileDisk, LogWriter, OpenError, Options, ReadError, Wal};
 
 /// A log of many segments.
 fn long_log(entries: u64) -> (MemDisk, Wal) {
@@ -91,6 +91,36 @@ fn segments_that_hold_nothing_needed_are_removed_and_the_rest_is_read_as_ever() 
         reopen(&disk)
     };
     assert_eq!(read_all(&wal.reader()), [some_entry(89), some_entry(90)]);
+}
+
+#[test]
+fn a_log_in_a_folder_begins_behind_a_base_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("log");
+    let open = || {
+        let disk = Arc::new(FileDisk::new(&directory).unwrap());
+        Wal::open(disk, &options(), identity()).unwrap()
+    };
+    let (mut wal, _) = open();
+    write(&mut wal, &beginning());
+    let mut next = 1;
+    for _ in 0..4 {
+        append(&mut wal, next..=next + 39);
+        next += 40;
+        write(&mut wal, &[Record::Compact(base(next - 3, ballot(1)))]);
+        let names = std::fs::read_dir(&directory).unwrap();
+        let names: Vec<_> = names.map(|it| it.unwrap().file_name()).collect();
+        let kept = |name: &&std::ffi::OsString| name.to_string_lossy().starts_with("segment-");
+        assert!(names.iter().filter(kept).count() <= 2, "{names:?}");
+        drop(wal);
+        let (again, recovered) = open();
+        assert_eq!(recovered.base, Some(base(next - 3, ballot(1))));
+        assert_eq!(
+            read_all(&again.reader()),
+            [some_entry(next - 2), some_entry(next - 1)]
+        );
+        wal = again;
+    }
 }
 
 #[test]
