@@ -1,13 +1,11 @@
 //! The acceptor: promises, adopts, accepts, votes. Messages of proposers come in; promises and votes
 //! go out, each only after what it says is synced.
 
-use std::collections::VecDeque;
-
 use crate::journal::Effect;
-use crate::log::Batch;
 use crate::message::{Lane, Message};
-use crate::output::{Io, Ticket};
-use crate::paxos::{LoadFor, Office, Paxos};
+use crate::output::Io;
+use crate::paxos::{Office, Paxos};
+use crate::promise::Promising;
 use crate::record::Record;
 use crate::staging::Staging;
 use crate::types::{Ballot, Entry, MemberId, Slot};
@@ -29,66 +27,42 @@ pub(crate) struct Acceptor {
     /// Highest slot voted for in `accepted`.
     voted: Option<Slot>,
     staging: Option<Staging>,
-    promising: Option<Promising>,
-}
-
-/// A promise on its way, part by part, not more of them at a time than a window holds.
-#[derive(Debug)]
-struct Promising {
-    to: MemberId,
-    ballot: Ballot,
-    /// Slot before the suffix.
-    after: Slot,
-    next: Slot,
-    part: u32,
-    /// The last part was sent. It is not acknowledged, but asked for again when it got lost.
-    done: bool,
-    loading: Option<Ticket>,
-    /// Parts sent and not acknowledged: last slot and bytes of each.
-    in_flight: VecDeque<(Slot, u64)>,
-    in_flight_bytes: u64,
-    /// What the candidate has, and the next part after it.
-    taken: (Slot, u32),
-    /// When it last took something, or was sent to again.
-    moved_at_ns: u64,
-}
-
-impl Promising {
-    /// Sends again what the candidate does not have.
-    fn rewind(&mut self) {
-        (self.next, self.part) = (self.taken.0.next(), self.taken.1);
-        self.done = false;
-        self.loading = None;
-        self.in_flight.clear();
-        self.in_flight_bytes = 0;
-    }
-
-    /// The candidate has everything up to here.
-    fn arrived(&mut self, through: Slot) {
-        while let Some((last, bytes)) = self.in_flight.front().copied()
-            && last <= through
-        {
-            self.in_flight.pop_front();
-            self.in_flight_bytes -= bytes;
-            self.taken = (last, self.taken.1 + 1);
-        }
-    }
+    pub(crate) promising: Option<Promising>,
 }
 
 impl Acceptor {
-    pub(crate) fn new(promised: Ballot, accepted: Ballot, last: Slot) -> Self {
+    /// `kept` as recovered.
+    pub(crate) fn new(
+        promised: Ballot,
+        accepted: Ballot,
+        last: Slot,
+        kept: (Ballot, Slot),
+    ) -> Self {
         Self {
             promised,
             accepted,
             synced_promised: promised,
             synced_accepted: accepted,
             synced_last: last,
-            kept: (accepted, last),
+            kept: kept.max((accepted, last)),
             promise_io: Io(0),
             voted: None,
             staging: None,
             promising: None,
         }
+    }
+
+    /// Entries up to `slot` are gone: a promise that was about to tell of them is asked for again.
+    pub(crate) fn forget(&mut self, slot: Slot) {
+        self.promising.take_if(|promising| promising.tells_of(slot));
+    }
+
+    /// The log begins anew behind `slot`, once that is synced.
+    pub(crate) fn begin_anew(&mut self, slot: Slot) {
+        self.synced_last = self.synced_last.min(slot);
+        self.voted = None;
+        self.staging = None;
+        self.promising = None;
     }
 
     /// How far the log that is being adopted in `ballot` is on disk.
@@ -183,118 +157,6 @@ impl Paxos {
         self.send_after(to, lane, Message::Refused { ballot, promised }, io);
     }
 
-    /// Rule P1b, L1b: promise, and tell what the proposer does not have.
-    fn handle_prepare(
-        &mut self,
-        ballot: Ballot,
-        (accepted, last, commit): (Ballot, Slot, Slot),
-        handed_over: bool,
-    ) {
-        let from = ballot.node;
-        if accepted > ballot || commit > last {
-            self.counters.impossible_messages += 1;
-            return;
-        }
-        if ballot > self.acceptor.promised {
-            if !handed_over && self.shields(from) {
-                self.counters.prepares_ignored += 1;
-                return;
-            }
-            self.note_taken_over(from);
-            self.resign();
-            self.promise(ballot);
-            let patient_ns = self.now.mono_ns + self.election.timeout_ns / 2;
-            self.election.takeover.give_way(patient_ns);
-        } else if self.acceptor.accepted == ballot {
-            self.counters.stale_messages += 1;
-            return;
-        }
-        if let Some(peer) = self.peers.get_mut(&from) {
-            peer.remembered.note_promise(ballot);
-        }
-        let own = self.acceptor.accepted;
-        let after = match own.cmp(&accepted) {
-            std::cmp::Ordering::Greater => commit,
-            std::cmp::Ordering::Equal => last,
-            std::cmp::Ordering::Less => self.log.last(),
-        };
-        let after = after.min(self.log.last());
-        if let Some(promising) = &self.acceptor.promising
-            && (promising.ballot, promising.after) == (ballot, after)
-        {
-            // It asks again: part of this may be lost, or just slow.
-            self.promise_again();
-            return;
-        }
-        let next = after.next().max(self.log.first());
-        self.acceptor.promising = Some(Promising {
-            to: from,
-            ballot,
-            after,
-            next,
-            part: 0,
-            done: false,
-            loading: None,
-            in_flight: VecDeque::new(),
-            in_flight_bytes: 0,
-            taken: (next.prev(), 0),
-            moved_at_ns: self.now.mono_ns,
-        });
-        self.continue_promise(None);
-    }
-
-    /// What the candidate does not have of the promise is sent again, but not sooner than it can
-    /// have arrived.
-    fn promise_again(&mut self) {
-        let now_ns = self.now.mono_ns;
-        let patience_ns = self.election.timeout_ns / 2;
-        match &mut self.acceptor.promising {
-            Some(promising)
-                if promising.loading.is_none() && now_ns >= promising.moved_at_ns + patience_ns =>
-            {
-                promising.moved_at_ns = now_ns;
-                promising.rewind();
-                self.continue_promise(None);
-            }
-            _ => self.counters.stale_messages += 1,
-        }
-    }
-
-    /// The stream to `member` begins anew: the parts that were on their way are lost.
-    pub(crate) fn promise_restarted(&mut self, member: MemberId) {
-        let now_ns = self.now.mono_ns;
-        if let Some(promising) = &mut self.acceptor.promising
-            && promising.to == member
-        {
-            promising.moved_at_ns = now_ns;
-            promising.rewind();
-            self.continue_promise(None);
-        }
-    }
-
-    /// The candidate of `ballot` has the parts of the promise up to `through`.
-    pub(crate) fn promise_taken(&mut self, ballot: Ballot, through: Slot) {
-        let now_ns = self.now.mono_ns;
-        let Some(promising) = &mut self.acceptor.promising else {
-            self.counters.stale_messages += 1;
-            return;
-        };
-        if promising.ballot != ballot {
-            self.counters.stale_messages += 1;
-            return;
-        }
-        let before = promising.taken;
-        promising.arrived(through);
-        if promising.taken == before {
-            self.promise_again();
-            return;
-        }
-        promising.moved_at_ns = now_ns;
-        if promising.loading.is_none() && !promising.done {
-            self.continue_promise(None);
-        }
-    }
-
     /// Takes `ballot` as the lowest one that may still be accepted (I1).
     pub(crate) fn promise(&mut self, ballot: Ballot) {
         assert!(ballot > self.acceptor.promised, "I1: a promise only rises");
@@ -306,113 +168,6 @@ impl Paxos {
             .journal
             .record(Record::Promise(ballot), Effect::Promised(ballot));
         self.election.note(ballot);
-    }
-
-    /// Sends parts of the promise until the window is full, entries have to be read back, or all is
-    /// sent. Nothing of it is made before it is synced, with all of the log that it tells of (rule
-    /// P1b): on a slow disk several promises may follow each other, and only the last is of use.
-    fn continue_promise(&mut self, mut loaded: Option<Vec<Entry>>) {
-        if !self.journal.is_synced(self.acceptor.promise_io) {
-            return;
-        }
-        loop {
-            let Some(promising) = &mut self.acceptor.promising else {
-                return;
-            };
-            if loaded.is_none() && promising.in_flight_bytes >= self.settings.window_bytes {
-                return;
-            }
-            let last = self.log.last();
-            let (next, after, part) = (promising.next, promising.after, promising.part);
-            let ballot = promising.ballot;
-            let mut suffix = Vec::new();
-            let mut reached = last;
-            if let Some(entries) = loaded.take() {
-                reached = entries.last().map_or(next, |entry| entry.slot);
-                suffix = entries;
-            } else if next <= last {
-                match self.log.batch(next, last, self.settings.max_message_bytes) {
-                    Batch::Entries(entries) => {
-                        reached = entries.last().map_or(next, |entry| entry.slot);
-                        suffix = entries;
-                    }
-                    // It is listed as faulty instead.
-                    Batch::Faulty => reached = next,
-                    Batch::OnDisk => {
-                        let through = self
-                            .faulty
-                            .first_after(next.prev())
-                            .map_or(last, Slot::prev);
-                        if through < next {
-                            promising.next = next.next();
-                            continue;
-                        }
-                        let ticket = self.load(LoadFor::Promise(ballot), next, through);
-                        if let Some(promising) = &mut self.acceptor.promising {
-                            promising.loading = Some(ticket);
-                        }
-                        return;
-                    }
-                }
-            }
-            let done = reached >= last;
-            promising.next = reached.next();
-            if !done && suffix.is_empty() {
-                continue;
-            }
-            promising.part += 1;
-            promising.done = done;
-            let bytes = suffix.iter().map(Entry::weight).sum();
-            promising.in_flight.push_back((reached, bytes));
-            promising.in_flight_bytes += bytes;
-            let to = promising.to;
-            let faulty = if part == 0 {
-                self.faulty.after(after).collect()
-            } else {
-                Vec::new()
-            };
-            let message = Message::Promise {
-                ballot,
-                accepted: self.acceptor.accepted,
-                last,
-                commit: self.log.commit(),
-                first: self.log.first(),
-                after,
-                part,
-                done,
-                suffix,
-                faulty,
-                age_ns: u64::MAX,
-            };
-            self.send(to, Lane::Log, message);
-            if done {
-                return;
-            }
-        }
-    }
-
-    pub(crate) fn loaded_for_promise(
-        &mut self,
-        ballot: Ballot,
-        ticket: Ticket,
-        entries: Vec<Entry>,
-    ) {
-        let Some(promising) = &mut self.acceptor.promising else {
-            return;
-        };
-        if promising.ballot != ballot || promising.loading != Some(ticket) {
-            return;
-        }
-        if entries
-            .first()
-            .is_none_or(|entry| entry.slot != promising.next)
-        {
-            // It cannot be read just now. The candidate will ask again.
-            self.acceptor.promising = None;
-            return;
-        }
-        promising.loading = None;
-        self.continue_promise(Some(entries));
     }
 
     /// Rule L1a, L1b: stage, and adopt once all is there.
@@ -436,19 +191,14 @@ impl Paxos {
             _ => true,
         };
         let ballots = entries.iter().all(|entry| entry.ballot <= ballot);
-        if !contiguous
-            || !inside
-            || !ballots
-            || after > self.log.last()
-            || last < after
-            || last < self.log.commit()
-        {
+        if !contiguous || !inside || !ballots || last < after || last < self.log.commit() {
             self.counters.impossible_messages += 1;
             return;
         }
         let continues = |staging: &Staging| staging.continues(ballot, after, last);
         if !self.acceptor.staging.as_ref().is_some_and(continues) {
-            if part != 0 {
+            // Behind a snapshot this log may end before what it had when it promised.
+            if part != 0 || after > self.log.last() {
                 let through = Slot::ZERO;
                 self.send(ballot.node, Lane::Log, Message::Staged { ballot, through });
                 return;
@@ -494,7 +244,9 @@ impl Paxos {
                 return;
             }
             if entry.slot <= held && staging.written.is_none() {
-                if self.log.ballot_at(entry.slot) != Some(entry.ballot) {
+                let held = self.log.ballot_at(entry.slot);
+                // (None: it is forgotten here, and chosen.)
+                if held.is_some_and(|held| held != entry.ballot) {
                     self.counters.impossible_messages += 1;
                     self.acceptor.staging = None;
                     return;
@@ -573,6 +325,11 @@ impl Paxos {
                 last,
             },
         );
+        for (slot, version) in staging.upgrades {
+            if slot > keep && slot <= commit {
+                self.raise_protocol(slot, version);
+            }
+        }
     }
 
     /// Rule P1b: taken only in the ballot promised and adopted, behind what is there.
@@ -592,10 +349,11 @@ impl Paxos {
             self.send(ballot.node, Lane::Log, Message::Gap { ballot, last });
             return;
         }
-        let joins = self
-            .log
-            .ballot_at(previous)
-            .is_none_or(|held| held == previous_ballot);
+        let held = |slot, ballot| self.log.ballot_at(slot).is_none_or(|held| held == ballot);
+        // What is sent again must join too: behind a snapshot the log need not be this leader's.
+        let joint = entries.iter().find(|entry| entry.slot == last);
+        let joins = held(previous, previous_ballot)
+            && joint.is_none_or(|entry| held(entry.slot, entry.ballot));
         let numbered = entries
             .iter()
             .zip(previous.0 + 1..)
@@ -637,12 +395,19 @@ impl Paxos {
         let before = self.log.commit();
         self.log.raise_commit(slot);
         let commit = self.log.commit();
+        let mut upgrades = Vec::new();
         for entry in self.log.after(before) {
             if entry.slot > commit {
                 break;
             }
             self.entrance
                 .resolve(entry.command.id, entry.slot, &mut self.outputs);
+            if let Some(version) = entry.command.upgrades_to() {
+                upgrades.push((entry.slot, version));
+            }
+        }
+        for (slot, version) in upgrades {
+            self.raise_protocol(slot, version);
         }
     }
 
@@ -652,25 +417,22 @@ impl Paxos {
             Effect::Promised(ballot) => {
                 assert!(ballot <= self.acceptor.promised, "synced after promised");
                 self.acceptor.synced_promised = ballot;
-                let now_ns = self.now.mono_ns;
-                if let Some(promising) = &mut self.acceptor.promising
-                    && promising.ballot == ballot
-                {
-                    promising.moved_at_ns = now_ns;
-                    self.continue_promise(None);
-                }
+                self.promise_synced(ballot);
             }
             Effect::Log { accepted, last } => {
                 self.acceptor.synced_accepted = accepted;
                 self.acceptor.kept = self.acceptor.kept.max((accepted, last));
-                // Appends of an older ballot may have been cut since.
-                if accepted == self.acceptor.accepted {
+                // Appends of an older ballot may have been cut since, or all of them by a snapshot.
+                let replaced = self.installing.is_some_and(|it| it.cut);
+                if accepted == self.acceptor.accepted && !replaced {
                     assert!(last <= self.log.last(), "synced after appended");
                     self.acceptor.synced_last = self.acceptor.synced_last.max(last);
                 }
             }
             Effect::Staged { ballot, through } => self.staged(ballot, through),
             Effect::Repaired(slot) => self.faulty.repaired(slot),
+            Effect::Based(slot) => self.based(slot),
+            Effect::Nothing => {}
         }
     }
 

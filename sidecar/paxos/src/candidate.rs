@@ -218,6 +218,7 @@ impl Paxos {
             last,
             commit,
             first,
+            before,
             after,
             part,
             done,
@@ -246,6 +247,13 @@ impl Paxos {
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.remembered.note_promise(ballot);
             peer.remembered.note_log(accepted, last);
+        }
+        if first > Slot(1) && !self.learn_base(first.prev(), before) {
+            // Who lacks what is chosen does not lead: it gets a snapshot, and the others go on.
+            if matches!(self.office, Office::Candidate(_)) {
+                self.give_up_lacking();
+            }
+            return;
         }
         let now_ns = self.now.mono_ns;
         match &mut self.office {

@@ -529,7 +529,7 @@ impl Paxos {
 
     /// When [`Self::handle_timeout`] wants to be called, as `Now::mono_ns`.
     pub fn poll_timeout(&self) -> Option<u64> {
-        if self.forgetful {
+        if self.is_ended() {
             return None;
         }
         let followed = self

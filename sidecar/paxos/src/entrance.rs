@@ -8,7 +8,7 @@ use crate::error::ProposeRefused;
 use crate::message::{Lane, Message, NotTaken};
 use crate::output::Output;
 use crate::paxos::{Office, Paxos};
-use crate::types::{Boot, Command, CommandId, CommandKind, Entry, MemberId, Now, Slot};
+use crate::types::{Boot, Command, CommandId, Entry, MemberId, Now, Slot};
 
 /// Commands sent again at once, at most.
 const RESEND_LIMIT: usize = 1024;
@@ -43,6 +43,8 @@ pub(crate) struct Entrance {
     /// When the latest of all resolved commands was given. What was given before it and is not
     /// resolved was overtaken on an ordered stream: it is lost.
     overtaken_ns: u64,
+    /// Commands up to this sequence may have been chosen in entries that a snapshot stands for here.
+    unseen_through: u64,
 }
 
 #[derive(Debug)]
@@ -79,6 +81,7 @@ impl Entrance {
             patience: 0,
             moved: false,
             overtaken_ns: 0,
+            unseen_through: 0,
         }
     }
 
@@ -175,6 +178,13 @@ impl Entrance {
         self.patience = 0;
         self.moved = false;
         self.overtaken_ns = 0;
+    }
+
+    /// A snapshot took the place of the log: what was chosen before is not seen here, so whatever
+    /// waits has to be chosen once more.
+    pub(crate) fn lose_sight(&mut self) {
+        self.unseen_through = self.last_sequence;
+        self.begin(BTreeSet::new());
     }
 
     /// The next command for the leader, the oldest first, as long as not more than `limit` bytes are
@@ -293,7 +303,7 @@ impl Paxos {
     /// chosen: [`Output::Resolved`]. Its id must be of this member and start, sequences growing.
     pub fn propose(&mut self, now: Now, command: Command) -> Result<(), ProposeRefused> {
         if !self.enter(now) {
-            return Err(ProposeRefused::Forgetful);
+            return Err(ProposeRefused::Ended);
         }
         let limit = self.settings.max_payload_bytes();
         if command.payload.len() as u64 > limit {
@@ -302,7 +312,7 @@ impl Paxos {
         if !self.entrance.is_own(command.id) || command.id.sequence <= self.entrance.last_sequence {
             return Err(ProposeRefused::BadId);
         }
-        if [CommandKind::NOOP, CommandKind::RECONFIGURE].contains(&command.kind) {
+        if command.kind.is_of_leader() {
             return Err(ProposeRefused::Kind(command.kind));
         }
         if self.disk_full {
@@ -389,7 +399,7 @@ impl Paxos {
             if !commands.is_empty() && bytes + weight > self.settings.max_message_bytes {
                 let commands = std::mem::take(&mut commands);
                 bytes = 0;
-                self.send(leader, Lane::Log, Message::Propose { commands });
+                self.give_to(leader, commands);
             }
             bytes += weight;
             commands.push(command);
@@ -399,12 +409,18 @@ impl Paxos {
             "I12: more is with the leader than its share"
         );
         if !commands.is_empty() {
-            self.send(leader, Lane::Log, Message::Propose { commands });
+            self.give_to(leader, commands);
         }
     }
 
+    fn give_to(&mut self, leader: MemberId, commands: Vec<Command>) {
+        let unseen = self.entrance.unseen_through;
+        let again = commands.iter().any(|it| it.id.sequence <= unseen);
+        self.send(leader, Lane::Log, Message::Propose { commands, again });
+    }
+
     /// Commands of another entrance.
-    pub(crate) fn handle_forwarded(&mut self, from: MemberId, commands: Vec<Command>) {
+    pub(crate) fn handle_forwarded(&mut self, from: MemberId, commands: Vec<Command>, again: bool) {
         let free = self.may_propose();
         for command in commands {
             let room = self.has_room();
@@ -414,13 +430,11 @@ impl Paxos {
                 return;
             };
             let id = command.id;
-            if id.member != from
-                || [CommandKind::NOOP, CommandKind::RECONFIGURE].contains(&command.kind)
-            {
+            if id.member != from || command.kind.is_of_leader() {
                 self.counters.impossible_messages += 1;
                 continue;
             }
-            if leader.proposed.has(id) {
+            if leader.proposed.has(id) && !again {
                 // Its first copy is chosen with this ballot, or given anew with the next.
                 self.counters.repeated_commands += 1;
                 continue;
@@ -493,7 +507,7 @@ impl Paxos {
         }
         self.entrance.patience += 1;
         self.counters.resends += commands.len() as u64;
-        self.send(leader, Lane::Log, Message::Propose { commands });
+        self.give_to(leader, commands);
     }
 }
 

@@ -18,7 +18,7 @@ pub enum StartError {
          replacement of a member"
     )]
     NotAMember(Incarnation),
-    /// The group starts with a protocol that this program does not speak.
+    /// The group has agreed on a protocol that this program does not speak.
     #[error("the group speaks protocol {group}, this program {min} to {max}: run another version")]
     Protocol {
         /// The group's.
@@ -66,9 +66,82 @@ pub enum ProposeRefused {
     /// A kind that nobody may propose from outside.
     #[error("commands of kind {} cannot be proposed", .0.0)]
     Kind(CommandKind),
-    /// This member was found to have forgotten what it promised.
-    #[error("this member has forgotten what it promised and must be replaced")]
-    Forgetful,
+    /// This member was found to have forgotten what it promised, or speaks the group's protocol no
+    /// more.
+    #[error("this member takes part no more")]
+    Ended,
+}
+
+/// Why a snapshot was not taken in place of the start of the log: nothing was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotRefused {
+    /// Members of the group may not know what to do without the entries (rule P8).
+    #[error(
+        "the group speaks protocol {in_force}, a log can begin with a snapshot from protocol 2 on: \
+         upgrade the group first"
+    )]
+    Protocol {
+        /// What the group speaks.
+        in_force: u32,
+    },
+    /// It is of another history than this log, which cannot be.
+    #[error(
+        "the snapshot at slot {slot} does not belong to this log: it comes from another group, or \
+         one of the two is damaged; it must not be used"
+    )]
+    OtherHistory {
+        /// The snapshot's.
+        slot: Slot,
+    },
+    /// Entries that were not handed over yet would be forgotten.
+    #[error("the snapshot at slot {slot} is beyond slot {delivered}, the last handed to the app")]
+    Beyond {
+        /// The snapshot's.
+        slot: Slot,
+        /// How far this member is.
+        delivered: Slot,
+    },
+    /// This member is about to end.
+    #[error("this member takes part no more")]
+    Ended,
+}
+
+/// Why no upgrade of the protocol was proposed: nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpgradeRefused {
+    /// Only the leader proposes it.
+    #[error("this member does not lead: ask the leader")]
+    NotLeader {
+        /// Who does, as far as is known here.
+        leader: Option<MemberId>,
+    },
+    /// It would change nothing, or lead back.
+    #[error("the group speaks protocol {in_force} already, and there is no way back")]
+    NotAbove {
+        /// What the group speaks.
+        in_force: u32,
+    },
+    /// This program does not speak it.
+    #[error("this member speaks protocols up to {max}: upgrade its program first")]
+    Unknown {
+        /// Highest spoken here.
+        max: u32,
+    },
+    /// Members that do not speak it, or have not been heard of since this one started.
+    #[error(
+        "not all members have said that they speak it: upgrade the program of those that do not, \
+         and start those that are down"
+    )]
+    Unsupported {
+        /// Which, by number.
+        members: Vec<MemberId>,
+    },
+    /// Another upgrade is under way, or leadership is.
+    #[error("an upgrade or a change of leaders is under way: try again later")]
+    Busy,
+    /// This member is about to end.
+    #[error("this member takes part no more")]
+    Ended,
 }
 
 /// Why a peer's [`crate::Hello`] was refused. The connection is closed with this reason.

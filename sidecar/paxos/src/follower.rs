@@ -41,8 +41,13 @@ pub(crate) struct Follower {
     pub(crate) loading: Option<Ticket>,
     /// When it last got further, or fell behind.
     pub(crate) moved_at_ns: u64,
+    /// When the sending of the whole log began: parts that were on their way then are nothing to
+    /// begin anew for.
+    pub(crate) began_at_ns: u64,
     /// Doubles with each time that it was sent to again in vain.
     pub(crate) patience: u32,
+    /// It was told that the entries it needs next are gone.
+    pub(crate) told_compacted: bool,
     /// A gap from here on was already seen to.
     pub(crate) rewound_to: Option<Slot>,
 }
@@ -58,7 +63,9 @@ impl Follower {
             sent_commit: Slot::ZERO,
             loading: None,
             moved_at_ns: now_ns,
+            began_at_ns: now_ns,
             patience: 0,
+            told_compacted: false,
             rewound_to: None,
         }
     }
@@ -72,7 +79,18 @@ impl Follower {
             done: false,
         };
         self.moved_at_ns = now_ns;
+        self.began_at_ns = now_ns;
         self.rewind(after);
+    }
+
+    /// Begins anew to send what is behind `after`; if that is gone from a log that begins at `first`,
+    /// it has to promise again, behind a snapshot.
+    pub(crate) fn sync_again(&mut self, after: Slot, last: Slot, first: Slot, now_ns: u64) {
+        self.sync(after, last, now_ns);
+        if after < first.prev() {
+            self.progress = Progress::Unpromised;
+            self.moved_at_ns = 0;
+        }
     }
 
     /// A message that ends at `last` was sent.
@@ -96,6 +114,7 @@ impl Follower {
         self.next = self.next.max(slot.next());
         self.moved_at_ns = now_ns;
         self.patience = 0;
+        self.told_compacted = false;
         self.rewound_to = None;
     }
 

@@ -39,9 +39,9 @@ impl Paxos {
             return Err(HelloRefusal::OtherGroup { theirs, ours });
         }
         let (min, max) = (self.settings.protocol_min, self.settings.protocol_max);
-        let in_force = self.genesis.protocol;
-        let speaks = hello.protocol_min <= hello.protocol_max
-            && (hello.protocol_min..=hello.protocol_max).contains(&in_force);
+        let in_force = self.protocol();
+        // (Who speaks only later ones than are in force here knows more of the log.)
+        let speaks = hello.protocol_min <= hello.protocol_max && hello.protocol_max >= in_force;
         if !speaks || hello.protocol_max < min || hello.protocol_min > max {
             return Err(HelloRefusal::Protocol {
                 their_min: hello.protocol_min,
@@ -71,6 +71,7 @@ impl Paxos {
         }
         peer.remembered.boot = hello.boot;
         peer.remembered.life = hello.life;
+        peer.protocol_max = hello.protocol_max;
         peer.remembered.note_promise(hello.promised);
         peer.remembered.note_log(hello.accepted, hello.last);
         Ok(())
@@ -82,11 +83,7 @@ impl Paxos {
             return;
         }
         if refusal == (HelloRefusal::Forgetful { member: self.me }) {
-            self.resign();
-            self.forgetful = true;
-            self.outputs.clear();
-            self.outputs
-                .push_back(Output::Forgetful { reported_by: peer });
+            self.end(Output::Forgetful { reported_by: peer });
         }
     }
 }

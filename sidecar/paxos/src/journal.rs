@@ -18,6 +18,10 @@ pub(crate) enum Effect {
     Staged { ballot: Ballot, through: Slot },
     /// The entry is readable again.
     Repaired(Slot),
+    /// The log begins behind this slot.
+    Based(Slot),
+    /// Nothing that anybody waits for.
+    Nothing,
 }
 
 /// The queue in front of the disk.

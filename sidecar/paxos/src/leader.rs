@@ -158,13 +158,11 @@ impl Paxos {
         let Office::Leader(leader) = &mut self.office else {
             return;
         };
-        let after = if accepted == leader.adopted {
-            last.min(leader.adopted_last)
-        } else {
-            commit
-        };
-        // What it knows to be chosen is in this log; a log that was cut below needs a snapshot.
-        if commit > end || after < first.prev() {
+        let same = (accepted == leader.adopted).then(|| last.min(leader.adopted_last));
+        // (Behind a snapshot a commit may be beyond the log that was adopted.)
+        let after = same.map_or(commit, |same| same.max(commit));
+        // What it knows to be chosen is in this log.
+        if commit > end {
             self.counters.impossible_messages += 1;
             return;
         }
@@ -172,6 +170,12 @@ impl Paxos {
             return;
         };
         match follower.progress {
+            Progress::Unpromised if after < first.prev() => {
+                // It promises again once it has a snapshot.
+                if !std::mem::replace(&mut follower.told_compacted, true) {
+                    self.tell_compacted(from);
+                }
+            }
             Progress::Unpromised => follower.sync(after, end, now_ns),
             // It asks again: what was sent may be lost; the tick sees to it.
             Progress::Syncing { .. } | Progress::Streaming => self.counters.stale_messages += 1,
@@ -238,12 +242,16 @@ impl Paxos {
 
     /// Part of the log is on the follower's disk, or none of it is known there.
     fn handle_staged(&mut self, from: MemberId, ballot: Ballot, through: Slot) {
-        let (end, now_ns) = (self.log.last(), self.now.mono_ns);
+        let (first, now_ns) = (self.log.first(), self.now.mono_ns);
         let interval_ns = self.election.interval_ns();
         let Some(follower) = self.follower(ballot, from) else {
             return;
         };
         let Progress::Syncing { after, last, .. } = follower.progress else {
+            if follower.progress == Progress::Unpromised {
+                // It waits for the question that it promises upon.
+                follower.moved_at_ns = 0;
+            }
             self.counters.stale_messages += 1;
             return;
         };
@@ -252,9 +260,13 @@ impl Paxos {
         } else if through > follower.acknowledged.max(after) {
             follower.acknowledged = through;
             follower.arrived(through, now_ns);
-        } else if through == Slot::ZERO && now_ns >= follower.moved_at_ns + interval_ns {
+        } else if through == Slot::ZERO
+            && (follower.next < first || now_ns >= follower.began_at_ns + interval_ns)
+        {
             follower.acknowledged = Slot::ZERO;
-            follower.sync(after, end, now_ns);
+            // Its log may be another one now, behind a snapshot: it promises again.
+            follower.progress = Progress::Unpromised;
+            follower.moved_at_ns = 0;
             self.counters.rewinds += 1;
         }
     }
@@ -331,6 +343,12 @@ impl Paxos {
         follower: &mut Follower,
         through: Slot,
     ) -> Option<Vec<Entry>> {
+        if follower.next < self.log.first() {
+            if !std::mem::replace(&mut follower.told_compacted, true) {
+                self.tell_compacted(member);
+            }
+            return None;
+        }
         let reachable = self
             .peers
             .get(&member)
@@ -505,6 +523,7 @@ impl Paxos {
             if now_ns < follower.moved_at_ns + patience_ns {
                 continue;
             }
+            let compacted = std::mem::take(&mut follower.told_compacted);
             match follower.progress {
                 Progress::Unpromised => {
                     follower.moved_at_ns = now_ns;
@@ -524,6 +543,11 @@ impl Paxos {
                         done: false,
                     };
                     self.counters.rewinds += 1;
+                }
+                Progress::Streaming if compacted => {
+                    // It may have got its snapshot, and its answer may be lost.
+                    follower.moved_at_ns = now_ns;
+                    follower.patience += 1;
                 }
                 Progress::Streaming if !follower.is_idle() || follower.loading.is_some() => {
                     follower.moved_at_ns = now_ns;
@@ -555,7 +579,7 @@ impl Paxos {
 
     /// The stream to `member` begins anew: what was on its way is lost.
     pub(crate) fn stream_restarted(&mut self, member: MemberId) {
-        let now_ns = self.now.mono_ns;
+        let (now_ns, first) = (self.now.mono_ns, self.log.first());
         let Office::Leader(leader) = &mut self.office else {
             return;
         };
@@ -563,11 +587,12 @@ impl Paxos {
             return;
         };
         follower.patience = 0;
+        follower.told_compacted = false;
         match follower.progress {
             Progress::Unpromised => follower.moved_at_ns = 0,
             Progress::Syncing { after, last, .. } => {
                 follower.acknowledged = Slot::ZERO;
-                follower.sync(after, last, now_ns);
+                follower.sync_again(after, last, first, now_ns);
             }
             Progress::Streaming => follower.rewind(follower.acknowledged),
         }

@@ -18,20 +18,22 @@
 //! # Start
 //! 1. Read the log. Increment `boot` and sync it before anything else.
 //! 2. [`Paxos::new`] with what was found, and a seed that no other start of any member used.
-//! 3. [`Paxos::handle_applied`] with what the ledger says was applied.
+//! 3. If the own store has a snapshot behind the end of the log: [`Paxos::handle_installed`].
+//! 4. [`Paxos::handle_applied`] with what the ledger says was applied.
 //!
 //! A [`StartError`] is for people. A member whose incarnation the group does not know never starts.
 //!
 //! # The disk
 //! [`Output::Persist`] numbers its writes one by one, and at most [`Settings::max_persists`] are
-//! under way. Their records go behind all earlier ones; a write is synced when it and all before it
+//! under way, and one more that makes the log shorter. Their records go behind all earlier ones; a write is synced when it and all before it
 //! are. [`Paxos::handle_synced`] may skip numbers: each stands for all below it. A failed sync is
 //! final: the process ends.
 //!
 //! Of the records: [`Record::Stage`] changes nothing by itself. The same slot may be staged more than
 //! once in one ballot, always with the same entry; slots may be staged beyond what is adopted. A later
 //! [`Record::Promise`] or [`Record::Adopt`] of another ballot makes all that was staged before
-//! worthless. [`Record::Commit`] may be lost.
+//! worthless. [`Record::Commit`] may be lost. After a [`Record::Compact`] or [`Record::Install`] is
+//! synced, what lies before it is never asked for again.
 //!
 //! [`Output::Load`] asks for entries that were written before, [`Paxos::handle_loaded`] is called once
 //! per ticket, with what can be read of them from the start on: nothing, if the first cannot be read
@@ -55,6 +57,14 @@
 //! first of the log on. Entries that are no longer in memory are read from the log by the shell.
 //! [`Paxos::handle_applied`] tells how far the app is, [`Paxos::handle_app`] that it stands still.
 //!
+//! # Snapshots
+//! The shell makes, fetches, checks and keeps them. [`Paxos::base_at`] says what one has to tell of
+//! the log; [`Paxos::handle_snapshot`] lets the log forget what one in the own store stands for. (Let
+//! the store have two, and the log begin behind the older one.) [`Output::NeedSnapshot`] asks for one
+//! of a peer, [`Paxos::handle_installed`] says that it is here, and [`Output::Installed`] that apply
+//! goes on from it. Own commands that are in it are given again, and chosen once more: apply drops
+//! them by their ids.
+//!
 //! # Commands and reads
 //! A command that [`Paxos::propose`] took is kept, given to each leader in turn, and ends with one
 //! [`Output::Resolved`]. It may be chosen more than once: apply drops the second by its id. There is no
@@ -67,7 +77,7 @@
 //! # Where things are
 //! | module | what it decides |
 //! |---|---|
-//! | `acceptor`, `staging` | promises, adoption, votes |
+//! | `acceptor`, `promise`, `staging` | promises, adoption, votes |
 //! | `candidate`, `catch_up` | phase 1 and the log to adopt |
 //! | `leader`, `follower`, `proposed` | phase 2, replication, commit |
 //! | `transfer`, `preference` | hand-over of leadership |
@@ -77,16 +87,18 @@
 //! | `clock` | agreed time |
 //! | `repair` | entries that cannot be read |
 //! | `hello` | who may talk to us; forgetful members |
+//! | `snapshot`, `upgrade` | what stands for the start of a log; protocol versions |
 //! | `log`, `journal` | the log in memory, writes on their way |
 //! | `invariants` | what must hold after each event, in release too |
 //!
 //! # Not yet
 //! Reconfiguration (a configuration changes only with its group so far: `Reconfigure` is not
-//! proposed), leases and their fences, early learning, quorum reads, snapshots in place of the start of
-//! a log. Messages and records have their fields.
+//! proposed), leases and their fences, early learning, quorum reads. Messages and records have their
+//! fields.
 
 mod acceptor;
 mod ballot;
+mod base;
 mod candidate;
 mod catch_up;
 mod clock;
@@ -105,21 +117,26 @@ pub mod output;
 mod paxos;
 mod peer;
 mod preference;
+mod promise;
 mod proposed;
 pub mod quorum;
 mod reads;
 pub mod record;
+mod recovered;
 mod repair;
 mod rng;
 mod settings;
+mod snapshot;
 mod staging;
 mod status;
 mod takeover;
 mod transfer;
 pub mod types;
+mod upgrade;
 
+pub use base::Base;
 pub use configuration::{Configuration, Member, Role};
-pub use error::{HelloRefusal, ProposeRefused, StartError};
+pub use error::{HelloRefusal, ProposeRefused, SnapshotRefused, StartError, UpgradeRefused};
 pub use message::{Envelope, Heartbeat, Hello, Lane, Message, NotTaken, ReadId};
 pub use output::{Io, Output, Ticket};
 pub use paxos::Paxos;

@@ -23,6 +23,8 @@ pub(crate) struct Log {
     first: Slot,
     last: Slot,
     commit: Slot,
+    /// Ballot of the entry before `first`, which is chosen.
+    before: Ballot,
     /// `(first slot, ballot)` of each run of equal ballots, in slot order.
     runs: Vec<(Slot, Ballot)>,
     /// The end of the log; ends at `last`. `None` where a slot is faulty.
@@ -34,23 +36,22 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// `runs` and `tail` as recovered; checked by the caller.
+    /// A log that begins behind the entry `base`. All of it as recovered; checked by the caller.
     pub(crate) fn new(
-        first: Slot,
+        base: (Slot, Ballot),
         last: Slot,
         commit: Slot,
         runs: Vec<(Slot, Ballot)>,
         time: AgreedTime,
     ) -> Self {
-        assert!(
-            commit <= last && first.0 <= last.0 + 1,
-            "I5: commit <= last"
-        );
+        let (base, before) = base;
+        assert!(base <= commit && commit <= last, "I5: commit <= last");
         let missing = (last.0 - commit.0) as usize;
         Self {
-            first,
+            first: base.next(),
             last,
             commit,
+            before,
             runs,
             cache: std::iter::repeat_with(|| None).take(missing).collect(),
             cached_bytes: 0,
@@ -99,10 +100,11 @@ impl Log {
         self.cached_bytes / count.max(1)
     }
 
-    /// Ballot of the entry at `slot`. The position before the first slot of all has the lowest one.
+    /// Ballot of the entry at `slot`, also of the one before the first. (The position before the
+    /// first slot of all has the lowest one.)
     pub(crate) fn ballot_at(&self, slot: Slot) -> Option<Ballot> {
-        if slot == Slot::ZERO {
-            return Some(Ballot::default());
+        if slot == self.first.prev() {
+            return Some(self.before);
         }
         if slot < self.first || slot > self.last {
             return None;
@@ -226,6 +228,37 @@ impl Log {
         self.raise_commit(commit.min(last));
     }
 
+    /// Forgets the chosen entries up to `slot`.
+    pub(crate) fn compact(&mut self, slot: Slot) {
+        assert!(slot <= self.commit, "only what is chosen is forgotten");
+        let Some(ballot) = self.ballot_at(slot) else {
+            return;
+        };
+        while !self.cache.is_empty() && self.cache_first() <= slot {
+            let gone = self.cache.pop_front().flatten();
+            self.cached_bytes -= gone.map_or(0, |entry| entry.weight());
+        }
+        let kept = self.runs.partition_point(|(start, _)| *start <= slot);
+        self.runs.drain(..kept);
+        if slot < self.last
+            && self
+                .runs
+                .first()
+                .is_none_or(|(start, _)| *start > slot.next())
+        {
+            self.runs.insert(0, (slot.next(), ballot));
+        }
+        self.first = slot.next();
+        self.before = ballot;
+    }
+
+    /// Begins anew behind the chosen entry at `slot`.
+    pub(crate) fn replace(&mut self, slot: Slot, ballot: Ballot, time: AgreedTime) {
+        assert!(slot > self.commit, "I5: commit never goes down");
+        let time = self.time.max(time);
+        *self = Self::new((slot, ballot), slot, slot, Vec::new(), time);
+    }
+
     /// Everything up to `commit` is chosen. Never goes down.
     pub(crate) fn raise_commit(&mut self, commit: Slot) {
         assert!(commit <= self.last, "I5: commit <= last");
@@ -306,7 +339,13 @@ mod tests {
     }
 
     fn log(rounds: &[u64]) -> Log {
-        let mut log = Log::new(Slot(1), Slot(0), Slot(0), Vec::new(), AgreedTime(0));
+        let mut log = Log::new(
+            (Slot(0), Ballot::default()),
+            Slot(0),
+            Slot(0),
+            Vec::new(),
+            AgreedTime(0),
+        );
         for (at, round) in rounds.iter().enumerate() {
             log.append(entry(at as u64 + 1, *round));
         }
@@ -349,6 +388,42 @@ mod tests {
         log.cut(Slot(3));
         assert_eq!(log.last(), Slot(3));
         assert_eq!(log.time(), AgreedTime(40), "time never goes back");
+    }
+
+    #[test]
+    fn what_is_forgotten_leaves_the_ballot_of_its_last_entry() {
+        for through in 1..=5 {
+            let mut log = log(&[1, 1, 2, 2, 5]);
+            log.raise_commit(Slot(5));
+            log.evict(3 * entry(1, 1).weight(), Slot(5));
+            log.compact(Slot(through));
+            log.compact(Slot(through));
+            assert_eq!(log.first(), Slot(through + 1));
+            let rounds: Vec<u64> = (0..=5)
+                .filter_map(|slot| log.ballot_at(Slot(slot)))
+                .map(|ballot| ballot.round)
+                .collect();
+            assert_eq!(rounds, [1, 1, 2, 2, 5][through as usize - 1..]);
+            let held = 5 - through.max(2);
+            assert_eq!(log.cached_bytes(), held * entry(1, 1).weight());
+            log.append(entry(6, 5));
+            assert_eq!(log.ballot_at(Slot(6)), Some(ballot(5)));
+        }
+    }
+
+    #[test]
+    fn a_log_that_begins_anew_keeps_its_time() {
+        let mut log = log(&[1, 1, 1]);
+        log.raise_commit(Slot(1));
+        log.replace(Slot(9), ballot(4), AgreedTime(20));
+        assert_eq!(
+            (log.first(), log.last(), log.commit()),
+            (Slot(10), Slot(9), Slot(9))
+        );
+        assert_eq!((log.cached_bytes(), log.uncommitted_bytes()), (0, 0));
+        assert_eq!(log.time(), AgreedTime(30));
+        log.append(entry(10, 4));
+        assert_eq!(log.ballot_at(Slot(9)), Some(ballot(4)));
     }
 
     #[test]

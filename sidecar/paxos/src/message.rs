@@ -80,6 +80,8 @@ pub enum Message {
         commit: Slot,
         /// First slot of this member's log: below it only a snapshot can help.
         first: Slot,
+        /// Ballot of the chosen entry before it.
+        before: Ballot,
         /// Slot before the first entry of the whole suffix.
         after: Slot,
         /// Number of this part, from 0.
@@ -136,8 +138,13 @@ pub enum Message {
     Gap { ballot: Ballot, last: Slot },
     /// Sent to all, all the time (rule E1).
     Heartbeat(Heartbeat),
-    /// A command for the leader.
-    Propose { commands: Vec<Command> },
+    /// Commands for the leader.
+    Propose {
+        commands: Vec<Command>,
+        /// The sender has not seen whether some of them were chosen, and never will: a snapshot took
+        /// the place of the entries. They are put into the log whatever is there already.
+        again: bool,
+    },
     /// The command was not taken and will not be, by this leader.
     NotTaken { id: CommandId, reason: NotTaken },
     /// What commit must a read wait for?
@@ -156,6 +163,9 @@ pub enum Message {
     RepairRequest { headers: Vec<Header> },
     /// Bodies for them.
     Repair { entries: Vec<Entry> },
+    /// What you need of my log is gone: it begins behind this chosen entry. With that entry you have
+    /// all before it, otherwise a snapshot helps, of this slot or a later one.
+    Compacted { slot: Slot, ballot: Ballot },
 }
 
 /// What a member tells all others about itself (rule E1).

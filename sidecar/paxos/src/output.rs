@@ -1,5 +1,6 @@
 //! All that there is to do, in the order in which it must be done.
 
+use crate::base::Base;
 use crate::message::{Lane, Message, NotTaken, ReadId};
 use crate::record::Record;
 use crate::types::{Ballot, CommandId, Entry, MemberId, Slot};
@@ -53,6 +54,18 @@ pub enum Output {
         leader: Option<MemberId>,
         ballot: Ballot,
     },
+    /// No peer that was asked holds the entries that this member needs next: get a snapshot of this
+    /// slot or a later one, check and store it, then [`crate::Paxos::handle_installed`]. Said again
+    /// only when the slot has changed, or after what was needed has come.
+    NeedSnapshot { at_least: Slot },
+    /// The log begins behind this base now, and that is synced: apply goes on from the snapshot, and
+    /// what is handed over next is behind its slot.
+    Installed { base: Base },
+    /// The protocol in force was raised by the entry at this slot.
+    ProtocolChanged { slot: Slot, protocol: u32 },
+    /// The group has agreed on a protocol that this program does not speak: nothing behind `slot` can
+    /// be understood here. The process ends, and a newer program goes on with the same log.
+    Outdated { slot: Slot, protocol: u32 },
     /// This member must stop and can come back only as a new incarnation (rule M4).
     Forgetful { reported_by: MemberId },
 }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::acceptor::Acceptor;
+use crate::base::Base;
 use crate::candidate::Candidate;
 use crate::clock::Clock;
 use crate::configuration::{Configuration, Role};
@@ -20,9 +21,11 @@ use crate::output::{Io, Output, Ticket};
 use crate::peer::Peer;
 use crate::reads::Reads;
 use crate::record::{Genesis, Identity, Recovered};
+use crate::recovered::check_recovered;
 use crate::repair::Faulty;
 use crate::rng::Rng;
 use crate::settings::Settings;
+use crate::snapshot::Installing;
 use crate::status::{Counters, Standing};
 use crate::types::{Ballot, Boot, Entry, Header, MemberId, Now, Slot};
 
@@ -41,6 +44,15 @@ pub struct Paxos {
     pub(crate) voters: Vec<MemberId>,
     pub(crate) rng: Rng,
     pub(crate) now: Now,
+    /// What the log begins behind.
+    pub(crate) base: Base,
+    pub(crate) installing: Option<Installing>,
+    /// The last write that did not wait for its turn.
+    urgent: Io,
+    /// A snapshot of this slot or a later one was asked for.
+    pub(crate) wanted: Option<Slot>,
+    /// The raises of the protocol that are chosen behind the base, by slot.
+    pub(crate) upgrades: BTreeMap<Slot, u32>,
     pub(crate) log: Log,
     pub(crate) journal: Journal,
     pub(crate) faulty: Faulty,
@@ -58,7 +70,9 @@ pub struct Paxos {
     pub(crate) applied: Slot,
     pub(crate) app_stalled: bool,
     pub(crate) disk_full: bool,
-    pub(crate) forgetful: bool,
+    /// This member takes part no more, and this is what it says last.
+    ended: bool,
+    farewell: Option<Output>,
     pub(crate) counters: Counters,
     pub(crate) seen: Seen,
     pub(crate) outputs: VecDeque<Output>,
@@ -99,9 +113,17 @@ impl Paxos {
         let genesis = recovered.genesis.clone().ok_or(StartError::NoGenesis)?;
         let configuration = &genesis.configuration;
         configuration.check().map_err(StartError::Configuration)?;
-        if !(settings.protocol_min..=settings.protocol_max).contains(&genesis.protocol) {
+        let base = recovered.base.clone();
+        let base = base.unwrap_or_else(|| Base::of_genesis(&genesis));
+        if base.configuration != *configuration {
+            return Err(StartError::Recovered("its base has another configuration"));
+        }
+        let upgrades: BTreeMap<Slot, u32> = recovered.upgrades.iter().copied().collect();
+        let raised = upgrades.values().copied().max().unwrap_or(0);
+        let protocol = raised.max(base.protocol);
+        if !(settings.protocol_min..=settings.protocol_max).contains(&protocol) {
             return Err(StartError::Protocol {
-                group: genesis.protocol,
+                group: protocol,
                 min: settings.protocol_min,
                 max: settings.protocol_max,
             });
@@ -118,14 +140,15 @@ impl Paxos {
         let none = Ballot::none(configuration.epoch);
         let promised = recovered.promised.max(none);
         let accepted = recovered.accepted.max(none);
-        check_recovered(&recovered, promised, accepted).map_err(StartError::Recovered)?;
+        check_recovered(&recovered, base.slot, promised, accepted)
+            .map_err(StartError::Recovered)?;
 
         let mut log = Log::new(
-            recovered.first,
+            (base.slot, base.ballot),
             recovered.last,
             recovered.commit,
             recovered.runs,
-            recovered.last_time,
+            recovered.last_time.max(base.time),
         );
         for entry in recovered.tail {
             log.fill(entry);
@@ -147,20 +170,21 @@ impl Paxos {
             now,
             journal: Journal::new(recovered.commit),
             faulty: Faulty::new(recovered.faulty),
-            acceptor: Acceptor::new(promised, accepted, recovered.last),
+            acceptor: Acceptor::new(promised, accepted, recovered.last, recovered.kept),
             office: Office::Follower,
             peers,
             election: Election::new(&settings, promised, now),
-            clock: Clock::new(now.mono_ns, recovered.last_time),
+            clock: Clock::new(now.mono_ns, log.time()),
             entrance: Entrance::new(me, recovered.boot),
             reads: Reads::new(recovered.boot),
             loads: BTreeMap::new(),
             next_ticket: Ticket(1),
-            delivered: recovered.first.prev(),
+            delivered: base.slot,
             applied: Slot::ZERO,
             app_stalled: false,
             disk_full: false,
-            forgetful: false,
+            ended: false,
+            farewell: None,
             counters: Counters::default(),
             seen: Seen::default(),
             outputs: VecDeque::new(),
@@ -168,6 +192,11 @@ impl Paxos {
             dirty: true,
             identity: recovered.identity,
             boot: recovered.boot,
+            base,
+            installing: None,
+            urgent: Io(0),
+            wanted: None,
+            upgrades,
             genesis,
             settings,
             log,
@@ -219,13 +248,14 @@ impl Paxos {
             | Message::Gap { .. }
             | Message::Confirmed { .. }) => self.handle_from_follower(from, message),
             Message::Heartbeat(beat) => self.handle_heartbeat(from, beat),
-            Message::Propose { commands } => self.handle_forwarded(from, commands),
+            Message::Propose { commands, again } => self.handle_forwarded(from, commands, again),
             Message::NotTaken { id, reason } => self.handle_not_taken(from, id, reason),
             Message::ReadIndex { ids } => self.handle_read_request(from, ids),
             Message::ReadIndexes { ids, index } => self.handle_read_answer(from, &ids, index),
             Message::ReadRefused { ids } => self.handle_read_refused(from, &ids),
             Message::RepairRequest { headers } => self.handle_repair_request(from, &headers),
             Message::Repair { entries } => self.handle_repair(entries),
+            Message::Compacted { slot, ballot } => self.handle_compacted(from, slot, ballot),
         }
     }
 
@@ -318,11 +348,13 @@ impl Paxos {
 
     /// The next thing to do, `None` when there is nothing more until the next event.
     pub fn poll_output(&mut self) -> Option<Output> {
-        if self.outputs.is_empty() && self.dirty {
+        if self.outputs.is_empty() && self.dirty && !self.ended {
             self.dirty = false;
-            if !self.forgetful {
-                self.flush();
-            }
+            self.flush();
+        }
+        if self.ended {
+            self.outputs.clear();
+            return self.farewell.take();
         }
         self.outputs.pop_front()
     }
@@ -346,6 +378,9 @@ impl Paxos {
 
     /// Hands to apply what is chosen and synced here (rule L4).
     fn deliver(&mut self) {
+        if self.installing.is_some() {
+            return;
+        }
         let readable = self.faulty.first().map_or(Slot(u64::MAX), Slot::prev);
         let through = self
             .log
@@ -366,6 +401,17 @@ impl Paxos {
         self.outputs.push_back(Output::Chosen { through, entries });
     }
 
+    /// This member takes part no more.
+    pub(crate) fn end(&mut self, farewell: Output) {
+        self.resign();
+        self.ended = true;
+        self.farewell = Some(farewell);
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended
+    }
+
     /// Takes note of the time; false when this member must not act any more.
     pub(crate) fn enter(&mut self, now: Now) -> bool {
         self.now = Now {
@@ -373,17 +419,28 @@ impl Paxos {
             wall_ns: now.wall_ns,
         };
         self.dirty = true;
-        !self.forgetful
+        !self.ended
     }
 
     /// Hands out the write that was being filled, unless the disk has enough to do, and then what
     /// depends on it.
     pub(crate) fn persist(&mut self) {
+        self.hand_out(self.settings.max_persists as usize);
+    }
+
+    /// The same at once, though the disk has enough to do: it may wait for the very room that this
+    /// write makes. One such write at a time.
+    pub(crate) fn persist_now(&mut self) {
+        let more = usize::from(self.journal.is_synced(self.urgent));
+        let limit = self.settings.max_persists as usize + more;
+        if let Some(io) = self.hand_out(limit) {
+            self.urgent = io;
+        }
+    }
+
+    fn hand_out(&mut self, limit: usize) -> Option<Io> {
         let commit = self.log.commit();
-        let limit = self.settings.max_persists as usize;
-        let Some((io, records)) = self.journal.take(self.now.mono_ns, limit, commit) else {
-            return;
-        };
+        let (io, records) = self.journal.take(self.now.mono_ns, limit, commit)?;
         self.outputs.push_back(Output::Persist { io, records });
         while self.held.front().is_some_and(|(needed, ..)| *needed <= io) {
             if let Some((needed, to, lane, message)) = self.held.pop_front() {
@@ -395,6 +452,7 @@ impl Paxos {
                 });
             }
         }
+        Some(io)
     }
 
     pub(crate) fn send(&mut self, to: MemberId, lane: Lane, message: Message) {
@@ -529,76 +587,4 @@ impl Paxos {
     pub fn entry(&self, slot: Slot) -> Option<&Entry> {
         self.log.entry(slot)
     }
-}
-
-/// The disk may say anything; what contradicts itself is an error, not a panic later.
-fn check_recovered(
-    recovered: &Recovered,
-    promised: Ballot,
-    accepted: Ballot,
-) -> Result<(), &'static str> {
-    let Recovered {
-        first, last, runs, ..
-    } = recovered;
-    let ensure = |ok: bool, otherwise| if ok { Ok(()) } else { Err(otherwise) };
-    ensure(accepted <= promised, "accepted is above promised")?;
-    ensure(
-        *first >= Slot(1) && last.0 + 1 >= first.0,
-        "last is before first",
-    )?;
-    ensure(recovered.commit <= *last, "commit is above last")?;
-    ensure(
-        runs.first().map(|(start, _)| *start) == (last >= first).then_some(*first),
-        "runs do not begin at the first slot",
-    )?;
-    ensure(
-        runs.is_sorted_by(|a, b| a.0 < b.0) && runs.iter().all(|(start, _)| start <= last),
-        "runs are not in order",
-    )?;
-    ensure(
-        runs.iter().all(|(_, ballot)| *ballot <= accepted),
-        "an entry has a ballot above accepted",
-    )?;
-    let ballot_at = |slot: Slot| {
-        let at = runs.partition_point(|(start, _)| *start <= slot);
-        at.checked_sub(1).map(|at| runs[at].1)
-    };
-    let within = |slot: Slot| slot >= *first && slot <= *last;
-    ensure(
-        recovered
-            .faulty
-            .iter()
-            .all(|header| within(header.slot) && ballot_at(header.slot) == Some(header.ballot)),
-        "a faulty slot is not in the log",
-    )?;
-    ensure(
-        recovered.tail.iter().all(|entry| {
-            within(entry.slot)
-                && entry.slot > recovered.commit
-                && ballot_at(entry.slot) == Some(entry.ballot)
-        }),
-        "an entry of the tail is not in the log",
-    )?;
-    let missing = |slot: Slot| {
-        recovered.tail.iter().all(|entry| entry.slot != slot)
-            && recovered.faulty.iter().all(|header| header.slot != slot)
-    };
-    let uncommitted = last.0 - recovered.commit.0;
-    let faulty = recovered
-        .faulty
-        .iter()
-        .filter(|header| header.slot > recovered.commit)
-        .count();
-    ensure(
-        recovered.tail.is_sorted_by(|a, b| a.slot < b.slot)
-            && (recovered.tail.len() + faulty) as u64 == uncommitted
-            && !missing_any(recovered, missing),
-        "an uncommitted entry is missing",
-    )
-}
-
-/// Whether any uncommitted slot is neither there nor known to be faulty; cheap when none is faulty.
-fn missing_any(recovered: &Recovered, missing: impl Fn(Slot) -> bool) -> bool {
-    !recovered.faulty.is_empty()
-        && (recovered.commit.0 + 1..=recovered.last.0).any(|slot| missing(Slot(slot)))
 }

@@ -20,6 +20,8 @@ pub(crate) struct Peer {
     /// The last good look at its wall clock.
     pub(crate) clock: Option<Look>,
     pub(crate) remembered: Remembered,
+    /// Highest protocol version that it has said to speak; 0 before its first hello.
+    pub(crate) protocol_max: u32,
     /// It was found to be forgetful: nothing of it counts.
     pub(crate) barred: bool,
 }
@@ -53,6 +55,7 @@ impl Peer {
             trip: RoundTrip::default(),
             clock: None,
             remembered: Remembered::default(),
+            protocol_max: 0,
             barred: false,
         }
     }

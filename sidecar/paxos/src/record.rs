@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::base::Base;
 use crate::configuration::Configuration;
 use crate::types::{AgreedTime, Ballot, Boot, Entry, GroupId, Header, Incarnation, Slot};
 
@@ -51,6 +52,19 @@ pub enum Record {
     Commit(Slot),
     /// A good copy of an entry whose own record is damaged, same slot, ballot and hash.
     Repair(Entry),
+    /// The log begins behind this base, which is part of it and chosen: all entries up to its slot
+    /// may go.
+    Compact(Base),
+    /// This base stands in place of all that the log held: it begins, ends and is chosen there. What
+    /// was staged is worthless. `promised` and `accepted` stay.
+    Install(Base),
+    /// The chosen entry at `slot` raised the protocol in force to `version`.
+    Protocol {
+        /// Of the entry.
+        slot: Slot,
+        /// From the next slot on.
+        version: u32,
+    },
 }
 
 /// Who this log belongs to.
@@ -75,9 +89,14 @@ pub struct Recovered {
     pub promised: Ballot,
     /// The ballot under which the log prefix was adopted.
     pub accepted: Ballot,
-    /// First slot held; `Slot(1)` as long as nothing was compacted.
-    pub first: Slot,
-    /// Last slot held, faulty ones counted; `first - 1` when the log is empty.
+    /// The greatest `(accepted, last)` that this log has had, if it ever was cut by a
+    /// [`Record::Install`]: what it acknowledged, it has not forgotten (rule M4).
+    pub kept: (Ballot, Slot),
+    /// What the log begins behind; `None` as long as nothing was compacted.
+    pub base: Option<Base>,
+    /// The raises of the protocol behind that, by slot.
+    pub upgrades: Vec<(Slot, u32)>,
+    /// Last slot held, faulty ones counted; the base's when the log is empty.
     pub last: Slot,
     /// The ballots of the log as runs: `(first slot of the run, its ballot)`, in slot order.
     pub runs: Vec<(Slot, Ballot)>,
@@ -90,4 +109,14 @@ pub struct Recovered {
     pub tail: Vec<Entry>,
     /// Entries that are there but cannot be read (rule W2): no vote goes past an uncommitted one.
     pub faulty: Vec<Header>,
+}
+
+impl Recovered {
+    /// First slot held.
+    pub fn first(&self) -> Slot {
+        self.base
+            .as_ref()
+            .map_or(Slot::ZERO, |base| base.slot)
+            .next()
+    }
 }

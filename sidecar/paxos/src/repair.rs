@@ -73,6 +73,11 @@ impl Faulty {
         self.slots.split_off(&after.next());
     }
 
+    /// What is up to here is not needed any more.
+    pub(crate) fn forget(&mut self, through: Slot) {
+        self.slots = self.slots.split_off(&through.next());
+    }
+
     pub(crate) fn repaired(&mut self, slot: Slot) {
         self.slots.remove(&slot);
     }
@@ -105,11 +110,16 @@ impl Paxos {
     /// A peer lacks bodies. Only an entry with that very hash is a copy.
     pub(crate) fn handle_repair_request(&mut self, from: MemberId, headers: &[Header]) {
         let mut entries = Vec::new();
+        if headers.iter().any(|header| header.slot < self.log.first()) {
+            self.tell_compacted(from);
+        }
         for header in headers.iter().take(2 * LIMIT) {
             if !self.may_lend() {
                 break;
             }
-            if self.log.ballot_at(header.slot) != Some(header.ballot) {
+            if header.slot < self.log.first()
+                || self.log.ballot_at(header.slot) != Some(header.ballot)
+            {
                 continue;
             }
             let readable = self.faulty.first_after(header.slot.prev()) != Some(header.slot);
@@ -164,8 +174,11 @@ impl Paxos {
                         self.journal
                             .record(Record::Repair(entry.clone()), Effect::Repaired(entry.slot)),
                     );
-                    self.log.fill(entry);
+                    self.log.fill(entry.clone());
                     self.counters.repairs += 1;
+                    if entry.slot <= self.log.commit() {
+                        self.note_chosen(&entry);
+                    }
                 }
                 _ => self.counters.stale_messages += 1,
             }

@@ -26,7 +26,8 @@ pub struct Settings {
     pub max_pending_reads: u32,
     /// Committed entries kept in memory for followers that lag a little, in bytes.
     pub cache_bytes: u64,
-    /// Writes handed to the log at once: one under way, the others queued behind it.
+    /// Writes handed to the log at once: one under way, the others queued behind it. (One more when it
+    /// makes the log shorter.)
     pub max_persists: u32,
     /// Election timeout until round trips are known, in nanoseconds.
     pub election_timeout_ns: u64,
@@ -94,7 +95,7 @@ impl Default for Settings {
             max_election_timeout_ns: 5_000 * MS,
             preference: 100,
             protocol_min: 1,
-            protocol_max: 1,
+            protocol_max: 2,
         }
     }
 }

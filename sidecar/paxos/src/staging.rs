@@ -21,6 +21,8 @@ pub(crate) struct Staging {
     /// The end of what is staged: all that is not known to be chosen, and a little more.
     pub(crate) tail: VecDeque<Entry>,
     tail_bytes: u64,
+    /// The raises of the protocol in it.
+    pub(crate) upgrades: Vec<(Slot, u32)>,
     pub(crate) time: AgreedTime,
     /// Last slot that was given to the disk; `None` while nothing was.
     pub(crate) written: Option<Slot>,
@@ -39,6 +41,7 @@ impl Staging {
             runs: Vec::new(),
             tail: VecDeque::new(),
             tail_bytes: 0,
+            upgrades: Vec::new(),
             time: AgreedTime(0),
             written: None,
             synced: after,
@@ -66,6 +69,9 @@ impl Staging {
             .is_none_or(|(_, ballot)| *ballot != entry.ballot)
         {
             self.runs.push((entry.slot, entry.ballot));
+        }
+        if let Some(version) = entry.command.upgrades_to() {
+            self.upgrades.push((entry.slot, version));
         }
         self.time = self.time.max(entry.time);
         self.written = Some(entry.slot);

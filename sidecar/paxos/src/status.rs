@@ -82,6 +82,8 @@ pub struct Status {
     pub boot: Boot,
     /// Its epoch.
     pub epoch: Epoch,
+    /// The protocol version in force, as far as is known here.
+    pub protocol: u32,
     /// What it is doing.
     pub standing: Standing,
     /// Whom it follows; itself when it leads.
@@ -124,6 +126,8 @@ pub struct Status {
     pub pending_reads: u64,
     /// Entries that are there but cannot be read.
     pub faulty: u64,
+    /// A snapshot of this slot or a later one is needed.
+    pub needs_snapshot: Option<Slot>,
     /// This machine's wall clock less what the majority's say (rule P5), in nanoseconds.
     pub clock_offset_ns: Option<i64>,
     /// Voters whose wall clocks are off by more than a second.
@@ -177,6 +181,7 @@ impl Paxos {
             incarnation: self.identity.incarnation,
             boot: self.boot,
             epoch: self.configuration().epoch,
+            protocol: self.protocol(),
             standing: self.standing(),
             leader: self.leader(),
             healthy: self.election.healthy,
@@ -201,6 +206,7 @@ impl Paxos {
             given_bytes: self.entrance.given_bytes(),
             pending_reads: self.reads.count() as u64,
             faulty: self.faulty.len() as u64,
+            needs_snapshot: self.needs_snapshot(),
             clock_offset_ns: self.own_clock_offset_ns(),
             skewed: self.skewed().to_vec(),
             preference: self.preference(),
@@ -251,6 +257,9 @@ impl Paxos {
         }
         if self.disk_full {
             return Some(WaitingOn::Disk);
+        }
+        if self.needs_snapshot().is_some() {
+            return Some(WaitingOn::Snapshot);
         }
         match &self.office {
             Office::Candidate(candidate) => candidate.waiting_on,

@@ -22,6 +22,8 @@ pub(crate) struct Takeover {
     at_ns: Option<u64>,
     /// Somebody else's try is under way until then, as far as this member has promised.
     other_until_ns: u64,
+    /// This member gave up since it lacks what is chosen: until then the others are on their own.
+    lacking_until_ns: u64,
 }
 
 impl Takeover {
@@ -42,10 +44,17 @@ impl Takeover {
         self.other_until_ns = until_ns;
     }
 
+    /// This member has found out that it must not lead: whoever stands again and again, to give up
+    /// each time, keeps the others from leading.
+    pub(crate) fn stand_back(&mut self, until_ns: u64) {
+        self.lacking_until_ns = until_ns;
+    }
+
     /// Somebody is led, or this member could not win.
     pub(crate) fn close(&mut self) {
         *self = Self {
             other_until_ns: self.other_until_ns,
+            lacking_until_ns: self.lacking_until_ns,
             ..Self::default()
         };
     }
@@ -71,13 +80,10 @@ impl Paxos {
         };
         self.election.takeover.waiting = Some((since_ns, chance_ns));
         let mut at_ns = since_ns + self.reluctance_ns(chance_ns);
-        at_ns = at_ns.max(
-            self.election
-                .takeover
-                .other_until_ns
-                .saturating_add(chance_ns),
-        );
-        if self.voters.len() > 1 && !self.is_near() {
+        let takeover = &self.election.takeover;
+        let others_ns = takeover.other_until_ns.max(takeover.lacking_until_ns);
+        at_ns = at_ns.max(others_ns.saturating_add(chance_ns));
+        if self.voters.len() > 1 && (!self.is_near() || self.needs_snapshot().is_some()) {
             // Better somebody else, unless nobody else can (rule L1).
             at_ns = at_ns.max(open_ns + PATIENCE * self.election.timeout_ns + chance_ns);
         }
@@ -86,6 +92,13 @@ impl Paxos {
             self.election.takeover.call_off();
             self.campaign(false);
         }
+    }
+
+    /// This candidate lacks what is chosen.
+    pub(crate) fn give_up_lacking(&mut self) {
+        self.resign();
+        let until_ns = self.now.mono_ns + PATIENCE * self.election.timeout_ns;
+        self.election.takeover.stand_back(until_ns);
     }
 
     /// Preferred members first, then chance; those who would lead badly last.

@@ -59,7 +59,7 @@ pub struct CommandId {
     pub sequence: u64,
 }
 
-/// What kind of command a slot holds. The agreement itself looks into [`CommandKind::NOOP`] and
+/// What kind of command a slot holds. The agreement itself looks into [`CommandKind::UPGRADE`] and
 /// [`CommandKind::RECONFIGURE`] only; a kind it does not know is carried unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommandKind(pub u16);
@@ -81,6 +81,11 @@ impl CommandKind {
     pub const SKIP: Self = Self(6);
     /// The stop-sign of an epoch.
     pub const RECONFIGURE: Self = Self(7);
+
+    /// Only a leader makes such a command, none comes from an entrance.
+    pub(crate) fn is_of_leader(self) -> bool {
+        [Self::NOOP, Self::UPGRADE, Self::RECONFIGURE].contains(&self)
+    }
 }
 
 /// What is proposed: stored, hashed and sent as the bytes received.

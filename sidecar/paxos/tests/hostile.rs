@@ -123,6 +123,7 @@ impl Liar {
                 } else {
                     Slot(1)
                 },
+                before: self.ballot(),
                 after: self.slot(),
                 part: self.below(3) as u32,
                 done: self.below(3) > 0,
@@ -168,6 +169,7 @@ impl Liar {
             11 => Message::Heartbeat(self.heartbeat(ballot)),
             12 => Message::Propose {
                 commands: (0..self.below(3)).map(|_| self.command()).collect(),
+                again: self.below(9) == 0,
             },
             13 => Message::NotTaken {
                 id: self.command().id,
@@ -190,8 +192,12 @@ impl Liar {
                 round: self.below(5),
             },
             17 => Message::Transfer { ballot },
-            _ => match self.below(2) {
-                0 => Message::RepairRequest {
+            _ => match self.below(3) {
+                0 => Message::Compacted {
+                    slot: self.slot(),
+                    ballot,
+                },
+                1 => Message::RepairRequest {
                     headers: self.headers(),
                 },
                 _ => Message::Repair {
@@ -227,6 +233,18 @@ impl Liar {
     }
 }
 
+/// Its log begins behind all that it has handed over.
+fn forget(net: &mut Net, member: MemberId) {
+    let through = net.node(member).through;
+    let now = net.now(member);
+    net.with_paxos(member, |paxos| {
+        if let Some(base) = paxos.base_at(through, AgreedTime(5)) {
+            paxos.handle_snapshot(now, base).expect("taken");
+        }
+    });
+    net.drain(member);
+}
+
 #[test]
 fn messages_made_by_chance_never_panic() {
     for seed in 0..150 {
@@ -254,6 +272,9 @@ fn messages_made_by_chance_never_panic() {
             };
             let message = liar.message();
             net.inject(from, to, message);
+            if chance.below(30) == 0 {
+                forget(&mut net, to);
+            }
             if chance.below(10) == 0 {
                 net.run(chance.below(200));
             }

@@ -4,8 +4,8 @@ mod common;
 
 use common::{Net, genesis, id};
 use synod_paxos::{
-    AgreedTime, Ballot, Boot, EntryHash, Envelope, Epoch, GroupId, Hello, HelloRefusal, Identity,
-    Incarnation, MemberId, Message, Now, Paxos, Quorums, Recovered, Role, Settings, Slot,
+    AgreedTime, Ballot, Base, Boot, EntryHash, Envelope, Epoch, GroupId, Hello, HelloRefusal,
+    Identity, Incarnation, MemberId, Message, Now, Paxos, Quorums, Recovered, Role, Settings, Slot,
     StartError,
 };
 
@@ -148,13 +148,13 @@ fn hellos_of_strangers_are_refused_with_the_reason() {
         Err(HelloRefusal::OtherGroup { theirs, ours })
     );
     let newer = Hello {
-        protocol_min: 2,
-        protocol_max: 3,
+        protocol_min: 3,
+        protocol_max: 4,
         ..good.clone()
     };
     assert!(matches!(
         hello(&mut net, leader, &newer),
-        Err(HelloRefusal::Protocol { their_min: 2, .. })
+        Err(HelloRefusal::Protocol { their_min: 3, .. })
     ));
     let unknown = Hello {
         member: id(9),
@@ -222,13 +222,23 @@ fn recovered() -> Recovered {
         genesis: Some(genesis),
         promised: Ballot::default(),
         accepted: Ballot::default(),
-        first: Slot(1),
+        kept: (Ballot::default(), Slot(0)),
+        base: None,
+        upgrades: Vec::new(),
         last: Slot(0),
         runs: Vec::new(),
         last_time: AgreedTime(0),
         commit: Slot(0),
         tail: Vec::new(),
         faulty: Vec::new(),
+    }
+}
+
+fn base(recovered: &Recovered, slot: u64) -> Base {
+    Base {
+        slot: Slot(slot),
+        ballot: recovered.accepted,
+        ..Base::of_genesis(recovered.genesis.as_ref().unwrap())
     }
 }
 
@@ -309,14 +319,21 @@ fn a_log_that_contradicts_itself_is_an_error_at_start_and_no_panic() {
         ..recovered()
     };
     assert!(start(sound.clone()).is_ok());
-    let broken: [fn(&mut Recovered); 8] = [
+    let broken: [fn(&mut Recovered); 10] = [
         |it| it.commit = Slot(6),
         |it| it.commit = Slot(4),
         |it| it.runs.clear(),
         |it| it.runs[0].0 = Slot(2),
         |it| it.promised = Ballot::default(),
         |it| it.accepted = Ballot::default(),
-        |it| it.first = Slot(9),
+        |it| it.base = Some(base(it, 9)),
+        |it| it.base = Some(base(it, 3)),
+        |it| {
+            let mut other = base(it, 3);
+            other.configuration.members.pop();
+            it.base = Some(other);
+            it.runs[0].0 = Slot(4);
+        },
         |it| {
             let ballot = it.accepted;
             it.faulty.push(synod_paxos::Header {

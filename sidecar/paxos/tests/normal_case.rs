@@ -484,6 +484,7 @@ fn p6_a_command_is_resolved_once() {
         next,
         Message::Propose {
             commands: vec![entry.command],
+            again: false,
         },
     );
     net.run(100);

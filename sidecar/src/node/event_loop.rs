@@ -92,6 +92,12 @@ pub enum NodeEnd {
         /// Who remembers.
         reported_by: String,
     },
+    /// The group has agreed on a protocol that this program does not speak (rule P8).
+    #[error("the group speaks protocol {protocol} now, this program does not: run a newer one")]
+    Outdated {
+        /// The group's.
+        protocol: u32,
+    },
     /// Its own code failed.
     #[error("the event loop failed: {0}")]
     Failed(String),
@@ -483,7 +489,7 @@ impl EventLoop {
             ProposeRefused::TooLarge { .. } => NotTaken::TooLarge,
             ProposeRefused::DiskFull => NotTaken::DiskFull,
             ProposeRefused::Unreadable { .. } => NotTaken::Unreadable,
-            ProposeRefused::Overloaded | ProposeRefused::Forgetful => NotTaken::Overloaded,
+            ProposeRefused::Overloaded | ProposeRefused::Ended => NotTaken::Overloaded,
             ProposeRefused::BadId | ProposeRefused::Kind(_) => {
                 unreachable!("the desk gives the ids, and nobody here makes such kinds: {refused}")
             }
@@ -520,6 +526,19 @@ impl EventLoop {
                 max_bytes,
             } => self.load(ticket, from, through, max_bytes),
             Output::LeaderChanged { leader, ballot } => self.leader_changed(now, leader, ballot),
+            Output::NeedSnapshot { at_least } => {
+                tracing::warn!(slot = %at_least, "the log goes on only behind a snapshot of this slot");
+            }
+            // Only `handle_installed` makes it happen.
+            Output::Installed { base } => {
+                let slot = base.slot;
+                let what = format!("the snapshot at slot {slot} cannot be handed to the app");
+                self.end = Some(NodeEnd::Failed(what));
+            }
+            Output::ProtocolChanged { slot, protocol } => {
+                tracing::info!(%slot, protocol, "the group has agreed on another protocol");
+            }
+            Output::Outdated { protocol, .. } => self.end = Some(NodeEnd::Outdated { protocol }),
             Output::Forgetful { reported_by } => {
                 let reported_by = self.name(reported_by);
                 self.end = Some(NodeEnd::Forgetful { reported_by });

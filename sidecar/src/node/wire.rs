@@ -8,7 +8,7 @@ use synod_paxos::{Ballot, GroupId, Hello, Incarnation, Lane, MemberId, Message};
 use synod_proto::v1;
 
 /// Lowest and highest protocol version that this build speaks.
-pub const PROTOCOL: std::ops::RangeInclusive<u32> = 1..=1;
+pub const PROTOCOL: std::ops::RangeInclusive<u32> = 1..=2;
 
 /// Longest list that is taken in one message.
 const MAX_LIST: usize = 1 << 16;
@@ -116,7 +116,7 @@ pub fn weight(message: &Message) -> u64 {
         | Message::AcceptSync { entries, .. }
         | Message::Accept { entries, .. }
         | Message::Repair { entries } => entries.iter().map(synod_paxos::Entry::weight).sum(),
-        Message::Propose { commands } => commands
+        Message::Propose { commands, .. } => commands
             .iter()
             .map(|it| it.payload.len() as u64 + synod_paxos::Entry::OVERHEAD_BYTES)
             .sum(),

@@ -41,6 +41,7 @@ pub fn code(end: &Result<MemberEnd, StartError>) -> ExitCode {
             NodeEnd::Stopped => OK,
             NodeEnd::Log(_) => DATA,
             NodeEnd::Forgetful { .. } => FORGETFUL,
+            NodeEnd::Outdated { .. } => VERSION,
             NodeEnd::Failed(_) => FAILED,
         },
         Ok(MemberEnd::Apply(_)) => DATA,

@@ -1,4 +1,4 @@
-//! The bodies of records: entries and the genesis.
+//! The bodies of records: entries, the genesis, bases.
 //!
 //! An entry's body: time (8 bytes), seed (16), kind (2), id: member (4), boot (8), sequence (8),
 //! floor (8), then the payload. Slot, ballot and hash are in the record's header.
@@ -6,14 +6,17 @@
 //! A genesis: group (16), protocol (4), epoch (8), first leader (4), quorums (kind 1, phase 1: 4,
 //! phase 2: 4), number of members (4), each: id (4), incarnation (16), role (1), name, region; then
 //! policy, initial state. Texts and bytes are preceded by their length (4).
+//!
+//! A base: twice the same, each with its hash (16) before it and its length (4): time (8), protocol
+//! (4), then epoch to members as in a genesis. Slot and ballot are in the record's header.
 
 use bytes::Bytes;
 use synod_paxos::{
-    AgreedTime, Boot, Command, CommandId, CommandKind, Configuration, Entry, Epoch, Genesis,
-    GroupId, Incarnation, Member, MemberId, Quorums, Role,
+    AgreedTime, Ballot, Base, Boot, Command, CommandId, CommandKind, Configuration, Entry, Epoch,
+    Genesis, GroupId, Incarnation, Member, MemberId, Quorums, Role, Slot,
 };
 
-use crate::format::{RecordHeader, hash_at, u16_at, u32_at, u64_at};
+use crate::format::{Hash, RecordHeader, hash, hash_at, u16_at, u32_at, u64_at};
 
 /// Bytes of an entry's body before its payload.
 pub(crate) const ENTRY_FIXED_BYTES: usize = 54;
@@ -58,10 +61,16 @@ pub(crate) fn entry(header: &RecordHeader, body: Vec<u8>) -> Option<Entry> {
 
 /// The body of a genesis.
 pub(crate) fn genesis_body(genesis: &Genesis) -> Vec<u8> {
-    let configuration = &genesis.configuration;
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(&genesis.group.0);
     out.extend_from_slice(&genesis.protocol.to_le_bytes());
+    put_configuration(&mut out, &genesis.configuration);
+    put_bytes(&mut out, &genesis.policy);
+    put_bytes(&mut out, &genesis.initial_state);
+    out
+}
+
+fn put_configuration(out: &mut Vec<u8>, configuration: &Configuration) {
     out.extend_from_slice(&configuration.epoch.0.to_le_bytes());
     out.extend_from_slice(&configuration.first_leader.0.to_le_bytes());
     let (kind, phase1, phase2) = match configuration.quorums {
@@ -80,12 +89,60 @@ pub(crate) fn genesis_body(genesis: &Genesis) -> Vec<u8> {
             Role::Observer => 1,
             Role::Witness => 2,
         });
-        put_bytes(&mut out, member.name.as_bytes());
-        put_bytes(&mut out, member.region.as_bytes());
+        put_bytes(out, member.name.as_bytes());
+        put_bytes(out, member.region.as_bytes());
     }
-    put_bytes(&mut out, &genesis.policy);
-    put_bytes(&mut out, &genesis.initial_state);
+}
+
+/// The body of a base: twice, since it can be asked for from nobody.
+pub(crate) fn base_body(base: &Base) -> Vec<u8> {
+    let mut copy = Vec::with_capacity(1024);
+    put_base(&mut copy, base);
+    let mut out = Vec::with_capacity(2 * copy.len() + 40);
+    for _ in 0..2 {
+        out.extend_from_slice(&hash(&copy));
+        put_bytes(&mut out, &copy);
+    }
     out
+}
+
+/// The base of a record, if one of the copies in its body is good.
+pub(crate) fn base(header: &RecordHeader, body: &[u8]) -> Option<Base> {
+    let (first, second) = body.split_at(body.len() / 2);
+    [first, second].into_iter().find_map(|half| {
+        let mut take = Take(half);
+        let expected: Hash = take.array()?;
+        let copy = take.bytes()?;
+        if !take.0.is_empty() || hash(copy) != expected {
+            return None;
+        }
+        let mut take = Take(copy);
+        let base = take_base(header.slot, header.ballot, &mut take)?;
+        take.0.is_empty().then_some(base)
+    })
+}
+
+/// All of a base but its slot and ballot: time (8), protocol (4), configuration.
+pub(crate) fn put_base(out: &mut Vec<u8>, base: &Base) {
+    out.extend_from_slice(&base.time.0.to_le_bytes());
+    out.extend_from_slice(&base.protocol.to_le_bytes());
+    put_configuration(out, &base.configuration);
+}
+
+pub(crate) fn take_base(slot: Slot, ballot: Ballot, take: &mut Take<'_>) -> Option<Base> {
+    Some(Base {
+        slot,
+        ballot,
+        time: AgreedTime(take.u64()?),
+        protocol: take.u32()?,
+        configuration: take.configuration()?,
+    })
+}
+
+pub(crate) fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
+    out.extend_from_slice(&ballot.epoch.0.to_le_bytes());
+    out.extend_from_slice(&ballot.round.to_le_bytes());
+    out.extend_from_slice(&ballot.node.0.to_le_bytes());
 }
 
 /// The genesis of a body, if it is one.
@@ -93,41 +150,10 @@ pub(crate) fn genesis(body: &[u8]) -> Option<Genesis> {
     let mut take = Take(body);
     let group = GroupId(take.array()?);
     let protocol = take.u32()?;
-    let epoch = Epoch(u64::from_le_bytes(take.array()?));
-    let first_leader = MemberId(take.u32()?);
-    let [kind] = take.array()?;
-    let (phase1, phase2) = (take.u32()?, take.u32()?);
-    let quorums = match kind {
-        0 => Quorums::Majority,
-        1 => Quorums::Flexible { phase1, phase2 },
-        _ => return None,
-    };
-    let mut members = Vec::new();
-    for _ in 0..take.u32()? {
-        let id = MemberId(take.u32()?);
-        let incarnation = Incarnation(u128::from_le_bytes(take.array()?));
-        let role = match take.array()? {
-            [0] => Role::Voter,
-            [1] => Role::Observer,
-            [2] => Role::Witness,
-            _ => return None,
-        };
-        members.push(Member {
-            id,
-            name: take.text()?,
-            incarnation,
-            role,
-            region: take.text()?,
-        });
-    }
+    let configuration = take.configuration()?;
     let genesis = Genesis {
         group,
-        configuration: Configuration {
-            epoch,
-            members,
-            quorums,
-            first_leader,
-        },
+        configuration,
         policy: Bytes::copy_from_slice(take.bytes()?),
         protocol,
         initial_state: Bytes::copy_from_slice(take.bytes()?),
@@ -135,31 +161,79 @@ pub(crate) fn genesis(body: &[u8]) -> Option<Genesis> {
     take.0.is_empty().then_some(genesis)
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     let length = u32::try_from(bytes.len()).expect("a genesis is far smaller than 4 GiB");
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(bytes);
 }
 
 /// Takes fields from the front of a body.
-struct Take<'a>(&'a [u8]);
+pub(crate) struct Take<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Take<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (array, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
         Some(*array)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn bytes(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = self.u32()? as usize;
         let (bytes, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn ballot(&mut self) -> Option<Ballot> {
+        Some(Ballot {
+            epoch: Epoch(self.u64()?),
+            round: self.u64()?,
+            node: MemberId(self.u32()?),
+        })
+    }
+
+    fn configuration(&mut self) -> Option<Configuration> {
+        let epoch = Epoch(self.u64()?);
+        let first_leader = MemberId(self.u32()?);
+        let [kind] = self.array()?;
+        let (phase1, phase2) = (self.u32()?, self.u32()?);
+        let quorums = match kind {
+            0 => Quorums::Majority,
+            1 => Quorums::Flexible { phase1, phase2 },
+            _ => return None,
+        };
+        let mut members = Vec::new();
+        for _ in 0..self.u32()? {
+            let id = MemberId(self.u32()?);
+            let incarnation = Incarnation(u128::from_le_bytes(self.array()?));
+            let role = match self.array()? {
+                [0] => Role::Voter,
+                [1] => Role::Observer,
+                [2] => Role::Witness,
+                _ => return None,
+            };
+            members.push(Member {
+                id,
+                name: self.text()?,
+                incarnation,
+                role,
+                region: self.text()?,
+            });
+        }
+        Some(Configuration {
+            epoch,
+            members,
+            quorums,
+            first_leader,
+        })
     }
 
     fn text(&mut self) -> Option<String> {
@@ -199,5 +273,40 @@ mod tests {
         for length in 0..body.len() {
             assert_eq!(super::genesis(&body[..length]), None, "{length} bytes");
         }
+    }
+
+    #[test]
+    fn a_base_reads_back_from_either_copy() {
+        let base = Base {
+            slot: Slot(9),
+            ballot: Ballot {
+                epoch: Epoch(1),
+                round: 2,
+                node: MemberId(1),
+            },
+            time: AgreedTime(8),
+            protocol: 2,
+            configuration: Configuration {
+                epoch: Epoch(1),
+                members: Vec::new(),
+                quorums: Quorums::Majority,
+                first_leader: MemberId(0),
+            },
+        };
+        let mut header = RecordHeader::new(crate::format::Kind::Compact);
+        (header.slot, header.ballot) = (base.slot, base.ballot);
+        let body = base_body(&base);
+        for at in 0..body.len() {
+            let mut damaged = body.clone();
+            damaged[at] ^= 1;
+            assert_eq!(
+                super::base(&header, &damaged),
+                Some(base.clone()),
+                "byte {at}"
+            );
+        }
+        let mut lost = body.clone();
+        (lost[3], lost[body.len() - 1]) = (0xEE, 0xEE);
+        assert_eq!(super::base(&header, &lost), None);
     }
 }

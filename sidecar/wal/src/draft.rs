@@ -1,6 +1,6 @@
 //! Records on their way to the disk.
 
-use synod_paxos::{Boot, Entry, Record};
+use synod_paxos::{Base, Boot, Entry, Record, Slot};
 
 use crate::codec;
 use crate::format::{
@@ -20,6 +20,7 @@ enum Body {
     None,
     Entry(Entry),
     Bytes(Vec<u8>),
+    Base(Box<Base>, Vec<u8>),
 }
 
 /// A batch as it goes to the disk.
@@ -100,6 +101,38 @@ impl Draft {
                 body: Body::None,
             },
             Record::Repair(entry) => Self::entry(Kind::Repair, entry),
+            Record::Compact(base) => Self::base(Kind::Compact, base),
+            Record::Install(base) => Self::base(Kind::Install, base),
+            Record::Protocol { slot, version } => Self {
+                header: RecordHeader {
+                    slot: *slot,
+                    last: Slot(u64::from(*version)),
+                    ..RecordHeader::new(Kind::Protocol)
+                },
+                body: Body::None,
+            },
+        }
+    }
+
+    fn base(kind: Kind, base: &Base) -> Self {
+        let body = codec::base_body(base);
+        Self {
+            header: RecordHeader {
+                slot: base.slot,
+                ballot: base.ballot,
+                hash: hash(&body),
+                length: body.len().try_into().unwrap_or(u32::MAX),
+                ..RecordHeader::new(kind)
+            },
+            body: Body::Base(Box::new(base.clone()), body),
+        }
+    }
+
+    /// The base that it carries.
+    pub(crate) fn as_base(&self) -> Option<&Base> {
+        match &self.body {
+            Body::Base(base, _) => Some(base),
+            _ => None,
         }
     }
 
@@ -121,7 +154,7 @@ impl Draft {
     pub(crate) fn genesis_body(&self) -> Option<&[u8]> {
         match &self.body {
             Body::Bytes(bytes) => Some(bytes),
-            Body::None | Body::Entry(_) => None,
+            _ => None,
         }
     }
 
@@ -148,7 +181,7 @@ impl Batch {
             match &draft.body {
                 Body::None => {}
                 Body::Entry(entry) => codec::put_entry(&mut self.records, entry),
-                Body::Bytes(bytes) => self.records.extend_from_slice(bytes),
+                Body::Bytes(bytes) | Body::Base(_, bytes) => self.records.extend_from_slice(bytes),
             }
             let body_at = start + HEADER_BYTES;
             assert_eq!(

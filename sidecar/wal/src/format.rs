@@ -1,4 +1,4 @@
-//! The bytes on disk, format version 1. All numbers are little-endian and of fixed width.
+//! The bytes on disk, format version 2. All numbers are little-endian and of fixed width.
 //!
 //! # Files
 //!
@@ -8,6 +8,11 @@
 //! | `spare-<16 hex digits>` | zeros, to become the next segment |
 //! | `state-a`, `state-b` | two copies of `promised`, `accepted` and `boot` ([`crate::superblock`]) |
 //! | `genesis` | a second copy of the genesis ([`crate::genesis`]) |
+//! | `start-a`, `start-b` | where the log begins, once segments were removed ([`crate::opening`]) |
+//!
+//! Version 2 is version 1 with these last two files and the kinds of records from `Compact` on. A log
+//! that has none of them is of version 1; before the first is written, the copies of the state say 2,
+//! so that a program that does not know them says so, and takes nothing for damage.
 //!
 //! # A segment
 //!
@@ -36,13 +41,13 @@
 //! | 16 | 8 | number of the batch: what one sync covers |
 //! | 24 | 4 | index of the record in its batch |
 //! | 28 | 4 | records in the batch |
-//! | 32 | 8 | slot: of the entry; the first cut by an adoption; the commit; the number of the start |
-//! | 40 | 8 | last slot of an adopted log |
+//! | 32 | 8 | slot: of the entry; the first cut by an adoption; the commit; a base's; the number of the start |
+//! | 40 | 8 | last slot of an adopted log; a protocol version |
 //! | 48 | 8 + 8 | ballot: epoch, round |
 //! | 64 | 8 + 8 | ballot of an adoption under way (stage): epoch, round |
 //! | 80 | 4 | ballot: node |
 //! | 84 | 4 | ballot of an adoption under way: node |
-//! | 88 | 16 | hash of the entry ([`synod_paxos::Entry::hash`]); of the body for a genesis |
+//! | 88 | 16 | hash of the entry ([`synod_paxos::Entry::hash`]); of the body for a genesis or base |
 //! | 104 | 16 | hash of the predecessor's header |
 //! | 120 | 2 | kind |
 //! | 122 | 2 | zero |
@@ -59,7 +64,9 @@
 use synod_paxos::{Ballot, Epoch, Incarnation, MemberId, Slot};
 
 /// Version of everything described here.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
+/// The version without bases and protocols.
+pub(crate) const VERSION_1: u32 = 1;
 /// Segments are made of whole pages of the operating system.
 pub(crate) const PAGE_BYTES: u64 = 4096;
 /// Smallest segment.
@@ -96,6 +103,9 @@ pub(crate) enum Kind {
     Adopt = 6,
     Commit = 7,
     Repair = 8,
+    Compact = 9,
+    Install = 10,
+    Protocol = 11,
 }
 
 /// The header of a record.
@@ -143,8 +153,24 @@ impl Kind {
             6 => Self::Adopt,
             7 => Self::Commit,
             8 => Self::Repair,
+            9 => Self::Compact,
+            10 => Self::Install,
+            11 => Self::Protocol,
             _ => return None,
         })
+    }
+
+    /// Lowest version of the format that has it.
+    pub(crate) fn version(self) -> u32 {
+        match self {
+            Self::Compact | Self::Install | Self::Protocol => VERSION,
+            _ => VERSION_1,
+        }
+    }
+
+    /// It carries a base.
+    pub(crate) fn is_base(self) -> bool {
+        matches!(self, Self::Compact | Self::Install)
     }
 
     /// It carries an entry, which is large and can be asked for again.

@@ -18,11 +18,13 @@ mod file_disk;
 mod format;
 mod genesis;
 mod open;
+mod opening;
 mod options;
 mod outline;
 mod page;
 mod reader;
 mod recover;
+mod sealed;
 mod segment;
 mod shared;
 mod spare;
@@ -30,6 +32,7 @@ mod state;
 mod superblock;
 pub mod testing;
 mod wal;
+mod whole;
 #[expect(
     clippy::disallowed_methods,
     reason = "a thread of its own: reads clocks"

@@ -8,7 +8,8 @@ use synod_paxos::{AgreedTime, Ballot, Boot, Entry, Header, Identity, Record, Rec
 use crate::disk::{Disk, LockError};
 use crate::draft::Draft;
 use crate::error::{OpenError, ReadError};
-use crate::format::Kind;
+use crate::format::{Kind, VERSION_1};
+use crate::opening::{Opening, Start};
 use crate::options::Options;
 use crate::page::{MAX_NAME_BYTES, SegmentPage};
 use crate::reader::LogReader;
@@ -46,10 +47,22 @@ pub(crate) fn open(
     }
     let names = list()?;
     let identity = found.as_ref().map(|found| &found.identity);
-    let mut recovery = recover::recover(disk.as_ref(), &numbers(&names), identity, &new.name)?;
+    let start = Start::find(disk.as_ref());
+    let first = start.as_ref().map_or(0, |start| start.segment);
+    let (unneeded, needed): (Vec<u64>, Vec<u64>) =
+        numbers(&names).into_iter().partition(|it| *it < first);
+    if needed.is_empty() {
+        return Err(OpenError::lost(format!("segment {first} is missing")));
+    }
+    let mut recovery =
+        recover::recover(disk.as_ref(), &needed, start.as_ref(), identity, &new.name)?;
     let lost_promise = merge(&mut recovery.state, found.as_ref())?;
     recover::write(&recovery).map_err(OpenError::io("writing the end of the log again"))?;
 
+    segment::remove(disk.as_ref(), &unneeded)
+        .map_err(OpenError::io("removing log segments that are not needed"))?;
+
+    let known = found.as_ref().map_or(VERSION_1, |found| found.format);
     let boot = found.map_or(Boot(0), |found| found.boot);
     let outline = &recovery.state.outline;
     let superblock = Superblock {
@@ -57,11 +70,12 @@ pub(crate) fn open(
         boot: Boot(boot.max(outline.boot).0 + 1),
         promised: outline.promised,
         accepted: outline.accepted,
+        format: known.max(recovery.state.format()),
     };
     let superblocks = Superblocks::open(disk.as_ref(), &names)
         .and_then(|superblocks| superblocks.write(&superblock).map(|()| superblocks))
         .map_err(OpenError::io("counting this start"))?;
-    let genesis = recovery.genesis.take();
+    let genesis = recovery.genesis.clone();
     let mut wal = assemble(
         disk.clone(),
         *options,
@@ -144,6 +158,7 @@ fn make(
         boot: Boot(0),
         promised: Ballot::default(),
         accepted: Ballot::default(),
+        format: VERSION_1,
     };
     Superblocks::open(disk.as_ref(), &names)
         .and_then(|superblocks| superblocks.write(&nothing))
@@ -160,7 +175,7 @@ fn make(
         first_batch: 1,
     };
     let spare = spares.take().expect("it was just made");
-    segment::install(disk.as_ref(), &spare, &page)
+    segment::install(disk.as_ref(), &spare, &page, Opening::default())
         .map_err(OpenError::io("making a log segment"))?;
     Ok(())
 }
@@ -218,6 +233,8 @@ fn assemble(
         batch: recovery.batch,
         predecessor: recovery.predecessor,
         pending: Pending::default(),
+        genesis: recovery.genesis,
+        release_due: true,
         failed: None,
         _lock: lock,
     })
@@ -245,7 +262,7 @@ fn recovered(wal: &Wal, genesis: Option<synod_paxos::Genesis>) -> Result<Recover
     let inner = wal.shared.read();
     let state = inner.state.clone();
     drop(inner);
-    let (first, last, commit) = (LogState::FIRST, state.last(), state.outline.commit);
+    let (first, last, commit) = (state.first(), state.last(), state.outline.commit);
     assert!(commit <= last, "invariant I5");
     let mut faulty = state.faulty;
     let tail = tail(&wal.reader(), commit, last, |header| {
@@ -259,7 +276,9 @@ fn recovered(wal: &Wal, genesis: Option<synod_paxos::Genesis>) -> Result<Recover
         genesis,
         promised: state.outline.promised,
         accepted: state.outline.accepted,
-        first,
+        kept: state.outline.kept,
+        upgrades: state.outline.upgrades.into_iter().collect(),
+        base: state.base,
         last,
         runs: state.runs,
         commit,

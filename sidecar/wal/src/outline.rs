@@ -1,6 +1,8 @@
 //! What records mean, in a few numbers: the rules of [`synod_paxos::record`], used both before a
 //! record is taken (on what is written and not yet synced) and when it is replayed.
 
+use std::collections::BTreeMap;
+
 use synod_paxos::{Ballot, Boot, Epoch, MemberId, Slot};
 
 use crate::format::{Kind, RecordHeader};
@@ -13,7 +15,7 @@ pub(crate) const GENESIS_BALLOT: Ballot = Ballot {
 };
 
 /// The state of a log without its entries.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outline {
     pub(crate) boot: Boot,
     pub(crate) has_genesis: bool,
@@ -21,15 +23,21 @@ pub(crate) struct Outline {
     pub(crate) accepted: Ballot,
     pub(crate) last: Slot,
     pub(crate) commit: Slot,
-    staged: Option<Staged>,
+    /// The log begins behind this slot.
+    pub(crate) base: Slot,
+    /// The greatest `(accepted, last)` before a base took the place of the log.
+    pub(crate) kept: (Ballot, Slot),
+    /// Raises of the protocol behind the base.
+    pub(crate) upgrades: BTreeMap<Slot, u32>,
+    pub(crate) staged: Option<Staged>,
 }
 
 /// The part of an adoption that is there, without gaps.
-#[derive(Clone, Copy, Debug)]
-struct Staged {
-    ballot: Ballot,
-    first: Slot,
-    last: Slot,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Staged {
+    pub(crate) ballot: Ballot,
+    pub(crate) first: Slot,
+    pub(crate) last: Slot,
 }
 
 /// What a record does to the entries.
@@ -49,6 +57,10 @@ pub(crate) enum Effect {
     Adopt,
     /// Another copy of an entry.
     Repair,
+    /// The entries through `header.slot` are not needed any more.
+    Compact,
+    /// No entry is needed any more, and nothing that is staged.
+    Install,
 }
 
 // === impl Outline ===
@@ -79,11 +91,58 @@ impl Outline {
                 Ok(Effect::Nothing)
             }
             // Cut since it was asked for, or below the log: changes nothing.
-            Kind::Repair if header.slot > self.last || header.slot == Slot::ZERO => {
+            Kind::Repair if header.slot > self.last || header.slot <= self.base => {
                 Ok(Effect::Nothing)
             }
             Kind::Repair => Ok(Effect::Repair),
+            Kind::Compact => self.compact(header),
+            Kind::Install => self.install(header),
+            Kind::Protocol => self.protocol(header),
         }
+    }
+
+    fn compact(&mut self, header: &RecordHeader) -> Result<Effect, String> {
+        let slot = header.slot;
+        if slot <= self.base || slot > self.last {
+            return Err(format!(
+                "a log from behind {} to {} begins behind {slot}",
+                self.base, self.last
+            ));
+        }
+        self.begin_behind(slot);
+        Ok(Effect::Compact)
+    }
+
+    fn install(&mut self, header: &RecordHeader) -> Result<Effect, String> {
+        let slot = header.slot;
+        if slot <= self.commit {
+            return Err(format!("commit {} replaced by base {slot}", self.commit));
+        }
+        self.kept = self.kept.max((self.accepted, self.last));
+        self.last = slot;
+        self.staged = None;
+        self.begin_behind(slot);
+        Ok(Effect::Install)
+    }
+
+    fn begin_behind(&mut self, slot: Slot) {
+        self.base = slot;
+        self.commit = self.commit.max(slot);
+        self.upgrades = self.upgrades.split_off(&slot.next());
+    }
+
+    fn protocol(&mut self, header: &RecordHeader) -> Result<Effect, String> {
+        if header.slot > self.last {
+            return Err(format!(
+                "a protocol from slot {} beyond last {}",
+                header.slot, self.last
+            ));
+        }
+        let version = u32::try_from(header.last.0).map_err(|_| "no such protocol".to_owned())?;
+        if header.slot > self.base {
+            self.upgrades.insert(header.slot, version);
+        }
+        Ok(Effect::Nothing)
     }
 
     /// A start knows nothing of what an earlier life had staged.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use synod_paxos::{Identity, Incarnation};
 
-use crate::format::{Hash, Put, SECTOR_BYTES, VERSION, hash_at, u16_at, u32_at, u64_at};
+use crate::format::{Hash, Put, SECTOR_BYTES, VERSION, VERSION_1, hash_at, u16_at, u32_at, u64_at};
 
 /// Longest name of a member, in bytes.
 pub(crate) const MAX_NAME_BYTES: usize = 255;
@@ -42,20 +42,20 @@ pub(crate) struct SegmentPage {
 const SEGMENT_MAGIC: [u8; 8] = *b"SYNODLOG";
 
 /// Writes magic, version and checksum over a page whose fields are there.
-pub(crate) fn seal(page: &mut Page, magic: [u8; 8]) {
+pub(crate) fn seal(page: &mut Page, magic: [u8; 8], version: u32) {
     page[..8].copy_from_slice(&magic);
-    page[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    page[8..12].copy_from_slice(&version.to_le_bytes());
     let crc = checksum(page);
     page[12..16].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Checks magic, version and checksum.
-pub(crate) fn unseal(page: &Page, magic: [u8; 8]) -> Result<(), PageError> {
+/// Checks magic, version and checksum. Returns the version.
+pub(crate) fn unseal(page: &Page, magic: [u8; 8]) -> Result<u32, PageError> {
     if page[..8] != magic || u32_at(page, 12) != checksum(page) {
         return Err(PageError::Bad);
     }
     match u32_at(page, 8) {
-        VERSION => Ok(()),
+        known @ VERSION_1..=VERSION => Ok(known),
         other => Err(PageError::Version(other)),
     }
 }
@@ -96,7 +96,8 @@ impl SegmentPage {
         put.bytes(&self.first_batch.to_le_bytes());
         put.bytes(&self.predecessor);
         put_name(&mut put, &self.identity.name);
-        seal(&mut page, SEGMENT_MAGIC);
+        // The layout of a segment is as in version 1.
+        seal(&mut page, SEGMENT_MAGIC, VERSION_1);
         page
     }
 

@@ -13,7 +13,7 @@ use crate::cursor::{Cursor, CursorError};
 use crate::error::ReadError;
 use crate::format::RecordHeader;
 use crate::shared::Shared;
-use crate::state::{LogState, Position};
+use crate::state::Position;
 
 /// Least and most that is read at once, in bytes.
 const READ_AHEAD_BYTES: (u64, u64) = (16 << 10, 1 << 20);
@@ -75,7 +75,7 @@ impl LogReader {
     /// none.
     pub fn range(&self) -> (Slot, Slot) {
         let inner = self.shared.read();
-        (LogState::FIRST, inner.state.last())
+        (inner.state.first(), inner.state.last())
     }
 
     /// The header of an entry that is held, whether or not its body can be read.
@@ -89,7 +89,7 @@ impl LogReader {
         let inner = self.shared.read();
         let out_of_range = || ReadError::OutOfRange {
             slot,
-            first: LogState::FIRST,
+            first: inner.state.first(),
             last: inner.state.last(),
         };
         if slot > inner.state.last() || slot > through {
@@ -97,8 +97,7 @@ impl LogReader {
         }
         let located = inner.state.locate(slot).ok_or_else(out_of_range)?;
         let last = located.last.min(through);
-        let skip = usize::try_from(located.start.segment - 1).unwrap_or(usize::MAX);
-        let segments = inner.segments.get(skip..).unwrap_or_default().to_vec();
+        let segments = inner.segments_from(located.start.segment).to_vec();
         let repairs = inner.state.repairs.range(slot..=last);
         Ok(Stretch {
             cursor: Cursor::new(segments, located.start, read_ahead).ok_or_else(out_of_range)?,

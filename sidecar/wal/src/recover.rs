@@ -10,24 +10,21 @@
 
 use std::io;
 
-use synod_paxos::{Genesis, Identity};
+use synod_paxos::{Base, Genesis, Identity};
 
 use crate::codec::{self, ENTRY_FIXED_BYTES};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::Disk;
 use crate::error::OpenError;
 use crate::format::{
     HEADER_BYTES, Hash, Kind, MIN_RECORD_BYTES, RECORD_MARK, Read, RecordHeader, SECTOR_BYTES,
-    VERSION, ends_like_a_header, hash, is_unwritten, is_unwritten_header, is_zero, mask,
+    ends_like_a_header, hash, is_unwritten, is_unwritten_header, is_zero, mask,
 };
 use crate::genesis;
-use crate::page::{Page, PageError, SegmentPage};
+use crate::opening::{Opening, Start};
+use crate::page::SegmentPage;
 use crate::segment::{Segment, copy_at};
 use crate::state::{LogState, Position};
-
-/// What cannot be read is taken for bytes that were written, not for zeros that were not.
-const UNREADABLE: u8 = 0xEE;
-/// Unreadable spots are found in pieces of this size.
-const PIECE_BYTES: usize = SECTOR_BYTES;
+use crate::whole::{read_all, read_page};
 
 /// The log as found.
 #[derive(Debug)]
@@ -93,19 +90,23 @@ pub(crate) fn first_predecessor(identity: &Identity) -> Hash {
     hash(&identity.incarnation.0.to_le_bytes())
 }
 
-/// Reads the segments, given with their numbers in order from 1. `identity` is what the state
-/// copies say, if any can be read; otherwise the segments' own pages are believed.
+/// Reads the segments, given with their numbers in order, from the one that the log begins with.
+/// `identity` is what the state copies say, if any can be read; otherwise the segments' own pages
+/// are believed.
 pub(crate) fn recover(
     disk: &dyn Disk,
     numbers: &[u64],
+    start: Option<&Start>,
     identity: Option<&Identity>,
     name: &str,
 ) -> Result<Recovery, OpenError> {
     assert!(!numbers.is_empty(), "there is a log");
     let mut recovery: Option<Recovery> = None;
+    let first = start.map_or(1, |start| start.segment);
     for (index, number) in numbers.iter().enumerate() {
-        if *number != index as u64 + 1 {
-            return Err(OpenError::lost(format!("segment {} is missing", index + 1)));
+        let expected = first + index as u64;
+        if *number != expected {
+            return Err(OpenError::lost(format!("segment {expected} is missing")));
         }
         let file = disk
             .open(&Segment::name(*number))
@@ -128,7 +129,10 @@ pub(crate) fn recover(
         }
         let recovery = recovery.get_or_insert_with(|| {
             let identity = identity.unwrap_or(&page.identity).clone();
-            Recovery::new(identity)
+            start.map_or_else(
+                || Recovery::new(identity.clone()),
+                |start| Recovery::behind(start, &page, identity.clone()),
+            )
         });
         recovery.check_page(&page, *number, size)?;
         for offset in damaged_ends {
@@ -139,7 +143,8 @@ pub(crate) fn recover(
             });
         }
         let incarnation = page.identity.incarnation;
-        let segment = Segment::empty(file, incarnation, *number, bytes);
+        let opening = recovery.opening();
+        let segment = Segment::empty(file, incarnation, *number, bytes, opening);
         recovery.segments.push(segment);
         recovery.scan(&Scan {
             disk,
@@ -148,50 +153,11 @@ pub(crate) fn recover(
             is_last: index + 1 == numbers.len(),
         })?;
     }
-    Ok(recovery.expect("there was at least one segment"))
-}
-
-/// Reads a file; what cannot be read is filled with [`UNREADABLE`].
-fn read_all(file: &dyn DiskFile, bytes: usize) -> Vec<u8> {
-    let mut buffer = vec![0; bytes];
-    if file.read_exact_at(&mut buffer, 0).is_ok() {
-        return buffer;
+    let recovery = recovery.expect("there was at least one segment");
+    if let Some(slot) = recovery.state.first_missing() {
+        return Err(OpenError::lost(format!("slot {slot} is in no segment")));
     }
-    for (index, piece) in buffer.chunks_mut(PIECE_BYTES).enumerate() {
-        let offset = index * PIECE_BYTES;
-        if let Err(error) = file.read_exact_at(piece, offset as u64) {
-            tracing::warn!(offset, %error, "part of a log segment cannot be read");
-            piece.fill(UNREADABLE);
-        }
-    }
-    buffer
-}
-
-/// The page of a segment, and the ends at which it is damaged.
-fn read_page(buffer: &[u8], number: u64) -> Result<(SegmentPage, Vec<usize>), OpenError> {
-    let (Some(front), Some(back)) = (
-        buffer.first_chunk::<SECTOR_BYTES>(),
-        buffer.last_chunk::<SECTOR_BYTES>(),
-    ) else {
-        return Err(OpenError::lost(format!("segment {number} is cut short")));
-    };
-    let decode = |page: &Page| match SegmentPage::decode(page) {
-        Ok(page) => Ok(Some(page)),
-        Err(PageError::Bad) => Ok(None),
-        Err(PageError::Version(found)) => Err(OpenError::UnknownVersion {
-            found,
-            known: VERSION,
-        }),
-    };
-    let back_at = buffer.len() - SECTOR_BYTES;
-    match (decode(front)?, decode(back)?) {
-        (Some(front), Some(back)) if front == back => Ok((front, Vec::new())),
-        (Some(front), None) => Ok((front, vec![back_at])),
-        (None, Some(back)) => Ok((back, vec![0])),
-        _ => Err(OpenError::lost(format!(
-            "segment {number} has no good page"
-        ))),
-    }
+    Ok(recovery)
 }
 
 // === impl Recovery ===
@@ -206,6 +172,25 @@ impl Recovery {
             segments: Vec::new(),
             batch: 0,
             writes: Vec::new(),
+        }
+    }
+
+    /// A log that begins with a later segment than the first.
+    fn behind(start: &Start, page: &SegmentPage, identity: Identity) -> Self {
+        Self {
+            state: LogState::of(&start.opening),
+            genesis: Some(start.genesis.clone()),
+            batch: page.first_batch.saturating_sub(1),
+            predecessor: page.predecessor,
+            ..Self::new(identity)
+        }
+    }
+
+    /// The state so far.
+    fn opening(&self) -> Opening {
+        Opening {
+            outline: self.state.outline.clone(),
+            base: self.state.base.clone(),
         }
     }
 
@@ -403,6 +388,11 @@ impl Recovery {
             if header.kind == Kind::Genesis {
                 self.take_genesis(scan, item)?;
             }
+            let base = if header.kind.is_base() {
+                Some(self.take_base(scan, item)?)
+            } else {
+                None
+            };
             if !item.readable {
                 let (slot, ballot) = (header.slot.0, header.ballot);
                 tracing::warn!(slot, %ballot, kind = ?header.kind, "a record in the log is damaged");
@@ -415,7 +405,7 @@ impl Recovery {
                 offset: header.offset,
             };
             self.state
-                .apply(header, position, item.readable)
+                .apply(header, position, item.readable, base)
                 .map_err(|what| self.lost(header.offset, &what))?;
         }
         self.batch = batch.number;
@@ -433,7 +423,7 @@ impl Recovery {
             let body = genesis::read(scan.disk, &header.hash);
             body.filter(|body| body.len() as u64 == u64::from(header.length))
         };
-        let Some(mut body) = body else {
+        let Some(body) = body else {
             return Err(self.lost(header.offset, "both copies of the genesis are damaged"));
         };
         self.genesis = codec::genesis(&body);
@@ -441,15 +431,37 @@ impl Recovery {
             return Err(self.lost(header.offset, "the genesis makes no sense"));
         }
         if !item.readable {
-            body.resize(header.padded_bytes(), 0);
-            mask(&mut body, &header.hash);
-            self.writes.push(Write {
-                segment: scan.segment,
-                offset: u64::from(header.offset) + HEADER_BYTES as u64,
-                bytes: body,
-            });
+            self.write_body(scan, header, body);
         }
         Ok(())
+    }
+
+    /// The base of a record; its body holds it twice.
+    fn take_base(&mut self, scan: &Scan<'_>, item: &Item) -> Result<Base, OpenError> {
+        let header = &item.header;
+        let Some(base) = codec::base(header, &body_of(scan.buffer, header)) else {
+            return Err(self.lost(header.offset, "both copies of a base are damaged"));
+        };
+        if !item.readable {
+            let body = codec::base_body(&base);
+            if hash(&body) != header.hash {
+                return Err(self.lost(header.offset, "a base is not what its header says"));
+            }
+            self.write_body(scan, header, body);
+        }
+        Ok(base)
+    }
+
+    /// Puts a body in the place of a damaged one.
+    fn write_body(&mut self, scan: &Scan<'_>, header: &RecordHeader, mut body: Vec<u8>) {
+        body.resize(header.padded_bytes(), 0);
+        mask(&mut body, &header.hash);
+        body.extend_from_slice(&RECORD_MARK);
+        self.writes.push(Write {
+            segment: scan.segment,
+            offset: u64::from(header.offset) + HEADER_BYTES as u64,
+            bytes: body,
+        });
     }
 
     /// The record and the second copy of its header.

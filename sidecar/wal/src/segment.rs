@@ -7,6 +7,7 @@ use synod_paxos::Incarnation;
 
 use crate::disk::{Disk, DiskFile};
 use crate::format::{HEADER_BYTES, Read, RecordHeader, SECTOR_BYTES, Salt};
+use crate::opening::Opening;
 use crate::page::{Page, SegmentPage};
 
 /// A segment that is part of the log, as far as it is synced.
@@ -21,6 +22,8 @@ pub(crate) struct Segment {
     pub(crate) end: u32,
     /// Records in it.
     pub(crate) count: u32,
+    /// The state that it begins with.
+    pub(crate) opening: Arc<Opening>,
 }
 
 const PREFIX: &str = "segment-";
@@ -38,8 +41,10 @@ impl Segment {
         incarnation: Incarnation,
         sequence: u64,
         bytes: u32,
+        opening: Opening,
     ) -> Self {
         Self {
+            opening: Arc::new(opening),
             sequence,
             file,
             salt: Salt::new(incarnation, sequence),
@@ -111,8 +116,23 @@ pub(crate) fn copy_at(bytes: u32, index: u32) -> Option<u32> {
     (at >= Segment::START).then_some(at)
 }
 
+/// Removes the segments with these numbers, the oldest first, durably: what is left after a crash is
+/// the log without some at its start.
+pub(crate) fn remove(disk: &dyn Disk, numbers: &[u64]) -> io::Result<()> {
+    for number in numbers {
+        disk.remove(&Segment::name(*number))?;
+        disk.sync_dir()?;
+    }
+    Ok(())
+}
+
 /// Makes a file of zeros the segment that its page says, durably.
-pub(crate) fn install(disk: &dyn Disk, spare: &str, page: &SegmentPage) -> io::Result<Segment> {
+pub(crate) fn install(
+    disk: &dyn Disk,
+    spare: &str,
+    page: &SegmentPage,
+    opening: Opening,
+) -> io::Result<Segment> {
     let file = disk.open(spare)?;
     let bytes: Page = page.encode();
     file.write_all_at(&bytes, 0)?;
@@ -125,5 +145,6 @@ pub(crate) fn install(disk: &dyn Disk, spare: &str, page: &SegmentPage) -> io::R
         page.identity.incarnation,
         page.sequence,
         u32::try_from(page.bytes).expect("options were checked"),
+        opening,
     ))
 }

@@ -15,7 +15,7 @@ pub(crate) struct Shared(RwLock<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) state: LogState,
-    /// Numbered from 1 without gaps; never empty.
+    /// Numbered without gaps; never empty.
     pub(crate) segments: Vec<Segment>,
 }
 
@@ -40,8 +40,15 @@ impl Shared {
 
 impl Inner {
     pub(crate) fn segment(&self, sequence: u64) -> Option<&Segment> {
-        let index = usize::try_from(sequence.checked_sub(1)?).ok()?;
-        self.segments.get(index)
+        self.segments_from(sequence).first()
+    }
+
+    /// This segment and all behind it; none if it is gone.
+    pub(crate) fn segments_from(&self, sequence: u64) -> &[Segment] {
+        let first = self.segments.first().map_or(0, |first| first.sequence);
+        let index = sequence.checked_sub(first).map(usize::try_from);
+        let Some(Ok(index)) = index else { return &[] };
+        self.segments.get(index..).unwrap_or_default()
     }
 
     pub(crate) fn current(&mut self) -> &mut Segment {

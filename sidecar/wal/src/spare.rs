@@ -121,6 +121,11 @@ impl Spares {
         self.refused = true;
     }
 
+    /// There is more room now: another try may go well.
+    pub(crate) fn reconsider(&mut self) {
+        self.refused = false;
+    }
+
     pub(crate) fn take(&mut self) -> Option<String> {
         self.ready.take()
     }

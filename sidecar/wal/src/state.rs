@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use synod_paxos::{Ballot, Header, Slot};
+use synod_paxos::{Ballot, Base, Header, Slot};
 
-use crate::format::{Kind, RecordHeader};
+use crate::format::{Kind, RecordHeader, VERSION, VERSION_1};
+use crate::opening::Opening;
 use crate::outline::{Effect, Outline};
 
 /// Entries from one point of the index to the next, at most.
@@ -27,6 +28,8 @@ pub(crate) struct Position {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LogState {
     pub(crate) outline: Outline,
+    /// What the log begins behind.
+    pub(crate) base: Option<Base>,
     /// Ballots of the log: (first slot, ballot), in slot order, no two neighbours alike.
     pub(crate) runs: Vec<(Slot, Ballot)>,
     /// Entries known to be damaged and not repaired.
@@ -72,21 +75,48 @@ pub(crate) struct Located {
 // === impl LogState ===
 
 impl LogState {
+    /// The state at the start of a segment: of the entries before it, none are known.
+    pub(crate) fn of(opening: &Opening) -> Self {
+        Self {
+            outline: opening.outline.clone(),
+            base: opening.base.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Lowest version of the format that has all of this.
+    pub(crate) fn format(&self) -> u32 {
+        if self.base.is_some() || !self.outline.upgrades.is_empty() {
+            VERSION
+        } else {
+            VERSION_1
+        }
+    }
+
     /// First slot held.
-    pub(crate) const FIRST: Slot = Slot(1);
+    pub(crate) fn first(&self) -> Slot {
+        self.outline.base.next()
+    }
 
     /// Last slot held.
     pub(crate) fn last(&self) -> Slot {
         self.outline.last
     }
 
-    /// Takes one record that is on disk and synced. `readable`: its body is good.
+    /// Takes one record that is on disk and synced. `readable`: its body is good. `base`: what it
+    /// carries, if it is one of those.
     pub(crate) fn apply(
         &mut self,
         header: &RecordHeader,
         at: Position,
         readable: bool,
+        base: Option<Base>,
     ) -> Result<(), String> {
+        assert_eq!(
+            header.kind.is_base(),
+            base.is_some(),
+            "a base comes with it"
+        );
         let effect = self.outline.advance(header)?;
         match effect {
             Effect::Nothing => {}
@@ -101,6 +131,15 @@ impl LogState {
                     self.faulty.remove(&header.slot);
                     self.repairs.insert(header.slot, at);
                 }
+            }
+            Effect::Compact => {
+                self.trim(header.slot);
+                self.base = base;
+            }
+            Effect::Install => {
+                self.cut(Slot::ZERO);
+                self.staging = None;
+                self.base = base;
             }
         }
         Ok(())
@@ -144,7 +183,11 @@ impl LogState {
         if last < from {
             return;
         }
-        let staging = staging.expect("the outline has checked that the entries are staged");
+        // (Of what was staged in segments that are gone, nothing is needed any more.)
+        let Some(staging) = staging.filter(|staging| staging.extent.first <= last) else {
+            return;
+        };
+        let from = from.max(staging.extent.first);
         self.extents.push(staging.extent.part(from, last));
         for (index, (first, ballot)) in staging.runs.iter().enumerate() {
             let ends_before_from = staging
@@ -159,11 +202,57 @@ impl LogState {
         let adopted = adopted.filter(|faulty| (from..=last).contains(&faulty.slot));
         self.faulty
             .extend(adopted.map(|faulty| (faulty.slot, faulty)));
-        assert_eq!(
-            self.extents.last().map(|extent| extent.last),
-            Some(self.last()),
-            "the log ends where its last extent does"
-        );
+    }
+
+    /// Forgets the entries through `slot`.
+    fn trim(&mut self, slot: Slot) {
+        let first = slot.next();
+        self.extents.retain(|extent| extent.last > slot);
+        if let Some(extent) = self.extents.first_mut()
+            && extent.first < first
+        {
+            extent.begin_at(first);
+        }
+        let covered = self.runs.partition_point(|(start, _)| *start <= first);
+        self.runs.drain(..covered.saturating_sub(1));
+        if let Some(run) = self.runs.first_mut() {
+            run.0 = run.0.max(first);
+        }
+        if self.last() == slot {
+            self.runs.clear();
+        }
+        self.faulty = self.faulty.split_off(&first);
+        self.repairs = self.repairs.split_off(&first);
+    }
+
+    /// Ballot of an entry that is held.
+    pub(crate) fn ballot_at(&self, slot: Slot) -> Option<Ballot> {
+        if slot < self.first() || slot > self.last() {
+            return None;
+        }
+        let at = self.runs.partition_point(|(start, _)| *start <= slot);
+        at.checked_sub(1).map(|at| self.runs[at].1)
+    }
+
+    /// The lowest segment that holds something that is needed, if any does. (A second copy of an entry
+    /// lies behind the first, whose header is needed too.)
+    pub(crate) fn oldest_needed(&self) -> Option<u64> {
+        let staged = self.staging.iter().map(|staging| &staging.extent);
+        let extents = self.extents.iter().chain(staged);
+        let points = extents.flat_map(|extent| extent.points.iter());
+        points.map(|(_, at)| at.segment).min()
+    }
+
+    /// The first entry that should be there and is not known at all.
+    pub(crate) fn first_missing(&self) -> Option<Slot> {
+        let mut next = self.first();
+        for extent in &self.extents {
+            if extent.first != next {
+                return Some(next);
+            }
+            next = extent.last.next();
+        }
+        (next <= self.last()).then_some(next)
     }
 
     /// Drops the entries from `from` on. What is appended later begins a new extent: the records
@@ -234,12 +323,17 @@ impl Extent {
             self.first <= first && last <= self.last && first <= last,
             "only a part is taken"
         );
-        let before = self.points.partition_point(|(slot, _)| *slot <= first) - 1;
-        self.points.drain(..before);
+        self.begin_at(first);
         self.points.retain(|(slot, _)| *slot <= last);
-        self.first = first;
         self.last = last;
         self
+    }
+
+    /// Leaves out what is before `first`.
+    fn begin_at(&mut self, first: Slot) {
+        let before = self.points.partition_point(|(slot, _)| *slot <= first) - 1;
+        self.points.drain(..before);
+        self.first = first;
     }
 }
 

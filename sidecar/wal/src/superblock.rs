@@ -25,6 +25,8 @@ pub(crate) struct Superblock {
     pub(crate) boot: Boot,
     pub(crate) promised: Ballot,
     pub(crate) accepted: Ballot,
+    /// Version of the format that the log needs.
+    pub(crate) format: u32,
 }
 
 /// The two files.
@@ -53,6 +55,7 @@ impl Superblock {
             boot: a.boot.max(b.boot),
             promised: a.promised.max(b.promised),
             accepted: a.accepted.max(b.accepted),
+            format: a.format.max(b.format),
         })
     }
 
@@ -70,12 +73,12 @@ impl Superblock {
             put.bytes(&ballot.node.0.to_le_bytes());
         }
         put_name(&mut put, &self.identity.name);
-        seal(&mut page, MAGIC);
+        seal(&mut page, MAGIC, self.format);
         page
     }
 
     fn decode(page: &Page) -> Result<Self, PageError> {
-        unseal(page, MAGIC)?;
+        let format = unseal(page, MAGIC)?;
         let ballot_at = |at| Ballot {
             epoch: Epoch(u64_at(page, at)),
             round: u64_at(page, at + 8),
@@ -89,6 +92,7 @@ impl Superblock {
             boot: Boot(u64_at(page, 32)),
             promised: ballot_at(40),
             accepted: ballot_at(60),
+            format,
         })
     }
 }
@@ -187,6 +191,7 @@ mod tests {
             boot: Boot(3),
             promised: ballot(9),
             accepted: ballot(8),
+            format: VERSION,
         };
         assert_eq!(Superblock::decode(&value.encode()), Ok(value.clone()));
         for at in 0..SECTOR_BYTES {

@@ -3,17 +3,20 @@
 //! In: records. Out: their being synced. Calls the disk and nothing else; what it has synced is
 //! shared with the readers.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use synod_paxos::{Identity, Incarnation, Record, Recovered};
+use synod_paxos::{Base, Genesis, Identity, Incarnation, Record, Recovered};
 
+use crate::codec;
 use crate::disk::{Disk, DiskLock, LockError};
 use crate::draft::{Batch, Draft, Place};
 use crate::error::{AppendError, OpenError, SyncError};
 use crate::format::{Hash, Kind};
 use crate::genesis;
 use crate::open;
+use crate::opening::{Opening, Start};
 use crate::options::Options;
 use crate::outline::Outline;
 use crate::page::SegmentPage;
@@ -53,6 +56,10 @@ pub struct Wal {
     /// The state with what is pending.
     pub(crate) ahead: Outline,
     pub(crate) pending: Pending,
+    /// As soon as it is written.
+    pub(crate) genesis: Option<Genesis>,
+    /// Segments may not be needed any more.
+    pub(crate) release_due: bool,
     pub(crate) failed: Option<SyncError>,
     /// Last: the directory is given back when all else is closed.
     pub(crate) _lock: Box<dyn DiskLock>,
@@ -116,6 +123,16 @@ impl Wal {
         Ok(self.lsn())
     }
 
+    /// Whether this record, that the log begins behind a base, may be taken before others that wait
+    /// for room, and so make it: the chosen entry that it names is on disk, and stays there.
+    pub fn makes_room(&self, record: &Record) -> bool {
+        let Record::Compact(base) = record else {
+            return false;
+        };
+        let held = self.shared.read().state.ballot_at(base.slot);
+        base.slot > self.ahead.base && held == Some(base.ballot)
+    }
+
     /// Writes and syncs all records taken so far: one write of them, one of the copies of their
     /// headers, one sync; after a new promise or adoption also the two copies of the state.
     pub fn sync(&mut self) -> Result<Lsn, SyncError> {
@@ -127,6 +144,9 @@ impl Wal {
             self.superblock.accepted = accepted;
             let result = self.superblocks.write(&self.superblock);
             self.poison_on_error(result)?;
+        }
+        if std::mem::take(&mut self.release_due) {
+            self.release()?;
         }
         Ok(self.lsn())
     }
@@ -292,11 +312,61 @@ impl Wal {
             first_batch: self.batch + 1,
             predecessor: self.predecessor,
         };
-        let result = segment::install(self.disk.as_ref(), &spare, &page);
+        let opening = {
+            let inner = self.shared.read();
+            Opening {
+                outline: inner.state.outline.clone(),
+                base: inner.state.base.clone(),
+            }
+        };
+        let result = segment::install(self.disk.as_ref(), &spare, &page, opening);
         let segment = self.poison_on_error(result)?;
         self.segment_bytes += page.bytes;
         self.current = segment.clone();
         self.shared.write().segments.push(segment);
+        self.release_due = true;
+        Ok(())
+    }
+
+    /// Removes the segments that hold nothing that is needed. What the log begins with is told in
+    /// files of its own first, so that a crash between any two steps leaves the same log. All that
+    /// came before is synced.
+    fn release(&mut self) -> Result<(), SyncError> {
+        let inner = self.shared.read();
+        let current = self.current.sequence;
+        let needed = inner.state.oldest_needed().unwrap_or(current);
+        let kept = inner.segments_from(needed.min(current));
+        let (Some(first), Some(genesis)) = (kept.first(), &self.genesis) else {
+            return Ok(());
+        };
+        let (removed, rest): (Vec<Segment>, Vec<Segment>) = inner
+            .segments
+            .iter()
+            .cloned()
+            .partition(|segment| segment.sequence < first.sequence);
+        if removed.is_empty() || inner.state.base.is_none() {
+            return Ok(());
+        }
+        let start = Start {
+            segment: first.sequence,
+            opening: first.opening.as_ref().clone(),
+            genesis: genesis.clone(),
+        };
+        drop(inner);
+        match start.write(self.disk.as_ref()) {
+            Err(error) if is_full(&error) => {
+                tracing::warn!(%error, "no room to note which log segments are not needed");
+                self.release_due = true;
+                return Ok(());
+            }
+            result => self.poison_on_error(result)?,
+        }
+        let numbers: Vec<u64> = removed.iter().map(|segment| segment.sequence).collect();
+        let result = segment::remove(self.disk.as_ref(), &numbers);
+        self.poison_on_error(result)?;
+        self.segment_bytes = rest.iter().map(|segment| u64::from(segment.bytes)).sum();
+        self.shared.write().segments = rest;
+        self.spares.reconsider();
         Ok(())
     }
 
@@ -312,9 +382,17 @@ impl Wal {
             predecessor: self.predecessor,
         };
         let drafts = std::mem::take(&mut self.pending.drafts);
+        let format = drafts.iter().map(|draft| draft.header.kind.version()).max();
+        if format.is_some_and(|format| format > self.superblock.format) {
+            self.superblock.format = format.unwrap_or_default();
+            let result = self.superblocks.write(&self.superblock);
+            self.poison_on_error(result)?;
+        }
+        let bases = drafts.iter().filter_map(Draft::as_base).cloned().collect();
         for body in drafts.iter().filter_map(Draft::genesis_body) {
             let result = genesis::write(self.disk.as_ref(), body);
             self.poison_on_error(result)?;
+            self.genesis = codec::genesis(body);
         }
         let batch = std::mem::take(&mut self.pending.batch).encode(drafts, place);
         assert_eq!(
@@ -329,7 +407,7 @@ impl Wal {
         self.predecessor = batch.predecessor;
         self.current.end += batch.records.len() as u32;
         self.current.count += batch.headers.len() as u32;
-        self.show(&batch);
+        self.show(&batch, bases);
         self.pending.batch = batch;
         Ok(())
     }
@@ -343,18 +421,27 @@ impl Wal {
         file.sync_data()
     }
 
-    fn show(&self, batch: &Batch) {
+    fn show(&mut self, batch: &Batch, mut bases: VecDeque<Base>) {
+        self.release_due |= !bases.is_empty();
         let mut inner = self.shared.write();
         for header in &batch.headers {
             let position = Position {
                 segment: self.current.sequence,
                 offset: header.offset,
             };
-            let result = inner.state.apply(header, position, true);
+            let base = header.kind.is_base().then(|| bases.pop_front()).flatten();
+            let result = inner.state.apply(header, position, true, base);
             assert_eq!(result, Ok(()), "what was taken can be replayed");
         }
         *inner.current() = self.current.clone();
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// A fresh incarnation: 128 random bits.

@@ -216,7 +216,7 @@ impl<F: FnMut(u64)> Writer<F> {
                 Err(AppendError::Full { taken }) => {
                     next.taken += taken;
                     self.must_sync |= taken > 0;
-                    self.stuck = true;
+                    self.stuck = !self.make_room()?;
                     break;
                 }
                 Err(AppendError::Failed(error)) => return Err(error),
@@ -232,6 +232,31 @@ impl<F: FnMut(u64)> Writer<F> {
             self.waiting.pop_front();
         }
         Ok(())
+    }
+
+    /// Takes out of its turn what says that the log has become shorter: it may wait behind the very
+    /// entries that find no room. (It commutes with them: they are behind what it forgets.)
+    fn make_room(&mut self) -> Result<bool, SyncError> {
+        for waiting in &mut self.waiting {
+            let rest = waiting.records.iter().skip(waiting.taken);
+            let Some(at) = rest.into_iter().position(|it| self.wal.makes_room(it)) else {
+                continue;
+            };
+            let record = waiting.records.remove(waiting.taken + at);
+            return match self.wal.append(std::slice::from_ref(&record)) {
+                Ok(_) => {
+                    self.must_sync = true;
+                    Ok(true)
+                }
+                Err(AppendError::Failed(error)) => Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "the log cannot be made shorter");
+                    waiting.records.insert(waiting.taken + at, record);
+                    Ok(false)
+                }
+            };
+        }
+        Ok(false)
     }
 
     /// Syncs what was taken. What only carries commits is a hint, and waits for company.

@@ -5,9 +5,10 @@ mod common;
 use std::sync::Arc;
 
 use common::{
-    Dice, SEGMENT_BYTES, ballot, beginning, entry, identity, open, options, read_all, reopen, write,
+    Dice, SEGMENT_BYTES, ballot, base, beginning, entry, identity, open, options, read_all, reopen,
+    write,
 };
-use synod_paxos::{Ballot, Boot, Entry, Record, Slot};
+use synod_paxos::{Ballot, Base, Boot, Entry, Record, Slot};
 use synod_wal::testing::{MemDisk, Survival};
 use synod_wal::{AppendError, Disk as _, OpenError, Options, Wal};
 
@@ -16,6 +17,8 @@ use synod_wal::{AppendError, Disk as _, OpenError, Options, Wal};
 struct Found {
     promised: Ballot,
     accepted: Ballot,
+    base: Option<Base>,
+    last: Slot,
     entries: Vec<Entry>,
 }
 
@@ -25,6 +28,8 @@ fn found(disk: &MemDisk) -> (Boot, Found) {
     let found = Found {
         promised: recovered.promised,
         accepted: recovered.accepted,
+        base: recovered.base.clone(),
+        last: recovered.last,
         entries: read_all(&wal.reader()),
     };
     (recovered.boot, found)
@@ -60,6 +65,16 @@ fn script() -> Vec<Vec<Record>> {
             Record::Append(entry(16, 4, "after")),
         ],
         append(17..=24, 4, 1500),
+        // Segments go: some, then all but the last.
+        vec![Record::Compact(base(14, ballot(2)))],
+        append(25..=27, 4, 900),
+        vec![Record::Install(base(40, ballot(3)))],
+        append(41..=45, 4, 900),
+        vec![
+            Record::Commit(Slot(45)),
+            Record::Compact(base(45, ballot(4))),
+        ],
+        append(46..=47, 4, 100),
     ]
 }
 
@@ -81,6 +96,8 @@ fn expected() -> Vec<Vec<Found>> {
     let mut log = Found {
         promised: Ballot::default(),
         accepted: Ballot::default(),
+        base: None,
+        last: Slot(0),
         entries: Vec::new(),
     };
     let mut staged = Vec::new();
@@ -94,16 +111,29 @@ fn expected() -> Vec<Vec<Found>> {
                     log.accepted = ballot(0);
                 }
                 Record::Promise(ballot) => log.promised = ballot,
-                Record::Append(entry) => log.entries.push(entry),
+                Record::Append(entry) => {
+                    log.last = entry.slot;
+                    log.entries.push(entry);
+                }
                 Record::Stage { entry, .. } => staged.push(entry),
                 Record::Adopt { ballot, from, last } => {
                     log.accepted = ballot;
+                    log.last = last;
                     log.entries.retain(|entry| entry.slot < from);
                     let range = from..=last;
                     log.entries
                         .extend(staged.drain(..).filter(|entry| range.contains(&entry.slot)));
                 }
-                Record::Commit(_) | Record::Repair(_) => {}
+                Record::Compact(base) => {
+                    log.entries.retain(|entry| entry.slot > base.slot);
+                    log.base = Some(base);
+                }
+                Record::Install(base) => {
+                    log.entries.clear();
+                    log.last = base.slot;
+                    log.base = Some(base);
+                }
+                Record::Commit(_) | Record::Repair(_) | Record::Protocol { .. } => {}
             }
             parts.push(log.clone());
         }

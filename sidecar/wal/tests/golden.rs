@@ -1,4 +1,4 @@
-//! The format on disk does not change by accident: a log written by version 1 is checked in.
+//! The format on disk does not change by accident: a log written by each version is checked in.
 //!
 //! When the format changes on purpose, it gets a new version, and a new folder beside this one; the
 //! old one stays, and must still be readable. `UPDATE_GOLDEN=1` writes the files.
@@ -7,16 +7,78 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{ballot, beginning, entry, genesis, identity, open, read_all, write};
-use synod_paxos::{AgreedTime, Boot, Record, Recovered, Slot};
+use common::{ballot, base, beginning, entry, genesis, identity, open, read_all, write};
+use synod_paxos::{AgreedTime, Ballot, Boot, Record, Recovered, Slot};
 use synod_wal::testing::MemDisk;
 
 const FILES: [&str; 4] = ["genesis", "segment-0000000000000001", "state-a", "state-b"];
 
-fn path(file: &str) -> PathBuf {
+const FILES_2: [&str; 6] = [
+    "genesis",
+    "segment-0000000000000003",
+    "start-a",
+    "start-b",
+    "state-a",
+    "state-b",
+];
+
+fn path(version: &str, file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden/v1")
+        .join("tests/golden")
+        .join(version)
         .join(file)
+}
+
+/// A log of version 2: segments are gone, bases and protocols are in it.
+fn log_2() -> MemDisk {
+    let disk = MemDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, &beginning());
+    let append = |slot| Record::Append(entry(slot, 1, vec![slot as u8; 1000]));
+    for slot in 1..=8 {
+        write(&mut wal, &[append(slot)]);
+    }
+    let protocol = |slot, version| Record::Protocol {
+        slot: Slot(slot),
+        version,
+    };
+    write(&mut wal, &[Record::Commit(Slot(8)), protocol(3, 2)]);
+    write(&mut wal, &[Record::Compact(base(8, ballot(1)))]);
+    for slot in 9..=12 {
+        write(&mut wal, &[append(slot)]);
+    }
+    write(&mut wal, &[Record::Promise(ballot(2))]);
+    write(&mut wal, &[Record::Install(base(11, ballot(3)))]);
+    let adopt = Record::Adopt {
+        ballot: ballot(2),
+        from: Slot(12),
+        last: Slot(12),
+    };
+    let stage = Record::Stage {
+        ballot: ballot(2),
+        entry: entry(12, 2, "twelve"),
+    };
+    write(&mut wal, &[stage, adopt]);
+    write(&mut wal, &[Record::Commit(Slot(12)), protocol(12, 3)]);
+    disk
+}
+
+fn compare(disk: &MemDisk, version: &str, files: &[&str]) {
+    let mut names = disk.names();
+    names.retain(|name| !name.starts_with("spare-"));
+    assert_eq!(names, files);
+    for file in files {
+        let content = disk.content(file).unwrap();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::create_dir_all(path(version, "")).unwrap();
+            std::fs::write(path(version, file), &content).unwrap();
+        }
+        let golden = std::fs::read(path(version, file)).unwrap();
+        assert!(
+            content == golden,
+            "{file} differs from what {version} wrote"
+        );
+    }
 }
 
 /// Every kind of record, with fixed content.
@@ -50,27 +112,46 @@ fn log() -> MemDisk {
 
 #[test]
 fn version_1_is_written_byte_for_byte_as_ever() {
-    let disk = log();
-    assert_eq!(disk.names(), FILES);
-    for file in FILES {
-        let content = disk.content(file).unwrap();
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::create_dir_all(path("")).unwrap();
-            std::fs::write(path(file), &content).unwrap();
-        }
-        let golden = std::fs::read(path(file)).unwrap();
-        assert!(
-            content == golden,
-            "{file} differs from what version 1 wrote"
-        );
+    compare(&log(), "v1", &FILES);
+}
+
+#[test]
+fn version_2_is_written_byte_for_byte_as_ever() {
+    compare(&log_2(), "v2", &FILES_2);
+}
+
+#[test]
+fn a_log_of_version_2_is_read() {
+    let disk = MemDisk::new();
+    for file in FILES_2 {
+        disk.put(file, std::fs::read(path("v2", file)).unwrap());
     }
+    let (wal, recovered) = open(&disk).unwrap();
+    let expected = Recovered {
+        identity: identity(),
+        boot: Boot(2),
+        genesis: Some(genesis()),
+        promised: ballot(2),
+        accepted: ballot(2),
+        kept: (ballot(1), Slot(12)),
+        base: Some(base(11, ballot(3))),
+        upgrades: vec![(Slot(12), 3)],
+        last: Slot(12),
+        runs: vec![(Slot(12), ballot(2))],
+        last_time: AgreedTime(1_012),
+        commit: Slot(12),
+        tail: Vec::new(),
+        faulty: Vec::new(),
+    };
+    assert_eq!(recovered, expected);
+    assert_eq!(read_all(&wal.reader()), [entry(12, 2, "twelve")]);
 }
 
 #[test]
 fn a_log_of_version_1_is_read() {
     let disk = MemDisk::new();
     for file in FILES {
-        disk.put(file, std::fs::read(path(file)).unwrap());
+        disk.put(file, std::fs::read(path("v1", file)).unwrap());
     }
     let (wal, recovered) = open(&disk).unwrap();
     let entries = [
@@ -85,7 +166,9 @@ fn a_log_of_version_1_is_read() {
         genesis: Some(genesis()),
         promised: ballot(2),
         accepted: ballot(2),
-        first: Slot(1),
+        kept: (Ballot::default(), Slot(0)),
+        base: None,
+        upgrades: Vec::new(),
         last: Slot(4),
         runs: vec![(Slot(1), ballot(1)), (Slot(4), ballot(2))],
         last_time: AgreedTime(1_004),

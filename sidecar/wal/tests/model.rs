@@ -4,9 +4,9 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{Dice, ballot, entry, genesis, header, open, read_each};
+use common::{Dice, ballot, base, entry, genesis, header, open, read_each};
 use proptest::prelude::*;
-use synod_paxos::{Ballot, Entry, Record, Slot};
+use synod_paxos::{Ballot, Base, Entry, Record, Slot};
 use synod_wal::Wal;
 use synod_wal::testing::{MemDisk, Survival};
 
@@ -28,6 +28,16 @@ enum Step {
     Commit {
         behind: u8,
     },
+    /// The log begins so far behind the last entry known to be chosen.
+    Compact {
+        behind: u8,
+    },
+    /// A base that is so far ahead takes the place of the log.
+    Install {
+        ahead: u8,
+    },
+    /// The protocol is raised by the last entry known to be chosen.
+    Protocol,
     Sync,
     /// The process ends.
     Restart,
@@ -47,6 +57,10 @@ struct Model {
     promised: Ballot,
     accepted: Ballot,
     commit: Slot,
+    base: Option<Base>,
+    kept: (Ballot, Slot),
+    upgrades: Vec<(Slot, u32)>,
+    /// Behind the base.
     log: Vec<Entry>,
 }
 
@@ -68,12 +82,32 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (any::<u8>(), 0..5_u8, prop::bool::weighted(0.8))
             .prop_map(|(kept, entries, finish)| Step::Adopt { kept, entries, finish }),
         2 => any::<u8>().prop_map(|behind| Step::Commit { behind }),
+        2 => (0..4_u8).prop_map(|behind| Step::Compact { behind }),
+        1 => (1..9_u8).prop_map(|ahead| Step::Install { ahead }),
+        1 => Just(Step::Protocol),
         5 => Just(Step::Sync),
         1 => Just(Step::Restart),
         2 => (0..8_u8, any::<u64>()).prop_map(|(steps, seed)| Step::Crash { steps, seed }),
         1 => any::<u16>().prop_map(|pick| Step::Repair { pick }),
     ];
     prop::collection::vec(step, 1..60)
+}
+
+impl Model {
+    fn first(&self) -> u64 {
+        self.base.as_ref().map_or(0, |base| base.slot.0) + 1
+    }
+
+    fn last(&self) -> u64 {
+        self.first() + self.log.len() as u64 - 1
+    }
+
+    fn begin_behind(&mut self, base: Base) {
+        self.commit = self.commit.max(base.slot);
+        self.log.retain(|entry| entry.slot > base.slot);
+        self.upgrades.retain(|(slot, _)| *slot > base.slot);
+        self.base = Some(base);
+    }
 }
 
 impl Run {
@@ -105,11 +139,20 @@ impl Run {
             Record::Stage { entry, .. } => self.staged.push(entry),
             Record::Adopt { ballot, from, .. } => {
                 model.accepted = ballot;
-                model.log.truncate(from.0 as usize - 1);
+                let first = model.first();
+                model.log.truncate((from.0 - first) as usize);
                 model.log.append(&mut self.staged);
             }
             Record::Commit(slot) => model.commit = model.commit.max(slot),
             Record::Repair(_) => {}
+            Record::Compact(base) => model.begin_behind(base),
+            Record::Install(base) => {
+                model.kept = model.kept.max((model.accepted, Slot(model.last())));
+                model.log.clear();
+                self.staged.clear();
+                model.begin_behind(base);
+            }
+            Record::Protocol { slot, version } => model.upgrades.push((slot, version)),
         }
         self.possible.push(self.model.clone());
     }
@@ -119,7 +162,7 @@ impl Run {
         self.staged.clear();
         let ballot = ballot(self.round);
         self.write(Record::Promise(ballot));
-        let (commit, last) = (self.model.commit.0, self.model.log.len() as u64);
+        let (commit, last) = (self.model.commit.0, self.model.last());
         let kept = commit + u64::from(kept) % (last - commit + 1);
         for slot in kept + 1..=kept + u64::from(entries) {
             let entry = entry(slot, self.round - 1, vec![self.round as u8; 100]);
@@ -138,7 +181,7 @@ impl Run {
         match step {
             Step::Append { entries, bytes } => {
                 for _ in 0..entries {
-                    let slot = self.model.log.len() as u64 + 1;
+                    let slot = self.model.last() + 1;
                     let payload = vec![slot as u8; usize::from(bytes)];
                     let mut entry = entry(slot, 0, payload);
                     entry.ballot = self.model.accepted;
@@ -156,8 +199,29 @@ impl Run {
                 finish,
             } => self.adopt(kept, entries, finish),
             Step::Commit { behind } => {
-                let last = self.model.log.len() as u64;
+                let last = self.model.last();
                 self.write(Record::Commit(Slot(last.saturating_sub(u64::from(behind)))));
+            }
+            Step::Compact { behind } => {
+                let slot = self.model.commit.0.saturating_sub(u64::from(behind));
+                if slot >= self.model.first() {
+                    let entry = &self.model.log[(slot - self.model.first()) as usize];
+                    let base = base(slot, entry.ballot);
+                    self.write(Record::Compact(base));
+                }
+            }
+            Step::Install { ahead } => {
+                let slot = self.model.commit.0 + u64::from(ahead);
+                let base = base(slot, self.model.promised);
+                self.write(Record::Install(base));
+            }
+            Step::Protocol => {
+                let slot = self.model.commit;
+                let known = self.model.upgrades.iter().any(|(at, _)| *at == slot);
+                if slot.0 >= self.model.first() && !known {
+                    let version = 2 + slot.0 as u32;
+                    self.write(Record::Protocol { slot, version });
+                }
             }
             Step::Sync => self.sync(),
             Step::Restart => {
@@ -196,6 +260,9 @@ impl Run {
             promised: recovered.promised,
             accepted: recovered.accepted,
             commit: recovered.commit,
+            base: recovered.base.clone(),
+            kept: recovered.kept,
+            upgrades: recovered.upgrades.clone(),
             log: common::read_all(&wal.reader()),
         };
         assert!(
@@ -203,7 +270,9 @@ impl Run {
             "found {found:?} instead of one of {:?}",
             self.possible
         );
-        assert_eq!(recovered.tail, found.log[found.commit.0 as usize..]);
+        let chosen = (found.commit.0 + 1 - found.first()) as usize;
+        assert_eq!(recovered.last, Slot(found.last()));
+        assert_eq!(recovered.tail, found.log[chosen..]);
         assert_eq!(recovered.faulty, []);
         let mut runs: Vec<(Slot, Ballot)> = Vec::new();
         for entry in &found.log {
@@ -308,11 +377,15 @@ proptest! {
             let log = &run.model.log;
             let faulty: BTreeSet<Slot> = recovered.faulty.iter().map(|header| header.slot).collect();
             if zeros.is_none() {
-                prop_assert_eq!(recovered.last.0 as usize, log.len());
+                prop_assert_eq!(recovered.last.0, run.model.last());
+                prop_assert_eq!(&recovered.base, &run.model.base);
                 prop_assert_eq!(recovered.promised, run.model.promised);
                 prop_assert_eq!(recovered.accepted, run.model.accepted);
             }
-            for (read, entry) in read_each(&wal.reader()).into_iter().zip(log) {
+            // (Zeros may have taken the record that cut them.)
+            let first = recovered.first();
+            let known = log.iter().filter(|entry| entry.slot >= first);
+            for (read, entry) in read_each(&wal.reader()).into_iter().zip(known) {
                 match read {
                     Ok(read) => prop_assert_eq!(&read, entry),
                     Err(read) => {

@@ -19,7 +19,7 @@ fn a_new_log_is_empty_and_starts_are_counted_from_one() {
     assert_eq!(recovered.identity, identity());
     assert_eq!(recovered.boot, Boot(1));
     assert_eq!(recovered.genesis, None);
-    assert_eq!((recovered.first, recovered.last), (Slot(1), Slot(0)));
+    assert_eq!((recovered.first(), recovered.last), (Slot(1), Slot(0)));
     drop(wal);
     for boot in 2..5 {
         // Another incarnation is offered; the log has one already.
@@ -221,13 +221,13 @@ fn two_opens_at_once_another_member_and_another_version_are_refused() {
     for name in ["state-a", "segment-0000000000000001"] {
         let disk = disk.copy();
         disk.damage(name, |bytes| {
-            bytes[8..12].copy_from_slice(&2_u32.to_le_bytes());
+            bytes[8..12].copy_from_slice(&3_u32.to_le_bytes());
             let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..SECTOR]);
             bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         });
         let error = open(&disk).unwrap_err();
         assert!(
-            matches!(error, OpenError::UnknownVersion { found: 2, known: 1 }),
+            matches!(error, OpenError::UnknownVersion { found: 3, known: 2 }),
             "{error}"
         );
     }

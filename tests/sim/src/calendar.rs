@@ -50,6 +50,12 @@ pub(crate) enum Event {
         through: Slot,
         max_bytes: u64,
     },
+    /// A snapshot that was asked for has come, or nobody had one.
+    Fetched {
+        member: usize,
+        life: Life,
+        at_least: Slot,
+    },
     /// A dead member starts.
     Start { member: usize },
     /// A paused member goes on.

@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use synod_paxos::{
-    AgreedTime, Ballot, Boot, Entry, Genesis, Header, Identity, MemberId, Record, Recovered, Slot,
+    AgreedTime, Ballot, Base, Boot, Entry, Genesis, Header, Identity, MemberId, Record, Recovered,
+    Slot,
 };
 
 /// What counts for promises and votes, at one moment.
@@ -19,6 +20,8 @@ pub(crate) struct Summary {
     pub(crate) accepted: Ballot,
     pub(crate) last: Slot,
     pub(crate) commit: Slot,
+    /// The greatest `(accepted, last)` before a base took the place of the log.
+    pub(crate) kept: (Ballot, Slot),
 }
 
 /// How to take one record back.
@@ -37,6 +40,18 @@ enum Undo {
     },
     Commit(Slot),
     Repair(Slot, Header),
+    Compact {
+        base: Option<Base>,
+        forgotten: Vec<Entry>,
+        faulty: BTreeMap<Slot, Header>,
+    },
+    Install {
+        base: Option<Base>,
+        entries: Vec<Entry>,
+        faulty: BTreeMap<Slot, Header>,
+        staged: BTreeMap<(Ballot, Slot), Entry>,
+    },
+    Protocol(Slot),
 }
 
 /// One member's log.
@@ -47,7 +62,9 @@ pub(crate) struct Disk {
     boot: Boot,
     written: Summary,
     synced: Summary,
-    /// Slot 1 is at index 0.
+    base: Option<Base>,
+    upgrades: BTreeMap<Slot, u32>,
+    /// The first slot behind the base is at index 0.
     entries: Vec<Entry>,
     staged: BTreeMap<(Ballot, Slot), Entry>,
     faulty: BTreeMap<Slot, Header>,
@@ -77,6 +94,8 @@ impl Disk {
             boot: Boot(0),
             written: summary,
             synced: summary,
+            base: None,
+            upgrades: BTreeMap::new(),
             entries: Vec::new(),
             staged: BTreeMap::new(),
             faulty: BTreeMap::new(),
@@ -126,6 +145,15 @@ impl Disk {
                 self.faulty.remove(&entry.slot);
                 Undo::Repair(entry.slot, header)
             }
+            Record::Compact(base) => self.compact(base)?,
+            Record::Install(base) => self.install(base)?,
+            Record::Protocol { slot, version } => {
+                if *slot > self.written.last || *slot <= self.base_slot() {
+                    return Err(format!("a protocol from slot {slot}, which is not held"));
+                }
+                self.upgrades.insert(*slot, *version);
+                Undo::Protocol(*slot)
+            }
         };
         self.unsynced.push_back((undo, self.written));
         Ok(())
@@ -174,7 +202,7 @@ impl Disk {
             };
             installed.push(entry.clone());
         }
-        let cut = self.entries.split_off(index(from));
+        let cut = self.entries.split_off(self.index(from));
         self.entries.extend(installed);
         let cut_faulty = self.faulty.split_off(&from).into_iter().collect();
         self.written.accepted = ballot;
@@ -185,6 +213,48 @@ impl Disk {
             cut,
             cut_faulty,
             staged,
+        })
+    }
+
+    fn compact(&mut self, base: &Base) -> Result<Undo, String> {
+        let (first, last) = (self.base_slot().next(), self.written.last);
+        if base.slot < first || base.slot > last {
+            return Err(format!(
+                "a log of {first}..={last} begins behind {}",
+                base.slot
+            ));
+        }
+        let held = &self.entries[self.index(base.slot)];
+        if (held.ballot, held.time) != (base.ballot, base.time) {
+            return Err(format!("base {} of another entry than is held", base.slot));
+        }
+        let kept = self.entries.split_off(self.index(base.slot) + 1);
+        let forgotten = std::mem::replace(&mut self.entries, kept);
+        let behind = self.faulty.split_off(&base.slot.next());
+        let faulty = std::mem::replace(&mut self.faulty, behind);
+        self.written.commit = self.written.commit.max(base.slot);
+        Ok(Undo::Compact {
+            base: self.base.replace(base.clone()),
+            forgotten,
+            faulty,
+        })
+    }
+
+    fn install(&mut self, base: &Base) -> Result<Undo, String> {
+        let state = self.written;
+        if base.slot <= state.commit {
+            return Err(format!(
+                "base {} in place of a log with commit {}",
+                base.slot, state.commit
+            ));
+        }
+        self.written.kept = state.kept.max((state.accepted, state.last));
+        (self.written.last, self.written.commit) = (base.slot, base.slot);
+        Ok(Undo::Install {
+            base: self.base.replace(base.clone()),
+            entries: std::mem::take(&mut self.entries),
+            faulty: std::mem::take(&mut self.faulty),
+            staged: std::mem::take(&mut self.staged),
         })
     }
 
@@ -220,7 +290,7 @@ impl Disk {
         self.unsynced.clear();
         assert_eq!(
             self.entries.len() as u64,
-            self.written.last.0,
+            self.written.last.0 - self.base_slot().0,
             "a crash keeps the log whole"
         );
     }
@@ -247,17 +317,40 @@ impl Disk {
                 cut_faulty,
                 staged,
             } => {
-                self.entries.truncate(index(from));
+                self.entries.truncate(self.index(from));
                 self.entries.extend(cut);
                 self.faulty.split_off(&from);
                 self.faulty.extend(cut_faulty);
                 self.staged = staged;
                 self.written.accepted = accepted;
-                self.written.last = Slot(self.entries.len() as u64);
+                self.written.last = Slot(self.base_slot().0 + self.entries.len() as u64);
             }
             Undo::Commit(old) => self.written.commit = old,
             Undo::Repair(slot, header) => {
                 self.faulty.insert(slot, header);
+            }
+            Undo::Compact {
+                base,
+                mut forgotten,
+                faulty,
+            } => {
+                self.base = base;
+                forgotten.append(&mut self.entries);
+                self.entries = forgotten;
+                self.faulty.extend(faulty);
+            }
+            Undo::Install {
+                base,
+                entries,
+                faulty,
+                staged,
+            } => {
+                self.base = base;
+                self.written.last = Slot(self.base_slot().0 + entries.len() as u64);
+                (self.entries, self.faulty, self.staged) = (entries, faulty, staged);
+            }
+            Undo::Protocol(slot) => {
+                self.upgrades.remove(&slot);
             }
         }
     }
@@ -284,7 +377,13 @@ impl Disk {
             genesis: Some(self.genesis.clone()),
             promised: self.written.promised,
             accepted: self.written.accepted,
-            first: Slot(1),
+            kept: self.written.kept,
+            base: self.base.clone(),
+            upgrades: self
+                .upgrades
+                .range(self.base_slot().next()..)
+                .map(|(slot, version)| (*slot, *version))
+                .collect(),
             last: self.written.last,
             runs,
             last_time: self
@@ -294,7 +393,7 @@ impl Disk {
                 .find(|entry| !self.faulty.contains_key(&entry.slot))
                 .map_or(AgreedTime(0), |entry| entry.time),
             commit,
-            tail: self.entries[commit.0 as usize..]
+            tail: self.entries[self.index(commit.next())..]
                 .iter()
                 .filter(|entry| !self.faulty.contains_key(&entry.slot))
                 .cloned()
@@ -305,7 +404,7 @@ impl Disk {
 
     /// The body of this entry is lost from now on; its header is still known.
     pub(crate) fn spoil(&mut self, slot: Slot) {
-        let entry = &self.entries[index(slot)];
+        let entry = &self.entries[self.index(slot)];
         self.faulty.insert(slot, header_of(entry));
     }
 
@@ -319,9 +418,18 @@ impl Disk {
 
     /// The entry whatever its state: for the checks only, no member may see this.
     pub(crate) fn entry(&self, slot: Slot) -> Option<&Entry> {
-        (slot > Slot::ZERO)
-            .then(|| self.entries.get(index(slot)))
+        (slot > self.base_slot())
+            .then(|| self.entries.get(self.index(slot)))
             .flatten()
+    }
+
+    /// What the log begins behind; 0 for the genesis.
+    pub(crate) fn base_slot(&self) -> Slot {
+        self.base.as_ref().map_or(Slot::ZERO, |base| base.slot)
+    }
+
+    fn index(&self, slot: Slot) -> usize {
+        usize::try_from(slot.0 - 1 - self.base_slot().0).expect("a log fits in memory")
     }
 
     pub(crate) fn written(&self) -> Summary {
@@ -347,10 +455,6 @@ impl Disk {
     pub(crate) fn faulty_count(&self) -> usize {
         self.faulty.len()
     }
-}
-
-fn index(slot: Slot) -> usize {
-    usize::try_from(slot.0 - 1).expect("a log fits in memory")
 }
 
 fn header_of(entry: &Entry) -> Header {

@@ -53,6 +53,9 @@ pub(crate) struct Tally {
     pub(crate) disk_fulls: u64,
     pub(crate) transfers: u64,
     pub(crate) spoiled_entries: u64,
+    pub(crate) snapshots: u64,
+    pub(crate) compactions: u64,
+    pub(crate) installs: u64,
     pub(crate) leader_changes: u64,
     /// Leadership was handed over because another was preferred.
     pub(crate) handovers: u64,

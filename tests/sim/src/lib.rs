@@ -20,6 +20,7 @@ mod network;
 mod placement;
 mod process;
 mod shell;
+mod snapshots;
 mod swarm;
 mod trace;
 mod traffic;
@@ -55,6 +56,10 @@ pub struct Report {
     pub operations: u64,
     /// Hand-overs of leadership to a preferred member.
     pub handovers: u64,
+    /// Times that a log was made shorter behind a snapshot.
+    pub compactions: u64,
+    /// Snapshots that took the place of a log.
+    pub installs: u64,
     /// Slots chosen.
     pub chosen: u64,
     /// Hash over all events.

@@ -70,12 +70,15 @@ fn main() -> ExitCode {
     }
     let spent = began.elapsed().as_secs_f64();
     println!(
-        "sim: seeds={} simulated_days={:.3} speed={:.0}x operations={} handovers={} violations={}",
+        "sim: seeds={} simulated_days={:.3} speed={:.0}x operations={} handovers={} compactions={} \
+         installs={} violations={}",
         totals.seeds,
         totals.simulated_ns as f64 / 86_400e9,
         totals.simulated_ns as f64 / 1e9 / spent.max(1e-9),
         totals.operations,
         totals.handovers,
+        totals.compactions,
+        totals.installs,
         totals.violations
     );
     if totals.violations == 0 {
@@ -130,6 +133,8 @@ struct Totals {
     simulated_ns: u64,
     operations: u64,
     handovers: u64,
+    compactions: u64,
+    installs: u64,
     violations: u64,
 }
 
@@ -141,6 +146,8 @@ impl Totals {
         self.simulated_ns += report.simulated_ns;
         self.operations += report.operations;
         self.handovers += report.handovers;
+        self.compactions += report.compactions;
+        self.installs += report.installs;
         self.violations += u64::from(report.violation.is_some());
     }
 }

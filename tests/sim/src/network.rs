@@ -70,7 +70,7 @@ pub(crate) fn weight(message: &Message) -> u64 {
         | Message::AcceptSync { entries, .. }
         | Message::Accept { entries, .. }
         | Message::Repair { entries } => entries.iter().map(Entry::weight).sum(),
-        Message::Propose { commands } => commands
+        Message::Propose { commands, .. } => commands
             .iter()
             .map(|command| command.payload.len() as u64 + Entry::OVERHEAD_BYTES)
             .sum(),

@@ -38,7 +38,8 @@ impl World {
             }
         }
         self.set_timer(member);
-        self.check(member)
+        self.check(member)?;
+        self.make_snapshot(member)
     }
 
     fn carry_out(&mut self, member: usize, output: Output) -> Result<(), Violation> {
@@ -122,6 +123,16 @@ impl World {
                     .line(self.now_ns, || format!("{} follows {leader:?}", member + 1));
                 Ok(())
             }
+            Output::NeedSnapshot { at_least } => {
+                self.plan_fetch(member, at_least);
+                Ok(())
+            }
+            Output::Installed { base } => self.installed(member, base.slot),
+            Output::ProtocolChanged { .. } => Ok(()),
+            Output::Outdated { protocol, .. } => Err(Violation::new(
+                "P8",
+                format!("member {} does not speak {protocol}", member + 1),
+            )),
             Output::Forgetful { reported_by } => Err(Violation::new(
                 "M4",
                 format!(
@@ -328,7 +339,9 @@ impl World {
             .map_err(|error| Violation::new("start", format!("member {}: {error}", member + 1)))?;
         let mut copy = Copy::new(&genesis, &host.ledger);
         copy.machine.handle_app(crate::copy::look(host));
+        copy.hand_over(paxos.base().slot);
         host.process = Some(Process::new(host.life, paxos, copy, self.swarm.members));
+        self.offer_own_snapshot(member)?;
         let applied = self.tell_applied_at_start(member);
         self.checks.restarted(member, &self.hosts[member].disk)?;
         self.trace.mix(applied.0);

@@ -104,6 +104,8 @@ pub struct Swarm {
     pub(crate) expires_ns: u64,
     pub(crate) quorums: Quorums,
     pub(crate) placement: Placement,
+    /// Slots from one snapshot of a member to its next; 0: none are made, and logs are kept whole.
+    pub(crate) snapshot_slots: u64,
     /// In the safety phase this member's disk is slower than the log grows.
     pub(crate) laggard: Option<usize>,
     /// So many members end with the safety phase and do not come back.
@@ -157,6 +159,7 @@ impl Swarm {
             stepped: [(members - 1) / 2, members][dice.pick(2)],
             placement: Placement::draw(dice, members),
             absent: 0,
+            snapshot_slots: 0,
             laggard: None,
             network,
         };
@@ -166,6 +169,9 @@ impl Swarm {
         }
         if dice.chance(0.1) {
             swarm.crowd(dice);
+        }
+        if dice.chance(0.7) {
+            swarm.snapshot_slots = dice.log_range(5, 2_000);
         }
         swarm
     }

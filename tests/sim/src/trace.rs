@@ -120,7 +120,7 @@ pub(crate) fn brief(message: &Message) -> String {
             "Heartbeat {} healthy {} last {} commit {} applied {}",
             beat.ballot, beat.healthy, beat.last, beat.commit, beat.applied
         ),
-        Message::Propose { commands } => {
+        Message::Propose { commands, .. } => {
             let ids: Vec<_> = commands.iter().map(|c| c.id.to_string()).collect();
             format!("Propose {}", ids.join(" "))
         }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use synod_paxos::{
-    Configuration, Epoch, Genesis, GroupId, Identity, Incarnation, Member as Voter, MemberId, Now,
-    Quorums, Role, Settings,
+    Base, Configuration, Epoch, Genesis, GroupId, Identity, Incarnation, Member as Voter, MemberId,
+    Now, Quorums, Role, Settings,
 };
 
 use crate::app::App;
@@ -35,6 +35,8 @@ pub(crate) struct Host {
     pub(crate) app: App,
     /// What apply keeps outside the process.
     pub(crate) ledger: Ledger,
+    /// The snapshots in its own store, the older one first: two at most.
+    pub(crate) snapshots: Vec<Base>,
     pub(crate) process: Option<Process>,
     pub(crate) life: Life,
     pub(crate) settings: Settings,
@@ -213,6 +215,11 @@ impl World {
                 process,
                 attempt,
             } => self.app_read(member, life, process, attempt),
+            Event::Fetched {
+                member,
+                life,
+                at_least,
+            } => self.fetched(member, life, at_least),
             Event::Wake { client } => {
                 self.wake(client);
                 Ok(())
@@ -241,6 +248,7 @@ impl World {
             Event::Timer { member, .. }
             | Event::Synced { member, .. }
             | Event::Loaded { member, .. }
+            | Event::Fetched { member, .. }
             | Event::PauseOver { member, .. }
             | Event::Slow { member, .. }
             | Event::StartSignal { member }
@@ -264,6 +272,8 @@ impl World {
             simulated_ns: self.now_ns,
             operations: self.checks.answers.operations(),
             handovers: self.tally.handovers,
+            compactions: self.tally.compactions,
+            installs: self.tally.installs,
             chosen: self.checks.chosen.through().0,
             trace_hash: self.trace.hash(),
             violation,
@@ -293,7 +303,7 @@ fn genesis(swarm: &Swarm, dice: &mut Dice) -> Genesis {
             first_leader: MemberId(0),
         },
         policy: crate::copy::first_policy(),
-        protocol: 1,
+        protocol: 2,
         initial_state: Bytes::new(),
     }
 }
@@ -317,6 +327,7 @@ fn host(index: usize, genesis: &Genesis, swarm: &Swarm, dice: &mut Dice) -> Host
         disk: Disk::new(identity, genesis.clone(), lies),
         app: App::default(),
         ledger: Ledger::default(),
+        snapshots: Vec::new(),
         process: None,
         life: 0,
         settings: Settings {

@@ -17,12 +17,18 @@ fn assert_clean(report: &Report) {
 
 #[test]
 fn the_first_seeds_keep_all_invariants_and_converge() {
-    let mut operations = 0;
+    let (mut operations, mut compactions, mut installs) = (0, 0, 0);
     for seed in 1..=SEEDS {
         let report = run(seed, &Options::default());
         assert_clean(&report);
         operations += report.operations;
+        compactions += report.compactions;
+        installs += report.installs;
     }
+    assert!(
+        compactions > 100 && installs > 0,
+        "{compactions} {installs}"
+    );
     assert!(operations > 1_000, "{operations} operations prove nothing");
 }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use synod_paxos::{
-    AgreedTime, Ballot, Boot, Entry, Genesis, Header, Identity, Io, Member, Record, Recovered, Slot,
+    AgreedTime, Ballot, Base, Boot, Entry, Genesis, Header, Identity, Io, Member, Record,
+    Recovered, Slot,
 };
 
 pub(crate) struct Disk {
@@ -26,6 +27,9 @@ pub(crate) struct View {
     pub(crate) commit: Slot,
     pub(crate) log: BTreeMap<Slot, Entry>,
     staged: BTreeMap<Slot, (Ballot, Entry)>,
+    pub(crate) base: Option<Base>,
+    kept: (Ballot, Slot),
+    upgrades: BTreeMap<Slot, u32>,
 }
 
 pub(crate) fn entry_of(record: &Record) -> Option<&Entry> {
@@ -76,7 +80,38 @@ impl View {
             Record::Repair(entry) => {
                 self.log.insert(entry.slot, entry);
             }
+            Record::Compact(base) => {
+                assert!(base.slot <= self.last, "a compaction within the log");
+                if let Some(held) = self.log.get(&base.slot) {
+                    assert_eq!(held.ballot, base.ballot, "the base is part of the log");
+                }
+                self.begin_behind(base);
+            }
+            Record::Install(base) => {
+                assert!(base.slot > self.commit, "I5: nothing chosen is cut");
+                self.kept = self.kept.max((self.accepted, self.last));
+                self.last = base.slot;
+                self.log.clear();
+                self.staged.clear();
+                self.begin_behind(base);
+            }
+            Record::Protocol { slot, version } => {
+                assert!(slot <= self.last, "a raise within the log");
+                self.upgrades.insert(slot, version);
+            }
         }
+    }
+
+    fn begin_behind(&mut self, base: Base) {
+        assert!(base.slot > self.base_slot(), "a base never goes back");
+        self.log = self.log.split_off(&base.slot.next());
+        self.upgrades = self.upgrades.split_off(&base.slot.next());
+        self.commit = self.commit.max(base.slot);
+        self.base = Some(base);
+    }
+
+    pub(crate) fn base_slot(&self) -> Slot {
+        self.base.as_ref().map_or(Slot::ZERO, |base| base.slot)
     }
 }
 
@@ -110,6 +145,11 @@ impl Disk {
             genesis: Some(genesis.clone()),
             ..Self::empty()
         }
+    }
+
+    /// Writes that are not synced.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.len()
     }
 
     pub(crate) fn durable(&self) -> &View {
@@ -198,7 +238,6 @@ impl Disk {
     pub(crate) fn restart(&mut self) -> Recovered {
         self.boot = Boot(self.boot.0 + 1);
         let view = &self.durable;
-        let first = Slot(1);
         let mut runs: Vec<(Slot, Ballot)> = Vec::new();
         for entry in view.log.values() {
             if runs
@@ -208,6 +247,7 @@ impl Disk {
                 runs.push((entry.slot, entry.ballot));
             }
         }
+        self.damaged.retain(|slot| *slot > view.base_slot());
         let readable = |entry: &&Entry| !self.damaged.contains(&entry.slot);
         Recovered {
             identity: self.identity.clone().expect("a disk with an identity"),
@@ -215,7 +255,9 @@ impl Disk {
             genesis: self.genesis.clone(),
             promised: view.promised,
             accepted: view.accepted,
-            first,
+            kept: view.kept,
+            base: view.base.clone(),
+            upgrades: view.upgrades.clone().into_iter().collect(),
             last: view.last,
             runs,
             last_time: view

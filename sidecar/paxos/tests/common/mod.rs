@@ -5,6 +5,7 @@
 pub(crate) mod chance;
 pub(crate) mod disk;
 pub(crate) mod node;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,8 +52,17 @@ pub(crate) struct Net {
     pub(crate) nodes: BTreeMap<MemberId, Node>,
     events: BTreeMap<(u64, u64), Event>,
     sequence: u64,
+    /// Members get the snapshots that they ask for, from whoever has one.
+    pub(crate) fetches: bool,
+    without_hellos: bool,
+    /// Snapshots that took the place of logs.
+    pub(crate) installed: u64,
+    /// By member: the highest protocol of its program, if not the settings'.
+    pub(crate) programs: BTreeMap<MemberId, u32>,
     values: BTreeMap<(Ballot, Slot), EntryHash>,
     chosen: BTreeMap<Slot, EntryHash>,
+    /// The same, whole: what a snapshot would hold.
+    pub(crate) history: BTreeMap<Slot, Entry>,
     /// By sender, receiver and kind: the most bytes of entries and commands sent at one step.
     pub(crate) bursts: BTreeMap<(MemberId, MemberId, &'static str), u64>,
     burst: BTreeMap<(MemberId, MemberId, &'static str), u64>,
@@ -60,7 +70,7 @@ pub(crate) struct Net {
     pub(crate) delivered: BTreeMap<&'static str, u64>,
 }
 
-enum Event {
+pub(crate) enum Event {
     Deliver {
         to: MemberId,
         boot: Boot,
@@ -70,6 +80,11 @@ enum Event {
         member: MemberId,
         boot: Boot,
         io: Io,
+    },
+    Fetched {
+        member: MemberId,
+        boot: Boot,
+        at_least: Slot,
     },
     Loaded {
         member: MemberId,
@@ -106,7 +121,7 @@ pub(crate) fn genesis(roles: &[Role], quorums: Quorums) -> Genesis {
             first_leader: MemberId(0),
         },
         policy: Bytes::new(),
-        protocol: 1,
+        protocol: 2,
         initial_state: Bytes::new(),
     }
 }
@@ -120,8 +135,18 @@ impl Net {
         )
     }
 
+    /// Voters of a group that began with this protocol.
+    pub(crate) fn at_protocol(members: usize, protocol: u32) -> Self {
+        let mut genesis = genesis(&vec![Role::Voter; members], Quorums::Majority);
+        genesis.protocol = protocol;
+        Self::of(genesis, Settings::default())
+    }
+
     pub(crate) fn with(roles: &[Role], quorums: Quorums, settings: Settings) -> Self {
-        let genesis = genesis(roles, quorums);
+        Self::of(genesis(roles, quorums), settings)
+    }
+
+    pub(crate) fn of(genesis: Genesis, settings: Settings) -> Self {
         let mut net = Self {
             now_ns: MS,
             delay_ns: MS / 10,
@@ -139,8 +164,13 @@ impl Net {
             nodes: BTreeMap::new(),
             events: BTreeMap::new(),
             sequence: 0,
+            fetches: false,
+            without_hellos: false,
+            installed: 0,
+            programs: BTreeMap::new(),
             values: BTreeMap::new(),
             chosen: BTreeMap::new(),
+            history: BTreeMap::new(),
             bursts: BTreeMap::new(),
             burst: BTreeMap::new(),
             delivered: BTreeMap::new(),
@@ -180,6 +210,7 @@ impl Net {
     /// Starts a member from what its disk holds. Says hello in both directions.
     pub(crate) fn start(&mut self, member: MemberId) {
         let now = self.now(member);
+        let protocol_max = self.protocol_max(member);
         let node = self.nodes.get_mut(&member).expect("a member");
         assert!(node.paxos.is_none(), "it runs already");
         let recovered = node.disk.restart();
@@ -187,16 +218,25 @@ impl Net {
         let preference = self.preferences.get(&member);
         let settings = Settings {
             preference: preference.copied().unwrap_or(self.settings.preference),
+            protocol_max,
             ..self.settings.clone()
         };
         let paxos = Paxos::new(settings, recovered, now, seed).expect("it starts");
+        let base = paxos.base().slot;
         *node = Node {
+            through: base,
+            applied: self
+                .history
+                .range(..=base)
+                .map(|(slot, entry)| (*slot, entry.clone()))
+                .collect(),
             paxos: Some(paxos),
             forgetful: false,
             ..Node::new(std::mem::replace(&mut node.disk, Disk::empty()))
         };
         for peer in self.members() {
-            if peer != member && self.nodes[&peer].paxos.is_some() {
+            let up = peer != member && self.nodes[&peer].paxos.is_some();
+            if up && !self.without_hellos {
                 self.connect(member, peer);
             }
         }
@@ -388,7 +428,15 @@ impl Net {
     pub(crate) fn until(&mut self, limit_ms: u64, what: &str, done: impl Fn(&Self) -> bool) {
         let end = self.now_ns + limit_ms * MS;
         while !done(self) {
-            assert!(self.step(end), "{what} did not come within {limit_ms} ms");
+            if !self.step(end) {
+                for (member, node) in &self.nodes {
+                    if let Some(paxos) = &node.paxos {
+                        eprintln!("{member}: through {} {:?}", node.through, paxos.status());
+                        eprintln!("needed {:?} installed {:?}", node.needed, node.installed);
+                    }
+                }
+                panic!("{what} did not come within {limit_ms} ms");
+            }
         }
     }
 
@@ -449,6 +497,11 @@ impl Net {
 
     fn happen(&mut self, event: Event) {
         match event {
+            Event::Fetched {
+                member,
+                boot,
+                at_least,
+            } => self.fetched(member, boot, at_least),
             Event::Deliver { to, boot, envelope } => {
                 let from = envelope.from;
                 if self.is_up(to, boot) && !self.cuts.contains(&(from, to)) {
@@ -570,6 +623,22 @@ impl Net {
                     self.at(delay_ns, event);
                 }
                 Output::LeaderChanged { leader, ballot } => node.leaders.push((leader, ballot)),
+                Output::NeedSnapshot { at_least } => {
+                    node.needed.push(at_least);
+                    if self.fetches {
+                        let event = Event::Fetched {
+                            member,
+                            boot,
+                            at_least,
+                        };
+                        self.at(2 * MS, event);
+                    }
+                }
+                Output::Installed { base } => self.restore(member, &base),
+                Output::ProtocolChanged { slot, protocol } => {
+                    node.protocols.push((slot, protocol));
+                }
+                Output::Outdated { protocol, .. } => node.outdated = Some(protocol),
                 Output::Forgetful { .. } => node.forgetful = true,
             }
         }
@@ -681,6 +750,7 @@ impl Net {
                 "I4: slot {} was chosen otherwise",
                 entry.slot
             );
+            self.history.entry(entry.slot).or_insert(entry.clone());
             node.through = entry.slot;
             node.applied.insert(entry.slot, entry);
         }

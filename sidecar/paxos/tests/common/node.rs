@@ -22,6 +22,11 @@ pub(crate) struct Node {
     pub(crate) failed: Vec<ReadId>,
     pub(crate) leaders: Vec<(Option<MemberId>, Ballot)>,
     pub(crate) forgetful: bool,
+    /// Snapshots asked for, bases installed, raises of the protocol.
+    pub(crate) needed: Vec<Slot>,
+    pub(crate) installed: Vec<Slot>,
+    pub(crate) protocols: Vec<(Slot, u32)>,
+    pub(crate) outdated: Option<u32>,
     /// Lets apply say at once that it has executed what it got.
     pub(crate) applies: bool,
     pub(crate) sequence: u64,
@@ -43,6 +48,10 @@ impl Node {
             failed: Vec::new(),
             leaders: Vec::new(),
             forgetful: false,
+            needed: Vec::new(),
+            installed: Vec::new(),
+            protocols: Vec::new(),
+            outdated: None,
             applies: true,
             sequence: 0,
             loads: 0,
@@ -76,7 +85,7 @@ pub(crate) fn weight(message: &Message) -> u64 {
         | Message::AcceptSync { entries, .. }
         | Message::Accept { entries, .. }
         | Message::Repair { entries } => entries.iter().map(Entry::weight).sum(),
-        Message::Propose { commands } => commands
+        Message::Propose { commands, .. } => commands
             .iter()
             .map(|it| it.payload.len() as u64 + Entry::OVERHEAD_BYTES)
             .sum(),
@@ -105,5 +114,6 @@ pub(crate) fn kind(message: &Message) -> &'static str {
         Message::Transfer { .. } => "transfer",
         Message::RepairRequest { .. } => "repair_request",
         Message::Repair { .. } => "repair",
+        Message::Compacted { .. } => "compacted",
     }
 }

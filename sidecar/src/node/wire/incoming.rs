@@ -68,6 +68,9 @@ fn message(it: v1::Message) -> Read<Message> {
             last: slot(it.last)?,
             commit: slot(it.commit)?,
             first: slot(it.first)?,
+            before: it
+                .before
+                .map_or(Ok(Ballot::default()), |it| ballot(Some(it)))?,
             after: slot(it.after)?,
             part: it.part,
             done: it.done,
@@ -113,6 +116,7 @@ fn message(it: v1::Message) -> Read<Message> {
         Kind::Heartbeat(it) => Message::Heartbeat(heartbeat(it)?),
         Kind::Propose(it) => Message::Propose {
             commands: list("commands", it.commands, command)?,
+            again: it.again,
         },
         Kind::NotTaken(it) => Message::NotTaken {
             id: command_id(it.id)?,
@@ -152,6 +156,10 @@ fn message(it: v1::Message) -> Read<Message> {
         },
         Kind::Repair(it) => Message::Repair {
             entries: list("entries", it.entries, entry)?,
+        },
+        Kind::Compacted(it) => Message::Compacted {
+            slot: slot(it.slot)?,
+            ballot: ballot(it.ballot)?,
         },
     })
 }

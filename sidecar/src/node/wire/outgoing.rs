@@ -62,6 +62,7 @@ fn kind(message: Message) -> Kind {
             last,
             commit,
             first,
+            before,
             after,
             part,
             done,
@@ -74,6 +75,7 @@ fn kind(message: Message) -> Kind {
             last: last.0,
             commit: commit.0,
             first: first.0,
+            before: (before != Ballot::default()).then(|| ballot(before)),
             after: after.0,
             part,
             done,
@@ -137,8 +139,9 @@ fn kind(message: Message) -> Kind {
             last: last.0,
         }),
         Message::Heartbeat(it) => Kind::Heartbeat(heartbeat(it)),
-        Message::Propose { commands } => Kind::Propose(v1::Propose {
+        Message::Propose { commands, again } => Kind::Propose(v1::Propose {
             commands: commands.into_iter().map(command).collect(),
+            again,
         }),
         Message::NotTaken { id, reason } => Kind::NotTaken(v1::NotTaken {
             id: Some(command_id(id)),
@@ -172,6 +175,10 @@ fn kind(message: Message) -> Kind {
         }),
         Message::Repair { entries: list } => Kind::Repair(v1::Repair {
             entries: entries(list),
+        }),
+        Message::Compacted { slot, ballot: b } => Kind::Compacted(v1::Compacted {
+            slot: slot.0,
+            ballot: Some(ballot(b)),
         }),
     }
 }

@@ -63,6 +63,7 @@ fn every_message() -> Vec<Message> {
             last: Slot(3),
             commit: Slot(4),
             first: Slot(5),
+            before: ballot(9),
             after: Slot(6),
             part: 7,
             done: true,
@@ -124,6 +125,7 @@ fn every_message() -> Vec<Message> {
         }),
         Message::Propose {
             commands: vec![command()],
+            again: true,
         },
         Message::NotTaken {
             id: command().id,
@@ -149,6 +151,10 @@ fn every_message() -> Vec<Message> {
         },
         Message::Repair {
             entries: vec![entry()],
+        },
+        Message::Compacted {
+            slot: Slot(1),
+            ballot: ballot(2),
         },
     ]
 }
@@ -194,6 +200,40 @@ fn every_message_arrives_as_it_was_sent() {
         let arrived = over_the_wire(hello(&some_hello(), lane));
         assert_eq!(arrived, Ok(Frame::Hello(some_hello(), lane)));
     }
+}
+
+/// What a member of protocol 1 has to understand has nothing in it that it does not know.
+#[test]
+fn what_a_group_at_protocol_1_says_is_said_in_the_bytes_of_protocol_1() {
+    let promise = |before| Message::Promise {
+        ballot: ballot(1),
+        accepted: ballot(2),
+        last: Slot(3),
+        commit: Slot(0),
+        first: Slot(1),
+        before,
+        after: Slot(0),
+        part: 0,
+        done: true,
+        suffix: vec![],
+        faulty: vec![],
+        age_ns: 0,
+    };
+    let propose = |again| Message::Propose {
+        commands: vec![],
+        again,
+    };
+    let length = |message| outgoing::message(message).encoded_len();
+    // Message 2 with its length; ballots of epoch, round and node; last, first, done.
+    assert_eq!(length(promise(Ballot::default())), 2 + 2 * 8 + 3 * 2);
+    assert!(length(promise(ballot(4))) > length(promise(Ballot::default())));
+    assert_eq!(length(propose(false)), 2);
+    assert!(length(propose(true)) > 2);
+    let arrived = over_the_wire(batch(head(), vec![promise(Ballot::default())]));
+    assert_eq!(
+        arrived,
+        Ok(Frame::Batch(head(), vec![promise(Ballot::default())]))
+    );
 }
 
 #[test]

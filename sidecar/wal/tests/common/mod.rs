@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use synod_paxos::{
-    AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Configuration, Entry, Epoch,
+    AgreedTime, Ballot, Base, Boot, Command, CommandId, CommandKind, Configuration, Entry, Epoch,
     Genesis, GroupId, Header, Identity, Incarnation, Member, MemberId, Quorums, Record, Recovered,
     Role, Slot,
 };
@@ -59,6 +59,17 @@ pub(crate) fn entry(slot: u64, round: u64, payload: impl Into<Vec<u8>>) -> Entry
             floor: 1,
             payload: Bytes::from(payload.into()),
         },
+    }
+}
+
+/// What a log begins behind.
+pub(crate) fn base(slot: u64, ballot: Ballot) -> Base {
+    Base {
+        slot: Slot(slot),
+        ballot,
+        time: AgreedTime(1_000 + slot),
+        protocol: 2,
+        ..Base::of_genesis(&genesis())
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use synod_paxos::{Ballot, Entry, Slot};
+use synod_paxos::{Ballot, Base, Entry, Slot};
 
 use super::Violation;
 use crate::disk::Disk;
@@ -98,6 +98,32 @@ impl Chosen {
         }
         self.values.push(entry.clone());
         Ok(())
+    }
+
+    /// A base takes the place of the member's log, or of its start: it is what was chosen (I4, I6
+    /// across snapshots).
+    pub(crate) fn based(&mut self, member: usize, base: &Base) -> Result<(), Violation> {
+        let chosen = self.value(base.slot);
+        if chosen.is_none_or(|it| (it.ballot, it.time) != (base.ballot, base.time)) {
+            let text = format!(
+                "member {} begins behind {base:?}, chosen is {chosen:?}",
+                member + 1
+            );
+            return Err(Violation::new("I4", text));
+        }
+        self.begins(member, base.slot);
+        Ok(())
+    }
+
+    /// The member's log has nothing up to `base` to be compared.
+    pub(crate) fn begins(&mut self, member: usize, base: Slot) {
+        self.compared[member] = self.compared[member].max(base);
+    }
+
+    /// The chosen entry at `slot`, as far as it was seen.
+    pub(crate) fn value(&self, slot: Slot) -> Option<&Entry> {
+        self.values
+            .get(usize::try_from(slot.0).ok()?.checked_sub(1)?)
     }
 
     /// The member's log was cut behind `keep`, or it came back from a crash with this much.

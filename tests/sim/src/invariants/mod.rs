@@ -102,9 +102,8 @@ impl Checks {
                 self.chosen.cut(member, from.prev());
                 Ok(())
             }
-            Record::Genesis(_) | Record::Promise(_) | Record::Commit(_) | Record::Repair(_) => {
-                Ok(())
-            }
+            Record::Compact(base) | Record::Install(base) => self.chosen.based(member, base),
+            _ => Ok(()),
         }
     }
 
@@ -117,6 +116,7 @@ impl Checks {
     /// A member starts with what its disk kept.
     pub(crate) fn restarted(&mut self, member: usize, disk: &Disk) -> Result<(), Violation> {
         self.chosen.cut(member, disk.written().commit);
+        self.chosen.begins(member, disk.base_slot());
         self.synced(member, disk)?;
         self.promised.restart(member);
         self.commit.restart(member);

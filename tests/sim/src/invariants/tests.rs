@@ -2,8 +2,9 @@
 //! same from end to end for I4, I6, I7, I15 and linearizability.)
 
 use synod_paxos::{
-    AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Entry, Epoch, MemberId, Message,
-    Settings, Slot, Status,
+    AgreedTime, Ballot, Base, Boot, Command, CommandId, CommandKind, Configuration, Entry, Epoch,
+    Genesis, GroupId, Identity, Incarnation, MemberId, Message, Quorums, Record, Settings, Slot,
+    Status,
 };
 
 use super::*;
@@ -78,6 +79,55 @@ fn a_commit_without_a_quorum_is_seen() {
 }
 
 #[test]
+fn a_log_that_begins_behind_something_that_was_not_chosen_is_seen() {
+    let genesis = Genesis {
+        group: GroupId([1; 16]),
+        configuration: Configuration {
+            epoch: Epoch(1),
+            members: Vec::new(),
+            quorums: Quorums::Majority,
+            first_leader: MemberId(0),
+        },
+        policy: bytes::Bytes::new(),
+        protocol: 2,
+        initial_state: bytes::Bytes::new(),
+    };
+    let mut chosen = Chosen::new(3, 2);
+    for member in 0..2 {
+        let identity = Identity {
+            name: format!("member-{member}"),
+            incarnation: Incarnation(member as u128),
+        };
+        let mut disk = Disk::new(identity, genesis.clone(), false);
+        let (ballot, from, last) = (ballot(1, 1), Slot(1), Slot(0));
+        let adopt = Record::Adopt { ballot, from, last };
+        for record in [
+            Record::Promise(ballot),
+            adopt,
+            Record::Append(entry(1, ballot, 1)),
+        ] {
+            disk.write(&record).unwrap();
+        }
+        disk.synced_up_to(3);
+        chosen.synced(member, &disk).unwrap();
+    }
+    let base = |slot, round| Base {
+        slot: Slot(slot),
+        ballot: ballot(1, round),
+        time: AgreedTime(1),
+        ..Base::of_genesis(&genesis)
+    };
+    chosen.based(2, &base(1, 1)).unwrap();
+    assert_eq!(broken(chosen.based(2, &base(1, 2))), "I4");
+    assert_eq!(broken(chosen.based(2, &base(2, 1))), "I4");
+    let late = Base {
+        time: AgreedTime(2),
+        ..base(1, 1)
+    };
+    assert_eq!(broken(chosen.based(2, &late)), "I4");
+}
+
+#[test]
 fn a_commit_that_goes_back_or_beyond_the_log_is_seen() {
     let mut commit = Commit::new(1);
     commit.step(0, Slot(3), Slot(2), Slot(1)).unwrap();
@@ -120,6 +170,7 @@ fn votes_and_promises_that_are_not_synced_are_seen() {
         accepted: ballot(1, 1),
         last: Slot(5),
         commit: Slot(0),
+        ..Summary::default()
     };
     let vote = |round, slot| Message::Accepted {
         ballot: ballot(1, round),

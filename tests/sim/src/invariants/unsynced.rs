@@ -55,7 +55,8 @@ pub(crate) fn leads(member: usize, paxos: &Paxos, disk: Summary) -> Result<(), V
 
 /// What the first message of a connection says is synced.
 pub(crate) fn hello(member: usize, hello: &Hello, disk: Summary) -> Result<(), Violation> {
-    if disk.promised >= hello.promised && holds(disk, hello.accepted, hello.last) {
+    let kept = disk.kept.max((disk.accepted, disk.last));
+    if disk.promised >= hello.promised && kept >= (hello.accepted, hello.last) {
         return Ok(());
     }
     Err(Violation::new(
