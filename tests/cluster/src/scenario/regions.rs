@@ -45,7 +45,7 @@ pub(super) async fn cut_off(settings: &Settings, report: &mut Report) -> Result<
     let clusters = settings.clusters(3, 1, DISTANCE).await?;
     let hub = clusters.first();
     let began = Instant::now();
-    install(&product, &clusters).await?;
+    install(&product, &clusters, 2).await?;
     report.say(format!(
         "operators in three clusters, joined after {:.1} s",
         began.elapsed().as_secs_f64()
@@ -86,11 +86,11 @@ pub(super) async fn cut_off(settings: &Settings, report: &mut Report) -> Result<
     Ok(())
 }
 
-/// The operator in all clusters, the first of which is the hub of the others.
-pub(super) async fn install(product: &Product, clusters: &Clusters) -> Result<()> {
+/// The operator in all clusters, the first of which is the hub of the others, and volumes in each.
+pub(super) async fn install(product: &Product, clusters: &Clusters, volumes: u8) -> Result<()> {
     let hub = clusters.first();
     let installs = clusters.all().iter().map(|cluster| async move {
-        product.load(cluster, 2).await?;
+        product.load(cluster, volumes).await?;
         let values = [
             format!("cluster.name={}", cluster.name),
             format!("cluster.region={}", cluster.region),
