@@ -271,6 +271,10 @@ async fn rights(cluster: &Cluster, report: &mut Report) -> Result<()> {
             resources.retain(|it| it != "services");
         }
     }
+    if let Some(rules) = role["rules"].as_array_mut() {
+        // A rule about nothing is none.
+        rules.retain(|it| it["resources"] != json!([]));
+    }
     replace(cluster, &role).await?;
     apply_object(cluster, &binding).await?;
     let words = ["OperatorError", "services", "forbidden"];
