@@ -114,7 +114,7 @@ pub fn best_source(
     log_first: Slot,
     partial: Option<SnapshotId>,
 ) -> Option<Source> {
-    let reaches = |it: &&Source| it.standing.usable() && it.slot.next() >= log_first;
+    let reaches = |it: &&Source| it.standing.usable() && it.slot.0 >= log_first.0.saturating_sub(1);
     let rank = |it: &&Source| {
         (
             it.standing == Standing::Verified,
@@ -280,6 +280,10 @@ mod tests {
         assert_eq!(best(&sources, 21), Some(2));
         assert_eq!(best(&sources, 22), None);
         assert_eq!(best(&[], 1), None);
+        // A peer may say anything.
+        let mut last = source(3, 1);
+        last.slot = Slot(u64::MAX);
+        assert_eq!(best(&[last], 21), Some(3));
     }
 
     #[test]

@@ -212,9 +212,9 @@ impl Store {
     /// Begins a snapshot whose state will have about `state_bytes`, 0 if nobody knows; `tables` are
     /// what the apply machine remembers at its slot.
     pub fn begin(&self, head: Head, tables: &[u8], state_bytes: u64) -> Result<Draft, StoreError> {
-        let content = tables.len() as u64 + state_bytes;
+        let content = state_bytes.saturating_add(tables.len() as u64);
         let chunks = content.div_ceil(CHUNK_BYTES as u64) + 3;
-        self.check_room(content + chunks * CHUNK_HEADER_BYTES as u64)?;
+        self.check_room(content.saturating_add(chunks * CHUNK_HEADER_BYTES as u64))?;
         let file = self.new_file(head.slot)?;
         Draft::begin(self.clone(), file, head, tables)
     }

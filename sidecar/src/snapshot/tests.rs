@@ -124,8 +124,10 @@ fn a_snapshot_of_the_same_slot_takes_the_place_of_the_one_before() {
 fn more_than_there_is_room_for_is_refused_before_and_while_it_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let store = store(folder.path());
-    let error = store.begin(head(1), b"", 1 << 60).unwrap_err().to_string();
-    assert!(error.contains("are needed"), "{error}");
+    for bytes in [1 << 60, u64::MAX] {
+        let error = store.begin(head(1), b"t", bytes).unwrap_err().to_string();
+        assert!(error.contains("are needed"), "{error}");
+    }
     let free = space::free(folder.path()).unwrap();
     // All but the room for a few chunks is for others.
     let (tight, _) = Store::open(folder.path(), free - (64 << 20)).unwrap();

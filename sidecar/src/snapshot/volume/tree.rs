@@ -253,10 +253,13 @@ impl Visitor for Count {
         };
         self.0.entries += 1;
         // Folders and links take a block at most.
-        self.0.disk_bytes += space::on_disk(content.max(1));
+        let disk = space::on_disk(content.max(1));
+        self.0.disk_bytes = self.0.disk_bytes.saturating_add(disk);
         // The header, the extended header with its content, and the file padded.
         let extended = (node.path.len() as u64 + 128).next_multiple_of(512);
-        self.0.tar_bytes += 1024 + extended + content.next_multiple_of(512);
+        // A file's size is a signed number, so this is no more than fits.
+        let entry = 1024 + extended + content.next_multiple_of(512);
+        self.0.tar_bytes = self.0.tar_bytes.saturating_add(entry);
         Ok(())
     }
 }
