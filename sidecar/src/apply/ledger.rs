@@ -9,7 +9,7 @@
 //! (16), instance (8), applied (8), numbers of slots in flight and of slots done above `applied`
 //! (1 + 1), unused (6), up to 7 x in flight (slot 8, attempt 4), up to 11 x done (8), unused (4),
 //! checksum (8). A serial apply has at most one slot in flight and none done above `applied`; with
-//! flag 4 the history is in that place: admitted, answered and sent (8 each).
+//! flag 4 the history is in that place: admitted, answered, sent and forgotten (8 each).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -53,7 +53,7 @@ pub struct Record {
 }
 
 /// What a member remembers beyond its app's present state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
     /// The log was known up to here, with all that it says about slots before (rule K2).
     pub admitted: Slot,
@@ -61,6 +61,20 @@ pub struct History {
     pub answered: Slot,
     /// The highest slot that was ever sent.
     pub sent: Slot,
+    /// Beyond that, slots up to here may have been sent by lives that nothing is known of.
+    pub forgotten: Slot,
+}
+
+impl Default for History {
+    /// Of a member that knows nothing of its earlier lives.
+    fn default() -> Self {
+        Self {
+            admitted: Slot::ZERO,
+            answered: Slot::ZERO,
+            sent: Slot::ZERO,
+            forgotten: Slot(u64::MAX),
+        }
+    }
 }
 
 /// A slot that was sent.
@@ -241,6 +255,7 @@ impl Cell {
             put(DONE_AT, &history.admitted.0.to_le_bytes());
             put(DONE_AT + 8, &history.answered.0.to_le_bytes());
             put(DONE_AT + 16, &history.sent.0.to_le_bytes());
+            put(DONE_AT + 24, &history.forgotten.0.to_le_bytes());
         }
         let sum = checksum(&bytes);
         bytes[CHECKSUM_AT..].copy_from_slice(&sum);
@@ -276,6 +291,7 @@ impl Cell {
                     admitted: Slot(u64_at(DONE_AT)),
                     answered: Slot(u64_at(DONE_AT + 8)),
                     sent: Slot(u64_at(DONE_AT + 16)),
+                    forgotten: Slot(u64_at(DONE_AT + 24)),
                 }),
             },
         })
@@ -333,6 +349,7 @@ mod tests {
                 admitted: Slot(applied + 3),
                 answered: Slot(applied + 2),
                 sent: Slot(applied + 1),
+                forgotten: Slot(applied + 4),
             }),
         }
     }

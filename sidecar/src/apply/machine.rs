@@ -126,8 +126,8 @@ pub struct Machine {
     base_void: bool,
     /// What was promised about slots that the leader asks about.
     promises: BTreeMap<Slot, Ask>,
-    /// Of all earlier lives; `None`: it is not known.
-    history: Option<History>,
+    /// Of all earlier lives.
+    history: History,
     /// What was chosen when this life began is not beyond this slot.
     proven: Option<Slot>,
     /// Nothing is executed before that is known.
@@ -200,7 +200,7 @@ impl Machine {
                 .into_iter()
                 .map(|ask| (ask.slot, ask))
                 .collect(),
-            history: None,
+            history: History::default(),
             proven: None,
             gated: setup.gated,
             applied: Slot::ZERO,
@@ -227,7 +227,7 @@ impl Machine {
             actions: VecDeque::new(),
         };
         if let Found::Record(record) = &setup.ledger {
-            machine.history = record.history;
+            machine.history = record.history.unwrap_or_default();
             if let Some(in_flight) = record.in_flight {
                 machine.failures.insert(in_flight.slot, in_flight.attempt);
                 machine.sent = in_flight.slot;

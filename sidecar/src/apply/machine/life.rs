@@ -94,7 +94,7 @@ impl Machine {
             (Some(known), Some(found)) if known == found => {
                 if usable {
                     self.go_on(found, record.applied);
-                    self.considered = record.history.map_or(Slot::ZERO, |it| it.admitted);
+                    self.considered = self.history.admitted;
                     return;
                 }
                 self.lose_state_of(record);

@@ -19,8 +19,7 @@ impl Machine {
         if earlier.is_some_and(|it| (it.ballot, it.number) > (ask.ballot, ask.number)) {
             return None;
         }
-        let history = self.history.unwrap_or_default();
-        if ask.slot <= self.answered.max(history.answered) {
+        if ask.slot <= self.answered.max(self.history.answered) {
             return Some(Standing::Applied);
         }
         self.promises.insert(ask.slot, ask);
@@ -41,19 +40,21 @@ impl Machine {
 
     /// Whether this member has ever sent the slot to an app, perhaps in part; `None`: nobody knows.
     fn was_sent(&self, slot: Slot) -> Option<bool> {
-        let earlier = self.history.map(|it| it.sent);
-        if slot <= self.sent.max(earlier.unwrap_or_default()) {
+        if slot <= self.sent.max(self.history.sent) {
             return Some(true);
         }
-        // What was chosen after this life began was sent by no other.
-        let of_this_life = self.proven.is_some_and(|proven| slot > proven);
-        (earlier.is_some() || of_this_life).then_some(false)
+        (slot > self.history.forgotten).then_some(false)
     }
 
     /// The agreement has proven, after this life began, that nothing is chosen beyond this slot yet
     /// (rule R1).
     pub fn handle_proven(&mut self, commit: Slot) {
-        self.proven.get_or_insert(commit);
+        if self.proven.is_none() {
+            self.proven = Some(commit);
+            // What is chosen from now on was sent by no earlier life.
+            self.history.forgotten = self.history.forgotten.min(commit);
+            self.ledger_dirty = true;
+        }
         self.advance();
     }
 
@@ -63,11 +64,11 @@ impl Machine {
     }
 
     pub(super) fn history_now(&self) -> History {
-        let earlier = self.history.unwrap_or_default();
         History {
             admitted: self.fold.admitted().max(self.considered),
-            answered: self.answered.max(earlier.answered),
-            sent: self.sent.max(earlier.sent),
+            answered: self.answered.max(self.history.answered),
+            sent: self.sent.max(self.history.sent),
+            forgotten: self.history.forgotten,
         }
     }
 

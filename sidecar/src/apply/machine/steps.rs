@@ -62,8 +62,7 @@ impl Machine {
 
     /// What earlier lives have executed, as far as it was not skipped.
     fn tell_known(&mut self) {
-        let earlier = self.history.unwrap_or_default();
-        if self.fold.admitted() >= earlier.admitted {
+        if self.fold.admitted() >= self.history.admitted {
             while let Some((slot, id)) = self.known.pop_front() {
                 self.answer(id, slot, Outcome::Executed);
             }

@@ -41,6 +41,7 @@ fn the_ledger_is_written_before_the_first_byte_and_before_the_answer() {
             admitted: Slot(slot),
             answered: Slot(slot - 1),
             sent: Slot(slot),
+            ..History::default()
         }),
     };
     let Action::Execute(first) = &actions[actions.len() - 1] else {

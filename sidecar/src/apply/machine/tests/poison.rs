@@ -365,6 +365,21 @@ fn what_an_earlier_machine_did_is_not_known_but_what_came_since_is() {
 }
 
 #[test]
+fn what_an_earlier_machine_did_stays_unknown_to_all_later_lives() {
+    let (bench, _) = stuck(StateType::Ephemeral);
+    let mut second = bench.restarted_with(Found::OtherBoot, Some(instance(2)));
+    second.step();
+    let mut third = second.restarted(Some(instance(2)));
+    assert_eq!(third.machine.handle_ask(ask(3, 1)), Some(Standing::Unknown));
+    second.machine.handle_proven(Slot(3));
+    second.choose(4, &request());
+    second.step();
+    let mut third = second.restarted(Some(instance(2)));
+    assert_eq!(third.machine.handle_ask(ask(3, 2)), Some(Standing::Unknown));
+    assert_eq!(third.machine.handle_ask(ask(4, 2)), Some(Standing::Held));
+}
+
+#[test]
 fn an_older_ask_does_not_undo_a_newer_one() {
     let (mut bench, _) = stuck(StateType::Ephemeral);
     assert!(bench.machine.handle_ask(ask(3, 5)).is_some());
