@@ -31,6 +31,8 @@ pub(crate) struct Follower {
     pub(crate) progress: Progress,
     /// It has synced the log of this ballot up to here, by its own word.
     pub(crate) acknowledged: Slot,
+    /// Less than that, as it said last: an answer that came late, or it has lost what it had.
+    pub(crate) said: Option<Slot>,
     /// Next slot to send.
     pub(crate) next: Slot,
     /// Messages sent and not acknowledged: last slot and bytes of each.
@@ -57,6 +59,7 @@ impl Follower {
         Self {
             progress: Progress::Unpromised,
             acknowledged: Slot::ZERO,
+            said: None,
             next: Slot::ZERO,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -112,6 +115,7 @@ impl Follower {
             self.in_flight.pop_front();
         }
         self.next = self.next.max(slot.next());
+        self.said = None;
         self.moved_at_ns = now_ns;
         self.patience = 0;
         self.told_compacted = false;

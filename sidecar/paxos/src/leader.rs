@@ -268,6 +268,8 @@ impl Paxos {
             follower.progress = Progress::Unpromised;
             follower.moved_at_ns = 0;
             self.counters.rewinds += 1;
+        } else {
+            follower.said = Some(through);
         }
     }
 
@@ -532,6 +534,10 @@ impl Paxos {
                 Progress::Syncing {
                     after, last, part, ..
                 } => {
+                    // (An answer of an earlier start of it may have come late.)
+                    if let Some(said) = follower.said.take() {
+                        follower.acknowledged = said;
+                    }
                     let have = follower.acknowledged.max(after);
                     follower.rewind(have);
                     follower.moved_at_ns = now_ns;

@@ -706,3 +706,25 @@ fn all_members_restart_and_go_on_with_everything() {
     net.run(100);
     assert_eq!(net.node(id(2)).payloads().len(), 11);
 }
+
+#[test]
+fn l1b_a_late_answer_of_an_earlier_start_does_not_hold_up_a_follower_for_ever() {
+    let mut net = three_led_by_1(small());
+    net.isolate(id(3));
+    write(&mut net, id(1), 60);
+    net.elect_member(id(2));
+    net.delivered.clear();
+    net.heal();
+    net.until(2000, "3 stages", |net| {
+        net.delivered.get("staged").is_some_and(|count| *count >= 3)
+    });
+    let ballot = net.paxos(id(2)).promised();
+    assert!(net.paxos(id(3)).accepted() < ballot, "not adopted yet");
+    net.restart(id(3));
+    net.run(1);
+    assert!(net.paxos(id(3)).accepted() < ballot, "not adopted yet");
+    let through = Slot(40);
+    net.inject(id(3), id(2), Message::Staged { ballot, through });
+    let last = net.paxos(id(2)).last();
+    net.until_all_applied(5000, last);
+}
