@@ -215,7 +215,8 @@ async fn two_hubs(
         hub: other,
         name: NAME,
     };
-    told(&second, "Ready", &["OwnedByAnother", NAME], report).await?;
+    let words = ["OwnedByAnother", "another hub", other.name.as_str()];
+    told(&second, "Ready", &words, report).await?;
     other
         .kubectl(["delete", "rsvc", NAME, "--timeout=120s"])
         .await?;
