@@ -89,6 +89,17 @@ pub(crate) async fn apply(
         // Never its successor's.
         value["metadata"]["uid"] = json!(live.uid());
     }
+    if let Some(ports) = live.and_then(|it| ports_instead(it, child)) {
+        let patch =
+            json!({"metadata": {"uid": value["metadata"]["uid"]}, "spec": {"ports": ports}});
+        let params = PatchParams {
+            field_manager: Some(names::MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        api.patch(&child.name, &params, &Patch::Merge(&patch))
+            .await
+            .map_err(wrap)?;
+    }
     if child.kind == Kind::StatefulSet {
         let dry = PatchParams {
             dry_run: true,
@@ -118,6 +129,23 @@ fn is_as_applied(live: &DynamicObject, child: &Child, digest: &str) -> bool {
         .map(String::as_str)
         == Some(digest)
         && contains(&there, &child.value)
+        && ports_instead(live, child).is_none()
+}
+
+/// The ports of a Service, when it has others too. Server-side apply knows a port by its number: one
+/// that somebody has added, or changed to another number, it would leave beside ours.
+fn ports_instead<'a>(live: &DynamicObject, child: &'a Child) -> Option<&'a Value> {
+    if child.kind != Kind::Service {
+        return None;
+    }
+    let wanted = &child.value["spec"]["ports"];
+    let numbers = |ports: &Value| {
+        let ports = ports.as_array().into_iter().flatten();
+        ports.map(|it| it["port"].as_u64()).collect::<Vec<_>>()
+    };
+    let ours = numbers(wanted);
+    let others = numbers(&live.data["spec"]["ports"]);
+    others.iter().any(|it| !ours.contains(it)).then_some(wanted)
 }
 
 /// The API server's words about a template, when it is the template that it refuses.
@@ -221,6 +249,30 @@ pub(crate) async fn nudge(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_that_somebody_added_or_changed_are_put_right() {
+        let child = Child {
+            kind: Kind::Service,
+            name: "notes".to_owned(),
+            value: json!({"spec": {"ports": [{"name": "http", "port": 80, "targetPort": "http"}]}}),
+            create_only: false,
+        };
+        let instead = |ports: Value| {
+            let live: DynamicObject = serde_json::from_value(json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": {"name": "notes"},
+                "spec": {"ports": ports},
+            }))
+            .expect("a Service");
+            ports_instead(&live, &child).is_some()
+        };
+        assert!(!instead(
+            json!([{"name": "http", "port": 80, "nodePort": 30001}])
+        ));
+        assert!(instead(json!([{"name": "http", "port": 99}])), "changed");
+        let added = json!([{"name": "http", "port": 80}, {"name": "more", "port": 9000}]);
+        assert!(instead(added), "added");
+    }
 
     fn said(code: u16, message: &str) -> kube::Error {
         kube::Error::Api(

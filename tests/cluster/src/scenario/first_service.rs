@@ -56,6 +56,7 @@ pub(super) async fn from_install_to_removal(
     one_order(cluster, report).await?;
     let said = product.test(cluster).await?;
     report.expect(said.contains("Succeeded"), format!("helm test says {said}"));
+    put_right(cluster, report).await?;
     comes_and_goes(&product, &notes, report).await?;
     removal(&notes, report).await?;
     finish(clusters, report)?;
@@ -214,6 +215,29 @@ async fn equal(cluster: &Cluster, target: &str, report: &mut Report) -> Result<(
         seen.len() == 3 && seen.iter().all(|it| *it == seen[0]) && seen[0].contains("note 10"),
         format!("the copies differ: {seen:?}"),
     );
+    Ok(())
+}
+
+/// Somebody edits the Service: its port, and then one more.
+async fn put_right(cluster: &Cluster, report: &mut Report) -> Result<()> {
+    let form = "--output=jsonpath={.spec.ports[*].port}";
+    let get = ["get", "service", "notes", form];
+    for patch in [
+        r#"[{"op":"replace","path":"/spec/ports/0/port","value":99}]"#,
+        r#"[{"op":"add","path":"/spec/ports/-","value":{"name":"more","port":9000}}]"#,
+    ] {
+        let arguments = ["patch", "service", "notes", "--type=json", "--patch", patch];
+        cluster.kubectl(arguments).await?;
+        let began = Instant::now();
+        while cluster.kubectl(get).await? != "80" {
+            if began.elapsed() > PATIENCE {
+                let ports = cluster.kubectl(get).await?;
+                report.fail(format!("after {patch} the ports stay {ports}"));
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
     Ok(())
 }
 
