@@ -12,7 +12,7 @@ use synod_system::workload::{Recorded, Workload};
 use super::registers::{self, NAME};
 use super::trace::Picture;
 use super::{Settings, finish};
-use crate::product::{NAMESPACE, Product, REGISTERS, REGISTERS_NEXT};
+use crate::product::{Product, REGISTERS, REGISTERS_NEXT, end_operators};
 use crate::service::{MemberPod, Service, member_pods, node_ports};
 use crate::watch::{Moment, Said, Watch};
 use crate::{Cluster, descendants};
@@ -335,17 +335,7 @@ impl Trial<'_> {
         let mut seen = before.clone();
         for _ in &before {
             seen = self.changed(&seen).await?;
-            self.cluster()
-                .kubectl([
-                    "delete",
-                    "pods",
-                    "--all",
-                    "--namespace",
-                    NAMESPACE,
-                    "--force",
-                    "--grace-period=0",
-                ])
-                .await?;
+            end_operators(self.cluster()).await?;
         }
         self.rolled(&before).await?;
         self.end(

@@ -13,7 +13,7 @@ use synod_system::report::Report;
 use super::bad_input::{apply_object, manifest, nothing_left};
 use super::trace::Picture;
 use super::{Settings, finish};
-use crate::product::{NAMESPACE, Product, REGISTERS, RELEASE, Release};
+use crate::product::{NAMESPACE, Product, REGISTERS, RELEASE, Release, end_operators};
 use crate::service::{Service, member_pods};
 use crate::{Cluster, descendants};
 
@@ -141,18 +141,7 @@ async fn kill(cluster: &Cluster) -> Result<()> {
         }
     }
     anyhow::ensure!(killed > 0, "no operator runs");
-    // Not after kubelet's pause for what crashes.
-    let pods = [
-        "delete",
-        "pods",
-        "--all",
-        "--namespace",
-        NAMESPACE,
-        "--force",
-        "--grace-period=0",
-    ];
-    cluster.kubectl(pods).await?;
-    Ok(())
+    end_operators(cluster).await
 }
 
 /// Who works is told to end: another takes over at once, not after a lease has run out.
