@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use synod_api::AppProtocol;
+use synod_sidecar::config::state::State;
 use synod_sidecar::config::{App, Config, Leader, Listen, Log, Protocol};
 use synod_sidecar::identity::{Names, Who};
 
@@ -117,6 +118,7 @@ impl Member {
             },
             // Everybody is in one place.
             leader: Leader::default(),
+            state: State::default(),
         };
         let path = self.folder.config();
         let text = serde_yaml::to_string(&config)?;

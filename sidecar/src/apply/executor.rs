@@ -154,7 +154,11 @@ pub(super) async fn run<A: App, S: States>(
 fn begin<S: States>(beginning: Beginning, states: &S) -> Result<Fold, ApplyError> {
     Ok(match states.latest() {
         Some(tables) => Fold::load(&tables)?,
-        None => Fold::new(beginning.configuration, beginning.policy),
+        None => Fold::new(
+            beginning.configuration,
+            beginning.protocol,
+            beginning.policy,
+        ),
     })
 }
 

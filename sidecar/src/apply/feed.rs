@@ -25,6 +25,8 @@ pub trait EntrySource: Send + Sync + 'static {
 pub struct Beginning {
     /// The membership of epoch 1.
     pub configuration: Configuration,
+    /// The protocol version that it began with.
+    pub protocol: u32,
     /// Policy 1.
     pub policy: Policy,
 }

@@ -12,15 +12,13 @@ use super::Outcome;
 use super::ids::Ids;
 use super::keys::{First, KeyLookup, KeyUse, Keys};
 
-/// The protocol version that every group has started with so far.
-const FIRST_PROTOCOL: u32 = 1;
-
 /// What a slot may hold, as far as this version knows.
-const KINDS: [CommandKind; 4] = [
+const KINDS: [CommandKind; 5] = [
     CommandKind::NOOP,
     CommandKind::REQUEST,
     CommandKind::POLICY,
     CommandKind::SKIP,
+    CommandKind::UPGRADE,
 ];
 
 /// The replicated state besides the app's own. [`Fold::save`] and [`Fold::load`] make it part of
@@ -59,8 +57,8 @@ pub(super) enum Admission {
 }
 
 impl Fold {
-    /// The state before the first slot.
-    pub fn new(configuration: Configuration, policy: Policy) -> Self {
+    /// The state before the first slot of a group that began with this protocol version.
+    pub fn new(configuration: Configuration, protocol: u32, policy: Policy) -> Self {
         let policy = Policy {
             version: 1,
             classes_version: 1,
@@ -75,7 +73,7 @@ impl Fold {
             keys: Keys::default(),
             skipped: BTreeSet::new(),
             revision: 0,
-            protocol: FIRST_PROTOCOL,
+            protocol,
         }
     }
 
@@ -97,6 +95,11 @@ impl Fold {
     /// Which commands took their turn.
     pub(super) fn ids(&self) -> &Ids {
         &self.ids
+    }
+
+    /// The protocol version in force for the next slot (rule P8).
+    pub fn protocol(&self) -> u32 {
+        self.protocol
     }
 
     /// Slots that nobody executes, in ascending order.
@@ -122,13 +125,20 @@ impl Fold {
         if kind == CommandKind::NOOP {
             return Admission::Nothing;
         }
+        if let Some(protocol) = entry.command.upgrades_to() {
+            // Proposed by a leader for the group: it is nobody's command.
+            self.protocol = self.protocol.max(protocol);
+            return Admission::Nothing;
+        }
         if !self.take(entry.command.id, entry.command.floor) {
             return Admission::Settled(Outcome::Duplicate);
         }
         match kind {
             CommandKind::REQUEST => self.admit_request(entry),
             CommandKind::POLICY => self.admit_policy(entry),
-            _ => self.admit_skip(entry),
+            CommandKind::SKIP => self.admit_skip(entry),
+            // An upgrade to nothing that makes sense: the same everywhere.
+            _ => Admission::Nothing,
         }
     }
 

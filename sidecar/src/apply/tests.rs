@@ -220,6 +220,7 @@ fn id(sequence: u64) -> CommandId {
 
 fn beginning() -> Beginning {
     Beginning {
+        protocol: 2,
         configuration: Configuration {
             epoch: Epoch(1),
             members: vec![Member {

@@ -12,6 +12,7 @@ use crate::identity::Names;
 pub mod genesis;
 pub mod limits;
 pub mod peers;
+pub mod state;
 mod token;
 
 pub use token::Token;
@@ -63,6 +64,9 @@ pub struct Config {
     /// Where the leader should be.
     #[serde(default)]
     pub leader: Leader,
+    /// Where the app keeps its state.
+    #[serde(default)]
+    pub state: state::State,
 }
 
 /// Where the leader should be. A wish of this member's, which the others are told: with different
@@ -284,6 +288,7 @@ impl Config {
             });
         }
         self.check_ports()?;
+        self.state.check()?;
         limits::check_log(&self.log)
     }
 
@@ -298,14 +303,17 @@ impl Config {
 
     /// Puts the member's name, which is a DNS label, into the paths.
     fn name_paths(&mut self) {
-        for path in [
+        let volume = self.state.volume.as_mut();
+        let volume = volume.map(|it| [&mut it.path, &mut it.work]);
+        let own = [
             &mut self.data,
             &mut self.genesis,
             &mut self.peers,
             &mut self.tls.ca,
             &mut self.tls.cert,
             &mut self.tls.key,
-        ] {
+        ];
+        for path in own.into_iter().chain(volume.into_iter().flatten()) {
             if let Some(text) = path.to_str().filter(|it| it.contains(MEMBER)) {
                 *path = PathBuf::from(text.replace(MEMBER, &self.member));
             }

@@ -173,7 +173,8 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
     };
     let links = links.start(&queues);
     parts.feed.begin(Beginning {
-        configuration: paxos.configuration().clone(),
+        configuration: paxos.genesis().configuration.clone(),
+        protocol: paxos.genesis().protocol,
         policy: parts.policy,
     });
     parts.seat.desk.open(paxos.member(), paxos.boot());

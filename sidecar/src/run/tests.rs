@@ -179,6 +179,7 @@ impl Group {
                 segment_bytes: self.segment_bytes[number - 1],
             },
             leader: config::Leader::default(),
+            state: config::state::State::default(),
         }
     }
 
@@ -231,7 +232,7 @@ impl Group {
                 region: String::new(),
             });
         }
-        let file = GenesisFile::new("notes", 1, members, &policy());
+        let file = GenesisFile::new("notes", 2, members, &policy());
         file.write_create_only(&self.path("genesis.json"))
             .expect("written");
     }

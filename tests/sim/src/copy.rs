@@ -77,7 +77,7 @@ impl Copy {
     pub(crate) fn new(genesis: &Genesis, ledger: &Ledger) -> Self {
         let policy = Policy::decode(genesis.policy.clone()).expect("written here");
         let machine = Machine::new(Setup {
-            fold: Fold::new(genesis.configuration.clone(), policy),
+            fold: Fold::new(genesis.configuration.clone(), genesis.protocol, policy),
             state: StateType::Ephemeral,
             half_restored: false,
             promises: Vec::new(),

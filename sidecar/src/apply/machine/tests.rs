@@ -115,7 +115,7 @@ impl Bench {
         ledger: Found,
         log: Vec<Entry>,
     ) -> Self {
-        let empty = || Fold::new(configuration(), Policy::default());
+        let empty = || Fold::new(configuration(), 1, Policy::default());
         let mut machine = Machine::new(Setup {
             fold: base.clone().unwrap_or_else(empty),
             state,
@@ -151,7 +151,7 @@ impl Bench {
 
     /// The tables as of this slot of the log.
     pub(super) fn fold_at(&self, slot: u64) -> Fold {
-        let mut fold = Fold::new(configuration(), Policy::default());
+        let mut fold = Fold::new(configuration(), 1, Policy::default());
         for entry in &self.log[..slot as usize] {
             fold.admit(entry);
         }

@@ -118,7 +118,7 @@ impl Process {
 
 /// The tables at the end of the log, and their slot.
 fn tables(log: &Log) -> Fold {
-    let mut fold = Fold::new(beginning().configuration, beginning().policy);
+    let mut fold = Fold::new(beginning().configuration, 2, beginning().policy);
     for entry in log.entries.lock().unwrap().iter() {
         fold.admit(entry);
     }

@@ -260,7 +260,7 @@ fn a_skip_that_makes_no_sense_does_nothing_anywhere() {
 fn nothing_is_executed_before_the_log_is_known_up_to_what_was_chosen_at_the_start() {
     let (bench, _) = stuck(StateType::Ephemeral);
     let mut machine = Machine::new(Setup {
-        fold: Fold::new(configuration(), Policy::default()),
+        fold: Fold::new(configuration(), 1, Policy::default()),
         state: StateType::Ephemeral,
         ledger: Found::OtherBoot,
         half_restored: false,
@@ -395,7 +395,7 @@ fn promises_bind_the_next_life_and_end_with_a_skip_or_a_snapshot() {
     bench.machine.handle_ask(ask(2, 1));
     bench.step();
     let machine = Machine::new(Setup {
-        fold: Fold::new(configuration(), Policy::default()),
+        fold: Fold::new(configuration(), 1, Policy::default()),
         state: StateType::Ephemeral,
         ledger: Found::Record(bench.ledger),
         half_restored: false,

@@ -135,7 +135,7 @@ impl Life {
             chosen: State::new(),
             skips: Vec::new(),
             wants_snapshot: false,
-            expected_fold: Fold::new(configuration(), Policy::default()),
+            expected_fold: Fold::new(configuration(), 1, Policy::default()),
             snapshots: BTreeMap::from([(0, State::new())]),
             flight: None,
             paused: None,

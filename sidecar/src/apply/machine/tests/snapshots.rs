@@ -63,7 +63,7 @@ fn the_tables_of_one_slot_are_the_same_bytes_on_all_members() {
         for _ in 0..100 {
             random_command(&mut dice, &mut bench, &mut sequence);
         }
-        let mut fold = Fold::new(configuration(), Policy::default());
+        let mut fold = Fold::new(configuration(), 1, Policy::default());
         // Another member, that begins anew from a snapshot again and again.
         let mut other = fold.clone();
         for entry in &bench.log {
@@ -107,6 +107,22 @@ fn tables_of_format_1_are_read_for_ever() {
         u8::from_str_radix(digits, 16).unwrap()
     });
     assert_eq!(Fold::load(&bytes.collect()), Ok(rich()));
+}
+
+#[test]
+fn a_raise_of_the_protocol_is_part_of_the_tables_and_nobodys_command() {
+    let mut bench = Bench::new();
+    for (version, protocol) in [(2_u32, 2), (1, 2), (3, 3)] {
+        bench.append(
+            CommandKind::UPGRADE,
+            CommandId::default(),
+            version.to_le_bytes().to_vec(),
+        );
+        bench.step();
+        assert_eq!(bench.machine.fold().protocol(), protocol);
+    }
+    let fold = bench.machine.fold();
+    assert_eq!(Fold::load(&fold.save()).unwrap().protocol(), 3);
 }
 
 /// What is changed, and what is said about it.
