@@ -42,6 +42,8 @@ pub struct Options {
     pub manifest: Option<String>,
     /// More arguments of `synod local`.
     pub arguments: Vec<String>,
+    /// `synod` itself; `None`: the one under test.
+    pub program: Option<PathBuf>,
 }
 
 /// What one member says of itself.
@@ -116,7 +118,8 @@ impl Group {
         let log = folder.path().join("synod.log");
         let first_port = free_ports(MEMBERS as u16)?;
         let mark = format!("{}-{first_port}", std::process::id());
-        let mut command = Command::new(synod()?);
+        let program = options.program.clone().map_or_else(synod, Ok)?;
+        let mut command = Command::new(program);
         command
             .arg("local")
             .args(["--replicas", &MEMBERS.to_string()])
