@@ -10,6 +10,8 @@ pub mod admin;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod app;
 pub mod apply;
+#[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
+pub mod backup;
 pub mod config;
 pub mod identity;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]

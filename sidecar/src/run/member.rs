@@ -22,6 +22,7 @@ use crate::admin::{self, AdminParts, LogIdentity};
 use crate::app::{self, App};
 use crate::apply::handle::spool_dir;
 use crate::apply::{self, ApplyError, ApplyHandle, FeedSender};
+use crate::backup;
 use crate::config::peers::{self, PeerTable};
 use crate::config::state::StateKind;
 use crate::config::{Config, ConfigError, Protocol, limits};
@@ -286,6 +287,7 @@ impl Member {
                 group_of(&node),
                 config.state.snapshot.transfer_bytes_per_second,
             ))
+            .add_service(backup::service(node.clone(), wal.reader()))
             .add_service(keeper::Turns::service(snapshots.clone(), channels.clone()))
             .serve_with_incoming_shutdown(
                 identity::accept(peer, identity.clone()),

@@ -11,14 +11,17 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use synod_paxos::GroupId;
 use synod_proto::v1::{KeptSnapshotsRequest, TakeSnapshotRequest};
 use tokio::net::TcpListener;
 use tonic::Code;
 
 use super::{Group, List, PATIENCE, name};
 use crate::admin::status::Status;
+use crate::backup::{self, BackupError};
 use crate::config::state::{Call, Every, HttpSnapshot, Snapshot, SnapshotKind, State};
-use crate::identity::Who;
+use crate::identity::testing::names;
+use crate::identity::{Connector, Identity, Who};
 
 /// A list's state, by HTTP, at an address of its own.
 pub(super) async fn serve(list: List) -> SocketAddr {
@@ -122,6 +125,16 @@ impl Group {
             self.add(members[0], &line(lines)).await;
         }
         panic!("the logs are not cut: {:?}", self.admin_status(1).await);
+    }
+
+    /// An operator's connection to a member.
+    fn operators_connector(&self, number: usize) -> Connector {
+        let files = self
+            .authority
+            .issue(&self.path("operator"), &[names().operator()]);
+        let identity = Identity::load(&files, &names(), Who::Operator).expect("good");
+        let address = self.running(number).member.addresses().peer.to_string();
+        Connector::fixed(identity, Who::Member(name(number)), address)
     }
 
     fn lines_of(&self, number: usize) -> usize {
@@ -229,4 +242,53 @@ async fn without_a_method_a_snapshot_is_refused_with_the_way_out() {
     let refused = taken.expect_err("refused");
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("state.snapshot.type"));
+}
+
+// === backups ===
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_a_snapshot_and_the_log_behind_it_and_damage_to_it_is_noticed() {
+    let mut group = Group::with_snapshots(6);
+    group.start_all().await;
+    group.form().await;
+    group.add(2, "a").await;
+    let member = group.operators_connector(2);
+    let folder = tempfile::tempdir().expect("folder");
+    let into = folder.path().join("first");
+    let id = group.running(2).member.node().status().borrow().group;
+    let id = id.expect("formed");
+    let error = backup::create(&member, id, "notes", &into, |_| {}).await;
+    assert!(matches!(error, Err(BackupError::NoSnapshot)), "{error:?}");
+    assert!(backup::list(folder.path()).expect("listed").is_empty());
+
+    group.fill(0, &[1, 2, 3], 0).await;
+    let into = folder.path().join("second");
+    let manifest = backup::create(&member, id, "notes", &into, |_| {}).await;
+    let manifest = manifest.expect("made");
+    let status = group.admin_status(2).await;
+    assert!(manifest.snapshot_slot >= status.base && manifest.through >= manifest.snapshot_slot);
+    assert_eq!(backup::check(&into).expect("good"), manifest);
+    let listed = backup::list(folder.path()).expect("listed");
+    let [(path, Ok(found))] = &listed[..] else {
+        panic!("{listed:?}");
+    };
+    assert_eq!((path, found), (&into, &manifest));
+    let again = backup::create(&member, id, "notes", &into, |_| {}).await;
+    assert!(matches!(again, Err(BackupError::Exists(_))), "{again:?}");
+
+    let entries = into.join("entries");
+    let good = std::fs::read(&entries).expect("read");
+    let mut bad = good.clone();
+    *bad.last_mut().expect("some") ^= 1;
+    std::fs::write(&entries, &bad).expect("written");
+    assert!(backup::check(&into).is_err());
+    std::fs::write(&entries, &good).expect("written");
+    backup::check(&into).expect("good again");
+
+    // Nobody else's log is given.
+    let other = folder.path().join("third");
+    let strange = GroupId([7; 16]);
+    let error = backup::create(&member, strange, "notes", &other, |_| {}).await;
+    let error = error.expect_err("refused").to_string();
+    assert!(error.contains("another group"), "{error}");
 }
