@@ -10,7 +10,6 @@ pub mod admin;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod app;
 pub mod apply;
-#[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod backup;
 pub mod config;
 pub mod identity;

@@ -72,8 +72,8 @@ pub async fn create(
     // Both at once: soon the member may have newer snapshots, and cut its log behind them.
     let path = into.join(ENTRIES);
     let (snapshot, entries) = tokio::try_join!(
-        async { Ok(fetcher.fetch(member, offer).await?) },
-        read_log(member, group, slot.next(), &path, &progress),
+        async { Ok(Box::pin(fetcher.fetch(member, offer)).await?) },
+        Box::pin(read_log(member, group, slot.next(), &path, &progress)),
     )?;
     let manifest = manifest(group, service, &snapshot, &entries);
     progress(Progress::Check);

@@ -165,8 +165,17 @@ impl Manifest {
     }
 }
 
-/// The backups below a folder, by name: each with what it is of, or why it is of no use.
-pub fn list(folder: &Path) -> Result<Vec<(PathBuf, Result<Manifest, BackupError>)>, BackupError> {
+/// One of a folder of backups.
+#[derive(Debug)]
+pub struct Found {
+    /// Where.
+    pub path: PathBuf,
+    /// What it is of, or why it is of no use.
+    pub manifest: Result<Manifest, BackupError>,
+}
+
+/// The backups below a folder, by name.
+pub fn list(folder: &Path) -> Result<Vec<Found>, BackupError> {
     let failed = |error| io_error("reading", folder)(error);
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
@@ -174,10 +183,10 @@ pub fn list(folder: &Path) -> Result<Vec<(PathBuf, Result<Manifest, BackupError>
         match Manifest::read(&path) {
             // A file, or a folder of something else.
             Err(BackupError::NoBackup(_) | BackupError::Io { .. }) => {}
-            manifest => found.push((path, manifest)),
+            manifest => found.push(Found { path, manifest }),
         }
     }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
 

@@ -17,6 +17,7 @@ async fn passes(name: &str) {
         apps: PathBuf::new(),
         readme: PathBuf::new(),
         cache: PathBuf::new(),
+        older: None,
     };
     let mut all = scenario::ALL.iter();
     let scenario = all

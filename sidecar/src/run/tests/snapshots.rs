@@ -18,7 +18,7 @@ use tonic::Code;
 
 use super::{Group, List, PATIENCE, name};
 use crate::admin::status::Status;
-use crate::backup::{self, BackupError};
+use crate::backup::{self, BackupError, Found};
 use crate::config::state::{Call, Every, HttpSnapshot, Snapshot, SnapshotKind, State};
 use crate::identity::testing::names;
 use crate::identity::{Connector, Identity, Who};
@@ -269,7 +269,13 @@ async fn a_backup_is_a_snapshot_and_the_log_behind_it_and_damage_to_it_is_notice
     assert!(manifest.snapshot_slot >= status.base && manifest.through >= manifest.snapshot_slot);
     assert_eq!(backup::check(&into).expect("good"), manifest);
     let listed = backup::list(folder.path()).expect("listed");
-    let [(path, Ok(found))] = &listed[..] else {
+    let [
+        Found {
+            path,
+            manifest: Ok(found),
+        },
+    ] = &listed[..]
+    else {
         panic!("{listed:?}");
     };
     assert_eq!((path, found), (&into, &manifest));
