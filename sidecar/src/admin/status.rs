@@ -73,9 +73,19 @@ impl From<Outsider> for Bypass {
 }
 
 /// All that a member may wait for.
-pub const WAITING_ON: [&str; 11] = [
-    "genesis", "quorum", "sync", "fence", "app", "poison", "snapshot", "window", "clock", "policy",
+pub const WAITING_ON: [&str; 12] = [
+    "genesis",
+    "quorum",
+    "sync",
+    "fence",
+    "app",
+    "poison",
+    "snapshot",
+    "window",
+    "clock",
+    "policy",
     "upgrade",
+    "divergence",
 ];
 
 /// Why nothing goes on.

@@ -36,7 +36,7 @@ pub enum OnDivergence {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// A majority agrees, and this copy does not. Told once, until it is made anew, and once more if
-    /// it can be taken out only later.
+    /// another measure is taken later.
     OddOneOut {
         /// The first slot at which it differs.
         slot: Slot,
@@ -49,9 +49,11 @@ pub enum Verdict {
         /// What is to be done.
         measure: OnDivergence,
     },
-    /// The copies differ and no majority agrees: nobody is taken out, a person decides. Told once,
-    /// until that is done.
+    /// The copies differ and no majority agrees: nobody is taken out, a person decides which of them
+    /// is made anew. Told once, until those that are left agree.
     NoMajority {
+        /// Whose copies have answered.
+        members: BTreeSet<MemberId>,
         /// The slot.
         slot: Slot,
         /// Name of the request's route.
@@ -72,60 +74,104 @@ pub enum Verdict {
     },
 }
 
+/// What was found about a copy: nobody vouches for it from this slot on, until it is made anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The first slot at which it differs.
+    pub slot: Slot,
+    /// Name of the request's route.
+    pub route: String,
+    /// The first part of the response that differs.
+    pub part: Part,
+    /// What is done about it.
+    pub measure: OnDivergence,
+    /// No majority agreed: it may be others that went astray. Copies of the same number have answered
+    /// alike.
+    pub tie: Option<u32>,
+}
+
+/// By which the copies are judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// What is done about the odd one.
+    pub on_divergence: OnDivergence,
+    /// Names of fields, in lower case, that may differ.
+    pub ignored: BTreeSet<String>,
+}
+
 /// See the module's documentation. Every copy that it knows of runs the revision that answers.
+///
+/// A leader begins with nothing. What earlier ones have found is with the copies: the slots of which
+/// they have thrown their digests away are judged, and who was found to differ brings its [`Mark`].
+/// Therefore a digest is thrown away only when all copies have heard what came of its slot.
 #[derive(Debug)]
 pub struct Comparer {
-    on_divergence: OnDivergence,
+    rules: Rules,
     copies: BTreeSet<MemberId>,
     serving: BTreeSet<MemberId>,
     quarantined: BTreeSet<MemberId>,
+    /// The state that each copy has.
+    lineages: BTreeMap<MemberId, u64>,
     /// How far each copy has reported.
     through: BTreeMap<MemberId, Slot>,
     pending: BTreeMap<Slot, BTreeMap<MemberId, Digest>>,
     /// All up to here is compared, or will not be.
     finished: Slot,
     noise: BTreeMap<String, BTreeSet<Part>>,
-    odd: BTreeMap<MemberId, Odd>,
-    /// The first slot at which no majority agreed, until a person has decided.
-    disputed: Option<Slot>,
+    marks: BTreeMap<MemberId, Mark>,
+    /// Up to where each copy has heard what was found.
+    told: BTreeMap<MemberId, Slot>,
     verdicts: VecDeque<Verdict>,
 }
 
-/// What the odd one did first.
-#[derive(Clone, Debug)]
-struct Odd {
-    slot: Slot,
-    route: String,
-    part: Part,
+// === impl Mark ===
+
+impl Mark {
+    /// All that the ledger still knows.
+    pub(super) fn of_an_earlier_life(slot: Slot) -> Self {
+        Self {
+            slot,
+            route: String::new(),
+            part: Part::Unknown,
+            measure: OnDivergence::Observe,
+            tie: None,
+        }
+    }
 }
 
 // === events ===
 
 impl Comparer {
-    /// Knows no copies yet. What lies up to `from` is not compared any more.
-    pub fn new(on_divergence: OnDivergence, from: Slot) -> Self {
+    /// Knows no copies yet.
+    pub fn new(rules: Rules) -> Self {
         Self {
-            on_divergence,
+            rules,
             copies: BTreeSet::new(),
             serving: BTreeSet::new(),
             quarantined: BTreeSet::new(),
+            lineages: BTreeMap::new(),
             through: BTreeMap::new(),
             pending: BTreeMap::new(),
-            finished: from,
+            finished: Slot::ZERO,
             noise: BTreeMap::new(),
-            odd: BTreeMap::new(),
-            disputed: None,
+            marks: BTreeMap::new(),
+            told: BTreeMap::new(),
             verdicts: VecDeque::new(),
         }
     }
 
     /// The members that run an app of the answering revision, and those of them that can serve.
     pub fn handle_copies(&mut self, copies: BTreeSet<MemberId>, serving: BTreeSet<MemberId>) {
+        if (&self.copies, &self.serving) == (&copies, &serving) {
+            return;
+        }
         self.copies = copies;
         self.serving = serving;
         let copies = &self.copies;
         self.through.retain(|member, _| copies.contains(member));
-        self.odd.retain(|member, _| copies.contains(member));
+        self.lineages.retain(|member, _| copies.contains(member));
+        self.marks.retain(|member, _| copies.contains(member));
+        self.told.retain(|member, _| copies.contains(member));
         self.quarantined.retain(|member| copies.contains(member));
         for digests in self.pending.values_mut() {
             digests.retain(|member, _| copies.contains(member));
@@ -139,6 +185,13 @@ impl Comparer {
     pub fn handle_batch(&mut self, member: MemberId, batch: Batch) {
         if !self.copies.contains(&member) {
             return;
+        }
+        self.finish(batch.released);
+        if self.lineages.get(&member) != Some(&batch.lineage) {
+            self.enter(member, &batch);
+        }
+        if let Some(mark) = batch.mark {
+            self.remember(member, mark);
         }
         let before = self.reported(member);
         let through = batch.through.max(before);
@@ -159,25 +212,27 @@ impl Comparer {
         self.judge_each(heard);
     }
 
-    /// This copy was made anew from a state that a majority vouches for.
-    pub fn handle_rebuilt(&mut self, member: MemberId) {
-        self.quarantined.remove(&member);
-        let finished = self.finished;
-        self.odd.remove(&member);
-        // What the one before has answered is not what this one has.
-        for (_, digests) in self.pending.range_mut(finished.next()..) {
-            digests.remove(&member);
+    /// The policy says so from now on.
+    pub fn handle_rules(&mut self, rules: Rules) {
+        if self.rules == rules {
+            return;
         }
-        self.pending.retain(|_, digests| !digests.is_empty());
-        self.take_out_more();
+        self.rules = rules;
+        let marked: Vec<MemberId> = self.marks.keys().copied().collect();
+        for member in marked {
+            let mark = &self.marks[&member];
+            if mark.tie.is_none() && mark.measure != self.measure(member) {
+                self.tell_odd(member);
+            }
+        }
     }
 
-    /// A person has decided about the slots at which no majority agreed, up to this one; or these go
-    /// unverified.
-    pub fn handle_decided(&mut self, through: Slot) {
-        self.disputed.take_if(|slot| *slot <= through);
-        self.pending = self.pending.split_off(&through.next());
-        self.finished = self.finished.max(through);
+    /// This copy has heard what was found up to this slot: its [`Comparer::mark`] of then.
+    pub fn handle_told(&mut self, member: MemberId, through: Slot) {
+        if self.copies.contains(&member) {
+            let told = self.told.entry(member).or_default();
+            *told = through.max(*told);
+        }
     }
 
     /// What was found, one after another.
@@ -199,9 +254,8 @@ impl Comparer {
         through.sort_unstable_by(|a, b| b.cmp(a));
         let by_majority = through[self.majority() - 1];
         let mut verified = self.reported(member).min(by_majority);
-        let odd = self.odd.get(&member).map(|odd| odd.slot);
-        for bad in [odd, self.disputed].into_iter().flatten() {
-            verified = verified.min(bad.prev());
+        if let Some(mark) = self.marks.get(&member) {
+            verified = verified.min(mark.slot.prev());
         }
         for (slot, digests) in self.pending.range(..=verified) {
             // Whoever differs from those that agree is an odd one already.
@@ -212,9 +266,32 @@ impl Comparer {
         verified
     }
 
-    /// All up to here is compared: no digest of it is needed any more.
+    /// All up to here is compared, or will not be.
     pub fn finished(&self) -> Slot {
         self.finished
+    }
+
+    /// And every copy has heard what came of it: no digest of it is needed any more.
+    pub fn released(&self) -> Slot {
+        let told = self.copies.iter().map(|it| self.told.get(it).copied());
+        told.map(Option::unwrap_or_default)
+            .min()
+            .unwrap_or_default()
+    }
+
+    /// What was found about this copy.
+    pub fn mark(&self, member: MemberId) -> Option<&Mark> {
+        self.marks.get(&member)
+    }
+
+    /// The state of this copy that is known here; 0: none.
+    pub fn lineage(&self, member: MemberId) -> u64 {
+        self.lineages.get(&member).copied().unwrap_or_default()
+    }
+
+    /// Digests of this copy are wanted behind this slot.
+    pub fn wanted(&self, member: MemberId) -> Slot {
+        self.reported(member)
     }
 
     fn majority(&self) -> usize {
@@ -232,7 +309,11 @@ impl Comparer {
     }
 
     fn is_noise(&self, route: &str, part: &Part) -> bool {
-        self.noise.get(route).is_some_and(|it| it.contains(part))
+        let is_ignored = match part {
+            Part::Header(name) | Part::Trailer(name) => self.rules.ignored.contains(name),
+            _ => false,
+        };
+        is_ignored || self.noise.get(route).is_some_and(|it| it.contains(part))
     }
 
     fn difference(&self, one: &Digest, other: &Digest) -> Option<Part> {
@@ -265,6 +346,56 @@ impl Comparer {
             }
         }
         largest
+    }
+}
+
+// === states that come and go ===
+
+impl Comparer {
+    /// All up to here was judged by an earlier leader.
+    fn finish(&mut self, through: Slot) {
+        if through > self.finished {
+            self.finished = through;
+            self.pending = self.pending.split_off(&through.next());
+        }
+    }
+
+    /// This copy has another state than before: what the one before has answered is not what this one
+    /// has, and what was found about it is over, unless it is found in what the copy brings.
+    fn enter(&mut self, member: MemberId, batch: &Batch) {
+        let before = self.marks.remove(&member);
+        let same = |mark: &Mark| batch.mark.as_ref().is_some_and(|it| it.slot == mark.slot);
+        if let Some(mark) = before.filter(same) {
+            self.marks.insert(member, mark);
+        } else {
+            self.quarantined.remove(&member);
+        }
+        self.lineages.insert(member, batch.lineage);
+        self.through.insert(member, batch.from);
+        for digests in self.pending.values_mut() {
+            digests.remove(&member);
+        }
+        self.pending.retain(|_, digests| !digests.is_empty());
+        let camps: BTreeSet<u32> = self.marks.values().filter_map(|mark| mark.tie).collect();
+        if camps.len() == 1 {
+            // Nobody is left to differ from.
+            self.marks.retain(|_, mark| mark.tie.is_none());
+        }
+        self.take_out_more();
+    }
+
+    /// What was found by an earlier leader, or was told by this one.
+    fn remember(&mut self, member: MemberId, mark: Mark) {
+        if mark.measure == OnDivergence::Quarantine {
+            self.quarantined.insert(member);
+        }
+        let is_tie = mark.tie.is_some();
+        let is_new = !self.marks.contains_key(&member);
+        let mark = self.marks.entry(member).or_insert(mark);
+        let measure = mark.measure;
+        if is_new && !is_tie && measure != self.measure(member) {
+            self.tell_odd(member);
+        }
     }
 }
 
@@ -307,13 +438,21 @@ impl Comparer {
                 continue;
             };
             let route = common.route.clone();
-            match self.odd.get_mut(member) {
-                None => {
-                    self.odd.insert(*member, Odd { slot, route, part });
+            match self.marks.get_mut(member) {
+                // Where noise was learned first, a later slot may have been judged before.
+                Some(mark) if mark.tie.is_none() => mark.slot = mark.slot.min(slot),
+                tie => {
+                    let slot = tie.map_or(slot, |mark| mark.slot.min(slot));
+                    let mark = Mark {
+                        slot,
+                        route,
+                        part,
+                        measure: OnDivergence::Alert,
+                        tie: None,
+                    };
+                    self.marks.insert(*member, mark);
                     self.tell_odd(*member);
                 }
-                // Where noise was learned first, a later slot may have been judged before.
-                Some(odd) => odd.slot = odd.slot.min(slot),
             }
         }
     }
@@ -345,7 +484,7 @@ impl Comparer {
     }
 
     fn dispute(&mut self, slot: Slot, digests: &BTreeMap<MemberId, Digest>) {
-        if self.disputed.is_some() {
+        if self.marks.values().any(|mark| mark.tie.is_some()) {
             return;
         }
         let all: Vec<&Digest> = digests.values().collect();
@@ -355,29 +494,52 @@ impl Comparer {
         let all_differ = parts.iter().all(Option::is_some);
         let first = parts.into_iter().flatten().min();
         let part = first.expect("they are not all alike");
-        self.disputed = Some(slot);
+        let route = &all[0].route;
+        let mut marks = self.marks.clone();
+        for (member, digest) in digests {
+            let alike = |it: &&Digest| self.difference(digest, it).is_none();
+            let camp = all.iter().position(alike).expect("it is like itself");
+            let mark = Mark {
+                slot,
+                route: route.clone(),
+                part: part.clone(),
+                measure: OnDivergence::Alert,
+                tie: u32::try_from(camp).ok(),
+            };
+            marks.entry(*member).or_insert(mark);
+        }
+        self.marks = marks;
         self.verdicts.push_back(Verdict::NoMajority {
+            members: digests.keys().copied().collect(),
             slot,
-            route: all[0].route.clone(),
+            route: route.clone(),
             part,
             all_differ,
         });
     }
 
-    fn tell_odd(&mut self, member: MemberId) {
-        let measure = match self.on_divergence {
+    /// What may be done about this odd one.
+    fn measure(&self, member: MemberId) -> OnDivergence {
+        let is_out = self.quarantined.contains(&member);
+        match self.rules.on_divergence {
+            _ if is_out => OnDivergence::Quarantine,
             OnDivergence::Quarantine if !self.may_take_out(member) => OnDivergence::Alert,
             measure => measure,
-        };
+        }
+    }
+
+    fn tell_odd(&mut self, member: MemberId) {
+        let measure = self.measure(member);
         if measure == OnDivergence::Quarantine {
             self.quarantined.insert(member);
         }
-        let Odd { slot, route, part } = self.odd[&member].clone();
+        let mark = self.marks.get_mut(&member).expect("it was found to differ");
+        mark.measure = measure;
         self.verdicts.push_back(Verdict::OddOneOut {
-            slot,
-            route,
+            slot: mark.slot,
+            route: mark.route.clone(),
             member,
-            part,
+            part: mark.part.clone(),
             measure,
         });
     }
@@ -392,10 +554,11 @@ impl Comparer {
 
     /// Those whose turn it was not before.
     fn take_out_more(&mut self) {
-        if self.on_divergence != OnDivergence::Quarantine {
+        if self.rules.on_divergence != OnDivergence::Quarantine {
             return;
         }
-        let odd: Vec<MemberId> = self.odd.keys().copied().collect();
+        let odd = self.marks.iter().filter(|(_, mark)| mark.tie.is_none());
+        let odd: Vec<MemberId> = odd.map(|(member, _)| *member).collect();
         for member in odd {
             if !self.quarantined.contains(&member) && self.may_take_out(member) {
                 self.tell_odd(member);

@@ -515,6 +515,12 @@ impl<A: App, S: States> Executor<A, S> {
                 self.act_all()?;
                 let _ = reply.send(taken);
             }
+            Call::Astray(lineage, mark, reply) => {
+                self.machine.handle_astray(lineage, mark.slot, mark.measure);
+                // It is in the ledger before anybody hears that it was noted.
+                self.act_all()?;
+                let _ = reply.send(());
+            }
         }
         Ok(())
     }

@@ -11,8 +11,9 @@ use synod_proto::v1::Policy;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::answers::{Answers, Which};
-use super::digesting::Compared;
+use super::digesting::{Compared, Verified, Word};
 use super::digests::Batch;
+use super::divergence::Mark;
 use super::fold::Fold;
 use super::keys::KeyLookup;
 use crate::admin::status::Waiting;
@@ -52,6 +53,8 @@ pub(super) enum Call {
         fold: Box<Fold>,
         reply: oneshot::Sender<bool>,
     },
+    /// What was found about the state of this number.
+    Astray(u64, Mark, oneshot::Sender<()>),
 }
 
 /// Why there is no snapshot.
@@ -293,15 +296,22 @@ impl ApplyHandle {
         self.durations.clone()
     }
 
-    /// Digests of what this copy has answered behind this slot, `max` at most, for the comparer. None
-    /// are made before this was called for the first time.
-    pub fn digests(&self, after: Slot, max: usize) -> Batch {
-        self.compared.after(after, max)
+    /// What the leader that compares the copies says to this one, and the digests that it wants, `max`
+    /// at most. What it says is noted before this returns. `None`: apply has ended.
+    pub async fn compare(&self, word: &Word, max: usize) -> Option<Batch> {
+        if let Some((lineage, mark)) = self.compared.to_note(word) {
+            let (reply, noted) = oneshot::channel();
+            let call = Call::Astray(lineage, mark.clone(), reply);
+            self.calls.send(call).await.ok()?;
+            noted.await.ok()?;
+            self.compared.noted(lineage, mark);
+        }
+        Some(self.compared.answer(word, max))
     }
 
-    /// The comparer is done with all up to here.
-    pub fn digests_compared(&self, through: Slot) {
-        self.compared.compared(through);
+    /// Up to where the state of this copy is vouched for, and its changes.
+    pub fn verified(&self) -> watch::Receiver<Verified> {
+        self.compared.verified()
     }
 
     /// The start signal (rule A5): the app was started, or is about to be. Returns at once.

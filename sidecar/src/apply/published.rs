@@ -82,7 +82,7 @@ impl<A: App, S: States> Executor<A, S> {
             changed
         });
         self.published.answers.reached(applied, answered);
-        self.published.digesting.reached(applied);
+        self.published.digesting.reached(machine);
         self.publish_waiting(blocked.or_else(|| machine.blocked()), stalled_at);
     }
 
@@ -90,6 +90,7 @@ impl<A: App, S: States> Executor<A, S> {
         let next = self.machine.applied().next();
         let waiting = match blocked {
             Some(Blocked::Unknown(slot)) => Some(("upgrade", slot)),
+            Some(Blocked::Differs(slot)) => Some(("divergence", slot)),
             Some(Blocked::Pause(slot)) => Some(("app", slot)),
             Some(Blocked::NoApp) => Some(("app", next)),
             Some(Blocked::Asked(slot)) => Some(("poison", slot)),
