@@ -1,7 +1,8 @@
 //! The data plane: the reverse proxy next to every copy of a service.
 //!
 //! A request's way through it: [`ingress`] takes and classifies it, [`node`] has it agreed on,
-//! [`apply`] decides what each copy does with it and [`app`] does it; [`ingress`] answers.
+//! [`apply`] decides what each copy does with it and [`app`] does it; [`ingress`] answers. Then
+//! [`copies`] sees whether all copies have answered alike.
 
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod admin;
@@ -9,6 +10,7 @@ pub mod admin;
 pub mod app;
 pub mod apply;
 pub mod config;
+pub mod copies;
 pub mod identity;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod ingress;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::app::Outsider;
+use crate::copies::{Diverged, Noise};
 
 /// `GET /status`, JSON. Absent values are `null`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -52,6 +53,17 @@ pub struct Status {
     /// Who last talked to the app past this sidecar, if anybody did.
     #[serde(default)]
     pub bypass: Option<Bypass>,
+    /// Copies that answered differently and were not made anew yet, as the leader has found; empty on
+    /// other members.
+    #[serde(default)]
+    pub diverged: Vec<Diverged>,
+    /// What differs on all copies and is therefore not compared, as the leader has found; empty on
+    /// other members.
+    #[serde(default)]
+    pub not_deterministic: Vec<Noise>,
+    /// The state of this copy is vouched for up to this slot: a majority has answered alike.
+    #[serde(default)]
+    pub verified: u64,
 }
 
 /// Somebody outside the pod who was connected to the app's own port.

@@ -14,6 +14,7 @@ use super::divergence::Mark;
 use super::handle::{StoredBody, StoredResponse};
 use super::machine::{Lineage, Machine};
 use crate::app::Instance;
+use crate::copies::Found;
 
 /// Responses that wait for their digest, at most: they are held meanwhile. Of what comes beyond,
 /// there is none.
@@ -28,6 +29,8 @@ pub(super) struct Compared {
     /// Tells this process' lineages from those of others.
     salt: u64,
     verified: watch::Sender<Verified>,
+    /// About all copies, while this member leads.
+    pub(super) found: watch::Sender<Found>,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +72,8 @@ pub struct Word {
     pub release: Slot,
     /// What was found about that state.
     pub mark: Option<Mark>,
+    /// What was found about it without a majority is over.
+    pub is_over: bool,
 }
 
 /// The executor's end.
@@ -108,6 +113,7 @@ impl Compared {
             state: Mutex::default(),
             salt,
             verified: watch::channel(Verified::default()).0,
+            found: watch::channel(Found::default()).0,
         }
     }
 
@@ -117,18 +123,22 @@ impl Compared {
 
     /// The lineage of this machine that is meant, and what must be noted about it before anything else
     /// is done; if there is such a thing.
-    pub(super) fn to_note(&self, word: &Word) -> Option<(u64, Mark)> {
+    pub(super) fn to_note(&self, word: &Word) -> Option<(u64, Option<Mark>)> {
         let copy = self.state();
-        let mark = word.mark.as_ref().filter(|_| copy.is(word.lineage));
-        let mark = mark.filter(|mark| copy.mark.as_ref() != Some(mark))?;
-        Some((copy.lineage.number, mark.clone()))
+        let is_tie = copy.mark.as_ref().is_some_and(|mark| mark.tie.is_some());
+        let is_news = match &word.mark {
+            Some(mark) => copy.mark.as_ref() != Some(mark),
+            None => word.is_over && is_tie,
+        };
+        let is_meant = copy.is(word.lineage);
+        (is_meant && is_news).then(|| (copy.lineage.number, word.mark.clone()))
     }
 
     /// It was noted.
-    pub(super) fn noted(&self, lineage: u64, mark: Mark) {
+    pub(super) fn noted(&self, lineage: u64, mark: Option<Mark>) {
         let mut copy = self.state();
         if copy.lineage.number == lineage {
-            copy.mark = Some(mark);
+            copy.mark = mark;
             self.publish(&mut copy);
         }
     }
@@ -426,6 +436,31 @@ mod tests {
         assert_eq!(compared.to_note(&astray), None, "that is over");
         assert_eq!(compared.answer(&word(&compared, 9), 10).mark, None);
         assert_eq!(verified(&compared).slot(), Slot(9));
+    }
+
+    #[tokio::test]
+    async fn only_what_was_found_without_a_majority_can_be_over() {
+        for (tie, is_over) in [(None, false), (Some(0), true)] {
+            let (compared, _digesting) = entered();
+            let word = Word {
+                mark: Some(Mark { tie, ..mark(5) }),
+                ..word(&compared, 3)
+            };
+            let (number, noted) = compared.to_note(&word).expect("it is news");
+            compared.noted(number, noted);
+            let word = Word { mark: None, ..word };
+            assert_eq!(compared.to_note(&word), None, "a leader that does not know");
+            let word = Word {
+                is_over: true,
+                ..word
+            };
+            let news = compared.to_note(&word);
+            assert_eq!(news.is_some(), is_over);
+            if let Some((number, noted)) = news {
+                compared.noted(number, noted);
+                assert_eq!(compared.answer(&word, 10).mark, None);
+            }
+        }
     }
 
     #[tokio::test]

@@ -187,6 +187,8 @@ pub struct Batch {
     pub through: Slot,
     /// The digests.
     pub digests: Vec<(Slot, Digest)>,
+    /// There are more of them.
+    pub more: bool,
     /// What a leader has found about that state.
     pub mark: Option<Mark>,
 }
@@ -260,6 +262,7 @@ impl Digests {
             }
             if batch.digests.len() >= max || bytes >= BATCH_BYTES {
                 batch.through = batch.digests.last().map_or(slot, |(last, _)| *last);
+                batch.more = true;
                 break;
             }
             bytes += digest.weight();

@@ -12,92 +12,14 @@ use super::digests::{Batch, Digest, Part};
 
 #[cfg(test)]
 mod tests;
+mod verdict;
+
+pub use verdict::{Mark, OnDivergence, Rules, Verdict};
 
 /// Slots that wait for a copy's digest, at most: a copy that is away for longer is not waited for.
 const PENDING: usize = 16_384;
 /// Parts of responses that are known to be noise, at most.
 const NOISE: usize = 1_024;
-
-/// What is to be done about the odd one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnDivergence {
-    /// It is told; a trial.
-    Observe,
-    /// A person is called.
-    Alert,
-    /// It is taken out and made anew.
-    #[default]
-    Quarantine,
-    /// The service stops.
-    Halt,
-}
-
-/// What was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// A majority agrees, and this copy does not. Told once, until it is made anew, and once more if
-    /// another measure is taken later.
-    OddOneOut {
-        /// The first slot at which it differs.
-        slot: Slot,
-        /// Name of the request's route.
-        route: String,
-        /// Whose copy it is.
-        member: MemberId,
-        /// The first part of the response that differs.
-        part: Part,
-        /// What is to be done.
-        measure: OnDivergence,
-    },
-    /// The copies differ and no majority agrees: nobody is taken out, a person decides which of them
-    /// is made anew. Told once, until those that are left agree.
-    NoMajority {
-        /// Whose copies have answered.
-        members: BTreeSet<MemberId>,
-        /// The slot.
-        slot: Slot,
-        /// Name of the request's route.
-        route: String,
-        /// The first part of the response that differs between any two.
-        part: Part,
-        /// No two copies agree.
-        all_differ: bool,
-    },
-    /// This part differs on all copies: it is noise from now on, for this route. Told once.
-    NotDeterministic {
-        /// Where it was seen.
-        slot: Slot,
-        /// Name of the request's route.
-        route: String,
-        /// What differs.
-        part: Part,
-    },
-}
-
-/// What was found about a copy: nobody vouches for it from this slot on, until it is made anew.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The first slot at which it differs.
-    pub slot: Slot,
-    /// Name of the request's route.
-    pub route: String,
-    /// The first part of the response that differs.
-    pub part: Part,
-    /// What is done about it.
-    pub measure: OnDivergence,
-    /// No majority agreed: it may be others that went astray. Copies of the same number have answered
-    /// alike.
-    pub tie: Option<u32>,
-}
-
-/// By which the copies are judged.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rules {
-    /// What is done about the odd one.
-    pub on_divergence: OnDivergence,
-    /// Names of fields, in lower case, that may differ.
-    pub ignored: BTreeSet<String>,
-}
 
 /// See the module's documentation. Every copy that it knows of runs the revision that answers.
 ///
@@ -121,22 +43,9 @@ pub struct Comparer {
     marks: BTreeMap<MemberId, Mark>,
     /// Up to where each copy has heard what was found.
     told: BTreeMap<MemberId, Slot>,
+    /// Copies whose mark is of a tie that is over.
+    over: BTreeSet<MemberId>,
     verdicts: VecDeque<Verdict>,
-}
-
-// === impl Mark ===
-
-impl Mark {
-    /// All that the ledger still knows.
-    pub(super) fn of_an_earlier_life(slot: Slot) -> Self {
-        Self {
-            slot,
-            route: String::new(),
-            part: Part::Unknown,
-            measure: OnDivergence::Observe,
-            tie: None,
-        }
-    }
 }
 
 // === events ===
@@ -156,6 +65,7 @@ impl Comparer {
             noise: BTreeMap::new(),
             marks: BTreeMap::new(),
             told: BTreeMap::new(),
+            over: BTreeSet::new(),
             verdicts: VecDeque::new(),
         }
     }
@@ -172,6 +82,7 @@ impl Comparer {
         self.lineages.retain(|member, _| copies.contains(member));
         self.marks.retain(|member, _| copies.contains(member));
         self.told.retain(|member, _| copies.contains(member));
+        self.over.retain(|member| copies.contains(member));
         self.quarantined.retain(|member| copies.contains(member));
         for digests in self.pending.values_mut() {
             digests.retain(|member, _| copies.contains(member));
@@ -190,9 +101,11 @@ impl Comparer {
         if self.lineages.get(&member) != Some(&batch.lineage) {
             self.enter(member, &batch);
         }
-        if let Some(mark) = batch.mark {
-            self.remember(member, mark);
+        match batch.mark {
+            Some(mark) => self.remember(member, mark),
+            None => drop(self.over.remove(&member)),
         }
+        self.settle_tie();
         let before = self.reported(member);
         let through = batch.through.max(before);
         self.through.insert(member, through);
@@ -221,7 +134,7 @@ impl Comparer {
         let marked: Vec<MemberId> = self.marks.keys().copied().collect();
         for member in marked {
             let mark = &self.marks[&member];
-            if mark.tie.is_none() && mark.measure != self.measure(member) {
+            if mark.is_odd() && mark.measure != self.measure(member) {
                 self.tell_odd(member);
             }
         }
@@ -279,9 +192,25 @@ impl Comparer {
             .unwrap_or_default()
     }
 
+    /// What was found about copies that were not made anew since.
+    pub fn marks(&self) -> impl Iterator<Item = (MemberId, &Mark)> {
+        self.marks.iter().map(|(member, mark)| (*member, mark))
+    }
+
+    /// What is noise: names of routes, and parts of their responses.
+    pub fn noise(&self) -> impl Iterator<Item = (&str, &Part)> {
+        let noise = self.noise.iter();
+        noise.flat_map(|(route, parts)| parts.iter().map(move |part| (route.as_str(), part)))
+    }
+
     /// What was found about this copy.
     pub fn mark(&self, member: MemberId) -> Option<&Mark> {
         self.marks.get(&member)
+    }
+
+    /// What this copy has still noted about itself was of a tie that is over.
+    pub fn is_over(&self, member: MemberId) -> bool {
+        self.over.contains(&member)
     }
 
     /// The state of this copy that is known here; 0: none.
@@ -370,17 +299,13 @@ impl Comparer {
         } else {
             self.quarantined.remove(&member);
         }
+        self.over.remove(&member);
         self.lineages.insert(member, batch.lineage);
         self.through.insert(member, batch.from);
         for digests in self.pending.values_mut() {
             digests.remove(&member);
         }
         self.pending.retain(|_, digests| !digests.is_empty());
-        let camps: BTreeSet<u32> = self.marks.values().filter_map(|mark| mark.tie).collect();
-        if camps.len() == 1 {
-            // Nobody is left to differ from.
-            self.marks.retain(|_, mark| mark.tie.is_none());
-        }
         self.take_out_more();
     }
 
@@ -389,12 +314,25 @@ impl Comparer {
         if mark.measure == OnDivergence::Quarantine {
             self.quarantined.insert(member);
         }
-        let is_tie = mark.tie.is_some();
-        let is_new = !self.marks.contains_key(&member);
-        let mark = self.marks.entry(member).or_insert(mark);
-        let measure = mark.measure;
-        if is_new && !is_tie && measure != self.measure(member) {
+        if self.marks.contains_key(&member) {
+            return;
+        }
+        let (is_odd, measure) = (mark.is_odd(), mark.measure);
+        self.marks.insert(member, mark);
+        if is_odd && measure != self.measure(member) {
             self.tell_odd(member);
+        }
+    }
+
+    /// A tie is over when those that are left agree.
+    fn settle_tie(&mut self) {
+        let camps: BTreeSet<u32> = self.marks.values().filter_map(|mark| mark.tie).collect();
+        // Who was not heard may be in another.
+        let all_heard = self.copies.iter().all(|it| self.lineages.contains_key(it));
+        if camps.len() == 1 && all_heard {
+            let tied = self.marks.iter().filter(|(_, mark)| mark.tie.is_some());
+            self.over.extend(tied.map(|(member, _)| *member));
+            self.marks.retain(|_, mark| mark.tie.is_none());
         }
     }
 }
@@ -440,7 +378,7 @@ impl Comparer {
             let route = common.route.clone();
             match self.marks.get_mut(member) {
                 // Where noise was learned first, a later slot may have been judged before.
-                Some(mark) if mark.tie.is_none() => mark.slot = mark.slot.min(slot),
+                Some(mark) if mark.is_odd() => mark.slot = mark.slot.min(slot),
                 tie => {
                     let slot = tie.map_or(slot, |mark| mark.slot.min(slot));
                     let mark = Mark {
@@ -557,7 +495,7 @@ impl Comparer {
         if self.rules.on_divergence != OnDivergence::Quarantine {
             return;
         }
-        let odd = self.marks.iter().filter(|(_, mark)| mark.tie.is_none());
+        let odd = self.marks.iter().filter(|(_, mark)| mark.is_odd());
         let odd: Vec<MemberId> = odd.map(|(member, _)| *member).collect();
         for member in odd {
             if !self.quarantined.contains(&member) && self.may_take_out(member) {

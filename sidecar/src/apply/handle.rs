@@ -18,6 +18,7 @@ use super::fold::Fold;
 use super::keys::KeyLookup;
 use crate::admin::status::Waiting;
 use crate::app::Instance;
+use crate::copies::Found;
 
 /// A cheap handle on this member's apply.
 #[derive(Clone, Debug)]
@@ -53,8 +54,8 @@ pub(super) enum Call {
         fold: Box<Fold>,
         reply: oneshot::Sender<bool>,
     },
-    /// What was found about the state of this number.
-    Astray(u64, Mark, oneshot::Sender<()>),
+    /// What was found about the state of this number; `None`: nothing any more.
+    Astray(u64, Option<Mark>, oneshot::Sender<()>),
 }
 
 /// Why there is no snapshot.
@@ -182,6 +183,8 @@ pub struct ApplyStatus {
     /// This instance of the app must be stopped: its state is not known. It is, once the group
     /// allows it ([`super::stop`]).
     pub condemned: Option<Instance>,
+    /// The state was found to differ from other copies' from this slot on, and was not made anew yet.
+    pub astray: Option<Slot>,
     /// Starts of the app that were seen.
     pub app_starts: u64,
     /// Entries up to here are not read from the log any more: a snapshot of this member stands for
@@ -307,6 +310,20 @@ impl ApplyHandle {
             self.compared.noted(lineage, mark);
         }
         Some(self.compared.answer(word, max))
+    }
+
+    /// What was found about all copies, and its changes.
+    pub fn found(&self) -> watch::Receiver<Found> {
+        self.compared.found.subscribe()
+    }
+
+    /// While this member leads: what it has found about all copies.
+    pub(crate) fn publish_found(&self, found: Found) {
+        self.compared.found.send_if_modified(|published| {
+            let changed = *published != found;
+            *published = found;
+            changed
+        });
     }
 
     /// Up to where the state of this copy is vouched for, and its changes.

@@ -34,7 +34,8 @@ const FLAG_ROLLBACK: u16 = 2;
 const FLAG_HISTORY: u16 = 4;
 /// The first slot that differs is behind the history.
 const FLAG_ASTRAY: u16 = 8;
-const KNOWN_FLAGS: u16 = FLAG_UNKNOWN | FLAG_ROLLBACK | FLAG_HISTORY | FLAG_ASTRAY;
+const FLAG_STANDS: u16 = 16;
+const KNOWN_FLAGS: u16 = FLAG_UNKNOWN | FLAG_ROLLBACK | FLAG_HISTORY | FLAG_ASTRAY | FLAG_STANDS;
 const DONE_AT: usize = 156;
 const ASTRAY_AT: usize = DONE_AT + 32;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -55,6 +56,8 @@ pub struct Record {
     /// The state of that instance was found to differ from other copies' from this slot on, as of
     /// which nobody vouches for it.
     pub astray: Option<Slot>,
+    /// Therefore nothing is executed upon it any more.
+    pub stands: bool,
     /// What was done by whatever instance; `None` in a record of an earlier version.
     pub history: Option<History>,
 }
@@ -244,6 +247,7 @@ impl Cell {
             (record.rollback, FLAG_ROLLBACK),
             (record.history.is_some(), FLAG_HISTORY),
             (record.astray.is_some(), FLAG_ASTRAY),
+            (record.stands, FLAG_STANDS),
         ];
         let flags = flags.iter().filter(|(set, _)| *set);
         let flags = flags.fold(0, |all, (_, flag)| all | flag);
@@ -301,6 +305,7 @@ impl Cell {
                     || in_flight > 1
                     || done > 0,
                 rollback: flags & FLAG_ROLLBACK != 0,
+                stands: flags & FLAG_STANDS != 0,
                 astray: (flags & FLAG_ASTRAY != 0).then(|| Slot(u64_at(ASTRAY_AT))),
                 history: (flags & FLAG_HISTORY != 0).then(|| History {
                     admitted: Slot(u64_at(DONE_AT)),
@@ -361,6 +366,7 @@ mod tests {
             unknown: false,
             rollback: false,
             astray: None,
+            stands: false,
             history: Some(History {
                 admitted: Slot(applied + 3),
                 answered: Slot(applied + 2),
@@ -394,6 +400,7 @@ mod tests {
             },
             Record {
                 astray: Some(Slot(3)),
+                stands: true,
                 ..record(5, None)
             },
         ] {

@@ -65,6 +65,7 @@ impl<A: App, S: States> Executor<A, S> {
             app_absent: machine.condemned().is_none()
                 && blocked.or_else(|| machine.blocked()) == Some(Blocked::NoApp),
             condemned: machine.condemned(),
+            astray: machine.astray(),
             app_starts: machine.app_starts(),
             not_needed: machine.not_needed(),
             restoring: machine.restoring(),

@@ -24,6 +24,7 @@ use crate::apply::handle::spool_dir;
 use crate::apply::{self, ApplyError, ApplyHandle, FeedSender};
 use crate::config::peers::{self, PeerTable};
 use crate::config::{Config, ConfigError, Protocol, limits};
+use crate::copies::{self, Comparison};
 use crate::identity::{self, Caller, Identity, IdentityError, WINDOW, Who};
 use crate::ingress::{self, Handles, Limits, Reads};
 use crate::node::wire::PROTOCOL;
@@ -216,6 +217,8 @@ impl Member {
         let channels = Channels::new(identity.clone(), table.clone(), node.status());
         let channels = Arc::new(channels);
         tasks.spawn(app_stops.clone().run(apply.status(), channels.clone()));
+        let comparison = Comparison::new(node.clone(), apply.clone(), channels.clone());
+        tasks.spawn(comparison.run());
         let ingress = Arc::new(ingress::Server::new(ingress::Parts {
             backend: Handles::new(node.clone(), apply.clone(), reads),
             peers: channels.clone(),
@@ -250,6 +253,7 @@ impl Member {
                 outsiders,
             ))
             .add_service(handover)
+            .add_service(copies::service(node.clone(), apply.clone()))
             .serve_with_incoming_shutdown(
                 identity::accept(peer, identity.clone()),
                 stops.rest.clone().cancelled_owned(),
@@ -463,6 +467,8 @@ fn admin_parts(
         log_max_bytes: config.log.max_bytes,
         token: config.app.token.clone(),
         outsiders: app::outsiders(config.app.address),
+        found: apply.found(),
+        verified: apply.verified(),
         leaving: stops.leaving.clone(),
     }
 }

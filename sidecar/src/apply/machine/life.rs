@@ -85,6 +85,7 @@ impl Machine {
         };
         self.lineage.is_known = true;
         self.astray = record.astray;
+        self.stands = record.stands;
         self.interrupted = record.in_flight.map(|in_flight| Interrupted {
             applied: record.applied,
             in_flight,
@@ -238,6 +239,7 @@ impl Machine {
             },
             rollback: matches!(self.files, Files::Wanted { .. }),
             astray: self.astray,
+            stands: self.stands,
             history: Some(self.history_now()),
         }
     }

@@ -24,17 +24,19 @@ pub struct Lineage {
 impl Machine {
     /// The state of this lineage differs from other copies' from this slot on: at once, or once more
     /// with another measure. Of the rest nothing is known yet, so nobody vouches for it any more; that
-    /// must be in the ledger before it is told that this was heard. False: it is gone.
-    pub fn handle_astray(&mut self, lineage: u64, slot: Slot, measure: OnDivergence) -> bool {
+    /// must be in the ledger before it is told that this was heard. `None`: it was not this one that
+    /// differed. False: that state is gone.
+    pub fn handle_astray(&mut self, lineage: u64, found: Option<(Slot, OnDivergence)>) -> bool {
         if lineage != self.lineage.number {
             return false;
         }
-        if self.astray.is_none_or(|astray| slot < astray) {
-            self.astray = Some(slot);
-            self.ledger_dirty = true;
-        }
-        self.stands = measure == OnDivergence::Halt;
-        if measure == OnDivergence::Quarantine {
+        let before = (self.astray, self.stands);
+        let slot = found.map(|(slot, _)| slot.min(self.astray.unwrap_or(slot)));
+        let measure = found.map(|(_, measure)| measure);
+        self.astray = slot;
+        self.stands = measure == Some(OnDivergence::Halt);
+        self.ledger_dirty |= before != (self.astray, self.stands);
+        if let (Some(slot), Some(OnDivergence::Quarantine)) = (slot, measure) {
             self.quarantine(slot);
         }
         self.advance();

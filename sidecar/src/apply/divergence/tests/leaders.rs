@@ -25,7 +25,10 @@ impl Copy {
     fn is_asked(&mut self, comparer: &mut Comparer, member: u32) {
         let finished = comparer.finished();
         if comparer.lineage(id(member)) == self.lineage {
-            self.mark = comparer.mark(id(member)).cloned();
+            let mark = comparer.mark(id(member)).cloned();
+            if mark.is_some() || comparer.is_over(id(member)) {
+                self.mark = mark;
+            }
         }
         self.released = self.released.max(comparer.released());
         self.digests = self.digests.split_off(&self.released.next());
@@ -37,6 +40,7 @@ impl Copy {
             through: Slot(4),
             digests: self.digests.clone().into_iter().collect(),
             mark: self.mark.clone(),
+            more: false,
         };
         comparer.handle_batch(id(member), batch);
     }
@@ -117,4 +121,65 @@ fn what_earlier_leaders_have_judged_is_not_judged_again_by_those_that_are_left()
     says(&mut comparer, 2, 3, &usual());
     says(&mut comparer, 3, 3, &other_body("x"));
     assert_eq!(verdicts(&mut comparer), []);
+}
+
+#[test]
+fn a_tie_is_over_when_those_that_are_left_agree_and_not_before_all_were_heard() {
+    let mut copies = copies(&Response {
+        status: 404,
+        ..usual()
+    });
+    let third = Response {
+        status: 500,
+        ..usual()
+    };
+    copies[1].digests.insert(Slot(3), digest(&third));
+    let mut first = comparer(3, OnDivergence::Quarantine);
+    for call in 0..9 {
+        copies[call % 3].is_asked(&mut first, call as u32 % 3 + 1);
+    }
+    let mut second = comparer(3, OnDivergence::Quarantine);
+    for round in 0..3 {
+        for member in [1, 2, 3] {
+            if round == 1 && member > 1 {
+                // A person has restarted two of them.
+                let fresh = Copy::new(&[usual(), usual(), usual(), usual()]);
+                let copy = &mut copies[member as usize - 1];
+                *copy = Copy {
+                    lineage: 2,
+                    ..fresh
+                };
+            }
+            copies[member as usize - 1].is_asked(&mut second, member);
+            let is_over = round > 1 || round == 1 && member == 3;
+            let told: Vec<_> = second.marks().collect();
+            assert_eq!(told.is_empty(), is_over, "{round} {member} {told:?}");
+        }
+    }
+    assert_eq!(copies[0].mark, None);
+    assert_eq!(second.verified(id(1)), Slot(4));
+    let told = no_majority(3, 3, Part::StatusClass, true);
+    assert_eq!(verdicts(&mut first), [told]);
+    assert_eq!(verdicts(&mut second), []);
+}
+
+#[test]
+fn of_what_an_earlier_process_has_left_no_measure_follows_until_the_copy_differs_again() {
+    let mut comparer = comparer(3, OnDivergence::Quarantine);
+    let left = Batch {
+        lineage: 1,
+        from: Slot(4),
+        through: Slot(4),
+        mark: Some(Mark::of_an_earlier_life(Slot(2))),
+        ..Batch::default()
+    };
+    comparer.handle_batch(id(3), left);
+    for member in 1..=2 {
+        says(&mut comparer, member, 5, &usual());
+    }
+    assert_eq!(verdicts(&mut comparer), []);
+    says(&mut comparer, 3, 5, &other_body("x"));
+    assert_eq!(comparer.verified(id(3)), Slot(1));
+    let told = odd(3, 2, Part::Body, OnDivergence::Quarantine);
+    assert_eq!(verdicts(&mut comparer), [told]);
 }

@@ -15,7 +15,9 @@ fn bench() -> Bench {
 
 fn astray(bench: &mut Bench, slot: u64, measure: OnDivergence) -> bool {
     let number = bench.machine.lineage().number;
-    bench.machine.handle_astray(number, Slot(slot), measure)
+    bench
+        .machine
+        .handle_astray(number, Some((Slot(slot), measure)))
 }
 
 fn stops(actions: &[Action]) -> bool {
@@ -42,7 +44,7 @@ fn a_copy_that_is_taken_out_serves_nobody_and_is_made_anew_from_the_start_of_the
     let number = before.number;
     let late = bench
         .machine
-        .handle_astray(number, Slot(4), OnDivergence::Quarantine);
+        .handle_astray(number, Some((Slot(4), OnDivergence::Quarantine)));
     assert!(!late && bench.machine.serving());
 }
 
@@ -78,6 +80,10 @@ fn a_copy_that_is_told_to_stand_executes_nothing_more_until_it_is_made_anew_or_t
     assert!(astray(&mut bench, 4, OnDivergence::Alert));
     assert_eq!(bench.run().0, [7]);
     assert!(astray(&mut bench, 4, OnDivergence::Halt));
+    bench.step();
+    let mut restarted = bench.restarted(Some(instance(1)));
+    restarted.choose(8, &request());
+    assert_eq!(restarted.run().0, [0; 0], "also in its next process");
     bench.machine.handle_app(None);
     bench.machine.handle_app(Some(instance(2)));
     assert_eq!(bench.run().0, [1, 2, 3, 4, 5, 6, 7]);
@@ -117,4 +123,14 @@ fn a_volume_that_differs_is_put_back() {
     assert!(stops(&actions));
     let replaced = |it: &Action| matches!(it, Action::ReplaceApp { slot, .. } if *slot == Slot(0));
     assert!(actions.iter().any(replaced), "{actions:?}");
+}
+
+#[test]
+fn a_copy_that_was_right_in_the_end_is_vouched_for_again() {
+    let mut bench = bench();
+    assert!(astray(&mut bench, 4, OnDivergence::Alert));
+    let number = bench.machine.lineage().number;
+    assert!(bench.machine.handle_astray(number, None));
+    bench.step();
+    assert_eq!((bench.ledger.astray, bench.machine.astray()), (None, None));
 }
