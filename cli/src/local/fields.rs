@@ -40,7 +40,7 @@ const FIELDS: [(&str, &str); 23] = [
     ("spec.state.maxReplay", NOT_YET),
     ("spec.volumeClaimRetentionPolicy", ONE_MACHINE),
     ("spec.ordering.lanes", NOT_YET),
-    ("spec.divergence", NOT_YET),
+    ("spec.divergence.ignoreJSONPointers", NOT_YET),
     ("spec.poison", NOT_YET),
     (
         "spec.reads",

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use synod_paxos::{GroupId, Slot};
-use synod_proto::v1::ReadLogRequest;
 use synod_proto::v1::backups_client::BackupsClient;
+use synod_proto::v1::{LogRangeRequest, ReadLogRequest};
 
 use super::entries::{Summary, Writer};
 use super::{BackupError, ENTRIES, FORMAT, Manifest, check, io_error, open_store, sync_folder};
@@ -60,10 +60,12 @@ pub async fn create(
     })?;
     let store = open_store(into)?;
     let fetcher = Fetcher::new(store, group, SILENCE);
+    let log_begin = log_begin(member, group).await?;
     let offers = fetcher.list(member).await?;
-    let newest = |standing| offers.iter().rev().find(|it| it.standing == standing);
-    let offer = newest(Standing::Verified).or_else(|| newest(Standing::Unverified));
-    let offer = offer.ok_or(BackupError::NoSnapshot)?;
+    // The log must go on behind it.
+    let reach = offers.iter().filter(|it| it.head.slot.next() >= log_begin);
+    let rank = |it: &&Snapshot| (it.standing == Standing::Verified, it.head.slot);
+    let offer = reach.max_by_key(rank).ok_or(BackupError::NoSnapshot)?;
     let slot = offer.head.slot;
     progress(Progress::Snapshot {
         slot,
@@ -106,6 +108,25 @@ fn manifest(group: GroupId, service: &str, snapshot: &Snapshot, entries: &Summar
     }
 }
 
+/// The first slot of the member's log.
+async fn log_begin(member: &Connector, group: GroupId) -> Result<Slot, BackupError> {
+    let mut client = BackupsClient::new(member.channel().await?);
+    let request = LogRangeRequest {
+        group: Bytes::copy_from_slice(&group.0),
+    };
+    let range = tokio::time::timeout(SILENCE, client.log_range(request)).await;
+    let range = range.map_err(silent)?.map_err(refused)?.into_inner();
+    Ok(Slot(range.first))
+}
+
+fn refused(status: tonic::Status) -> BackupError {
+    BackupError::Refused(status.message().to_owned())
+}
+
+fn silent(_: tokio::time::error::Elapsed) -> BackupError {
+    BackupError::Refused(format!("nothing came for {} s", SILENCE.as_secs()))
+}
+
 async fn read_log(
     member: &Connector,
     group: GroupId,
@@ -116,8 +137,6 @@ async fn read_log(
     let channel = member.bulk_channel(WINDOW_BYTES).await?;
     let most = usize::try_from(limits::MESSAGE_BYTES).unwrap_or(usize::MAX);
     let mut client = BackupsClient::new(channel).max_decoding_message_size(most);
-    let refused = |status: tonic::Status| BackupError::Refused(status.message().to_owned());
-    let silent = |_| BackupError::Refused(format!("nothing came for {} s", SILENCE.as_secs()));
     let request = ReadLogRequest {
         group: Bytes::copy_from_slice(&group.0),
         from: from.0,

@@ -6,7 +6,7 @@ use futures::Stream;
 use futures::stream::try_unfold;
 use synod_paxos::Slot;
 use synod_proto::v1::backups_server::{Backups, BackupsServer};
-use synod_proto::v1::{ReadLogPiece, ReadLogRequest};
+use synod_proto::v1::{LogRangeRequest, LogRangeResponse, ReadLogPiece, ReadLogRequest};
 use synod_wal::{LogReader, ReadError};
 use tonic::{Request, Response, Status};
 
@@ -30,28 +30,44 @@ pub fn service(node: NodeHandle, log: LogReader) -> BackupsServer<BackupService>
     BackupsServer::new(BackupService { node, log })
 }
 
+impl BackupService {
+    /// The caller knows the group: the last slot that is known to be chosen.
+    fn check<T>(&self, request: &Request<T>, group: &[u8]) -> Result<Slot, Status> {
+        if request.extensions().get::<Caller>().is_none() {
+            return Err(Status::unauthenticated("no certificate"));
+        }
+        let status = self.node.status().borrow().clone();
+        match status.group {
+            Some(own) if own.0 == *group => Ok(status.commit),
+            _ => Err(Status::permission_denied(
+                "this member belongs to another group",
+            )),
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Backups for BackupService {
     type ReadLogStream = Pieces;
 
+    async fn log_range(
+        &self,
+        request: Request<LogRangeRequest>,
+    ) -> Result<Response<LogRangeResponse>, Status> {
+        let commit = self.check(&request, &request.get_ref().group)?;
+        let (first, _) = self.log.range();
+        Ok(Response::new(LogRangeResponse {
+            first: first.0,
+            through: commit.0,
+        }))
+    }
+
     async fn read_log(&self, request: Request<ReadLogRequest>) -> Result<Response<Pieces>, Status> {
-        if request.extensions().get::<Caller>().is_none() {
-            return Err(Status::unauthenticated("no certificate"));
-        }
-        let ReadLogRequest {
-            group,
-            from,
-            through,
-        } = request.into_inner();
-        let status = self.node.status().borrow().clone();
-        if status.group.is_none_or(|own| own.0 != *group) {
-            return Err(Status::permission_denied(
-                "this member belongs to another group",
-            ));
-        }
+        let commit = self.check(&request, &request.get_ref().group)?;
+        let ReadLogRequest { from, through, .. } = request.into_inner();
         let through = match through {
-            0 => status.commit,
-            asked if Slot(asked) <= status.commit => Slot(asked),
+            0 => commit,
+            asked if Slot(asked) <= commit => Slot(asked),
             asked => {
                 let words = format!("slot {asked} is not known to be chosen here");
                 return Err(Status::out_of_range(words));

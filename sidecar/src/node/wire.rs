@@ -80,12 +80,12 @@ pub fn hello(hello: &Hello, lane: Lane) -> v1::PeerFrame {
 }
 
 /// A ballot that names a leadership.
-pub(super) fn term(ballot: Ballot) -> v1::Ballot {
+pub(crate) fn term(ballot: Ballot) -> v1::Ballot {
     outgoing::ballot(ballot)
 }
 
 /// The same, of another member.
-pub(super) fn read_term(ballot: Option<v1::Ballot>) -> Result<Ballot, WireError> {
+pub(crate) fn read_term(ballot: Option<v1::Ballot>) -> Result<Ballot, WireError> {
     incoming::ballot(ballot)
 }
 

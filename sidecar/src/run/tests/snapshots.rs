@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use synod_paxos::GroupId;
-use synod_proto::v1::{KeptSnapshotsRequest, TakeSnapshotRequest};
+use synod_proto::v1::{KeptSnapshot, KeptSnapshotsRequest, TakeSnapshotRequest};
 use tokio::net::TcpListener;
 use tonic::Code;
 
@@ -199,7 +199,10 @@ async fn a_member_that_was_away_for_too_long_gets_a_snapshot_and_survives_a_kill
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_is_taken_on_request_of_an_operator_only_and_said_to_be_there() {
-    let mut group = Group::with_snapshots(1_000);
+    let mut group = Group {
+        log_bytes: 64 << 20,
+        ..Group::with_snapshots(1_000)
+    };
     group.start_all().await;
     group.form().await;
     group.add(1, "a").await;
@@ -210,11 +213,16 @@ async fn a_snapshot_is_taken_on_request_of_an_operator_only_and_said_to_be_there
     let taken = control.take_snapshot(TakeSnapshotRequest {}).await;
     let taken = taken.expect("taken").into_inner().snapshot.expect("one");
     assert_eq!((taken.state_bytes, &*taken.standing), (1, "Uncompared"));
+    // Soon all three have said what they answered.
+    let is_verified = |it: &Status| it.snapshot.as_ref().is_some_and(|it| it.verified);
+    let status = group.until_status(2, is_verified).await;
+    assert_eq!(status.snapshot.map(|it| it.slot), Some(taken.slot));
     let kept = control.kept_snapshots(KeptSnapshotsRequest {}).await;
-    let kept = kept.expect("answers").into_inner().snapshots;
-    assert_eq!(kept, std::slice::from_ref(&taken));
-    let snapshot = group.admin_status(2).await.snapshot.expect("is there");
-    assert_eq!((snapshot.slot, snapshot.verified), (taken.slot, false));
+    let verified = KeptSnapshot {
+        standing: "Verified".to_owned(),
+        ..taken.clone()
+    };
+    assert_eq!(kept.expect("answers").into_inner().snapshots, [verified]);
     // Nothing has changed since.
     let again = control.take_snapshot(TakeSnapshotRequest {}).await;
     if let Ok(again) = again {
