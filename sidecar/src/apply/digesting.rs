@@ -1,6 +1,7 @@
 //! Makes the digests of this copy's responses, beside the lane, and keeps what the comparison of the
 //! copies says about this one.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,7 @@ use synod_paxos::Slot;
 use synod_proto::v1::Request;
 use tokio::sync::{mpsc, watch};
 
-use super::digests::{Batch, Digest, Digester, Digests};
+use super::digests::{Batch, Digest, Digester, Digests, NOISE, Noise, fingerprint};
 use super::divergence::Mark;
 use super::handle::{StoredBody, StoredResponse};
 use super::machine::{Lineage, Machine};
@@ -42,6 +43,8 @@ struct State {
     mark: Option<Mark>,
     /// Vouched for up to here.
     verified: Slot,
+    /// Kept for the next leader.
+    noise: BTreeSet<Noise>,
 }
 
 /// Up to where the state of an instance of the app is vouched for (rule N2): all that it has executed up
@@ -74,6 +77,10 @@ pub struct Word {
     pub mark: Option<Mark>,
     /// What was found about it without a majority is over.
     pub is_over: bool,
+    /// All that the leader knows to be noise, unless the copy knows the same.
+    pub noise: BTreeSet<Noise>,
+    /// [`fingerprint`] of that.
+    pub noise_known: u64,
 }
 
 /// The executor's end.
@@ -157,9 +164,22 @@ impl Compared {
         }
         copy.digests.release(word.release);
         self.publish(&mut copy);
+        for noise in &word.noise {
+            if copy.noise.len() < NOISE {
+                copy.noise.insert(noise.clone());
+            }
+        }
+        let noise_known = fingerprint(&copy.noise);
+        let is_news = noise_known != word.noise_known;
         let after = if is_same { word.after } else { Slot::ZERO };
         Batch {
             mark: copy.mark.clone(),
+            noise: if is_news {
+                copy.noise.clone()
+            } else {
+                BTreeSet::new()
+            },
+            noise_known,
             ..copy.digests.after(after, max)
         }
     }
@@ -300,6 +320,7 @@ async fn digest(executed: Executed) -> io::Result<Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apply::digests::Part;
     use bytes::Bytes;
     use std::io::Write;
 
@@ -441,6 +462,27 @@ mod tests {
         assert_eq!(compared.to_note(&astray), None, "that is over");
         assert_eq!(compared.answer(&word(&compared, 9), 10).mark, None);
         assert_eq!(verified(&compared).slot(), Slot(9));
+    }
+
+    #[tokio::test]
+    async fn what_is_noise_is_kept_for_the_next_leader_and_said_only_where_it_is_news() {
+        let (compared, _digesting) = entered();
+        let noise: BTreeSet<Noise> = ["a", "b"]
+            .map(|route| Noise {
+                route: route.into(),
+                part: Part::Body,
+            })
+            .into();
+        let word = Word {
+            noise: noise.clone(),
+            noise_known: fingerprint(&noise),
+            ..Word::default()
+        };
+        let batch = compared.answer(&word, 10);
+        assert_eq!(batch.noise, BTreeSet::new());
+        assert_eq!(batch.noise_known, fingerprint(&noise));
+        let batch = compared.answer(&Word::default(), 10);
+        assert_eq!(batch.noise, noise, "the next one knows nothing");
     }
 
     #[tokio::test]

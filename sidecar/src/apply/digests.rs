@@ -191,6 +191,36 @@ pub struct Batch {
     pub more: bool,
     /// What a leader has found about that state.
     pub mark: Option<Mark>,
+    /// All that the copy knows to be noise, unless the leader knows the same.
+    pub noise: BTreeSet<Noise>,
+    /// [`fingerprint`] of that.
+    pub noise_known: u64,
+}
+
+/// A part of the responses of a route that differs on all copies.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Noise {
+    /// Name of the route; empty: none matched.
+    pub route: String,
+    /// What differs.
+    pub part: Part,
+}
+
+/// Noise that is kept, at most.
+pub const NOISE: usize = 1_024;
+
+/// Whether two know the same noise: 0 when there is none.
+pub fn fingerprint(noise: &BTreeSet<Noise>) -> u64 {
+    noise.iter().fold(0, |all, Noise { route, part }| {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&u64::to_le_bytes(all));
+        hasher.update(&(route.len() as u64).to_le_bytes());
+        hasher.update(route.as_bytes());
+        hasher.update(part.to_string().as_bytes());
+        let mut first = [0; 8];
+        first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+        u64::from_le_bytes(first)
+    })
 }
 
 impl Digests {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use synod_paxos::{MemberId, Slot};
 
-use super::digests::{Batch, Digest, Part};
+use super::digests::{Batch, Digest, NOISE, Noise, Part};
 
 #[cfg(test)]
 mod tests;
@@ -18,8 +18,6 @@ pub use verdict::{Mark, OnDivergence, Rules, Verdict};
 
 /// Slots that wait for a copy's digest, at most: a copy that is away for longer is not waited for.
 const PENDING: usize = 16_384;
-/// Parts of responses that are known to be noise, at most.
-const NOISE: usize = 1_024;
 
 /// See the module's documentation. Every copy that it knows of runs the revision that answers.
 ///
@@ -39,7 +37,7 @@ pub struct Comparer {
     pending: BTreeMap<Slot, BTreeMap<MemberId, Digest>>,
     /// All up to here is compared, or will not be.
     finished: Slot,
-    noise: BTreeMap<String, BTreeSet<Part>>,
+    noise: BTreeSet<Noise>,
     marks: BTreeMap<MemberId, Mark>,
     /// Up to where each copy has heard what was found.
     told: BTreeMap<MemberId, Slot>,
@@ -62,7 +60,7 @@ impl Comparer {
             through: BTreeMap::new(),
             pending: BTreeMap::new(),
             finished: Slot::ZERO,
-            noise: BTreeMap::new(),
+            noise: BTreeSet::new(),
             marks: BTreeMap::new(),
             told: BTreeMap::new(),
             over: BTreeSet::new(),
@@ -98,6 +96,11 @@ impl Comparer {
             return;
         }
         self.finish(batch.released);
+        for noise in &batch.noise {
+            if self.noise.len() < NOISE {
+                self.noise.insert(noise.clone());
+            }
+        }
         if self.lineages.get(&member) != Some(&batch.lineage) {
             self.enter(member, &batch);
         }
@@ -197,10 +200,9 @@ impl Comparer {
         self.marks.iter().map(|(member, mark)| (*member, mark))
     }
 
-    /// What is noise: names of routes, and parts of their responses.
-    pub fn noise(&self) -> impl Iterator<Item = (&str, &Part)> {
-        let noise = self.noise.iter();
-        noise.flat_map(|(route, parts)| parts.iter().map(move |part| (route.as_str(), part)))
+    /// What is noise, as far as is known here or was known to earlier leaders.
+    pub fn noise(&self) -> &BTreeSet<Noise> {
+        &self.noise
     }
 
     /// What was found about this copy.
@@ -242,7 +244,11 @@ impl Comparer {
             Part::Header(name) | Part::Trailer(name) => self.rules.ignored.contains(name),
             _ => false,
         };
-        is_ignored || self.noise.get(route).is_some_and(|it| it.contains(part))
+        let noise = || Noise {
+            route: route.to_owned(),
+            part: part.clone(),
+        };
+        is_ignored || !self.noise.is_empty() && self.noise.contains(&noise())
     }
 
     fn difference(&self, one: &Digest, other: &Digest) -> Option<Part> {
@@ -404,17 +410,15 @@ impl Comparer {
         for part in parts {
             let values: BTreeSet<_> = digests.values().map(|it| it.parts.get(part)).collect();
             let route = digests.values().map(|it| &it.route).next();
-            let route = route.expect("there are several").clone();
-            let known: usize = self.noise.values().map(BTreeSet::len).sum();
+            let noise = Noise {
+                route: route.expect("there are several").clone(),
+                part: part.clone(),
+            };
             if values.len() == digests.len()
-                && known < NOISE
-                && self
-                    .noise
-                    .entry(route.clone())
-                    .or_default()
-                    .insert(part.clone())
+                && self.noise.len() < NOISE
+                && self.noise.insert(noise.clone())
             {
-                let part = part.clone();
+                let Noise { route, part } = noise;
                 let verdict = Verdict::NotDeterministic { slot, route, part };
                 self.verdicts.push_back(verdict);
             }

@@ -15,7 +15,7 @@ use tonic::Status;
 use super::found::Found;
 use super::service::DIGESTS;
 use super::{rules, wire};
-use crate::apply::digests::Batch;
+use crate::apply::digests::{Batch, fingerprint};
 use crate::apply::divergence::{Comparer, OnDivergence, Verdict};
 use crate::apply::{ApplyHandle, Word};
 use crate::ingress::PeerChannels;
@@ -141,11 +141,13 @@ impl std::fmt::Debug for Comparison {
 impl Desk {
     /// Asks one copy, again and again.
     async fn ask_on(self: Arc<Self>, member: MemberId) {
+        let mut its_noise = 0;
         loop {
-            let (word, finished) = self.word(member);
+            let (word, finished) = self.word(member, its_noise);
             let more = match timeout(PATIENCE, self.ask(member, &word)).await {
                 Ok(Ok(batch)) => {
                     let more = batch.more;
+                    its_noise = batch.noise_known;
                     let mut comparer = self.comparer();
                     comparer.handle_told(member, finished);
                     comparer.handle_batch(member, batch);
@@ -164,8 +166,10 @@ impl Desk {
     }
 
     /// What it is told, and up to where that is all there is to say.
-    fn word(&self, member: MemberId) -> (Word, Slot) {
+    fn word(&self, member: MemberId, its_noise: u64) -> (Word, Slot) {
         let comparer = self.comparer();
+        let noise_known = fingerprint(comparer.noise());
+        let is_news = noise_known != its_noise;
         let word = Word {
             lineage: comparer.lineage(member),
             after: comparer.wanted(member),
@@ -173,6 +177,12 @@ impl Desk {
             release: comparer.released(),
             mark: comparer.mark(member).cloned(),
             is_over: comparer.is_over(member),
+            noise: if is_news {
+                comparer.noise().clone()
+            } else {
+                BTreeSet::new()
+            },
+            noise_known,
         };
         (word, comparer.finished())
     }

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::apply::divergence::{Comparer, Mark};
 use synod_paxos::MemberId;
+
+use crate::apply::divergence::{Comparer, Mark};
 
 /// Entries of each list that are told, at most.
 const TOLD: usize = 32;
@@ -51,11 +52,11 @@ impl Found {
         for (member, mark) in comparer.marks() {
             found.add(name(member), mark);
         }
-        let noise = comparer.noise().take(TOLD);
+        let noise = comparer.noise().iter().take(TOLD);
         found.not_deterministic = noise
-            .map(|(route, part)| Noise {
-                route: route.to_owned(),
-                part: part.to_string(),
+            .map(|noise| Noise {
+                route: noise.route.clone(),
+                part: noise.part.to_string(),
             })
             .collect();
         found

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use synod_paxos::Slot;
 use synod_proto::v1::copy_mark::Measure;
 use synod_proto::v1::response_part::Kind;
-use synod_proto::v1::{CompareRequest, CompareResponse, CopyMark, ResponsePart, SlotDigest};
+use synod_proto::v1::{
+    CompareRequest, CompareResponse, CopyMark, NoisyPart, ResponsePart, SlotDigest,
+};
 
 use crate::apply::Word;
-use crate::apply::digests::{Batch, Digest, Part, PartHash};
+use crate::apply::digests::{Batch, Digest, Noise, Part, PartHash};
 use crate::apply::divergence::{Mark, OnDivergence};
 
 /// Slots are reached by counting: what is above would overflow in somebody's arithmetic.
@@ -34,6 +36,8 @@ pub(super) fn read_request(request: CompareRequest) -> Result<Word, WireError> {
         release: slot("release", request.release)?,
         mark: request.mark.map(read_mark).transpose()?,
         is_over: request.is_over,
+        noise: request.noise.into_iter().map(read_noise).collect(),
+        noise_known: request.noise_known,
     })
 }
 
@@ -46,6 +50,8 @@ pub(super) fn request(word: &Word) -> CompareRequest {
         release: word.release.0,
         mark: word.mark.as_ref().map(mark),
         is_over: word.is_over,
+        noise: word.noise.iter().map(noise).collect(),
+        noise_known: word.noise_known,
         ..CompareRequest::default()
     }
 }
@@ -61,6 +67,8 @@ pub(super) fn read_response(response: CompareResponse) -> Result<Batch, WireErro
         digests: digests.collect::<Result<_, _>>()?,
         more: response.more,
         mark: response.mark.map(read_mark).transpose()?,
+        noise: response.noise.into_iter().map(read_noise).collect(),
+        noise_known: response.noise_known,
     })
 }
 
@@ -74,6 +82,8 @@ pub(super) fn response(batch: Batch) -> CompareResponse {
         digests: batch.digests.into_iter().map(digest).collect(),
         more: batch.more,
         mark: batch.mark.as_ref().map(mark),
+        noise: batch.noise.iter().map(noise).collect(),
+        noise_known: batch.noise_known,
     }
 }
 
@@ -134,6 +144,20 @@ fn read_part(part: ResponsePart) -> Part {
     }
 }
 
+fn noise(noise: &Noise) -> NoisyPart {
+    NoisyPart {
+        route: noise.route.clone(),
+        part: Some(part(&noise.part, None)),
+    }
+}
+
+fn read_noise(noise: NoisyPart) -> Noise {
+    Noise {
+        route: noise.route,
+        part: noise.part.map_or(Part::Unknown, read_part),
+    }
+}
+
 fn mark(mark: &Mark) -> CopyMark {
     let measure = match mark.measure {
         OnDivergence::Observe => Measure::Observe,
@@ -168,6 +192,8 @@ fn read_mark(mark: CopyMark) -> Result<Mark, WireError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn marks() -> Vec<Mark> {
@@ -197,6 +223,15 @@ mod tests {
         marks.collect()
     }
 
+    fn noises() -> BTreeSet<Noise> {
+        let parts = [Part::Body, Part::Header("etag".into())];
+        let noise = parts.map(|part| Noise {
+            route: "notes".into(),
+            part,
+        });
+        noise.into()
+    }
+
     #[test]
     fn what_is_sent_is_what_arrives() {
         for mark in marks() {
@@ -207,6 +242,8 @@ mod tests {
                 release: Slot(4),
                 mark: Some(mark.clone()),
                 is_over: true,
+                noise: noises(),
+                noise_known: 5,
             };
             assert_eq!(read_request(request(&word)), Ok(word));
             let hashed = [(mark.part.clone(), [7; 16])];
@@ -223,6 +260,8 @@ mod tests {
                 digests: vec![(Slot(5), digest)],
                 more: true,
                 mark: Some(mark),
+                noise: noises(),
+                noise_known: 7,
             };
             assert_eq!(read_response(response(batch.clone())), Ok(batch));
         }

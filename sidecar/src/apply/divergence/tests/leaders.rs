@@ -40,7 +40,7 @@ impl Copy {
             through: Slot(4),
             digests: self.digests.clone().into_iter().collect(),
             mark: self.mark.clone(),
-            more: false,
+            ..Batch::default()
         };
         comparer.handle_batch(id(member), batch);
     }
@@ -182,4 +182,25 @@ fn of_what_an_earlier_process_has_left_no_measure_follows_until_the_copy_differs
     assert_eq!(comparer.verified(id(3)), Slot(1));
     let told = odd(3, 2, Part::Body, OnDivergence::Quarantine);
     assert_eq!(verdicts(&mut comparer), [told]);
+}
+
+#[test]
+fn what_an_earlier_leader_has_found_to_be_noise_makes_no_difference_while_a_copy_is_away() {
+    let noise = crate::apply::digests::Noise {
+        route: "notes".into(),
+        part: etag_part(),
+    };
+    let mut comparer = comparer(3, OnDivergence::Quarantine);
+    for member in 1..=2 {
+        let batch = Batch {
+            lineage: 1,
+            noise: [noise.clone()].into(),
+            ..Batch::default()
+        };
+        comparer.handle_batch(id(member), batch);
+        says(&mut comparer, member, 1, &etag(&member.to_string()));
+    }
+    assert_eq!(verdicts(&mut comparer), []);
+    assert_eq!(comparer.verified(id(1)), Slot(1));
+    assert!(comparer.noise().contains(&noise));
 }
