@@ -173,7 +173,7 @@ mod tests {
     fn a_group_is_formed_once_all_members_have_spoken_and_never_again() {
         let parent = tempfile::tempdir().expect("folder");
         let path = parent.path().join("data");
-        let folder = Folder::open(Some(&path), Group::new("notes", 3)).expect("made");
+        let folder = Folder::open(Some(&path), Group::new("notes", 3, None)).expect("made");
         let policy = Policy {
             version: 1,
             ..Policy::default()
@@ -208,7 +208,7 @@ mod tests {
     fn a_genesis_of_another_group_is_refused() {
         let parent = tempfile::tempdir().expect("folder");
         let path = parent.path().join("data");
-        let folder = Folder::open(Some(&path), Group::new("notes", 3)).expect("made");
+        let folder = Folder::open(Some(&path), Group::new("notes", 3, None)).expect("made");
         let member = GenesisMember {
             id: 1,
             name: "wiki-1".to_owned(),
