@@ -192,3 +192,99 @@ fn call(endpoint: &Endpoint) -> config::Call {
         path: endpoint.path.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use synod_sidecar::config::Config;
+
+    use super::*;
+
+    const REST: &str = "
+service: notes
+member: notes-1
+trustDomain: synod.local
+namespace: local
+data: /tmp/data
+genesis: /tmp/genesis.json
+peers: /tmp/peers.json
+tls: {ca: ca.pem, cert: cert.pem, key: key.pem}
+listen: {http: '127.0.0.1:7480', peer: '127.0.0.1:7443', admin: '127.0.0.1:7420'}
+app: {address: '127.0.0.1:8080'}
+";
+
+    /// As the sidecar reads it.
+    fn read(state: &State) -> config::State {
+        let folder = MemberFolder::of(Path::new("/tmp/group"), 2);
+        let text = serde_yaml::to_string(&of_member(state, &folder)).expect("YAML");
+        let text = text.replace('\n', "\n  ");
+        let text = format!("{REST}state:\n  {text}\n");
+        let config = Config::parse(Path::new("-"), &text, &BTreeMap::new());
+        config.expect("a good configuration").state
+    }
+
+    fn get(path: &str) -> Endpoint {
+        endpoint(&format!("GET {path}")).expect("an endpoint")
+    }
+
+    #[test]
+    fn a_sidecar_takes_every_state_as_it_was_meant() {
+        let plain = read(&State::default());
+        assert_eq!(plain.kind, config::StateKind::Ephemeral);
+        assert_eq!(plain.snapshot, config::Snapshot::default());
+
+        let mut snapshot = by_http(get("/save"), get("/restore"));
+        let http = snapshot.http.as_mut().expect("given");
+        http.settle = Some(get("/settled"));
+        snapshot.every = Some(synod_api::Every {
+            slots: 9,
+            ..synod_api::Every::default()
+        });
+        let read_back = read(&State {
+            snapshot,
+            ..State::default()
+        });
+        let http = read_back.snapshot.http.expect("given");
+        let settle = http.settle.expect("given");
+        let paths = [http.save, http.restore, settle].map(|it| it.path);
+        assert_eq!(paths, ["/save", "/restore", "/settled"]);
+        let every = read_back.snapshot.every;
+        assert_eq!((every.slots, every.log_bytes), (9, 1 << 30));
+
+        let volume = State {
+            kind: StateType::Volume,
+            on_unclean_crash: Some(OnUncleanCrash::AppliedHeader),
+            applied: Some(get("/slot")),
+            snapshot: Snapshot {
+                kind: SnapshotType::Volume,
+                ..Snapshot::default()
+            },
+            ..State::default()
+        };
+        let read_back = read(&volume);
+        let files = read_back.volume.expect("given");
+        assert_eq!(files.path, Path::new("/tmp/group/member-2/data"));
+        assert_eq!(files.work, Path::new("/tmp/group/member-2/work"));
+        let crash = read_back.on_unclean_crash;
+        assert_eq!(crash, config::OnUncleanCrash::AppliedHeader);
+        assert_eq!(read_back.snapshot.kind, config::SnapshotKind::Volume);
+        let other = State {
+            on_unclean_crash: Some(OnUncleanCrash::AtLeastOnce),
+            applied: None,
+            ..volume
+        };
+        let crash = read(&other).on_unclean_crash;
+        assert_eq!(crash, config::OnUncleanCrash::AtLeastOnce);
+    }
+
+    #[test]
+    fn a_request_is_a_method_and_a_path() {
+        assert_eq!(get("/a?b=c").path, "/a?b=c");
+        for bad in ["", "GET", "/a", "GET a", "get /a", "G(T /a", "GET /a b"] {
+            let error = endpoint(bad).expect_err(bad);
+            assert!(error.contains("'GET /backup'"), "{error}");
+        }
+    }
+}
