@@ -1,7 +1,9 @@
 //! The data plane: the reverse proxy next to every copy of a service.
 //!
 //! A request's way through it: [`ingress`] takes and classifies it, [`node`] has it agreed on,
-//! [`apply`] decides what each copy does with it and [`app`] does it; [`ingress`] answers.
+//! [`apply`] decides what each copy does with it and [`app`] does it; [`ingress`] answers. Beside
+//! that way, [`keeper`] has the app's state saved now and then ([`snapshot`]), so that the log can
+//! be cut.
 
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod admin;
@@ -12,6 +14,7 @@ pub mod config;
 pub mod identity;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod ingress;
+pub mod keeper;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod node;
 pub mod run;

@@ -1,6 +1,7 @@
 //! Hooks of the pod's containers.
 //!
-//! `/lifecycle/app-started`: the app's container was started (rule A5). `/lifecycle/drain`: this
+//! `/lifecycle/app-started`: the app's container was started (rule A5). `/lifecycle/app-may-start`:
+//! whether it may be; not while its volume must be put back to a snapshot. `/lifecycle/drain`: this
 //! member's process is about to be ended; with `?of=app` only the app's container is, and the member
 //! may go on. A hook of the user's own that stood in the place of ours is called from here: at
 //! `127.0.0.1`, by `port` and `path` (and `host`, if it sets that header) of the query.
@@ -72,6 +73,7 @@ pub(super) async fn answer<T>(
     };
     match request.uri().path() {
         "/lifecycle/app-started" => started(parts, query),
+        "/lifecycle/app-may-start" => Ok(may_start(parts)),
         "/lifecycle/drain" => Ok(drain(parts, query).await),
         _ => Ok(text(StatusCode::NOT_FOUND, "there is no such hook\n")),
     }
@@ -88,6 +90,18 @@ fn started(parts: &AdminParts, query: Query) -> Result<Response<Full<Bytes>>, Re
         tokio::spawn(leaving.run_until_cancelled_owned(call.once_there_is_an_app()));
     }
     Ok(text(StatusCode::OK, "noted\n"))
+}
+
+fn may_start(parts: &AdminParts) -> Response<Full<Bytes>> {
+    if !parts.has_volume || parts.apply.borrow().may_start {
+        return text(StatusCode::OK, "it may\n");
+    }
+    let words = if parts.node.borrow().group.is_none() {
+        "the group has not been formed yet\n"
+    } else {
+        "its volume is put back to a snapshot first\n"
+    };
+    text(StatusCode::SERVICE_UNAVAILABLE, words)
 }
 
 /// Another leads when this returns, if another can; a second call finds that done.

@@ -53,6 +53,10 @@ pub struct AdminParts {
     pub may_stop: Box<dyn Fn(Instance) -> bool + Send + Sync>,
     /// The start signal (rule A5); must return at once.
     pub app_started: Box<dyn Fn() + Send + Sync>,
+    /// The app has a volume, on which it must find what it should.
+    pub has_volume: bool,
+    /// The newest snapshot.
+    pub snapshot: Box<dyn Fn() -> Option<status::Snapshot> + Send + Sync>,
     /// How long the app takes for ordered requests.
     pub apply_durations: Histogram,
     /// Everything else that is counted, under the prefix `synod`.

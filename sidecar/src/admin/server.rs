@@ -284,6 +284,10 @@ impl Admin {
             waiting_on: self.waiting(&node),
             app_starts: apply.app_starts,
             protocol: self.parts.protocol,
+            protocol_in_force: node.protocol,
+            base: node.base.0,
+            snapshot: (self.parts.snapshot)(),
+            rollback: apply.rollback.map(|it| it.0),
             bypass: self.parts.outsiders.borrow().map(Bypass::from),
         }
     }

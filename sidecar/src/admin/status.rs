@@ -49,9 +49,32 @@ pub struct Status {
     pub app_starts: u64,
     /// Lowest and highest protocol version that it speaks.
     pub protocol: [u32; 2],
+    /// The protocol version in force; 0 before genesis.
+    #[serde(default)]
+    pub protocol_in_force: u32,
+    /// Its log begins behind this slot.
+    #[serde(default)]
+    pub base: u64,
+    /// Its newest snapshot.
+    #[serde(default)]
+    pub snapshot: Option<Snapshot>,
+    /// The slot to which the app's volume is to be put back: its pod must be replaced.
+    #[serde(default)]
+    pub rollback: Option<u64>,
     /// Who last talked to the app past this sidecar, if anybody did.
     #[serde(default)]
     pub bypass: Option<Bypass>,
+}
+
+/// A snapshot of the app's state.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The last slot whose effect is in it.
+    pub slot: u64,
+    /// Size of its file.
+    pub bytes: u64,
+    /// Its slots were compared with those of other copies, and agreed.
+    pub verified: bool,
 }
 
 /// Somebody outside the pod who was connected to the app's own port.

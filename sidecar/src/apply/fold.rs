@@ -102,6 +102,16 @@ impl Fold {
         self.protocol
     }
 
+    /// The membership in force.
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    /// The revision of the app that answers clients.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// Slots that nobody executes, in ascending order.
     pub fn skipped(&self) -> &BTreeSet<Slot> {
         &self.skipped

@@ -189,6 +189,8 @@ pub struct ApplyStatus {
     /// The app's volume must be put back to the snapshot at this slot before it counts: the pod is to
     /// be replaced, as soon as its app may be stopped.
     pub rollback: Option<Slot>,
+    /// The app may be started: its volume, if it has one, is as it should be.
+    pub may_start: bool,
 }
 
 /// What the tables know about an Idempotency-Key, for the outcome endpoint.

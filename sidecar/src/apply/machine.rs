@@ -481,6 +481,11 @@ impl Machine {
         }
     }
 
+    /// An app may be started: what it finds on its volume is what it should find.
+    pub fn may_start(&self) -> bool {
+        self.recovered.is_none() && self.rollback().is_none()
+    }
+
     /// A state is being put into the app, or back onto its volume.
     pub fn restoring(&self) -> bool {
         matches!(self.app, App::Restoring { .. }) || (self.is_absent() && self.rollback().is_some())

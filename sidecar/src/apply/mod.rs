@@ -83,11 +83,11 @@ pub struct Parts<A, S> {
     /// The highest slot that another member has applied.
     pub elsewhere: watch::Receiver<Slot>,
     /// The app.
-    pub app: A,
+    pub app: Arc<A>,
     /// Where the app keeps its state.
     pub state: StateType,
     /// The snapshots of this member.
-    pub states: S,
+    pub states: Arc<S>,
 }
 
 /// Why apply cannot start or has ended; the process ends then.
@@ -144,9 +144,9 @@ pub fn start<A: App, S: States>(
     {
         parts.app.recognise(instance);
     }
-    let seen = prelude::Prelude::begin(&parts.app);
+    let seen = prelude::Prelude::begin(&*parts.app);
     let task = tokio::spawn(executor::run(
-        Arc::new(parts.app),
+        parts.app,
         ledger,
         found,
         seen,
@@ -157,7 +157,7 @@ pub fn start<A: App, S: States>(
             signals,
             calls: calls_receiver,
             state: parts.state,
-            states: Arc::new(parts.states),
+            states: parts.states,
         },
         published::Published {
             answers,

@@ -69,6 +69,7 @@ impl<A: App, S: States> Executor<A, S> {
             not_needed: machine.not_needed(),
             restoring: machine.restoring(),
             rollback: machine.rollback(),
+            may_start: machine.may_start(),
         };
         let reads = machine.instance().filter(|_| status.serving);
         if self.reads != reads {

@@ -56,6 +56,13 @@ impl Fold {
         tables.encode_to_vec().into()
     }
 
+    /// The membership in force, as it is part of [`Fold::save`].
+    pub fn configuration_bytes(&self) -> Bytes {
+        save_configuration(&self.configuration)
+            .encode_to_vec()
+            .into()
+    }
+
     /// What was saved. Checked as far as it can be without the log.
     pub fn load(saved: &Bytes) -> Result<Self, TablesError> {
         let damaged = TablesError::Damaged;

@@ -268,9 +268,9 @@ impl Process {
             feed,
             log: Arc::new(log.clone()),
             elsewhere: elsewhere_receiver,
-            app,
+            app: Arc::new(app),
             state,
-            states,
+            states: Arc::new(states),
         })
         .unwrap();
         Self {
@@ -375,13 +375,13 @@ async fn entries_admitted_before_their_news_is_read_are_fetched_from_the_log() {
         feed,
         log: Arc::new(log.clone()),
         elsewhere,
-        app: Chooser {
+        app: Arc::new(Chooser {
             app: app.clone(),
             feed: sender.clone(),
             later: Mutex::new(entries[1..].to_vec()),
-        },
+        }),
         state: StateType::Ephemeral,
-        states: NoSnapshots,
+        states: Arc::new(NoSnapshots),
     })
     .unwrap();
     app.listen(7);

@@ -41,7 +41,8 @@ impl Channels {
         }
     }
 
-    fn connector(&self, member: MemberId) -> Option<Connector> {
+    /// For connections of one's own to a member; `None`: it is this one, or nobody.
+    pub fn connector(&self, member: MemberId) -> Option<Connector> {
         let status = self.node.borrow();
         if status.member == member {
             return None;

@@ -13,9 +13,11 @@ use synod_proto::v1::control_server::{self, ControlServer};
 use synod_proto::v1::propose_policy_response::Result as Outcome;
 use synod_proto::v1::{
     AcquireDisruptionRequest, AcquireDisruptionResponse, AcquireStopRequest, AcquireStopResponse,
-    Bypass, Policy, PrepareShutdownRequest, PrepareShutdownResponse, ProposePolicyRequest,
-    ProposePolicyResponse, ReleaseDisruptionRequest, ReleaseDisruptionResponse, StatusRequest,
-    StatusResponse, TransferLeadershipRequest, TransferLeadershipResponse,
+    Bypass, KeptSnapshot, KeptSnapshotsRequest, KeptSnapshotsResponse, Policy,
+    PrepareShutdownRequest, PrepareShutdownResponse, ProposePolicyRequest, ProposePolicyResponse,
+    RaiseProtocolRequest, RaiseProtocolResponse, ReleaseDisruptionRequest,
+    ReleaseDisruptionResponse, StatusRequest, StatusResponse, TakeSnapshotRequest,
+    TakeSnapshotResponse, TransferLeadershipRequest, TransferLeadershipResponse,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -32,6 +34,8 @@ use crate::apply::{self, ApplyHandle};
 use crate::config::{Log, limits};
 use crate::identity::{Caller, Who};
 use crate::ingress::PeerChannels;
+use crate::keeper::{self, TakeError};
+use crate::snapshot::{Snapshot, Standing};
 
 /// Longest wait for an answer; a caller's own deadline may be shorter.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -67,6 +71,7 @@ pub struct Control {
     disruptions: Disruptions,
     others: Arc<Channels>,
     outsiders: watch::Receiver<Option<Outsider>>,
+    snapshots: keeper::Handle,
 }
 
 // === impl Control ===
@@ -80,6 +85,7 @@ impl Control {
         stops: Stops,
         others: Arc<Channels>,
         outsiders: watch::Receiver<Option<Outsider>>,
+        snapshots: keeper::Handle,
     ) -> ControlServer<Self> {
         ControlServer::new(Self {
             facts,
@@ -89,6 +95,7 @@ impl Control {
             stops,
             others,
             outsiders,
+            snapshots,
         })
     }
 
@@ -210,6 +217,8 @@ impl control_server::Control for Control {
                 age_ms: it.age_ms(),
             }),
             app_silent_ms: self.apply.app_silent_ms(),
+            protocol: node.protocol,
+            base: node.base.0,
         }))
     }
 
@@ -369,6 +378,80 @@ impl control_server::Control for Control {
         only_operators(&request)?;
         let held = self.disruptions.release(&request.into_inner().holder)?;
         Ok(Response::new(ReleaseDisruptionResponse { held }))
+    }
+
+    async fn take_snapshot(
+        &self,
+        request: Request<TakeSnapshotRequest>,
+    ) -> Result<Response<TakeSnapshotResponse>, Status> {
+        only_operators(&request)?;
+        let taken = self.snapshots.take().await.map_err(|error| {
+            let words = error.to_string();
+            match error {
+                TakeError::NoMethod => Status::failed_precondition(words),
+                TakeError::Busy | TakeError::NotTaken(_) => Status::unavailable(words),
+                TakeError::Store(_) | TakeError::Gone(_) => Status::internal(words),
+            }
+        })?;
+        Ok(Response::new(TakeSnapshotResponse {
+            snapshot: Some(kept(&taken)),
+        }))
+    }
+
+    async fn kept_snapshots(
+        &self,
+        request: Request<KeptSnapshotsRequest>,
+    ) -> Result<Response<KeptSnapshotsResponse>, Status> {
+        caller(&request)?;
+        let snapshots = self.snapshots.list();
+        Ok(Response::new(KeptSnapshotsResponse {
+            snapshots: snapshots.iter().map(kept).collect(),
+        }))
+    }
+
+    async fn raise_protocol(
+        &self,
+        request: Request<RaiseProtocolRequest>,
+    ) -> Result<Response<RaiseProtocolResponse>, Status> {
+        only_operators(&request)?;
+        let version = request.into_inner().version;
+        let mut status = self.node.status();
+        let in_force = status.borrow_and_update().protocol;
+        if in_force >= version {
+            return Ok(Response::new(RaiseProtocolResponse { version: in_force }));
+        }
+        match self.node.upgrade(version).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Err(Status::failed_precondition(error.to_string())),
+            None => return Err(Status::unavailable("this member is ending")),
+        }
+        tracing::info!(protocol = version, "a higher protocol is proposed");
+        let raised = timeout(PATIENCE, status.wait_for(|it| it.protocol >= version)).await;
+        match raised {
+            Ok(Ok(status)) => Ok(Response::new(RaiseProtocolResponse {
+                version: status.protocol,
+            })),
+            Ok(Err(_)) => Err(Status::unavailable("this member is ending")),
+            Err(_) => Err(Status::deadline_exceeded(
+                "not agreed on in time; it may be, later",
+            )),
+        }
+    }
+}
+
+fn kept(snapshot: &Snapshot) -> KeptSnapshot {
+    KeptSnapshot {
+        slot: snapshot.head.slot.0,
+        time_ns: snapshot.head.time.0,
+        bytes: snapshot.bytes,
+        state_bytes: snapshot.state_bytes,
+        standing: match snapshot.standing {
+            Standing::Uncompared => "Uncompared",
+            Standing::Verified => "Verified",
+            Standing::Unverified => "Unverified",
+        }
+        .to_owned(),
+        state_digest: snapshot.state_digest.to_string(),
     }
 }
 

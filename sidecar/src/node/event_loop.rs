@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use synod_paxos::{
-    Ballot, CommandId, Configuration, Envelope, Io, Lane, MemberId, Message, NotTaken, Now, Output,
-    Paxos, ProposeRefused, Recovered, Settings, Slot, StartError, Ticket,
+    Ballot, Base, CommandId, Configuration, Envelope, Io, Lane, MemberId, Message, NotTaken, Now,
+    Output, Paxos, ProposeRefused, Recovered, Settings, Slot, StartError, Ticket,
 };
 use synod_proto::v1::Policy;
 use synod_wal::{LogReader, LogWriter, Wal};
@@ -56,6 +56,9 @@ pub struct Parts {
     pub policy: Policy,
     /// The log itself.
     pub wal: Wal,
+    /// Of this member's newest snapshot that may be used. If the log ends before it, it goes on behind
+    /// it: this member was stopped between the two.
+    pub snapshot: Option<Base>,
     /// Where the node serves its handles from.
     pub seat: Seat,
     /// Takes what is chosen.
@@ -128,6 +131,7 @@ struct EventLoop {
     configuration: Arc<Configuration>,
     queues: BTreeMap<MemberId, [Outbox; 3]>,
     synced: Io,
+    installed: Slot,
     disk_full: bool,
     reads: Reads,
     others: BTreeMap<MemberId, Other>,
@@ -150,6 +154,11 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
     let now = (parts.seat.clocks)();
     let queue_bytes = parts.settings.queue_bytes;
     let mut paxos = Paxos::new(parts.settings, parts.recovered, now, rand::random())?;
+    if let Some(base) = parts.snapshot.filter(|it| it.slot > paxos.last())
+        && let Err(error) = paxos.handle_installed(now, base)
+    {
+        tracing::error!(%error, "the newest snapshot does not go with the log");
+    }
     paxos.handle_applied(seen.applied);
     let configuration = Arc::new(paxos.configuration().clone());
     let roster = Arc::new(Roster::new(&configuration, paxos.member()));
@@ -196,6 +205,7 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
         configuration,
         queues,
         synced: Io(0),
+        installed: Slot::ZERO,
         disk_full: false,
         reads: Reads::default(),
         others: BTreeMap::new(),
@@ -478,6 +488,18 @@ impl EventLoop {
                         log_full: self.disk_full,
                     });
                 }
+                Errand::BaseAt(slot, time, reply) => {
+                    let _ = reply.send(self.paxos.base_at(slot, time));
+                }
+                Errand::Compact(base, reply) => {
+                    let _ = reply.send(self.paxos.handle_snapshot(now, base));
+                }
+                Errand::Install(base, reply) => {
+                    let _ = reply.send(self.paxos.handle_installed(now, base));
+                }
+                Errand::Upgrade(version, reply) => {
+                    let _ = reply.send(self.paxos.upgrade(now, version));
+                }
             }
         }
         if reads && let Some(id) = self.reads.ask(picked_up.readers) {
@@ -530,11 +552,9 @@ impl EventLoop {
             Output::NeedSnapshot { at_least } => {
                 tracing::warn!(slot = %at_least, "the log goes on only behind a snapshot of this slot");
             }
-            // Only `handle_installed` makes it happen.
             Output::Installed { base } => {
-                let slot = base.slot;
-                let what = format!("the snapshot at slot {slot} cannot be handed to the app");
-                self.end = Some(NodeEnd::Failed(what));
+                tracing::info!(slot = %base.slot, "the log goes on behind a snapshot");
+                self.installed = base.slot;
             }
             Output::ProtocolChanged { slot, protocol } => {
                 tracing::info!(%slot, protocol, "the group has agreed on another protocol");

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use synod_paxos::{
-    AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Configuration, Counters, Entry,
-    Epoch, GroupId, Member, MemberId, NotTaken, Now, Reading, Role, Slot, Status,
+    AgreedTime, Ballot, Base, Boot, Command, CommandId, CommandKind, Configuration, Counters,
+    Entry, Epoch, GroupId, Member, MemberId, NotTaken, Now, Reading, Role, Slot, SnapshotRefused,
+    Status, UpgradeRefused,
 };
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -77,6 +78,16 @@ pub struct NodeStatus {
     pub serving: Vec<MemberId>,
     /// The members of the group; `None` before genesis.
     pub configuration: Option<Arc<Configuration>>,
+    /// The protocol version in force (rule P8).
+    pub protocol: u32,
+    /// The log begins behind this slot.
+    pub base: Slot,
+    /// The last snapshot that took the place of the log's start since this process started.
+    pub installed: Slot,
+    /// The log goes on only behind a snapshot of this slot or a later one.
+    pub needs_snapshot: Option<Slot>,
+    /// Bytes of the log that are synced.
+    pub log_bytes: u64,
 }
 
 /// Why the node did not even take a command: nothing was done.
@@ -149,6 +160,14 @@ pub(super) enum Errand {
     Transfer(Option<MemberId>),
     /// Say all there is to say.
     Describe(oneshot::Sender<Description>),
+    /// What a snapshot of this slot is to say of the log; the time is the stamp of the entry there.
+    BaseAt(Slot, AgreedTime, oneshot::Sender<Option<Base>>),
+    /// Forget all up to a snapshot.
+    Compact(Base, oneshot::Sender<Result<(), SnapshotRefused>>),
+    /// Go on behind a snapshot.
+    Install(Base, oneshot::Sender<Result<(), SnapshotRefused>>),
+    /// Propose a higher protocol version.
+    Upgrade(u32, oneshot::Sender<Result<(), UpgradeRefused>>),
 }
 
 /// Everything that the agreement tells about itself.
@@ -269,10 +288,38 @@ impl NodeHandle {
 
     /// Everything that the agreement tells about itself; `None` before there is one.
     pub async fn describe(&self) -> Option<Description> {
-        let (sender, receiver) = oneshot::channel();
         self.status.borrow().group?;
-        self.errand(Errand::Describe(sender));
-        receiver.await.ok()
+        self.ask(Errand::Describe).await
+    }
+
+    /// What a snapshot of this slot is to say of the log; `time` is the stamp of the entry there.
+    /// `None` when the slot is not known to be chosen here, or was forgotten.
+    pub async fn base_at(&self, slot: Slot, time: AgreedTime) -> Option<Base> {
+        self.ask(|reply| Errand::BaseAt(slot, time, reply)).await?
+    }
+
+    /// A snapshot of this base is in this member's own store, and neither the app nor a snapshot that
+    /// it may go back to needs what is before it: all that is forgotten. `None`: the node has ended.
+    pub async fn compact(&self, base: Base) -> Option<Result<(), SnapshotRefused>> {
+        self.ask(|reply| Errand::Compact(base, reply)).await
+    }
+
+    /// A snapshot of this base, which the log lacks, is in this member's own store: the log goes on
+    /// behind it. Once that is synced, [`NodeStatus::installed`] says so. `None`: the node has ended.
+    pub async fn install(&self, base: Base) -> Option<Result<(), SnapshotRefused>> {
+        self.ask(|reply| Errand::Install(base, reply)).await
+    }
+
+    /// If this member leads, and all members speak it: proposes to raise the protocol (rule P8).
+    /// `None`: the node has ended.
+    pub async fn upgrade(&self, version: u32) -> Option<Result<(), UpgradeRefused>> {
+        self.ask(|reply| Errand::Upgrade(version, reply)).await
+    }
+
+    async fn ask<T>(&self, errand: impl FnOnce(oneshot::Sender<T>) -> Errand) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.errand(errand(reply));
+        answer.await.ok()
     }
 
     fn errand(&self, errand: Errand) {
@@ -289,7 +336,7 @@ impl NodeHandle {
 
 impl NodeStatus {
     /// A member of the group.
-    pub(super) fn find(&self, id: MemberId) -> Option<&Member> {
+    pub fn find(&self, id: MemberId) -> Option<&Member> {
         let configuration = self.configuration.as_deref()?;
         configuration.members.iter().find(|it| it.id == id)
     }

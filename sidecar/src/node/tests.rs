@@ -152,6 +152,7 @@ impl Group {
             policy: Policy::default(),
             recovered,
             wal,
+            snapshot: None,
             seat,
             feed: sender,
             apply: status,

@@ -65,7 +65,7 @@ fn start_code(error: &StartError) -> u8 {
         StartError::Config(_) => CONFIG,
         StartError::Port { .. } => PORT,
         StartError::Identity(_) => IDENTITY,
-        StartError::Data { .. } | StartError::Apply(_) => DATA,
+        StartError::Data { .. } | StartError::Apply(_) | StartError::Keeper(_) => DATA,
         StartError::Log { error, .. } => match error {
             synod_wal::OpenError::InUse { .. } => IN_USE,
             synod_wal::OpenError::UnknownVersion { .. } => VERSION,

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use synod_paxos::{Recovered, Settings, Slot};
+use synod_paxos::{Base, GroupId, Recovered, Settings, Slot};
 use synod_wal::{OpenError, Wal};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -23,13 +23,16 @@ use crate::app::{self, App};
 use crate::apply::handle::spool_dir;
 use crate::apply::{self, ApplyError, ApplyHandle, FeedSender};
 use crate::config::peers::{self, PeerTable};
+use crate::config::state::StateKind;
 use crate::config::{Config, ConfigError, Protocol, limits};
 use crate::identity::{self, Caller, Identity, IdentityError, WINDOW, Who};
 use crate::ingress::{self, Handles, Limits, Reads};
+use crate::keeper::{self, Keeper, KeeperError};
 use crate::node::wire::PROTOCOL;
 use crate::node::{
     self, Channels, Control, Facts, LogSource, NodeEnd, NodeHandle, PeerDoor, Running, Seat,
 };
+use crate::snapshot::{blocking, transfer};
 
 /// Longest wait for another leader when this one leaves.
 const HAND_OVER: Duration = Duration::from_secs(3);
@@ -76,6 +79,9 @@ pub enum StartError {
     /// Ledger or spool.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// Snapshots or the app's volume.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
 }
 
 /// Why a member that had started has ended.
@@ -139,6 +145,10 @@ struct Whole<R> {
     wal: Wal,
     recovered: Recovered,
     seat: Seat,
+    snapshots: keeper::Handle,
+    /// Of the newest snapshot.
+    newest: Option<Base>,
+    channels: Arc<Channels>,
     feed: FeedSender,
     elsewhere: watch::Sender<Slot>,
     identity: Identity,
@@ -152,6 +162,17 @@ struct Whole<R> {
     /// Everything that ends with the member.
     tasks: JoinSet<()>,
     grpc: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+/// What the admin port tells of.
+struct Told<'a> {
+    config: &'a Config,
+    recovered: &'a Recovered,
+    node: NodeHandle,
+    apply: ApplyHandle,
+    app_stops: node::Stops,
+    snapshots: keeper::Handle,
+    leaving: CancellationToken,
 }
 
 // === impl Member ===
@@ -183,6 +204,13 @@ impl Member {
         let identity = Identity::load(&config.tls, &config.names(), who)?;
         make_folder(&config.data)?;
         let (wal, recovered) = open_log(&config).await?;
+        let app = Arc::new(app);
+        let beginning = {
+            let (config, app, node) = (config.clone(), app.clone(), node.clone());
+            let (log, maker) = (wal.reader(), recovered.identity.incarnation);
+            let group = recovered.genesis.as_ref().map(|it| it.group);
+            blocking(move || keeper::begin(&config, app, node, log, maker, group)).await?
+        };
         let (feed, apply_feed) = apply::feed();
         let (elsewhere, elsewhere_receiver) = watch::channel(Slot::ZERO);
         let (apply, apply_task) = apply::start(apply::Parts {
@@ -192,24 +220,26 @@ impl Member {
             log: Arc::new(LogSource(wal.reader())),
             elsewhere: elsewhere_receiver,
             app,
-            state: apply::StateType::Ephemeral,
-            states: apply::NoSnapshots,
+            state: config.state.state_type(),
+            states: beginning.states.clone(),
         })?;
+        let snapshots = keeper::Handle::new(&beginning, &config, apply.clone(), node.clone());
         let stops = Stops::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(identity.clone().keep_fresh());
         let mut registry = Registry::with_prefix("synod");
         let metrics = ingress::Metrics::register(&mut registry);
         let app_stops = node::Stops::new(node.clone());
-        let admin_parts = admin_parts(
-            &config,
-            &recovered,
-            &node,
-            &apply,
-            registry,
-            &stops,
-            app_stops.clone(),
-        );
+        let told = Told {
+            config: &config,
+            recovered: &recovered,
+            node: node.clone(),
+            apply: apply.clone(),
+            app_stops: app_stops.clone(),
+            snapshots: snapshots.clone(),
+            leaving: stops.leaving.clone(),
+        };
+        let admin_parts = told.into_parts(registry);
         let outsiders = admin_parts.outsiders.clone();
         tasks.spawn(admin::serve(admin, admin_parts, stops.rest.clone()));
         let table = peers::follow(config.peers.clone());
@@ -246,10 +276,17 @@ impl Member {
                 node.clone(),
                 apply.clone(),
                 app_stops,
-                channels,
+                channels.clone(),
                 outsiders,
+                snapshots.clone(),
             ))
             .add_service(handover)
+            .add_service(transfer::service(
+                beginning.store.clone(),
+                group_of(&node),
+                config.state.snapshot.transfer_bytes_per_second,
+            ))
+            .add_service(keeper::Turns::service(snapshots.clone(), channels.clone()))
             .serve_with_incoming_shutdown(
                 identity::accept(peer, identity.clone()),
                 stops.rest.clone().cancelled_owned(),
@@ -259,6 +296,9 @@ impl Member {
             wal,
             recovered,
             seat,
+            snapshots,
+            newest: beginning.newest,
+            channels,
             feed,
             elsewhere,
             identity,
@@ -360,6 +400,7 @@ impl<R: Reads> Whole<R> {
             policy,
             recovered,
             wal,
+            snapshot: self.newest,
             seat: self.seat,
             feed: self.feed,
             apply: self.apply.status(),
@@ -372,6 +413,9 @@ impl<R: Reads> Whole<R> {
             Ok(node) => node,
             Err(error) => return error.into(),
         };
+        let (_verified, verified) = watch::channel(Slot::ZERO);
+        let keeper = Keeper::new(self.snapshots, self.channels, verified, &self.config);
+        self.tasks.spawn(keeper.run());
         let (drained, mut all_answered) = oneshot::channel();
         let (ingress, stop, clients) = (self.ingress, self.stops.clients.clone(), self.clients);
         self.tasks.spawn(async move {
@@ -430,41 +474,52 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-fn admin_parts(
-    config: &Config,
-    recovered: &Recovered,
-    node: &NodeHandle,
-    apply: &ApplyHandle,
-    registry: Registry,
-    stops: &Stops,
-    app_stops: node::Stops,
-) -> AdminParts {
-    let log = OnceLock::new();
-    let identity = LogIdentity {
-        incarnation: recovered.identity.incarnation,
-        boot: recovered.boot,
-    };
-    assert!(log.set(identity).is_ok(), "a new cell is empty");
-    let (signalled, waiting) = (apply.clone(), apply.clone());
-    AdminParts {
-        service: config.service.clone(),
-        member: config.member.clone(),
-        log: Arc::new(log),
-        protocol: [*PROTOCOL.start(), *PROTOCOL.end()],
-        node: node.status(),
-        apply: apply.status(),
-        policy: apply.policy(),
-        apply_waits: Box::new(move || waiting.waiting_on()),
-        may_stop: Box::new(move |instance| app_stops.allows(instance)),
-        app_started: Box::new(move || signalled.app_started()),
-        apply_durations: apply.durations(),
-        registry,
-        agreement: node.clone(),
-        log_max_bytes: config.log.max_bytes,
-        token: config.app.token.clone(),
-        outsiders: app::outsiders(config.app.address),
-        leaving: stops.leaving.clone(),
+impl Told<'_> {
+    fn into_parts(self, registry: Registry) -> AdminParts {
+        let Self {
+            config,
+            recovered,
+            node,
+            apply,
+            app_stops,
+            snapshots,
+            leaving,
+        } = self;
+        let log = OnceLock::new();
+        let identity = LogIdentity {
+            incarnation: recovered.identity.incarnation,
+            boot: recovered.boot,
+        };
+        assert!(log.set(identity).is_ok(), "a new cell is empty");
+        let (signalled, waiting) = (apply.clone(), apply.clone());
+        AdminParts {
+            service: config.service.clone(),
+            member: config.member.clone(),
+            log: Arc::new(log),
+            protocol: [*PROTOCOL.start(), *PROTOCOL.end()],
+            node: node.status(),
+            apply: apply.status(),
+            policy: apply.policy(),
+            apply_waits: Box::new(move || waiting.waiting_on()),
+            may_stop: Box::new(move |instance| app_stops.allows(instance)),
+            app_started: Box::new(move || signalled.app_started()),
+            has_volume: config.state.kind == StateKind::Volume,
+            snapshot: Box::new(move || snapshots.newest()),
+            apply_durations: apply.durations(),
+            registry,
+            agreement: node,
+            log_max_bytes: config.log.max_bytes,
+            token: config.app.token.clone(),
+            outsiders: app::outsiders(config.app.address),
+            leaving,
+        }
     }
+}
+
+/// As far as it is known at each time.
+fn group_of(node: &NodeHandle) -> impl Fn() -> Option<GroupId> + Send + Sync + 'static {
+    let status = node.status();
+    move || status.borrow().group
 }
 
 /// Hand-over is between members: an operator's certificate opens control only.

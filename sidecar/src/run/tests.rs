@@ -1,6 +1,7 @@
 //! Whole members in one process: real ports, certificates and logs; the app is a list in memory.
 
 mod ends;
+mod snapshots;
 mod stops;
 
 use std::future::Future;
@@ -49,6 +50,8 @@ struct List {
     instance: Arc<AtomicU64>,
     /// It breaks off its next ordered request, and goes on running.
     breaks_off: Arc<AtomicBool>,
+    /// How many requests it has executed.
+    executed: Arc<AtomicU64>,
 }
 
 impl List {
@@ -81,6 +84,7 @@ impl App for List {
             let error = "the connection was lost".to_owned();
             return std::future::ready(Err(ExecuteError::Unknown(error)));
         }
+        self.executed.fetch_add(1, Ordering::SeqCst);
         self.lines.lock().expect("list").push(line);
         let response = StoredResponse {
             status: StatusCode::CREATED,
@@ -124,6 +128,10 @@ struct Group {
     members: Vec<Option<Running>>,
     /// Size of the segments of each member's log.
     segment_bytes: [u64; 3],
+    /// And its largest size.
+    log_bytes: u64,
+    /// Where the lists keep their state. With snapshots by HTTP, each has a server for them.
+    state: config::state::State,
 }
 
 struct Running {
@@ -142,6 +150,8 @@ impl Group {
             authority: Authority::new(),
             members: vec![None, None, None],
             segment_bytes: [4 << 20; 3],
+            log_bytes: 64 << 20,
+            state: config::state::State::default(),
         }
     }
 
@@ -175,11 +185,11 @@ impl Group {
                 token: None,
             },
             log: Log {
-                max_bytes: 64 << 20,
+                max_bytes: self.log_bytes,
                 segment_bytes: self.segment_bytes[number - 1],
             },
             leader: config::Leader::default(),
-            state: config::state::State::default(),
+            state: self.state.clone(),
         }
     }
 
@@ -189,7 +199,10 @@ impl Group {
 
     async fn start_with(&mut self, node: (NodeHandle, Seat), number: usize) {
         let list = List::default();
-        let config = self.config(number);
+        let mut config = self.config(number);
+        if self.state.snapshot.http.is_some() {
+            config.app.address = snapshots::serve(list.clone()).await;
+        }
         let started = Member::start_with(node, config, list.clone(), list.clone());
         let member = started.await.expect("starts");
         // The app starts behind its sidecar, as it does beside a native sidecar.

@@ -8,8 +8,8 @@
 //! |---|---|
 //! | `host` | `localhost`, on every copy |
 //! | `user-agent` | `synod` |
-//! | `synod-snapshot` | `save`, `restore` or `settle` |
-//! | `synod-slot` | the last slot whose effect is in the state |
+//! | `synod-snapshot` | `save`, `restore`, `settle` or `applied` |
+//! | `synod-slot` | the last slot whose effect is in the state; 0 with `applied` |
 //! | `accept-encoding` | `identity` |
 //! | `connection` | `close` |
 //! | `content-type` | `application/octet-stream`, for `restore` |
@@ -36,7 +36,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, StatusCode};
 use http_body::Body;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use synod_paxos::Slot;
 use tokio::sync::mpsc;
@@ -56,6 +56,8 @@ const SNAPSHOT: HeaderName = HeaderName::from_static("synod-snapshot");
 const SLOT: HeaderName = HeaderName::from_static("synod-slot");
 /// Pieces that wait for the disk, or for the app; none is larger than [`PIECE_BYTES`] by much.
 const QUEUED_PIECES: usize = 4;
+/// Of the answer to a question, in bytes.
+const ANSWER_BYTES: usize = 1 << 10;
 /// Of a state that is sent, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
 /// Between two questions whether the app has settled.
@@ -88,6 +90,10 @@ pub struct Endpoint {
     pub path: PathAndQuery,
 }
 
+/// Whether the process that listens now is the one that is meant. Asked on each connection, before
+/// the first byte is sent (rule A4).
+pub type SameApp = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// What is too much of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HttpLimits {
@@ -105,17 +111,23 @@ impl HttpSnapshots {
     /// Asks the app for its state and takes it. The app may go on when this returns; the draft is
     /// not a snapshot before [`Draft::commit`]. After an error, or when this is dropped, the
     /// connection is closed, and soon nothing is left of the draft.
-    pub async fn save(&self, store: &Store, head: Head, tables: Bytes) -> Result<Draft, HttpError> {
+    pub async fn save(
+        &self,
+        store: &Store,
+        head: Head,
+        tables: Bytes,
+        same: &SameApp,
+    ) -> Result<Draft, HttpError> {
         let slot = head.slot;
-        let saving = self.try_save(store, head, tables);
+        let saving = self.try_save(store, head, tables, same);
         self.limited(Step::Save, &self.save, saving, slot).await
     }
 
     /// Gives the app the state of a snapshot. After an error nobody knows what the app holds: it
     /// must be started anew before it is used.
-    pub async fn restore(&self, reader: StateReader) -> Result<(), HttpError> {
+    pub async fn restore(&self, reader: StateReader, same: &SameApp) -> Result<(), HttpError> {
         let slot = reader.snapshot().head.slot;
-        let restoring = self.try_restore(reader);
+        let restoring = self.try_restore(reader, same);
         self.limited(Step::Restore, &self.restore, restoring, slot)
             .await
     }
@@ -152,9 +164,11 @@ impl HttpSnapshots {
         store: &Store,
         head: Head,
         tables: Bytes,
+        same: &SameApp,
     ) -> Result<Draft, HttpFailure> {
         let request = request(&self.save, "save", head.slot, Upload::empty());
         let mut exchange = Exchange::open(self.address, self.protocol).await?;
+        check(same)?;
         let response = timeout(self.limits.silence, exchange.send(request)).await;
         let response = response.map_err(|_| HttpFailure::Silent(self.limits.silence))??;
         if response.status() != StatusCode::OK {
@@ -225,12 +239,17 @@ impl HttpSnapshots {
         }
     }
 
-    async fn try_restore(&self, mut reader: StateReader) -> Result<(), HttpFailure> {
+    async fn try_restore(
+        &self,
+        mut reader: StateReader,
+        same: &SameApp,
+    ) -> Result<(), HttpFailure> {
         let (slot, total) = {
             let snapshot = reader.snapshot();
             (snapshot.head.slot, snapshot.state_bytes)
         };
         let mut exchange = Exchange::open(self.address, self.protocol).await?;
+        check(same)?;
         let (pieces, queue) = mpsc::channel(QUEUED_PIECES);
         let (upload, progress) = Upload::new(queue, total);
         // Ends with the state, or when the upload is dropped.
@@ -296,6 +315,41 @@ impl HttpSnapshots {
             pause = (pause * 2).min(ASK_AGAIN_AT_MOST);
         }
     }
+}
+
+/// Asks an app a question of a few words, such as which slot its state contains: the body of its
+/// answer, if that is 200.
+pub async fn ask(
+    address: SocketAddr,
+    protocol: Protocol,
+    endpoint: &Endpoint,
+    same: &SameApp,
+    limit: Duration,
+) -> Result<String, HttpFailure> {
+    let asking = async {
+        let request = request(endpoint, "applied", Slot::ZERO, Upload::empty());
+        let mut exchange = Exchange::open(address, protocol).await?;
+        check(same)?;
+        let response = exchange.send(request).await?;
+        if response.status() != StatusCode::OK {
+            return Err(HttpFailure::Status(response.status()));
+        }
+        let body = Limited::new(response.into_body(), ANSWER_BYTES)
+            .collect()
+            .await;
+        let body = body.map_err(|error| HttpFailure::Broken(error.to_string()))?;
+        let text = String::from_utf8(body.to_bytes().into());
+        text.map_err(|_| HttpFailure::Broken("its answer is not a text".to_owned()))
+    };
+    let done = timeout(limit, asking).await;
+    done.unwrap_or(Err(HttpFailure::TooSlow(limit)))
+}
+
+fn check(same: &SameApp) -> Result<(), HttpFailure> {
+    if same() {
+        return Ok(());
+    }
+    Err(HttpFailure::OtherApp)
 }
 
 /// The same bytes on every copy.

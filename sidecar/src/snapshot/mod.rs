@@ -30,7 +30,7 @@
 //!   ├─ HttpSnapshots::restore it takes its state, or
 //!   └─ Volume::restore        finds it on its volume when it starts; after each start before
 //!                             that: Volume::interrupted
-//! StateReader::into_tables    and once for the apply machine, which goes on behind that slot
+//! StateReader::tables         and once for the apply machine, which goes on behind that slot
 //! ```
 //!
 //! Every step can fail with a reason, or be dropped, and leaves what was there before: only a
@@ -65,7 +65,7 @@ pub use store::{Snapshot, Standing, Store, StoreError};
 pub use walk::ReadError;
 
 /// Runs `work` on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {

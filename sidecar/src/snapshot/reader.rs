@@ -58,11 +58,9 @@ impl StateReader {
         &self.snapshot
     }
 
-    /// What the apply machine remembered at that slot, once the whole file has proved to be good:
-    /// reads what is left of it.
-    pub fn into_tables(mut self) -> Result<Bytes, ReadError> {
-        while self.turn()? {}
-        Ok(self.tables.into())
+    /// What the apply machine remembered at that slot; of the state behind it nothing was read yet.
+    pub fn tables(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.tables)
     }
 
     /// The next piece becomes ready; `false`: there is none.

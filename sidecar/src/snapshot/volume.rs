@@ -128,6 +128,28 @@ impl Volume {
         self.clean()
     }
 
+    /// Makes it empty, as it was before the first request. The app must not run. An error leaves it
+    /// as it was, or [`Volume::interrupted`].
+    pub fn clear(&self) -> Result<(), VolumeError> {
+        self.clean()?;
+        self.make_work()?;
+        make_folder(&self.work.join(swap::NEW))?;
+        swap::swap(self, Slot::ZERO)?;
+        self.clean()
+    }
+
+    /// Holds nothing of an app's.
+    pub fn is_empty(&self) -> Result<bool, VolumeError> {
+        let failed = |error| VolumeError::io("reading", &self.mount)(error);
+        for entry in fs::read_dir(&self.mount).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            if !self.reserved.contains(&name) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn check_room(&self, totals: Totals) -> Result<(), VolumeError> {
         let failed = VolumeError::io("asking for room on", &self.mount);
         let free = space::free(&self.mount).map_err(failed)?;

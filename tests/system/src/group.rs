@@ -42,6 +42,8 @@ pub struct Options {
     pub manifest: Option<String>,
     /// More arguments of `synod local`.
     pub arguments: Vec<String>,
+    /// `synod` itself; `None`: the one under test.
+    pub program: Option<PathBuf>,
 }
 
 /// What one member says of itself.
@@ -390,7 +392,8 @@ impl Drop for Group {
 }
 
 fn spawn(options: &Options, folder: &Path, first_port: u16, mark: &str) -> anyhow::Result<Child> {
-    let mut command = Command::new(synod()?);
+    let program = options.program.clone().map_or_else(synod, Ok)?;
+    let mut command = Command::new(program);
     command
         .arg("local")
         .args(["--replicas", &MEMBERS.to_string()])

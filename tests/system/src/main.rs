@@ -38,6 +38,9 @@ struct Arguments {
     /// Where downloaded programs are
     #[arg(long, env = "SYNOD_TEST_CACHE")]
     cache: Option<PathBuf>,
+    /// `synod` as an earlier commit had it
+    #[arg(long, env = "SYNOD_OLDER_BIN")]
+    older: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -99,6 +102,7 @@ fn settings(arguments: &Arguments) -> Settings {
             .cache
             .clone()
             .unwrap_or_else(|| tree.join("target/system/cache")),
+        older: arguments.older.as_deref().map(absolute),
     }
 }
 

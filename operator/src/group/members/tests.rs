@@ -9,8 +9,10 @@ use rustls::server::WebPkiClientVerifier;
 use synod_proto::v1::control_server::{Control, ControlServer};
 use synod_proto::v1::{
     AcquireDisruptionRequest, AcquireDisruptionResponse, AcquireStopRequest, AcquireStopResponse,
-    PrepareShutdownResponse, ReleaseDisruptionRequest, ReleaseDisruptionResponse,
-    TransferLeadershipRequest, TransferLeadershipResponse,
+    KeptSnapshotsRequest, KeptSnapshotsResponse, PrepareShutdownResponse, RaiseProtocolRequest,
+    RaiseProtocolResponse, ReleaseDisruptionRequest, ReleaseDisruptionResponse,
+    TakeSnapshotRequest, TakeSnapshotResponse, TransferLeadershipRequest,
+    TransferLeadershipResponse,
 };
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -73,6 +75,27 @@ impl Control for Member {
         _: Request<ReleaseDisruptionRequest>,
     ) -> Result<Response<ReleaseDisruptionResponse>, Status> {
         Err(Status::unavailable("no group yet"))
+    }
+
+    async fn take_snapshot(
+        &self,
+        _: Request<TakeSnapshotRequest>,
+    ) -> Result<Response<TakeSnapshotResponse>, Status> {
+        Err(Status::failed_precondition("no method for snapshots"))
+    }
+
+    async fn kept_snapshots(
+        &self,
+        _: Request<KeptSnapshotsRequest>,
+    ) -> Result<Response<KeptSnapshotsResponse>, Status> {
+        Ok(Response::new(KeptSnapshotsResponse::default()))
+    }
+
+    async fn raise_protocol(
+        &self,
+        _: Request<RaiseProtocolRequest>,
+    ) -> Result<Response<RaiseProtocolResponse>, Status> {
+        Err(Status::failed_precondition("this member does not lead"))
     }
 }
 

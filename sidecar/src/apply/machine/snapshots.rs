@@ -96,6 +96,8 @@ impl Machine {
 impl Machine {
     fn jump(&mut self, fold: Fold) {
         let slot = fold.admitted();
+        // It has executed nothing, so its state is still the empty one that it began with.
+        let empty = self.applied == Slot::ZERO && self.busy.is_none() && !self.has_volume();
         self.cut_off();
         self.fold = fold;
         self.base = slot;
@@ -119,11 +121,12 @@ impl Machine {
         if self.has_volume() {
             self.want_files();
         }
-        if let App::Running(it)
-        | App::Restoring { instance: it, .. }
-        | App::Asking { instance: it, .. } = self.app
-        {
-            self.condemn(it);
+        match self.app {
+            App::Running(it) if empty => self.restore(it),
+            App::Running(it)
+            | App::Restoring { instance: it, .. }
+            | App::Asking { instance: it, .. } => self.condemn(it),
+            App::Absent { .. } | App::Unproven(_) | App::Condemned(_) => {}
         }
     }
 

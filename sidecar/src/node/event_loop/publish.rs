@@ -35,6 +35,11 @@ impl EventLoop {
             skewed: self.paxos.skewed().to_vec(),
             serving: serving.map(|(id, _)| *id).collect(),
             configuration: Some(self.configuration.clone()),
+            protocol: self.paxos.protocol(),
+            base: self.paxos.base().slot,
+            installed: self.installed,
+            needs_snapshot: self.paxos.needs_snapshot(),
+            log_bytes: self.writer.bytes(),
         };
         self.tell_skewed(&status.skewed);
         self.seat.status.send_if_modified(|old| {

@@ -42,6 +42,9 @@ pub enum HttpFailure {
     /// No connection.
     #[error("cannot connect to the app: {0}")]
     Connect(String),
+    /// The app was started anew, or is about to be.
+    #[error("another process listens at the app's address than the one that was meant")]
+    OtherApp,
     /// Another status than asked for.
     #[error("the app answered {0}; see its own log")]
     Status(StatusCode),

@@ -18,6 +18,11 @@ use super::*;
 use crate::snapshot::testing::{self, head, noise, state_of, text};
 use crate::snapshot::{Snapshot, SnapshotId};
 
+/// Whoever listens.
+fn any() -> SameApp {
+    Arc::new(|| true)
+}
+
 /// Generous where nothing should take long, tiny where something must be waited for.
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(200);
@@ -125,7 +130,10 @@ async fn a_state_goes_from_one_app_into_another() {
             let (address, _running) = from.clone().serve().await;
             let mut http = snapshots(address);
             http.protocol = protocol;
-            let draft = http.save(&store, head(1), Bytes::new()).await.unwrap();
+            let draft = http
+                .save(&store, head(1), Bytes::new(), &any())
+                .await
+                .unwrap();
             let snapshot = draft.finish().await.unwrap();
             let to = Arc::new(App {
                 state: Mutex::new("something else".into()),
@@ -134,7 +142,7 @@ async fn a_state_goes_from_one_app_into_another() {
             let (address, _running) = to.clone().serve().await;
             http.address = address;
             let reader = store.read(snapshot.id).unwrap();
-            http.restore(reader).await.unwrap();
+            http.restore(reader, &any()).await.unwrap();
             let (from, to) = (from.state.lock().unwrap(), to.state.lock().unwrap());
             assert!(*from == *to, "{protocol:?}, chunked: {chunked}");
         }
@@ -214,7 +222,10 @@ async fn save_fails(say: &str, then: Then, limits: impl FnOnce(&mut HttpLimits))
     let (address, _requests, _running) = script(vec![(Reading::All, say.into(), then)]).await;
     let mut http = snapshots(address);
     limits(&mut http.limits);
-    let error = http.save(&store, head(1), Bytes::new()).await.unwrap_err();
+    let error = http
+        .save(&store, head(1), Bytes::new(), &any())
+        .await
+        .unwrap_err();
     // The thread that writes learns a little later.
     while files(folder.path()) > 0 {
         tokio::task::yield_now().await;
@@ -236,7 +247,7 @@ async fn the_app_is_asked_for_its_state_with_the_same_bytes_on_every_copy() {
     let (address, mut requests, _running) = script(vec![(Reading::All, answer, Then::Hang)]).await;
     let http = snapshots(address);
     let saved = http
-        .save(&store, head(1042), Bytes::from_static(b"t"))
+        .save(&store, head(1042), Bytes::from_static(b"t"), &any())
         .await;
     let snapshot = saved.unwrap().finish().await.unwrap();
     assert_eq!(state_of(&store, &snapshot), b"state");
@@ -365,7 +376,7 @@ async fn nobody_who_listens_is_no_state() {
     drop(listener);
     let folder = tempfile::tempdir().unwrap();
     let store = testing::store(folder.path());
-    let saved = http.save(&store, head(1), Bytes::new()).await;
+    let saved = http.save(&store, head(1), Bytes::new(), &any()).await;
     assert!(matches!(saved.unwrap_err().why, HttpFailure::Connect(_)));
 }
 
@@ -382,7 +393,7 @@ async fn restore(
     let (address, mut requests, running) = script(vec![(reading, say.into(), then)]).await;
     let mut http = snapshots(address);
     http.limits.silence = silence;
-    let result = http.restore(store.read(snapshot.id).unwrap()).await;
+    let result = http.restore(store.read(snapshot.id).unwrap(), &any()).await;
     drop(running);
     let request = requests.recv().await.unwrap_or_default();
     (result.map_err(|error| error.why), request)
@@ -455,7 +466,7 @@ async fn an_app_that_reads_no_further_is_given_up() {
     let mut http = snapshots(listener.local_addr().unwrap());
     http.limits.silence = SHORT;
     let reader = folder_and_store.1.read(folder_and_store.2.id).unwrap();
-    let why = http.restore(reader).await.unwrap_err().why;
+    let why = http.restore(reader, &any()).await.unwrap_err().why;
     assert!(matches!(why, HttpFailure::Silent(SHORT)), "{why:?}");
 }
 
@@ -472,7 +483,7 @@ async fn no_app_gets_all_of_a_damaged_state() {
         script(vec![(Reading::All, YES.into(), Then::Close)]).await;
     let http = snapshots(address);
     let why = http
-        .restore(store.read(snapshot.id).unwrap())
+        .restore(store.read(snapshot.id).unwrap(), &any())
         .await
         .unwrap_err()
         .why;

@@ -6,6 +6,7 @@ mod bare;
 mod command_line;
 mod idempotent;
 mod programs;
+mod versions;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -36,6 +37,8 @@ pub struct Settings {
     pub readme: PathBuf,
     /// Where downloaded programs are.
     pub cache: PathBuf,
+    /// `synod` as an earlier commit had it.
+    pub older: Option<PathBuf>,
 }
 
 /// A scenario running.
@@ -75,6 +78,7 @@ pub const ALL: &[Scenario] = scenarios! {
     "input/a peer without a certificate of the group gets nothing" => bad_input::strangers,
     "apps/nginx with WebDAV answers as it does alone" => programs::nginx,
     "apps/json-server answers as it does alone" => programs::json_server,
+    "versions/an older sidecar and this one work in one group and agree on the step" => versions::two_versions,
     "group/retries through other members during leader changes are executed once" => idempotent::retries,
     "group/single faults lose nothing and are over within 2 s" => agreement::single_faults,
     "group/all members killed at once lose nothing" => agreement::all_at_once,

@@ -1,0 +1,580 @@
+//! The keeper of this member's snapshots: it stands between apply, which says when a state can be
+//! taken and must be put back; the agreement, whose log begins behind a snapshot; and the other
+//! members, who take turns and give each other what is missing.
+//!
+//! ```text
+//! turns     the leader looks round: whose turn is it?  ──►  Handle::take, or a copy of another's
+//! states    apply has one taken, put back, thrown away
+//! Keeper    compared? ──► it is usable ──► apply and the agreement forget what it stands for
+//!           the log has a gap that nobody fills? ──► fetch one ──► the agreement goes on behind it
+//! ```
+//!
+//! Nothing here decides what is true: a snapshot counts as compared when the comparison of the
+//! copies says so, and the agreement checks each base against its log.
+
+mod states;
+mod turns;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use synod_paxos::{Base, GroupId, Member, MemberId, Role, Slot};
+use synod_wal::LogReader;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+pub use states::Stored;
+pub use turns::Turns;
+
+use crate::admin::status;
+use crate::app::App;
+use crate::apply::{ApplyHandle, ApplyStatus, Fold, NotTaken};
+use crate::config::{Config, state};
+use crate::identity::Connector;
+use crate::node::{Channels, NodeHandle, NodeStatus};
+use crate::snapshot::policy::{Due, Report, Source, best_source};
+use crate::snapshot::transfer::{FetchError, Fetcher};
+use crate::snapshot::volume::{Volume, VolumeError};
+use crate::snapshot::{Finding, Snapshot, Standing, Store, StoreError};
+
+/// Under the data folder.
+const FOLDER: &str = "snapshots";
+/// Room that snapshots leave on the volume for the log, in bytes.
+const RESERVE_BYTES: u64 = 256 << 20;
+/// The keeper looks round at least so often.
+const LOOK: Duration = Duration::from_millis(500);
+/// A member that sends nothing for so long is given up.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Parts of the log's room. Behind the newest snapshot no more than this is left, so that there is
+/// always one to cut the log behind.
+const DUE: (u64, u64) = (1, 4);
+/// From here on what could not be compared must do (rule N2).
+const HALF: (u64, u64) = (1, 2);
+/// And from here on one snapshot must do, instead of two.
+const NEARLY_FULL: (u64, u64) = (3, 4);
+/// A copy that is not further behind follows the log.
+const NEAR_SLOTS: u64 = 10_000;
+
+/// Why the keeper cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// The folder of snapshots.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The app's volume.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// The group has not begun, and with it the volume.
+    #[error(
+        "state.volume.path: {0} is not empty, and the group begins with an empty state: empty it, or \
+         give another folder"
+    )]
+    NotEmpty(PathBuf),
+}
+
+/// Why no snapshot was taken on request.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// `state.snapshot.type` is `None`.
+    #[error("the service has no method for snapshots: give it one (state.snapshot.type)")]
+    NoMethod,
+    /// One at a time.
+    #[error("a snapshot is being made or fetched here already: wait for it")]
+    Busy,
+    /// Apply did not.
+    #[error(transparent)]
+    NotTaken(#[from] NotTaken),
+    /// It was taken, and could not be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It was taken, and is gone.
+    #[error("the snapshot was thrown away: {0}")]
+    Gone(String),
+}
+
+/// What a member's snapshots are made of, before there is anything to do with them.
+pub struct Beginning {
+    /// This member's snapshots.
+    pub store: Store,
+    /// How the app's state comes in and out.
+    pub states: Arc<Stored>,
+    /// Of the newest that may be used.
+    pub newest: Option<Base>,
+}
+
+/// A cheap handle on this member's snapshots.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    store: Store,
+    states: Arc<Stored>,
+    apply: ApplyHandle,
+    node: NodeHandle,
+    has_method: bool,
+    /// Making or fetching one.
+    one: Arc<Semaphore>,
+}
+
+/// The task's state.
+pub struct Keeper {
+    handle: Handle,
+    channels: Arc<Channels>,
+    /// All slots up to here of this copy were compared, and agreed with a majority (rule N2).
+    verified: watch::Receiver<Slot>,
+    due: Due,
+    log_max_bytes: u64,
+    /// The newest that apply was told of.
+    told: Slot,
+    fetching: Option<JoinHandle<()>>,
+    /// What was complained about last.
+    complaint: String,
+}
+
+/// Opens the store and the volume. `group`: the one whose log is there already.
+pub fn begin<A: App>(
+    config: &Config,
+    app: Arc<A>,
+    node: NodeHandle,
+    log: LogReader,
+    maker: synod_paxos::Incarnation,
+    group: Option<GroupId>,
+) -> Result<Beginning, KeeperError> {
+    let (store, findings) = Store::open(&config.data.join(FOLDER), RESERVE_BYTES)?;
+    findings.iter().for_each(tell_finding);
+    let volume = config.state.volume.as_ref();
+    let volume = volume
+        .map(|it| Volume::open(&it.path, &it.work))
+        .transpose()?;
+    if let (None, Some(volume), Some(path)) = (group, &volume, &config.state.volume)
+        && !(volume.is_empty()? || volume.interrupted()?.is_some())
+    {
+        return Err(KeeperError::NotEmpty(path.path.clone()));
+    }
+    let states = Stored::new(states::Parts {
+        config,
+        store: store.clone(),
+        volume,
+        app,
+        node,
+        log,
+        maker,
+        group,
+    });
+    let newest = states.newest().and_then(|it| base_of(&store, &it));
+    Ok(Beginning {
+        store,
+        states: Arc::new(states),
+        newest,
+    })
+}
+
+fn part_of(bytes: u64, (part, whole): (u64, u64)) -> u64 {
+    bytes / whole * part
+}
+
+fn tell_finding(finding: &Finding) {
+    tracing::warn!("in the folder of snapshots: {finding}");
+}
+
+/// What the agreement must know of what a snapshot stands for.
+fn base_of(store: &Store, snapshot: &Snapshot) -> Option<Base> {
+    let head = &snapshot.head;
+    Some(Base {
+        slot: head.slot,
+        ballot: head.ballot,
+        time: head.time,
+        protocol: head.protocol,
+        configuration: fold_of(store, snapshot)?.configuration().clone(),
+    })
+}
+
+fn fold_of(store: &Store, snapshot: &Snapshot) -> Option<Fold> {
+    let tables = store.read(snapshot.id).map(|it| it.tables());
+    let loaded = match tables {
+        Ok(tables) => Fold::load(&tables).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match loaded {
+        Ok(fold) => Some(fold),
+        Err(error) => {
+            tracing::error!(slot = %snapshot.head.slot, %error, "a snapshot is of no use");
+            None
+        }
+    }
+}
+
+// === impl Handle ===
+
+impl Handle {
+    /// On what [`begin`] gave.
+    pub fn new(
+        beginning: &Beginning,
+        config: &Config,
+        apply: ApplyHandle,
+        node: NodeHandle,
+    ) -> Self {
+        Self {
+            store: beginning.store.clone(),
+            states: beginning.states.clone(),
+            apply,
+            node,
+            has_method: config.state.snapshot.kind != state::SnapshotKind::None,
+            one: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// Takes a snapshot at the next slot where that can be done, and stores it; goes on to its end
+    /// when nobody waits for it. It may be used once its slots were compared.
+    pub async fn take(&self) -> Result<Snapshot, TakeError> {
+        if !self.has_method {
+            return Err(TakeError::NoMethod);
+        }
+        let one = self.turn().ok_or(TakeError::Busy)?;
+        let handle = self.clone();
+        let taking = tokio::spawn(async move {
+            let slot = handle.apply.take_snapshot().await?;
+            let made = handle.states.finish(slot).await;
+            drop(one);
+            let made = made?;
+            tracing::info!(%slot, bytes = made.bytes, "a snapshot is stored");
+            Ok(made)
+        });
+        match taking.await {
+            Ok(taken) => taken,
+            Err(error) => Err(TakeError::Gone(error.to_string())),
+        }
+    }
+
+    /// The snapshots that are here, oldest first.
+    pub fn list(&self) -> Vec<Snapshot> {
+        self.store.list()
+    }
+
+    /// The newest of this group, for the status.
+    pub fn newest(&self) -> Option<status::Snapshot> {
+        self.own().next_back().map(|it| status::Snapshot {
+            slot: it.head.slot.0,
+            bytes: it.bytes,
+            verified: it.standing == Standing::Verified,
+        })
+    }
+
+    fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.one.clone().try_acquire_owned().ok()
+    }
+
+    fn group(&self) -> Option<GroupId> {
+        self.node.status().borrow().group
+    }
+
+    /// Those of this group.
+    fn own(&self) -> impl DoubleEndedIterator<Item = Snapshot> {
+        let group = self.group();
+        let all = self.store.list().into_iter();
+        all.filter(move |it| Some(it.head.group) == group)
+    }
+
+    fn newest_usable(&self) -> Option<Snapshot> {
+        self.own().rev().find(|it| it.standing.usable())
+    }
+
+    /// No other member runs the app.
+    fn is_alone(&self) -> bool {
+        let node = self.node.status().borrow().clone();
+        let configuration = node.configuration.as_deref();
+        let is_other = |it: &Member| it.id != node.member && it.role != Role::Witness;
+        configuration.is_some_and(|it| !it.members.iter().any(is_other))
+    }
+
+    /// What this member says of itself when turns are given.
+    fn report(&self) -> Report {
+        let node = self.node.status().borrow().clone();
+        let apply = self.apply.status().borrow().clone();
+        let newest = self.own().next_back().map(|it| it.head.slot);
+        let newest = newest.unwrap_or_default();
+        let usable = self.newest_usable().map(|it| it.head.slot);
+        // What lies in the log behind the newest: about its part of it.
+        let behind = u128::from(node.last.0.saturating_sub(newest.0.max(node.base.0)));
+        let all = u128::from(node.last.0.saturating_sub(node.base.0)).max(1);
+        let bytes = u128::from(node.log_bytes) * behind / all;
+        Report {
+            member: node.member,
+            leads: node.leader == Some(node.member),
+            healthy: is_healthy(&node, &apply),
+            applied: apply.applied,
+            newest,
+            newest_usable: usable.unwrap_or_default(),
+            log_bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+            busy: self.one.available_permits() == 0,
+        }
+    }
+}
+
+fn is_healthy(node: &NodeStatus, apply: &ApplyStatus) -> bool {
+    apply.serving && apply.applied.0 + NEAR_SLOTS >= node.commit.0
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    /// Of a member whose group is there.
+    pub fn new(
+        handle: Handle,
+        channels: Arc<Channels>,
+        verified: watch::Receiver<Slot>,
+        config: &Config,
+    ) -> Self {
+        let every = config.state.snapshot.every;
+        let newest = handle.states.newest();
+        Self {
+            handle,
+            channels,
+            verified,
+            due: Due {
+                slots: every.slots,
+                log_bytes: every.log_bytes.min(part_of(config.log.max_bytes, DUE)),
+            },
+            log_max_bytes: config.log.max_bytes,
+            told: newest.map(|it| it.head.slot).unwrap_or_default(),
+            fetching: None,
+            complaint: String::new(),
+        }
+    }
+
+    /// Until it is dropped.
+    pub async fn run(mut self) {
+        let mut tick = tokio::time::interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut verified = self.verified.clone();
+        let mut closed = false;
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                changed = verified.changed(), if !closed => closed = changed.is_err(),
+            }
+            match self.look().await {
+                Ok(()) => self.complaint.clear(),
+                Err(error) => self.complain(error.to_string()),
+            }
+        }
+    }
+
+    fn complain(&mut self, complaint: String) {
+        if self.complaint != complaint {
+            tracing::warn!(error = complaint, "snapshots");
+            self.complaint = complaint;
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), StoreError> {
+        self.mark()?;
+        self.tell_apply().await;
+        self.compact().await?;
+        self.fetch();
+        self.give_turn().await;
+        Ok(())
+    }
+
+    /// What was compared may be used; and what was not, when the log has no more room to wait.
+    fn mark(&self) -> Result<(), StoreError> {
+        let handle = &self.handle;
+        let verified = if handle.is_alone() {
+            // There is no second digest to be had.
+            Slot(u64::MAX)
+        } else {
+            *self.verified.borrow()
+        };
+        let full = self.log_fills(HALF);
+        let uncompared = handle
+            .own()
+            .filter(|it| it.standing == Standing::Uncompared);
+        for snapshot in uncompared {
+            let slot = snapshot.head.slot;
+            if slot <= verified {
+                handle.store.mark_verified(snapshot.id)?;
+                tracing::info!(%slot, "the snapshot may be used: its slots were compared");
+            } else if full {
+                handle.store.mark_unverified(snapshot.id)?;
+                tracing::warn!(
+                    %slot,
+                    "the snapshot is used though its slots could not be compared: the log is half \
+                     full, and other copies are away"
+                );
+            }
+        }
+        handle.store.retain()?;
+        Ok(())
+    }
+
+    fn log_fills(&self, part: (u64, u64)) -> bool {
+        let bytes = self.handle.node.status().borrow().log_bytes;
+        bytes >= part_of(self.log_max_bytes, part)
+    }
+
+    /// A copy that must be made anew begins with the newest.
+    async fn tell_apply(&mut self) {
+        let Some(newest) = self.handle.newest_usable() else {
+            return;
+        };
+        let slot = newest.head.slot;
+        let reached = {
+            let node = self.handle.node.status().borrow().clone();
+            node.commit.max(node.installed)
+        };
+        if slot <= self.told || slot > reached {
+            return;
+        }
+        if let Some(fold) = fold_of(&self.handle.store, &newest) {
+            self.handle.apply.snapshot_available(fold).await;
+        }
+        self.told = slot;
+    }
+
+    /// The log is cut behind the older of two, so that one may be damaged, as long as there is room for
+    /// that; and not behind what apply may still read.
+    async fn compact(&self) -> Result<(), StoreError> {
+        let handle = &self.handle;
+        let usable: Vec<Snapshot> = handle.own().filter(|it| it.standing.usable()).collect();
+        let older = match &usable[..] {
+            [.., newest] if self.log_fills(NEARLY_FULL) => newest,
+            [.., older, _] => older,
+            _ => return Ok(()),
+        };
+        let slot = older.head.slot;
+        let not_needed = handle.apply.status().borrow().not_needed;
+        if slot <= handle.node.status().borrow().base || slot > not_needed {
+            return Ok(());
+        }
+        let Some(base) = base_of(&handle.store, older) else {
+            return Ok(());
+        };
+        match handle.node.compact(base).await {
+            Some(Ok(())) => tracing::info!(%slot, "the log begins behind a snapshot"),
+            Some(Err(error)) => tracing::debug!(%slot, %error, "the log is not cut"),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Gets a snapshot from another member, if the log lacks what no log has any more, or begins
+    /// behind one that is lost here.
+    fn fetch(&mut self) {
+        if self.fetching.as_ref().is_some_and(|it| !it.is_finished()) {
+            return;
+        }
+        let node = self.handle.node.status().borrow().clone();
+        let newest = self.handle.newest_usable().map(|it| it.head.slot);
+        let newest = newest.unwrap_or_default();
+        let wanted = node
+            .needs_snapshot
+            .max((newest < node.base).then_some(node.base));
+        let Some(at_least) = wanted else {
+            return;
+        };
+        let (handle, channels) = (self.handle.clone(), self.channels.clone());
+        self.fetching = Some(tokio::spawn(async move {
+            let got = match handle.newest_usable().filter(|it| it.head.slot >= at_least) {
+                Some(here) => Ok(here),
+                None => get(&handle, &channels, at_least).await,
+            };
+            match got {
+                Ok(snapshot) => install(&handle, &snapshot).await,
+                Err(error) => {
+                    tracing::warn!(slot = %at_least, %error, "no snapshot could be had");
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        }));
+    }
+
+    /// If this member leads: whoever's turn it is makes a snapshot, or is told whose to copy.
+    async fn give_turn(&self) {
+        if self.handle.has_method {
+            turns::give(&self.handle, &self.channels, self.due).await;
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(fetching) = &self.fetching {
+            fetching.abort();
+        }
+    }
+}
+
+/// Why no snapshot came from another member.
+#[derive(Debug, thiserror::Error)]
+enum GetError {
+    #[error("another one is being made or fetched here")]
+    Busy,
+    #[error("no member that can be reached offers one that reaches the log")]
+    NoSource,
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+}
+
+/// Fetches the best that others offer, of this slot or a later one.
+async fn get(handle: &Handle, channels: &Channels, at_least: Slot) -> Result<Snapshot, GetError> {
+    let _one = handle.turn().ok_or(GetError::Busy)?;
+    let node = handle.node.status().borrow().clone();
+    let group = node.group.ok_or(GetError::NoSource)?;
+    let fetcher = Fetcher::new(handle.store.clone(), group, SILENCE);
+    let others = node.configuration.iter().flat_map(|it| &it.members);
+    let others = others.filter(|it| it.id != node.member).map(|it| it.id);
+    let asking = others.filter_map(|member| {
+        let connector = channels.connector(member)?;
+        let fetcher = &fetcher;
+        Some(async move { (member, fetcher.list(&connector).await) })
+    });
+    let mut offers = Vec::new();
+    let mut sources = Vec::new();
+    for (member, listed) in futures::future::join_all(asking).await {
+        for offer in listed.into_iter().flatten() {
+            sources.push(Source {
+                member,
+                leads: node.leader == Some(member),
+                healthy: node.serving.contains(&member),
+                busy: false,
+                id: offer.id,
+                slot: offer.head.slot,
+                standing: offer.standing,
+            });
+            offers.push((member, offer));
+        }
+    }
+    let best = best_source(&sources, at_least.next(), None).ok_or(GetError::NoSource)?;
+    let offer = offers
+        .into_iter()
+        .find(|(member, offer)| (*member, offer.id) == (best.member, best.id))
+        .ok_or(GetError::NoSource)?
+        .1;
+    let connector = channels.connector(best.member);
+    let connector = connector.ok_or(GetError::NoSource)?;
+    copy_of(&fetcher, &connector, best.member, &offer).await
+}
+
+async fn copy_of(
+    fetcher: &Fetcher,
+    connector: &Connector,
+    member: MemberId,
+    offer: &Snapshot,
+) -> Result<Snapshot, GetError> {
+    let slot = offer.head.slot;
+    tracing::info!(%slot, peer = %member, bytes = offer.bytes, "a snapshot is being fetched");
+    let snapshot = fetcher.fetch(connector, offer).await?;
+    tracing::info!(%slot, peer = %member, "a snapshot was fetched");
+    Ok(snapshot)
+}
+
+/// The log goes on behind it, unless it has what it needs by now.
+async fn install(handle: &Handle, snapshot: &Snapshot) {
+    let Some(base) = base_of(&handle.store, snapshot) else {
+        return;
+    };
+    let slot = base.slot;
+    if let Some(Err(error)) = handle.node.install(base).await {
+        tracing::error!(%slot, %error, "the snapshot does not go with the log");
+    }
+}
