@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use prost::Message as _;
-use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::propose_policy_response::Result as Outcome;
 use synod_proto::v1::{Policy, ProposePolicyRequest, StatusRequest};
 use synod_sidecar::admin::status::Status;
 use synod_sidecar::config::genesis::{GenesisFile, GenesisMember, GenesisRole};
-use synod_sidecar::identity::{Who, connect};
 
 use super::certificates::Certificates;
+use super::control::control;
 use super::folder::{Folder, replace, trouble};
 use super::member::{Member, names};
 use crate::exit::Failure;
@@ -109,15 +108,8 @@ async fn try_propose(
     member: &Member,
     policy: &Policy,
 ) -> anyhow::Result<Option<u64>> {
-    let channel = connect(
-        &certificates.files(&Who::Operator),
-        &names(service),
-        Who::Operator,
-        &member.listen.peer.to_string(),
-        Who::Member(member.name.clone()),
-    )
-    .await?;
-    let mut control = ControlClient::new(channel);
+    let names = names(service);
+    let mut control = control(certificates, &names, &member.name, member.listen.peer).await?;
     let status = control
         .status(StatusRequest {})
         .await

@@ -27,6 +27,8 @@ const APP_GRACE: Duration = Duration::from_secs(1);
 /// How long a sidecar has to finish what it has begun and to hand over.
 const SIDECAR_GRACE: Duration = Duration::from_secs(3);
 const CALL_LIMIT: Duration = Duration::from_secs(1);
+/// An app that is held back for longer is told of.
+const HELD_BACK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(50);
 
 /// Starts in a row that came to nothing, after which something must be wrong.
@@ -249,6 +251,7 @@ impl Keep {
     /// Returns when the sidecar says that the app's files are as they must be. Nothing of the last
     /// start runs any more, so nobody writes to them. A sidecar that does not answer allows nothing.
     async fn until_it_may_start(&self, admin: SocketAddr) {
+        let begun = Instant::now();
         let mut told = None;
         loop {
             let answer = call(admin, Method::GET, "/lifecycle/app-may-start", CALL_LIMIT).await;
@@ -262,7 +265,7 @@ impl Keep {
                     continue;
                 }
             };
-            if told.as_ref() != Some(&reason) {
+            if begun.elapsed() >= HELD_BACK && told.as_ref() != Some(&reason) {
                 self.tell(What::HeldBack(reason.clone()));
                 told = Some(reason);
             }

@@ -2,6 +2,7 @@
 //! process and one app process for each member, real mutual TLS between them, real logs on disk.
 
 mod certificates;
+pub(crate) mod control;
 mod fields;
 pub(crate) mod folder;
 mod formation;
