@@ -63,8 +63,8 @@ pub struct MemberStatus {
     pub commit: u64,
     /// Number of the sidecar's start.
     pub boot: u64,
-    /// First slot in its log.
-    pub first: u64,
+    /// Its log begins behind this slot.
+    pub base: u64,
     /// Slot of its newest snapshot; 0: it has none.
     pub snapshot: u64,
     /// `CaughtUp`, `Rebuilding` and so on.
@@ -448,7 +448,7 @@ fn collect_members(value: &Value, members: &mut Vec<MemberStatus>) {
                 applied: number("applied"),
                 commit: number("commit"),
                 boot: number("boot"),
-                first: number("first"),
+                base: number("base"),
                 snapshot: fields
                     .get("snapshot")
                     .and_then(|snapshot| snapshot["slot"].as_u64())
