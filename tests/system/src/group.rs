@@ -67,6 +67,8 @@ pub struct MemberStatus {
     pub base: u64,
     /// Slot of its newest snapshot; 0: it has none.
     pub snapshot: u64,
+    /// Its slots were compared with those of other copies, so that it may be used.
+    pub verified: bool,
     /// `CaughtUp`, `Rebuilding` and so on.
     pub state: String,
 }
@@ -453,6 +455,9 @@ fn collect_members(value: &Value, members: &mut Vec<MemberStatus>) {
                     .get("snapshot")
                     .and_then(|snapshot| snapshot["slot"].as_u64())
                     .unwrap_or(0),
+                verified: fields
+                    .get("snapshot")
+                    .is_some_and(|snapshot| snapshot["verified"] == true),
                 state: fields
                     .get("state")
                     .and_then(Value::as_str)

@@ -119,6 +119,10 @@ pub(super) async fn not_restored(_: &Settings, report: &mut Report) -> anyhow::R
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "no snapshot: {error}");
     write(&group, 21).await?;
+    let usable = eventually(30 * SECOND, LOOK, async || {
+        culprit(&group).await.is_ok_and(|it| it.verified)
+    });
+    ensure!(usable.await, "the snapshot was not compared");
     tell(&group, Some(Misdeed::Refuse))?;
     let app = group.process(CULPRIT, Part::App).context("no app")?;
     app.signal(Signal::KILL)?;
