@@ -36,7 +36,10 @@ const FIELDS: [(&str, &str); 23] = [
     ),
     ("spec.bootstrap", "members start from their folder"),
     ("spec.log.volumeClaim", "logs are in the data folder"),
-    ("spec.state.snapshot", NOT_YET),
+    (
+        "spec.state.volume",
+        "the app's volume is its folder, {data} or DATA_DIR",
+    ),
     ("spec.state.maxReplay", NOT_YET),
     ("spec.volumeClaimRetentionPolicy", ONE_MACHINE),
     ("spec.ordering.lanes", NOT_YET),
