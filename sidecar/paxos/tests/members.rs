@@ -4,9 +4,9 @@ mod common;
 
 use common::{Net, genesis, id};
 use synod_paxos::{
-    AgreedTime, Ballot, Base, Boot, EntryHash, Envelope, Epoch, GroupId, Hello, HelloRefusal,
-    Identity, Incarnation, MemberId, Message, Now, Paxos, Quorums, Recovered, Role, Settings, Slot,
-    StartError,
+    AgreedTime, Ballot, Base, Boot, Command, Entry, EntryHash, Envelope, Epoch, GroupId, Hello,
+    HelloRefusal, Identity, Incarnation, MemberId, Message, Now, Paxos, Quorums, Recovered, Role,
+    Settings, Slot, StartError,
 };
 
 fn settled() -> (Net, MemberId, MemberId) {
@@ -225,12 +225,25 @@ fn recovered() -> Recovered {
         kept: (Ballot::default(), Slot(0)),
         base: None,
         upgrades: Vec::new(),
+        joining: None,
+        changes: Vec::new(),
+        ended_by: None,
         last: Slot(0),
         runs: Vec::new(),
         last_time: AgreedTime(0),
         commit: Slot(0),
         tail: Vec::new(),
         faulty: Vec::new(),
+    }
+}
+
+fn entry(slot: u64, ballot: Ballot) -> Entry {
+    Entry {
+        slot: Slot(slot),
+        ballot,
+        time: AgreedTime(1),
+        seed: 0,
+        command: Command::default(),
     }
 }
 
@@ -325,7 +338,12 @@ fn a_log_that_contradicts_itself_is_an_error_at_start_and_no_panic() {
         |it| it.runs.clear(),
         |it| it.runs[0].0 = Slot(2),
         |it| it.promised = Ballot::default(),
-        |it| it.accepted = Ballot::default(),
+        |it| {
+            // Not known to be chosen, so it cannot have been learnt from others.
+            it.commit = Slot(4);
+            it.tail = vec![entry(5, it.accepted)];
+            it.accepted = Ballot::default();
+        },
         |it| it.base = Some(base(it, 9)),
         |it| it.base = Some(base(it, 3)),
         |it| {

@@ -7,14 +7,16 @@
 //! kept (epoch 8, round 8, node 4 each), last, last when kept, commit, base (8 each), an adoption
 //! under way (0, or 1 with its ballot, first and last slot), number of raises of the protocol (4),
 //! each: slot (8), version (4); the base (length 4, then slot, ballot, [`codec::put_base`]), the
-//! genesis (length 4, then as in its record).
+//! genesis (length 4, then as in its record), and, if there is one, whom to ask for the log (as in a
+//! record of a join).
 
 use std::io;
 
-use synod_paxos::{Ballot, Base, Boot, Genesis, Slot};
+use synod_paxos::{Ballot, Base, Boot, Configuration, Genesis, Slot};
 
 use crate::codec::{self, Take};
 use crate::disk::Disk;
+use crate::format::{VERSION, VERSION_2};
 use crate::outline::{Outline, Staged};
 use crate::sealed;
 
@@ -26,6 +28,7 @@ const MAGIC: [u8; 8] = *b"SYNODBEG";
 pub(crate) struct Opening {
     pub(crate) outline: Outline,
     pub(crate) base: Option<Base>,
+    pub(crate) joining: Option<Configuration>,
 }
 
 /// Where a log begins.
@@ -44,7 +47,7 @@ impl Start {
     pub(crate) fn write(&self, disk: &dyn Disk) -> io::Result<()> {
         let content = self.encode();
         for name in NAMES {
-            sealed::write(disk, name, (MAGIC, crate::format::VERSION), &content)?;
+            sealed::write(disk, name, (MAGIC, self.version()), &content)?;
         }
         Ok(())
     }
@@ -58,8 +61,21 @@ impl Start {
             .max_by_key(|start| start.segment)
     }
 
+    /// Lowest version of the format that has it.
+    fn version(&self) -> u32 {
+        let Opening { base, joining, .. } = &self.opening;
+        let joining = joining.as_ref().map_or(VERSION_2, |_| VERSION);
+        base.as_ref()
+            .map_or(VERSION_2, codec::base_version)
+            .max(joining)
+    }
+
     fn encode(&self) -> Vec<u8> {
-        let Opening { outline, base } = &self.opening;
+        let Opening {
+            outline,
+            base,
+            joining,
+        } = &self.opening;
         let mut out = Vec::with_capacity(1024);
         out.extend_from_slice(&self.segment.to_le_bytes());
         out.extend_from_slice(&outline.boot.0.to_le_bytes());
@@ -92,6 +108,9 @@ impl Start {
         }
         codec::put_bytes(&mut out, &body);
         codec::put_bytes(&mut out, &codec::genesis_body(&self.genesis));
+        if let Some(joining) = joining {
+            joining.put(&mut out);
+        }
         out
     }
 
@@ -124,6 +143,10 @@ impl Start {
             Some(codec::take_base(slot, ballot, &mut take)?)
         };
         let genesis = codec::genesis(take.bytes()?)?;
+        let joining = match take.0 {
+            [] => None,
+            _ => Some(Configuration::take(&mut take.0)?),
+        };
         let outline = Outline {
             boot,
             has_genesis: true,
@@ -138,14 +161,18 @@ impl Start {
         };
         let start = Self {
             segment,
-            opening: Opening { outline, base },
+            opening: Opening {
+                outline,
+                base,
+                joining,
+            },
             genesis,
         };
         (take.0.is_empty() && start.makes_sense()).then_some(start)
     }
 
     fn makes_sense(&self) -> bool {
-        let Opening { outline, base } = &self.opening;
+        let Opening { outline, base, .. } = &self.opening;
         let slot = base.as_ref().map_or(Slot::ZERO, |base| base.slot);
         self.segment > 0
             && slot == outline.base
@@ -219,6 +246,7 @@ mod tests {
             opening: Opening {
                 outline,
                 base: Some(base),
+                joining: None,
             },
             genesis,
         }
@@ -232,6 +260,13 @@ mod tests {
             assert_eq!(Start::decode(&content), Some(first.clone()));
             for length in 0..content.len() {
                 assert_eq!(Start::decode(&content[..length]), None, "{length} bytes");
+            }
+            let mut joining = first.clone();
+            joining.opening.joining = Some(first.genesis.configuration.clone());
+            let with = joining.encode();
+            assert_eq!(Start::decode(&with), Some(joining));
+            for length in content.len() + 1..with.len() {
+                assert_eq!(Start::decode(&with[..length]), None, "{length} bytes");
             }
             first.opening.base = None;
             first.opening.outline.base = Slot(0);
