@@ -43,10 +43,13 @@ pub(crate) struct Start {
 // === impl Start ===
 
 impl Start {
-    /// Writes both copies, durably. Until this returns the log begins where it did before, or here.
+    /// Writes both copies, durably, the worse one first. Until this returns the log begins where it did
+    /// before, or here.
     pub(crate) fn write(&self, disk: &dyn Disk) -> io::Result<()> {
         let content = self.encode();
-        for name in NAMES {
+        let mut names = NAMES;
+        names.sort_by_key(|name| Self::read(disk, name).map(|start| start.segment));
+        for name in names {
             sealed::write(disk, name, (MAGIC, self.version()), &content)?;
         }
         Ok(())
@@ -56,9 +59,13 @@ impl Start {
     pub(crate) fn find(disk: &dyn Disk) -> Option<Self> {
         NAMES
             .into_iter()
-            .filter_map(|name| sealed::read(disk, name, MAGIC))
-            .filter_map(|(content, _)| Self::decode(&content))
+            .filter_map(|name| Self::read(disk, name))
             .max_by_key(|start| start.segment)
+    }
+
+    fn read(disk: &dyn Disk, name: &str) -> Option<Self> {
+        let (content, _) = sealed::read(disk, name, MAGIC)?;
+        Self::decode(&content)
     }
 
     /// Lowest version of the format that has it.
@@ -190,7 +197,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::testing::MemDisk;
+    use crate::testing::{MemDisk, Survival};
 
     fn ballot(round: u64) -> Ballot {
         Ballot {
@@ -272,6 +279,39 @@ mod tests {
             first.opening.outline.base = Slot(0);
             first.opening.outline.staged = None;
             first.opening.outline.upgrades.clear();
+        }
+    }
+
+    #[test]
+    fn a_write_that_stops_at_any_step_leaves_a_good_copy_whichever_was_good_before() {
+        for good in NAMES {
+            for steps in 0..16 {
+                for seed in 0..8 {
+                    let disk = MemDisk::new();
+                    start(3).write(&disk).unwrap();
+                    for name in NAMES {
+                        if name != good {
+                            disk.damage(name, |bytes| bytes[600] ^= 1);
+                        }
+                    }
+                    disk.stop_after(steps);
+                    let _ = start(5).write(&disk);
+                    let mut bits = seed;
+                    let survival = || {
+                        bits = bits / 2 + 4 * (bits % 2);
+                        match bits % 2 {
+                            0 => Survival::Lost,
+                            _ => Survival::Kept,
+                        }
+                    };
+                    disk.crash(survival, |changes| changes.min(seed as usize % 4));
+                    let found = Start::find(&disk);
+                    assert!(
+                        found == Some(start(3)) || found == Some(start(5)),
+                        "only {good} was good, {steps} steps, {seed}"
+                    );
+                }
+            }
         }
     }
 
