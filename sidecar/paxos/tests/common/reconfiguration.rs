@@ -1,12 +1,75 @@
 //! Changes of the configuration: what the shells of members and a person do about them.
 
+use synod_paxos::Role::{self, Observer, Voter};
 use synod_paxos::{
-    Configuration, Incarnation, Lane, Member, MemberId, Quorums, ReconfigureRefused, Role, Slot,
+    Ballot, Configuration, Entry, Epoch, Incarnation, Lane, Member, MemberId, Message, Quorums,
+    ReconfigureRefused, Slot,
 };
 
 use super::disk::Disk;
 use super::node::Node;
 use super::{Event, MS, Net, id};
+
+pub(crate) const THREE: [(u32, Role); 3] = [(1, Voter), (2, Voter), (3, Voter)];
+pub(crate) const WITH_4: [(u32, Role); 4] = [(1, Voter), (2, Voter), (3, Voter), (4, Observer)];
+
+/// Three voters, 1 leads.
+pub(crate) fn three() -> Net {
+    let mut net = Net::new(3);
+    net.elect_member(id(1));
+    net.run(300);
+    net
+}
+
+/// The same with 4 as an observer that has all of the log.
+pub(crate) fn three_and_an_observer() -> Net {
+    let mut net = three();
+    write(&mut net, id(1), 3);
+    net.change_now(&WITH_4);
+    net.join(4);
+    let slot = net.paxos(id(1)).last();
+    net.until_all_applied(5000, slot);
+    net.run(300);
+    net
+}
+
+pub(crate) fn write(net: &mut Net, member: MemberId, count: usize) {
+    for _ in 0..count {
+        net.propose(member, b"payload");
+        net.run(2);
+    }
+    net.run(50);
+}
+
+pub(crate) fn epoch(net: &Net, number: u32) -> u64 {
+    net.paxos(id(number)).epoch().0
+}
+
+pub(crate) fn first_ballot(epoch: u64, node: u32) -> Ballot {
+    Ballot {
+        epoch: Epoch(epoch),
+        round: 0,
+        node: id(node),
+    }
+}
+
+/// The stop-sign of 1's log.
+pub(crate) fn stop_sign(net: &Net) -> Entry {
+    let paxos = net.paxos(id(1));
+    let entry = paxos.entry(paxos.last()).cloned().expect("in memory");
+    assert!(entry.reconfigures_to().is_some());
+    entry
+}
+
+/// The stop-sign of 1 is on its way and 1 alone has it; the others hear nothing of it.
+pub(crate) fn undecided(net: &mut Net, members: &[(u32, Role)]) {
+    net.filter = Box::new(|from, _, message| {
+        from != id(1) || !matches!(message, Message::Accept { .. } | Message::AcceptSync { .. })
+    });
+    net.change(members).expect("proposed");
+    net.run(20);
+    assert_eq!(epoch(net, 1), 1, "not chosen");
+}
 
 /// A member as tests number them.
 pub(crate) fn member(number: u32, role: Role) -> Member {
@@ -44,7 +107,7 @@ impl Net {
         next: &Configuration,
     ) -> Result<(), ReconfigureRefused> {
         let now = self.now(member);
-        let expected = synod_paxos::Epoch(next.epoch.0 - 1);
+        let expected = Epoch(next.epoch.0 - 1);
         let result = self.with_paxos(member, |paxos| {
             paxos.propose_configuration(now, expected, next)
         });
