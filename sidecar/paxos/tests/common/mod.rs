@@ -561,9 +561,8 @@ impl Net {
     }
 
     fn is_up(&self, member: MemberId, boot: Boot) -> bool {
-        self.nodes[&member]
-            .paxos
-            .as_ref()
+        let node = self.nodes.get(&member);
+        node.and_then(|node| node.paxos.as_ref())
             .is_some_and(|paxos| paxos.boot() == boot)
     }
 

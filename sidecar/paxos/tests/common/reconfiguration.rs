@@ -156,6 +156,7 @@ impl Net {
             self.crash(id(number));
         }
         self.nodes.remove(&id(number));
+        self.stalled.remove(&id(number));
     }
 
     pub(super) fn reconfigured(
@@ -184,7 +185,8 @@ impl Net {
 
     /// Connects a member with whom it knows now.
     pub(super) fn relink(&mut self, member: MemberId) {
-        let Some(paxos) = &self.nodes[&member].paxos else {
+        let node = self.nodes.get(&member);
+        let Some(paxos) = node.and_then(|node| node.paxos.as_ref()) else {
             return;
         };
         for contact in paxos.contacts() {
