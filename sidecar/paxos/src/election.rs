@@ -498,11 +498,7 @@ impl Paxos {
 
     fn send_heartbeats(&mut self) {
         self.election.told = self.acceptor.synced_promised;
-        let mut peers: Vec<MemberId> = self.peers.keys().copied().collect();
-        if !self.old_epoch_retired() {
-            peers.extend(self.former.keys());
-        }
-        for peer in peers {
+        for peer in self.audience() {
             self.send_heartbeat(peer);
         }
     }

@@ -56,6 +56,9 @@ impl Paxos {
         if retired && known.is_some_and(|former| former.incarnation == hello.incarnation) {
             return Err(HelloRefusal::Removed { member, epoch });
         }
+        if self.acquaintance(member).is_none() && !self.meet(hello) {
+            return Err(HelloRefusal::UnknownMember { member });
+        }
         let Some(peer) = self.acquaintance_mut(member) else {
             return Err(HelloRefusal::UnknownMember { member });
         };

@@ -10,6 +10,7 @@ use crate::journal::Effect;
 use crate::log::Batch;
 use crate::message::{Lane, Message};
 use crate::paxos::{LoadFor, Paxos};
+use crate::peer::Peer;
 use crate::record::Record;
 use crate::types::{Entry, MemberId, Slot};
 
@@ -29,22 +30,24 @@ impl Paxos {
             return;
         }
         let last = self.learning.map(|it| it.from);
-        let ahead = |member: &&MemberId| self.is_ahead(**member);
-        let next = self.peers.keys().filter(|it| Some(**it) > last).find(ahead);
-        let next = next.or_else(|| self.peers.keys().find(ahead)).copied();
-        if let Some(from) = next {
+        let ahead = self.helpers().filter(|(_, peer)| self.is_ahead(peer));
+        let mut ahead: Vec<MemberId> = ahead.map(|(member, _)| member).collect();
+        ahead.sort_unstable();
+        let next = ahead.iter().find(|it| Some(**it) > last).or(ahead.first());
+        if let Some(from) = next.copied() {
             self.ask_for_entries(from);
         }
     }
 
     /// It is heard, and in a later epoch.
-    fn is_ahead(&self, member: MemberId) -> bool {
+    fn is_ahead(&self, peer: &Peer) -> bool {
         let patience_ns = 2 * self.election.timeout_ns;
-        self.peers.get(&member).is_some_and(|peer| {
-            peer.epoch > self.epoch()
-                && !peer.barred
-                && peer.is_heard(self.now.mono_ns, patience_ns)
-        })
+        peer.epoch > self.epoch() && !peer.barred && peer.is_heard(self.now.mono_ns, patience_ns)
+    }
+
+    fn helps(&self, member: MemberId) -> bool {
+        let peer = self.acquaintance(member);
+        peer.is_some_and(|peer| self.is_ahead(peer))
     }
 
     fn ask_for_entries(&mut self, from: MemberId) {
@@ -99,7 +102,7 @@ impl Paxos {
     pub(crate) fn handle_learn(&mut self, from: MemberId, entries: Vec<Entry>) {
         let epoch = self.epoch();
         let before = self.log.commit();
-        if !self.is_ahead(from) || self.installing.is_some() || self.removed().is_some() {
+        if !self.helps(from) || self.installing.is_some() || self.removed().is_some() {
             self.counters.stale_messages += 1;
             return;
         }
@@ -118,7 +121,7 @@ impl Paxos {
             }
         }
         // The next page at once, the same one not before its time.
-        if self.log.commit() > before && self.is_ahead(from) {
+        if self.log.commit() > before && self.helps(from) {
             self.ask_for_entries(from);
         }
     }

@@ -69,8 +69,8 @@
 //! The leader's shell changes them ([`Paxos::propose_configuration`]); [`Output::ConfigurationChanged`]
 //! tells of it on each member, in order with what is handed to apply, and apply itself takes it from
 //! [`Entry::reconfigures_to`]. Whom to be connected with is [`Paxos::contacts`], which may change with
-//! each event: compare [`Paxos::epoch`] and [`Paxos::old_epoch_retired`] with what they were before.
-//! What is to be sent to anybody else is dropped.
+//! each event, a hello too: compare [`Paxos::contacts_version`] with what it was before. What is to be
+//! sent to anybody else is dropped.
 //!
 //! A member that comes later starts with an empty log, a new incarnation and a number never used
 //! before: [`Recovered::joining`]. It gets everything from those whom it was told of, log or snapshot.

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use crate::base::Base;
 use crate::configuration::{Configuration, Member, Role};
+use crate::message::Hello;
 use crate::paxos::Paxos;
 use crate::peer::Peer;
 use crate::types::{Epoch, MemberId, Slot};
+
+/// Members of later epochs whose hellos are taken, at most.
+const STRANGERS: usize = 16;
 
 /// What this member knows of configurations besides the one of the base.
 #[derive(Debug)]
@@ -15,6 +19,10 @@ pub(crate) struct Membership {
     changes: BTreeMap<Slot, Configuration>,
     /// Whom to ask for the log until that epoch is entered.
     joining: Option<Configuration>,
+    /// Members of later epochs that have said hello to help this one out of its own.
+    strangers: BTreeMap<MemberId, Member>,
+    /// Counts what changes whom this member is to be connected with.
+    contacts: u64,
     /// The shell was told of the configurations up to this epoch.
     pub(crate) told: Epoch,
     /// This member is in the group no more from that epoch on.
@@ -31,6 +39,8 @@ impl Membership {
         Self {
             changes: changes.into_iter().collect(),
             joining,
+            strangers: BTreeMap::new(),
+            contacts: 0,
             told: base.configuration.epoch,
             removed: None,
         }
@@ -97,16 +107,66 @@ impl Paxos {
     }
 
     /// Everybody that this member is to be connected with: the other members of its configuration (or,
-    /// before it has entered one that it is in, of the one that it was started with), and those that
-    /// left until they are not needed any more. Look again when [`Self::epoch`] or
-    /// [`Self::old_epoch_retired`] has changed.
+    /// before it has entered one that it is in, of the one that it was started with), those that left
+    /// until they are not needed any more, and those of later epochs that have said hello. Look again
+    /// when [`Self::contacts_version`] has changed.
     pub fn contacts(&self) -> Vec<Member> {
         let mut contacts = self.others();
         if !self.old_epoch_retired() {
             let former = self.former_members().into_iter();
             contacts.extend(former.filter(|it| it.id != self.me));
         }
+        contacts.extend(self.membership.strangers.values().cloned());
         contacts
+    }
+
+    /// Changes whenever [`Self::contacts`] may have.
+    pub fn contacts_version(&self) -> u64 {
+        2 * self.membership.contacts + u64::from(self.old_epoch_retired())
+    }
+
+    /// Somebody unknown says hello from a later epoch. It may be the only one left that can help this
+    /// member out of its own: its word counts for what is chosen, and for nothing else.
+    pub(crate) fn meet(&mut self, hello: &Hello) -> bool {
+        let strange = hello.member != self.me
+            && hello.member != MemberId(0)
+            && hello.incarnation != self.identity.incarnation;
+        let room = self.membership.strangers.len() < STRANGERS;
+        if !strange || !room || hello.epoch <= self.epoch() || self.removed().is_some() {
+            return false;
+        }
+        let member = Member {
+            id: hello.member,
+            name: hello.name.clone(),
+            incarnation: hello.incarnation,
+            role: Role::Observer,
+            region: String::new(),
+        };
+        self.former.insert(member.id, Peer::new(&member));
+        self.membership.strangers.insert(member.id, member);
+        self.membership.contacts += 1;
+        true
+    }
+
+    /// Whoever may be in a later epoch.
+    pub(crate) fn helpers(&self) -> impl Iterator<Item = (MemberId, &Peer)> {
+        let strangers = self.membership.strangers.keys();
+        let strangers = strangers.filter_map(|it| Some((*it, self.former.get(it)?)));
+        self.peers
+            .iter()
+            .map(|(it, peer)| (*it, peer))
+            .chain(strangers)
+    }
+
+    /// All that a heartbeat goes to.
+    pub(crate) fn audience(&self) -> Vec<MemberId> {
+        let mut all: Vec<MemberId> = self.peers.keys().copied().collect();
+        if self.old_epoch_retired() {
+            all.extend(self.membership.strangers.keys());
+        } else {
+            all.extend(self.former.keys());
+        }
+        all
     }
 
     /// An entry of this epoch is known to be chosen, by a phase-2 quorum of its voters: nobody needs
@@ -161,7 +221,12 @@ impl Paxos {
             (member.id, peer)
         };
         self.peers = self.others().iter().map(&mut meet).collect();
-        let former = self.former_members();
+        self.membership.contacts += 1;
+        let peers = &self.peers;
+        let strangers = &mut self.membership.strangers;
+        strangers.retain(|it, _| !peers.contains_key(it));
+        let mut former = self.former_members();
+        former.extend(self.membership.strangers.values().cloned());
         let gone = former.iter().filter(|it| it.id != self.me);
         self.former = gone
             .filter(|it| !self.peers.contains_key(&it.id))

@@ -413,3 +413,44 @@ fn i7_a_configuration_is_told_in_order_with_what_is_handed_to_apply() {
     assert!(commit > stop);
     assert_eq!(told, [(stop, None), (stop, Some(Epoch(2))), (commit, None)]);
 }
+
+#[test]
+fn m6_a_voter_whom_nobody_of_its_epoch_can_help_any_more_hears_those_that_came_after() {
+    let mut net = three_and_an_observer();
+    net.crash(id(3));
+    net.run(500);
+    net.change_now(&[(1, Voter), (2, Voter), (3, Voter), (4, Voter)]);
+    net.change_now(&[
+        (1, Voter),
+        (2, Voter),
+        (3, Voter),
+        (4, Voter),
+        (5, Observer),
+    ]);
+    net.join(5);
+    net.run(1000);
+    net.change_now(&[(1, Voter), (3, Voter), (4, Voter), (5, Voter)]);
+    net.elect_member(id(5));
+    net.run(300);
+    net.change_now(&[(3, Voter), (4, Voter), (5, Voter)]);
+    write(&mut net, id(5), 3);
+    // 3 is in epoch 2, with 1, 2 and 4; and 4 is down, too.
+    for gone in [1, 2] {
+        net.lose(gone);
+    }
+    net.crash(id(4));
+    assert_eq!(net.node(id(3)).disk.durable().promised.epoch, Epoch(2));
+    let before = net.paxos(id(5)).contacts_version();
+    net.start(id(3));
+    assert_eq!(net.paxos(id(5)).contacts_version(), before);
+    let strange = |net: &Net| net.paxos(id(3)).contacts().iter().any(|it| it.id == id(5));
+    assert!(strange(&net), "it wants to be connected with 5");
+    net.until(10_000, "3 is with 5", |net| {
+        epoch(net, 3) == epoch(net, 5) && net.settled_leader().is_some()
+    });
+    write(&mut net, id(3), 3);
+    assert_eq!(
+        net.node(id(3)).payloads().len(),
+        net.node(id(5)).payloads().len()
+    );
+}

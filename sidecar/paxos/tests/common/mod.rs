@@ -772,6 +772,13 @@ impl Net {
                 "I4: slot {} was chosen otherwise",
                 entry.slot
             );
+            if let Some(before) = self.history.get(&entry.slot.prev())
+                && self.agreement
+            {
+                let next = before.reconfigures_to().map(|it| it.epoch);
+                let epoch = next.unwrap_or(before.ballot.epoch);
+                assert_eq!(entry.ballot.epoch, epoch, "I11: slot {}", entry.slot);
+            }
             self.history.entry(entry.slot).or_insert(entry.clone());
             node.through = entry.slot;
             node.applied.insert(entry.slot, entry);
