@@ -52,8 +52,7 @@ impl Paxos {
         }
         let member = hello.member;
         let (epoch, retired) = (self.epoch(), self.old_epoch_retired());
-        let known = self.former.get(&member);
-        if retired && known.is_some_and(|former| former.incarnation == hello.incarnation) {
+        if retired && hello.epoch <= epoch && self.has_left(member, hello.incarnation) {
             return Err(HelloRefusal::Removed { member, epoch });
         }
         if self.acquaintance(member).is_none() && !self.meet(hello) {

@@ -7,7 +7,7 @@ use crate::configuration::{Configuration, Member, Role};
 use crate::message::Hello;
 use crate::paxos::Paxos;
 use crate::peer::Peer;
-use crate::types::{Epoch, MemberId, Slot};
+use crate::types::{Epoch, Incarnation, MemberId, Slot};
 
 /// Members of later epochs whose hellos are taken, at most.
 const STRANGERS: usize = 16;
@@ -148,6 +148,13 @@ impl Paxos {
         true
     }
 
+    /// It was a member once. (A stranger is none yet, as far as is known here.)
+    pub(crate) fn has_left(&self, member: MemberId, incarnation: Incarnation) -> bool {
+        let former = self.former.get(&member);
+        former.is_some_and(|it| it.incarnation == incarnation)
+            && !self.membership.strangers.contains_key(&member)
+    }
+
     /// Whoever may be in a later epoch.
     pub(crate) fn helpers(&self) -> impl Iterator<Item = (MemberId, &Peer)> {
         let strangers = self.membership.strangers.keys();
@@ -211,6 +218,13 @@ impl Paxos {
         let own = configuration.member(self.me);
         self.role = own.map_or(Role::Observer, |it| it.role);
         self.voters = configuration.voters().collect();
+        let former = &self.former;
+        let ahead = |it: &MemberId| {
+            former
+                .get(it)
+                .is_some_and(|it| it.epoch > configuration.epoch)
+        };
+        self.membership.strangers.retain(|it, _| ahead(it));
         let mut known = std::mem::take(&mut self.peers);
         known.append(&mut self.former);
         let mut meet = |member: &Member| {

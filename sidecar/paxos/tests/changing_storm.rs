@@ -304,11 +304,6 @@ fn storm(seed: u64, weather: &Weather) -> (usize, u64) {
     for step in 0..500 {
         storm.step(step, weather);
     }
-    eprintln!(
-        "seed {seed}: lost {:?}, {:?}",
-        storm.lost,
-        storm.configuration()
-    );
     storm.end();
     (storm.net.configurations.len(), storm.net.installed)
 }

@@ -4,11 +4,13 @@
 mod common;
 
 use common::reconfiguration::{
-    THREE, WITH_4, epoch, stop_sign, three, three_and_an_observer, write,
+    THREE, WITH_4, epoch, first_ballot, stop_sign, three, three_and_an_observer, write,
 };
 use common::{Net, id};
 use synod_paxos::Role::{Observer, Voter};
-use synod_paxos::{Epoch, Heartbeat, HelloRefusal, Message, Output, Paxos, Standing};
+use synod_paxos::{
+    Boot, Epoch, Heartbeat, Hello, HelloRefusal, Incarnation, Message, Output, Paxos, Standing,
+};
 
 #[test]
 fn m6_voters_that_do_not_know_of_the_end_elect_and_finish_it() {
@@ -453,4 +455,61 @@ fn m6_a_voter_whom_nobody_of_its_epoch_can_help_any_more_hears_those_that_came_a
         net.node(id(3)).payloads().len(),
         net.node(id(5)).payloads().len()
     );
+}
+
+#[test]
+fn m6_a_stranger_of_a_later_epoch_is_heard_and_never_taken_for_one_that_left() {
+    let mut net = three_and_an_observer();
+    assert!(net.paxos(id(3)).old_epoch_retired());
+    let known = net.paxos(id(2)).hello();
+    let stranger = |epoch, boot| Hello {
+        member: id(9),
+        name: "notes-9".to_owned(),
+        incarnation: Incarnation(1009),
+        epoch: Epoch(epoch),
+        boot: Boot(boot),
+        ..known.clone()
+    };
+    let mut says = |hello: &Hello| {
+        let now = net.now(id(3));
+        net.with_paxos(id(3), |paxos| paxos.handle_hello(now, hello))
+    };
+    let member = id(9);
+    let unknown = Err(HelloRefusal::UnknownMember { member });
+    assert_eq!(says(&stranger(2, 1)), unknown, "of this very epoch");
+    assert_eq!(says(&stranger(7, 1)), Ok(()));
+    assert_eq!(says(&stranger(7, 2)), Ok(()), "at its next start");
+    let contacts = net.paxos(id(3)).contacts();
+    assert!(
+        contacts
+            .iter()
+            .any(|it| it.id == member && it.name == "notes-9")
+    );
+    // Its word counts for nothing but what is chosen.
+    let before = net.paxos(id(3)).counters().stale_messages;
+    let ballot = first_ballot(7, 9);
+    net.inject(member, id(3), Message::Transfer { ballot });
+    assert_eq!(net.paxos(id(3)).counters().stale_messages, before + 1);
+}
+
+#[test]
+fn m6_who_left_while_it_was_cut_off_hears_of_it_as_soon_as_it_hears_anybody() {
+    let mut net = three_and_an_observer();
+    // In the new epoch nothing gets chosen yet: it may be needed.
+    net.filter = Box::new(|_, _, message| match message {
+        Message::Accept { entries, .. } => entries.iter().all(|it| it.ballot.epoch < Epoch(3)),
+        _ => true,
+    });
+    net.isolate(id(2));
+    let next = net.next(&[(1, Voter), (3, Voter), (4, Voter)]);
+    net.propose_at(id(1), &next).expect("proposed");
+    net.until(3000, "the others", |net| {
+        epoch(net, 1) == 3 && epoch(net, 3) == 3
+    });
+    net.run(1000);
+    // Its connections have lived through it.
+    net.cuts.clear();
+    net.until(2000, "2 is out", |net| {
+        net.node(id(2)).removed == Some(Epoch(3))
+    });
 }

@@ -166,6 +166,18 @@ fn m1_a_first_leader_that_starts_again_prepares_like_everybody_else() {
 }
 
 #[test]
+fn m1_a_leader_says_last_that_its_epoch_is_over() {
+    let mut net = three();
+    net.filter = Box::new(|_, _, message| !matches!(message, Message::Heartbeat(_)));
+    net.change(&WITH_4).expect("proposed");
+    net.run(10);
+    assert!(
+        (1..=3).all(|it| epoch(&net, it) == 2),
+        "no heartbeat told them"
+    );
+}
+
+#[test]
 fn m1_only_the_first_leader_that_was_chosen_may_use_round_0() {
     let mut net = three();
     net.change(&THREE).expect("proposed");
