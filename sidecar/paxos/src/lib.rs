@@ -102,6 +102,7 @@
 //! | `reconfigure`, `membership`, `encoding` | epochs, and who is a member in them |
 //! | `learn` | getting out of an epoch that has ended, and into the group |
 //! | `snapshot`, `upgrade` | what stands for the start of a log; protocol versions |
+//! | `deliver` | what is handed to apply |
 //! | `log`, `journal` | the log in memory, writes on their way |
 //! | `invariants` | what must hold after each event, in release too |
 //!
@@ -115,6 +116,7 @@ mod candidate;
 mod catch_up;
 mod clock;
 pub mod configuration;
+mod deliver;
 mod election;
 mod encoding;
 mod entrance;

@@ -8,7 +8,7 @@ use crate::acceptor::Acceptor;
 use crate::base::Base;
 use crate::candidate::Candidate;
 use crate::clock::Clock;
-use crate::configuration::{Configuration, Role};
+use crate::configuration::Role;
 use crate::election::Election;
 use crate::entrance::Entrance;
 use crate::error::StartError;
@@ -387,57 +387,6 @@ impl Paxos {
         let synced = self.acceptor.synced_last;
         self.log.evict(self.settings.cache_bytes, synced);
         self.check_invariants();
-    }
-
-    /// Hands to apply what is chosen and synced here (rule L4).
-    fn deliver(&mut self) {
-        if self.installing.is_some() {
-            return;
-        }
-        let readable = self.faulty.first().map_or(Slot(u64::MAX), Slot::prev);
-        let through = self
-            .log
-            .commit()
-            .min(self.acceptor.synced_last)
-            .min(readable);
-        // Each stop-sign ends a piece, and is handed over once the next epoch is entered durably.
-        while let Some((slot, configuration)) = self.membership.untold()
-            && slot <= through
-        {
-            let (epoch, configuration) = (configuration.epoch, configuration.clone());
-            if epoch > self.acceptor.synced_accepted.epoch {
-                self.hand_over(slot.prev());
-                return;
-            }
-            self.hand_over(slot);
-            self.tell_configuration(slot, configuration);
-        }
-        self.hand_over(through);
-    }
-
-    fn hand_over(&mut self, through: Slot) {
-        if through <= self.delivered {
-            return;
-        }
-        let mut entries = Vec::new();
-        for entry in self.log.after(self.delivered) {
-            if entry.slot > through {
-                break;
-            }
-            entries.push(entry.clone());
-        }
-        self.delivered = through;
-        self.outputs.push_back(Output::Chosen { through, entries });
-    }
-
-    pub(crate) fn tell_configuration(&mut self, slot: Slot, configuration: Configuration) {
-        let epoch = configuration.epoch;
-        self.membership.told = epoch;
-        self.outputs.push_back(Output::ConfigurationChanged {
-            slot,
-            epoch,
-            configuration,
-        });
     }
 
     /// This member takes part no more.

@@ -166,7 +166,9 @@ impl Paxos {
     /// The entry is chosen: if it ends this epoch, the next is entered. (It was unreadable until now, or
     /// a crash came between.)
     pub(crate) fn note_decided(&mut self, entry: &Entry) {
-        if let Some(configuration) = self.ends_epoch(entry) {
+        if let Some(configuration) = self.ends_epoch(entry)
+            && entry.slot == self.log.last()
+        {
             self.enter_epoch(entry.slot, configuration);
         }
     }

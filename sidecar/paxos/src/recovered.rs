@@ -94,6 +94,11 @@ pub(crate) fn check_recovered(
         }),
         "an entry of the tail is not in the log",
     )?;
+    let end = recovered.ended_by.as_ref();
+    ensure(
+        end.is_none_or(|it| it.slot == *last && it.slot == recovered.commit),
+        "what ended an epoch is not the last entry, or not chosen",
+    )?;
     let missing = |slot: Slot| {
         recovered.tail.iter().all(|entry| entry.slot != slot)
             && recovered.faulty.iter().all(|header| header.slot != slot)

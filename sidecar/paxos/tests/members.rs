@@ -332,7 +332,19 @@ fn a_log_that_contradicts_itself_is_an_error_at_start_and_no_panic() {
         ..recovered()
     };
     assert!(start(sound.clone()).is_ok());
-    let broken: [fn(&mut Recovered); 10] = [
+    let broken: [fn(&mut Recovered); 14] = [
+        |it| it.ended_by = Some(entry(4, it.accepted)),
+        |it| it.promised.epoch = Epoch(2),
+        |it| {
+            let mut next = it.genesis.as_ref().unwrap().configuration.clone();
+            next.epoch = Epoch(3);
+            it.changes = vec![(Slot(5), next)];
+        },
+        |it| {
+            let mut next = it.genesis.as_ref().unwrap().configuration.clone();
+            next.epoch = Epoch(2);
+            it.changes = vec![(Slot(6), next)];
+        },
         |it| it.commit = Slot(6),
         |it| it.commit = Slot(4),
         |it| it.runs.clear(),
