@@ -9,7 +9,8 @@ use common::reconfiguration::{
 use common::{Net, id};
 use synod_paxos::Role::{Observer, Voter};
 use synod_paxos::{
-    Boot, Epoch, Heartbeat, Hello, HelloRefusal, Incarnation, Message, Output, Paxos, Standing,
+    Boot, Epoch, Heartbeat, Hello, HelloRefusal, Incarnation, Message, Output, Paxos, Record,
+    Standing,
 };
 
 #[test]
@@ -512,4 +513,35 @@ fn m6_who_left_while_it_was_cut_off_hears_of_it_as_soon_as_it_hears_anybody() {
     net.until(2000, "2 is out", |net| {
         net.node(id(2)).removed == Some(Epoch(3))
     });
+}
+
+#[test]
+fn m6_a_start_finds_the_end_of_an_epoch_whose_successor_was_not_entered_yet() {
+    let mut net = three();
+    let next = net.next(&WITH_4);
+    net.change(&WITH_4).expect("proposed");
+    net.until(2000, "3 enters", |net| epoch(net, 3) == 2);
+    let stop = stop_sign(&net);
+    net.crash(id(3));
+    // As if the end had been learnt from others, and nothing more had come to the disk.
+    let now = net.now(id(3));
+    let mut recovered = net.nodes.get_mut(&id(3)).unwrap().disk.restart();
+    assert_eq!(
+        (recovered.promised.epoch, recovered.last),
+        (Epoch(1), stop.slot)
+    );
+    recovered.commit = stop.slot;
+    recovered.tail.clear();
+    recovered.ended_by = Some(stop);
+    let mut paxos = Paxos::new(net.settings.clone(), recovered, now, 9).unwrap();
+    assert_eq!(*paxos.configuration(), next);
+    let written = std::iter::from_fn(|| paxos.poll_output()).find_map(|output| match output {
+        Output::Persist { records, .. } => Some(records),
+        _ => None,
+    });
+    let written = written.expect("something is to be written");
+    assert!(
+        matches!(written[..], [Record::Enter { .. }, ..]),
+        "before all else"
+    );
 }
