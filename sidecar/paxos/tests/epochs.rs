@@ -480,6 +480,7 @@ fn m6_a_stranger_of_a_later_epoch_is_heard_and_never_taken_for_one_that_left() {
     assert_eq!(says(&stranger(2, 1)), unknown, "of this very epoch");
     assert_eq!(says(&stranger(7, 1)), Ok(()));
     assert_eq!(says(&stranger(7, 2)), Ok(()), "at its next start");
+    assert_eq!(says(&stranger(2, 3)), Ok(()), "whatever it says then");
     let contacts = net.paxos(id(3)).contacts();
     assert!(
         contacts
