@@ -65,6 +65,17 @@ impl Acceptor {
         self.promising = None;
     }
 
+    /// Nobody has proposed anything in the epoch that begins; the write `io` holds it.
+    pub(crate) fn begin_epoch(&mut self, ballot: Ballot, io: Io) {
+        assert!(ballot > self.promised, "I1: a promise only rises");
+        self.promised = ballot;
+        self.accepted = ballot;
+        self.promise_io = io;
+        self.voted = None;
+        self.staging = None;
+        self.promising = None;
+    }
+
     /// How far the log that is being adopted in `ballot` is on disk.
     pub(crate) fn staged_through(&self, ballot: Ballot) -> Option<Slot> {
         let staging = self.staging.as_ref()?;
@@ -95,11 +106,18 @@ impl Paxos {
             | Message::Confirm { ballot, .. } => *ballot,
             _ => return,
         };
-        let epoch = self.configuration().epoch;
+        let epoch = self.epoch();
+        if ballot.epoch != epoch {
+            // One of us does not know yet that its epoch has ended: the heartbeats tell.
+            self.counters.stale_messages += 1;
+            return;
+        }
+        let first = self.configuration().first_leader;
         if ballot.node != from
             || !ballot.is_elected()
             || !ballot.is_of(epoch)
             || !self.is_voter(from)
+            || (ballot.round == 0 && from != first)
         {
             self.counters.impossible_messages += 1;
             return;
@@ -190,7 +208,8 @@ impl Paxos {
             (Some(first), Some(end)) => first > after && end.slot <= last,
             _ => true,
         };
-        let ballots = entries.iter().all(|entry| entry.ballot <= ballot);
+        let ballots = entries.iter().all(|entry| entry.ballot <= ballot)
+            && self.nothing_follows_a_stop_sign(&entries, last);
         if !contiguous || !inside || !ballots || last < after || last < self.log.commit() {
             self.counters.impossible_messages += 1;
             return;
@@ -280,7 +299,7 @@ impl Paxos {
         staging.trim(keep);
         self.adopt(staging, keep);
         self.persist();
-        if proposer == self.me {
+        if proposer == self.me && matches!(self.office, Office::Candidate(_)) {
             self.won();
         }
     }
@@ -302,6 +321,10 @@ impl Paxos {
         // What is kept and chosen may leave memory with the installation. (What is staged and
         // chosen is resolved already.)
         self.raise_commit(commit.min(keep));
+        if self.acceptor.promised != ballot {
+            // What is kept ends the epoch, and is chosen.
+            return;
+        }
         self.log.install(
             keep,
             last,
@@ -330,6 +353,7 @@ impl Paxos {
                 self.raise_protocol(slot, version);
             }
         }
+        self.enter_if_decided();
     }
 
     /// Rule P1b: taken only in the ballot promised and adopted, behind what is there.
@@ -359,6 +383,12 @@ impl Paxos {
             .zip(previous.0 + 1..)
             .all(|(entry, slot)| entry.slot == Slot(slot) && entry.ballot <= ballot);
         let new = entries.iter().filter(|entry| entry.slot > last);
+        let end = entries.last().map_or(last, |entry| entry.slot);
+        let closed = end > last && self.is_closed();
+        if closed || !self.nothing_follows_a_stop_sign(&entries, end) {
+            self.counters.impossible_messages += 1;
+            return;
+        }
         if !joins || !numbered || new.clone().any(|entry| entry.ballot != ballot) {
             self.counters.impossible_messages += 1;
             return;
@@ -381,6 +411,10 @@ impl Paxos {
         let accepted = self.acceptor.accepted;
         assert_eq!(entry.ballot, accepted, "appended in the ballot adopted");
         assert_eq!(accepted, self.acceptor.promised, "P1b: not below a promise");
+        assert!(
+            !self.is_closed(),
+            "I11: a stop-sign is the last of its epoch"
+        );
         let last = entry.slot;
         self.log.append(entry.clone());
         self.journal
@@ -409,6 +443,7 @@ impl Paxos {
         for (slot, version) in upgrades {
             self.raise_protocol(slot, version);
         }
+        self.enter_if_decided();
     }
 
     /// A write is synced: what it made true.
@@ -432,6 +467,7 @@ impl Paxos {
             Effect::Staged { ballot, through } => self.staged(ballot, through),
             Effect::Repaired(slot) => self.faulty.repaired(slot),
             Effect::Based(slot) => self.based(slot),
+            Effect::Entered { ballot, last } => self.entered(ballot, last),
             Effect::Nothing => {}
         }
     }
@@ -477,7 +513,7 @@ impl Paxos {
     /// Tells the leader how far this member has accepted, if that is news or `again` is set.
     pub(crate) fn vote(&mut self, again: bool) {
         let leader = self.acceptor.accepted.node;
-        if leader == self.me || matches!(self.office, Office::Leader(_)) {
+        if !self.peers.contains_key(&leader) || matches!(self.office, Office::Leader(_)) {
             return;
         }
         let Some(slot) = self.votable() else { return };

@@ -29,9 +29,10 @@ impl Ballot {
         self.epoch == epoch && self.round < Self::ROUNDS
     }
 
-    /// Somebody may propose in it, after phase 1.
+    /// Somebody may propose in it: in round 0 the first leader that the configuration names, in all
+    /// others whoever got through phase 1.
     pub(crate) fn is_elected(self) -> bool {
-        self.round > 0 && self.node != MemberId(0)
+        self.node != MemberId(0)
     }
 }
 

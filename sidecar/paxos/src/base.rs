@@ -1,7 +1,7 @@
 //! What stands in place of the start of a log: all that the agreement must know of a chosen prefix
 //! whose entries are gone. A snapshot of the app's state at the same slot has the rest.
 
-use crate::configuration::Configuration;
+use crate::configuration::{Configuration, Member};
 use crate::record::Genesis;
 use crate::types::{AgreedTime, Ballot, Slot};
 
@@ -19,6 +19,9 @@ pub struct Base {
     pub protocol: u32,
     /// The configuration in force behind `slot`.
     pub configuration: Configuration,
+    /// All that were members once and are not in `configuration`, ordered by number: no number and no
+    /// incarnation is used again (rule M4).
+    pub former: Vec<Member>,
 }
 
 impl Base {
@@ -30,6 +33,7 @@ impl Base {
             time: AgreedTime(0),
             protocol: genesis.protocol,
             configuration: genesis.configuration.clone(),
+            former: Vec::new(),
         }
     }
 }

@@ -232,7 +232,12 @@ impl Paxos {
         let numbered = suffix.windows(2).all(|pair| pair[0].slot < pair[1].slot)
             && suffix
                 .iter()
-                .all(|entry| entry.slot > after && entry.slot <= last && entry.ballot <= accepted)
+                .all(|entry| entry.slot > after && entry.slot <= last)
+            // (What is chosen may have been learnt, whatever was accepted there.)
+            && suffix
+                .iter()
+                .all(|entry| entry.ballot <= accepted || entry.slot <= commit)
+            && self.nothing_follows_a_stop_sign(&suffix, last)
             && faulty
                 .iter()
                 .all(|header| header.slot > after && header.slot <= last);

@@ -202,7 +202,8 @@ impl Paxos {
             .iter()
             .filter_map(|voter| match self.peers.get(voter) {
                 Some(peer) => Some((*voter, peer.clock?)),
-                None => Some((*voter, self.clock.own?)),
+                None if *voter == self.me => Some((*voter, self.clock.own?)),
+                None => None,
             })
             .filter(|(_, look)| now_ns < look.until_ns())
             .collect();

@@ -1,7 +1,7 @@
 //! Who is a member, in which role, and which sets of voters are quorums.
 
 use crate::quorum::Quorums;
-use crate::types::{Epoch, Incarnation, MemberId};
+use crate::types::{Ballot, Epoch, Incarnation, MemberId};
 
 /// What a member does for the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +63,15 @@ impl Configuration {
             .map(|member| member.id)
     }
 
+    /// The ballot in which everybody is who enters this epoch with its stop-sign (rule M1).
+    pub fn first_ballot(&self) -> Ballot {
+        Ballot {
+            epoch: self.epoch,
+            round: 0,
+            node: self.first_leader,
+        }
+    }
+
     /// Says what is wrong with it, if anything.
     pub fn check(&self) -> Result<(), &'static str> {
         let ids = self.members.iter().map(|member| member.id);
@@ -89,6 +98,10 @@ impl Configuration {
         }
         if !self.quorums.fit(self.voters().count()) {
             return Err("its quorums do not fit the number of its voters");
+        }
+        let first = self.first_leader;
+        if first != MemberId(0) && !self.voters().any(|voter| voter == first) {
+            return Err("its first leader must be one of its voters, or nobody");
         }
         Ok(())
     }

@@ -84,15 +84,21 @@ impl Paxos {
             .is_some_and(|peer| peer.is_heard(now_ns, timeout_ns))
     }
 
+    /// The same, and it was in this member's epoch then: only such a one can follow or lead here.
+    pub(crate) fn is_with(&self, member: MemberId) -> bool {
+        let peer = self.peers.get(&member);
+        self.hears(member) && peer.is_some_and(|peer| peer.beat.ballot.epoch == self.epoch())
+    }
+
     /// A heartbeat came (rule E1).
     pub(crate) fn handle_heartbeat(&mut self, from: MemberId, beat: Heartbeat) {
         let now = self.now;
-        let epoch = self.configuration().epoch;
-        let voter = self.is_voter(from);
-        let Some(peer) = self.peers.get_mut(&from) else {
+        let epoch = self.epoch();
+        let voter = self.is_voter(from) && beat.ballot.epoch == epoch;
+        let Some(peer) = self.acquaintance_mut(from) else {
             return;
         };
-        if !beat.ballot.is_of(epoch) || beat.commit > beat.last {
+        if !beat.ballot.is_of(beat.ballot.epoch) || beat.commit > beat.last {
             self.counters.impossible_messages += 1;
             return;
         }
@@ -120,15 +126,21 @@ impl Paxos {
         }
         let (ballot, commit, commit_ballot) = (beat.ballot, beat.commit, beat.commit_ballot);
         peer.beat = beat;
-        self.election.note(ballot);
+        peer.epoch = peer.epoch.max(ballot.epoch);
+        if ballot.epoch == epoch {
+            self.election.note(ballot);
+        }
         // Rule L4: by the entry itself, or on the word of the leader whose log this is.
         if self.log.ballot_at(commit) == Some(commit_ballot) {
             self.raise_commit(commit);
         } else if ballot.node == from && ballot == self.acceptor.accepted {
             self.raise_commit(commit.min(self.log.last()));
         }
-        if voter {
+        if voter && self.epoch() == epoch {
             self.outbid(ballot);
+        }
+        if ballot.epoch > self.epoch() {
+            self.learn();
         }
         self.read_clocks();
         self.evaluate();
@@ -161,7 +173,7 @@ impl Paxos {
             return;
         }
         let other = self.peers.iter().any(|(member, peer)| {
-            self.hears(*member) && peer.beat.healthy && peer.beat.ballot >= ballot
+            self.is_with(*member) && peer.beat.healthy && peer.beat.ballot >= ballot
         });
         if other || !self.election.healthy || !self.is_heard_by_quorum() {
             self.resign();
@@ -177,7 +189,7 @@ impl Paxos {
             .iter()
             .filter(|voter| {
                 **voter == self.me
-                    || (self.hears(**voter)
+                    || (self.is_with(**voter)
                         && self
                             .peers
                             .get(voter)
@@ -193,7 +205,7 @@ impl Paxos {
             .iter()
             .filter_map(|voter| Some((*voter, self.peers.get(voter)?)))
             .filter(|(voter, peer)| {
-                peer.beat.healthy && peer.beat.ballot.node == *voter && self.hears(*voter)
+                peer.beat.healthy && peer.beat.ballot.node == *voter && self.is_with(*voter)
             })
             .map(|(voter, peer)| (voter, peer.beat.ballot))
             .max_by_key(|(_, ballot)| *ballot)
@@ -346,7 +358,7 @@ impl Paxos {
     /// Some voter is led already.
     pub(crate) fn hears_health(&self) -> bool {
         self.voters.iter().any(|voter| {
-            self.hears(*voter) && self.peers.get(voter).is_some_and(|peer| peer.beat.healthy)
+            self.is_with(*voter) && self.peers.get(voter).is_some_and(|peer| peer.beat.healthy)
         })
     }
 
@@ -376,8 +388,10 @@ impl Paxos {
             && accepted.node != self.me
             && self.hears(accepted.node)
             && self.peers.get(&accepted.node).is_some_and(|peer| {
-                // Its heartbeats may not say so yet, but must not say that it has given up.
-                peer.beat.ballot < accepted || peer.beat.healthy
+                // Its heartbeats may not say so yet, but must not say that it has given up. (An epoch's
+                // first leader leads once its heartbeats say that it has entered it.)
+                let first = accepted.round == 0;
+                peer.beat.healthy || (peer.beat.ballot < accepted) != first
             });
         match self.healthy_leader() {
             Some((leader, ballot)) if ballot >= self.acceptor.promised => Some((leader, ballot)),
@@ -411,7 +425,7 @@ impl Paxos {
         if !self.enter(now) {
             return;
         }
-        let Some(other) = self.peers.get_mut(&peer) else {
+        let Some(other) = self.acquaintance_mut(peer) else {
             self.counters.impossible_events += 1;
             return;
         };
@@ -448,6 +462,7 @@ impl Paxos {
         self.expire_reads();
         self.resend_overdue();
         self.request_repairs();
+        self.learn();
         let commit = self.log.commit();
         if let Some((io, records)) = self.journal.take_commit(self.now.mono_ns, commit) {
             self.outputs.push_back(Output::Persist { io, records });
@@ -483,8 +498,7 @@ impl Paxos {
 
     fn send_heartbeats(&mut self) {
         self.election.told = self.acceptor.synced_promised;
-        let peers: Vec<MemberId> = self.peers.keys().copied().collect();
-        for peer in peers {
+        for peer in self.audience() {
             self.send_heartbeat(peer);
         }
     }
@@ -492,15 +506,14 @@ impl Paxos {
     /// Only what is synced is told.
     fn send_heartbeat(&mut self, to: MemberId) {
         let now_ns = self.now.mono_ns;
-        let hears = self
-            .peers
-            .keys()
-            .filter(|member| self.hears(**member))
-            .copied()
+        let known = self.peers.iter().chain(&self.former);
+        let hears = known
+            .filter(|(_, peer)| peer.is_heard(now_ns, self.election.timeout_ns))
+            .map(|(member, _)| *member)
             .collect();
         let last = self.acceptor.synced_last;
         let commit = self.log.commit().min(last);
-        let Some(peer) = self.peers.get(&to) else {
+        let Some(peer) = self.acquaintance(to) else {
             return;
         };
         let (echo_mono_ns, echo_held_ns) = match peer.heard_at {

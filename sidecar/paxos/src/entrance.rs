@@ -302,7 +302,7 @@ impl Paxos {
     /// Takes a command of this entrance. It is kept, forwarded and sent again until it is seen
     /// chosen: [`Output::Resolved`]. Its id must be of this member and start, sequences growing.
     pub fn propose(&mut self, now: Now, command: Command) -> Result<(), ProposeRefused> {
-        if !self.enter(now) {
+        if !self.enter(now) || self.removed().is_some() {
             return Err(ProposeRefused::Ended);
         }
         let limit = self.settings.max_payload_bytes();

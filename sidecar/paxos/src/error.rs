@@ -1,7 +1,7 @@
 //! Why something was refused.
 
 use crate::settings::SettingsError;
-use crate::types::{CommandKind, GroupId, Incarnation, MemberId, Slot};
+use crate::types::{CommandKind, Epoch, GroupId, Incarnation, MemberId, Slot};
 
 /// Why a member cannot start.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,8 +66,8 @@ pub enum ProposeRefused {
     /// A kind that nobody may propose from outside.
     #[error("commands of kind {} cannot be proposed", .0.0)]
     Kind(CommandKind),
-    /// This member was found to have forgotten what it promised, or speaks the group's protocol no
-    /// more.
+    /// This member was found to have forgotten what it promised, speaks the group's protocol no more,
+    /// or is in the group no more.
     #[error("this member takes part no more")]
     Ended,
 }
@@ -144,6 +144,90 @@ pub enum UpgradeRefused {
     Ended,
 }
 
+/// Why no change of the configuration was proposed: nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReconfigureRefused {
+    /// Only the leader proposes it.
+    #[error("this member does not lead: ask the leader")]
+    NotLeader {
+        /// Who does, as far as is known here.
+        leader: Option<MemberId>,
+    },
+    /// It was computed from another configuration than the one in force (rule M3).
+    #[error(
+        "the change was computed from epoch {expected}, the group is in epoch {current}: look at the \
+         members again and decide anew"
+    )]
+    Epoch {
+        /// What it was computed from.
+        expected: Epoch,
+        /// The one in force.
+        current: Epoch,
+    },
+    /// The last change is not chosen yet, or the members it left behind are still needed (rule M2).
+    #[error(
+        "the change to epoch {epoch} is under way: wait until an entry of that epoch is chosen, then \
+         decide anew"
+    )]
+    UnderWay {
+        /// The epoch that begins.
+        epoch: Epoch,
+    },
+    /// Members of the group may not know what to do (rule P8).
+    #[error(
+        "the group speaks protocol {in_force}, members change from protocol 2 on: upgrade the group \
+         first"
+    )]
+    Protocol {
+        /// What the group speaks.
+        in_force: u32,
+    },
+    /// It is no configuration that a group can have.
+    #[error("the new configuration is not valid: {0}")]
+    Invalid(&'static str),
+    /// Rule M4: numbers and incarnations are used once.
+    #[error(
+        "member {member} with incarnation {incarnation}: its number or its incarnation was used \
+         before; a member that comes back needs an empty disk and a new number"
+    )]
+    UsedBefore {
+        /// The number asked for.
+        member: MemberId,
+        /// The incarnation asked for.
+        incarnation: Incarnation,
+    },
+    /// A change may make one member a voter, so that no quorum rests on logs that are not there yet.
+    #[error("only one member can become a voter at a time: change them one after the other")]
+    ManyNewVoters {
+        /// Which, by number.
+        members: Vec<MemberId>,
+    },
+    /// Rule M2: whoever becomes a voter is an observer first and has the log.
+    #[error(
+        "member {member} cannot become a voter yet: add it as an observer, and wait until it has \
+         caught up with the leader"
+    )]
+    NotCaughtUp {
+        /// Who.
+        member: MemberId,
+    },
+    /// Rule M2: the new voters would have to be able to decide at once.
+    #[error(
+        "too few voters of the new configuration are heard here to decide anything: start those that \
+         are down"
+    )]
+    Unheard {
+        /// Which are not heard, by number.
+        members: Vec<MemberId>,
+    },
+    /// A change of leaders is under way, the window is full, or no time to stamp with is known yet.
+    #[error("the leader takes nothing new just now: try again later")]
+    Busy,
+    /// This member is about to end.
+    #[error("this member takes part no more")]
+    Ended,
+}
+
 /// Why a peer's [`crate::Hello`] was refused. The connection is closed with this reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HelloRefusal {
@@ -183,6 +267,14 @@ pub enum HelloRefusal {
         member: MemberId,
         /// The life of its log.
         theirs: Incarnation,
+    },
+    /// It was a member once, and nobody needs it any more.
+    #[error("member {member} was removed from the group, which is in epoch {epoch}")]
+    Removed {
+        /// Who.
+        member: MemberId,
+        /// The epoch in force.
+        epoch: Epoch,
     },
     /// Its log lacks what it once acknowledged (rule M4).
     #[error(

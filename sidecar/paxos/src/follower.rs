@@ -130,6 +130,11 @@ impl Follower {
         self.next = slot.next();
     }
 
+    /// It has adopted this ballot.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.progress == Progress::Streaming
+    }
+
     /// Nothing is on its way to it.
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.is_empty()

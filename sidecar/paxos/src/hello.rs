@@ -20,7 +20,7 @@ impl Paxos {
             incarnation: self.identity.incarnation,
             boot: self.boot,
             life: self.life,
-            epoch: self.configuration().epoch,
+            epoch: self.acceptor.synced_promised.epoch,
             promised: self.acceptor.synced_promised,
             accepted,
             last,
@@ -51,7 +51,14 @@ impl Paxos {
             });
         }
         let member = hello.member;
-        let Some(peer) = self.peers.get_mut(&member) else {
+        let (epoch, retired) = (self.epoch(), self.old_epoch_retired());
+        if retired && hello.epoch <= epoch && self.has_left(member, hello.incarnation) {
+            return Err(HelloRefusal::Removed { member, epoch });
+        }
+        if self.acquaintance(member).is_none() && !self.meet(hello) {
+            return Err(HelloRefusal::UnknownMember { member });
+        }
+        let Some(peer) = self.acquaintance_mut(member) else {
             return Err(HelloRefusal::UnknownMember { member });
         };
         if hello.incarnation != peer.incarnation {
@@ -72,18 +79,28 @@ impl Paxos {
         peer.remembered.boot = hello.boot;
         peer.remembered.life = hello.life;
         peer.protocol_max = hello.protocol_max;
+        peer.epoch = peer.epoch.max(hello.epoch);
         peer.remembered.note_promise(hello.promised);
         peer.remembered.note_log(hello.accepted, hello.last);
         Ok(())
     }
 
-    /// A peer refused our hello. Only forgetfulness ends this member: the rest is for people.
+    /// A peer refused our hello. Forgetfulness ends this member, and one that was removed hears so: the
+    /// rest is for people.
     pub fn handle_hello_refused(&mut self, now: Now, peer: MemberId, refusal: HelloRefusal) {
-        if !self.enter(now) || !self.peers.contains_key(&peer) {
+        if !self.enter(now) || self.acquaintance(peer).is_none() {
             return;
         }
-        if refusal == (HelloRefusal::Forgetful { member: self.me }) {
-            self.end(Output::Forgetful { reported_by: peer });
+        match refusal {
+            HelloRefusal::Forgetful { member } if member == self.me => {
+                self.end(Output::Forgetful { reported_by: peer });
+            }
+            HelloRefusal::Removed { member, epoch }
+                if member == self.me && epoch > self.epoch() =>
+            {
+                self.be_removed(epoch);
+            }
+            _ => {}
         }
     }
 }

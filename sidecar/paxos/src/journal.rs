@@ -18,6 +18,8 @@ pub(crate) enum Effect {
     Staged { ballot: Ballot, through: Slot },
     /// The entry is readable again.
     Repaired(Slot),
+    /// The epoch of this ballot was entered, with a log up to `last`.
+    Entered { ballot: Ballot, last: Slot },
     /// The log begins behind this slot.
     Based(Slot),
     /// Nothing that anybody waits for.
@@ -81,11 +83,32 @@ impl Journal {
         self.filling
     }
 
+    /// One thing more that becomes true with the record queued last.
+    pub(crate) fn and(&mut self, effect: Effect) {
+        assert!(!self.records.is_empty(), "an effect belongs to a record");
+        self.effects.push_back((self.filling, effect));
+    }
+
+    /// What was appended behind `keep` is cut again: it counts no more once it is synced.
+    pub(crate) fn cut(&mut self, keep: Slot) {
+        for (_, effect) in &mut self.effects {
+            if let Effect::Log { last, .. } = effect {
+                *last = keep.min(*last);
+            }
+        }
+    }
+
+    /// The write that the record queued last is part of.
+    pub(crate) fn filling(&self) -> Io {
+        self.filling
+    }
+
     fn note_bytes(&mut self, record: &Record) {
         let bytes = match record {
-            Record::Append(entry) | Record::Stage { entry, .. } | Record::Repair(entry) => {
-                entry.weight()
-            }
+            Record::Append(entry)
+            | Record::Stage { entry, .. }
+            | Record::Repair(entry)
+            | Record::Learn(entry) => entry.weight(),
             _ => return,
         };
         self.unsynced_bytes += bytes;

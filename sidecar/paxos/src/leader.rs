@@ -89,13 +89,15 @@ impl Paxos {
         self.evaluate();
     }
 
-    /// New commands may be put into the log: leadership is not on its way out, the time is known.
+    /// New commands may be put into the log: neither leadership nor the epoch is on its way out, the
+    /// time is known.
     pub(crate) fn may_propose(&self) -> bool {
         let Office::Leader(leader) = &self.office else {
             return false;
         };
         let patient = self.now.mono_ns < leader.since_ns + self.election.timeout_ns;
-        leader.transfer.is_none() && self.clock.is_set(self.now.mono_ns, patient)
+        let open = leader.transfer.is_none() && !self.is_closed();
+        open && self.clock.is_set(self.now.mono_ns, patient)
     }
 
     /// A fresh leader that has nothing to propose proposes a Noop (rule L3).
@@ -219,6 +221,13 @@ impl Paxos {
             return;
         }
         match follower.progress {
+            Progress::Unpromised if ballot.round == 0 => {
+                // It has entered the epoch, and so has this log up to where that begins.
+                follower.progress = Progress::Streaming;
+                follower.rewind(slot);
+                follower.acknowledged = slot;
+                follower.arrived(slot, now_ns);
+            }
             Progress::Unpromised => {
                 self.counters.impossible_messages += 1;
                 return;
@@ -480,7 +489,7 @@ impl Paxos {
         }
     }
 
-    fn send_accept(
+    pub(crate) fn send_accept(
         &mut self,
         ballot: Ballot,
         member: MemberId,

@@ -65,6 +65,18 @@
 //! goes on from it. Own commands that are in it are given again, and chosen once more: apply drops
 //! them by their ids.
 //!
+//! # Members
+//! The leader's shell changes them ([`Paxos::propose_configuration`]); [`Output::ConfigurationChanged`]
+//! tells of it on each member, in order with what is handed to apply, and apply itself takes it from
+//! [`Entry::reconfigures_to`]. Whom to be connected with is [`Paxos::contacts`], which may change with
+//! each event, a hello too: compare [`Paxos::contacts_version`] with what it was before. What is to be
+//! sent to anybody else is dropped.
+//!
+//! A member that comes later starts with an empty log, a new incarnation and a number never used
+//! before: [`Recovered::joining`]. It gets everything from those whom it was told of, log or snapshot.
+//! One that was removed hears so ([`Output::Removed`]), and goes on to help those that do not know yet,
+//! until somebody ends it: not before the old epoch is retired on a member of the new one.
+//!
 //! # Commands and reads
 //! A command that [`Paxos::propose`] took is kept, given to each leader in turn, and ends with one
 //! [`Output::Resolved`]. It may be chosen more than once: apply drops the second by its id. There is no
@@ -87,14 +99,15 @@
 //! | `clock` | agreed time |
 //! | `repair` | entries that cannot be read |
 //! | `hello` | who may talk to us; forgetful members |
+//! | `reconfigure`, `membership`, `encoding` | epochs, and who is a member in them |
+//! | `learn` | getting out of an epoch that has ended, and into the group |
 //! | `snapshot`, `upgrade` | what stands for the start of a log; protocol versions |
+//! | `deliver` | what is handed to apply |
 //! | `log`, `journal` | the log in memory, writes on their way |
 //! | `invariants` | what must hold after each event, in release too |
 //!
 //! # Not yet
-//! Reconfiguration (a configuration changes only with its group so far: `Reconfigure` is not
-//! proposed), leases and their fences, early learning, quorum reads. Messages and records have their
-//! fields.
+//! Leases and their fences, early learning, quorum reads. Messages and records have their fields.
 
 mod acceptor;
 mod ballot;
@@ -103,7 +116,9 @@ mod candidate;
 mod catch_up;
 mod clock;
 pub mod configuration;
+mod deliver;
 mod election;
+mod encoding;
 mod entrance;
 mod error;
 mod follower;
@@ -111,7 +126,9 @@ mod hello;
 mod invariants;
 mod journal;
 mod leader;
+mod learn;
 mod log;
+mod membership;
 pub mod message;
 pub mod output;
 mod paxos;
@@ -121,6 +138,7 @@ mod promise;
 mod proposed;
 pub mod quorum;
 mod reads;
+mod reconfigure;
 pub mod record;
 mod recovered;
 mod repair;
@@ -136,7 +154,9 @@ mod upgrade;
 
 pub use base::Base;
 pub use configuration::{Configuration, Member, Role};
-pub use error::{HelloRefusal, ProposeRefused, SnapshotRefused, StartError, UpgradeRefused};
+pub use error::{
+    HelloRefusal, ProposeRefused, ReconfigureRefused, SnapshotRefused, StartError, UpgradeRefused,
+};
 pub use message::{Envelope, Heartbeat, Hello, Lane, Message, NotTaken, ReadId};
 pub use output::{Io, Output, Ticket};
 pub use paxos::Paxos;

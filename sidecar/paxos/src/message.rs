@@ -166,6 +166,24 @@ pub enum Message {
     /// What you need of my log is gone: it begins behind this chosen entry. With that entry you have
     /// all before it, otherwise a snapshot helps, of this slot or a later one.
     Compacted { slot: Slot, ballot: Ballot },
+    /// You have entered a later epoch than I: what is chosen behind this slot (rule M6)?
+    LearnRequest { after: Slot },
+    /// These entries are chosen.
+    Learn { entries: Vec<Entry> },
+}
+
+impl Message {
+    /// It serves to help, or to be helped, out of an epoch: also those talk so that were removed.
+    pub(crate) fn is_help(&self) -> bool {
+        matches!(
+            self,
+            Self::Heartbeat(_)
+                | Self::LearnRequest { .. }
+                | Self::Learn { .. }
+                | Self::Compacted { .. }
+                | Self::RepairRequest { .. }
+        )
+    }
 }
 
 /// What a member tells all others about itself (rule E1).

@@ -1,9 +1,10 @@
 //! All that there is to do, in the order in which it must be done.
 
 use crate::base::Base;
+use crate::configuration::Configuration;
 use crate::message::{Lane, Message, NotTaken, ReadId};
 use crate::record::Record;
-use crate::types::{Ballot, CommandId, Entry, MemberId, Slot};
+use crate::types::{Ballot, CommandId, Entry, Epoch, MemberId, Slot};
 
 /// Number of a write; [`crate::Paxos::handle_synced`] reports it. Grows by one with each `Persist`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +64,17 @@ pub enum Output {
     Installed { base: Base },
     /// The protocol in force was raised by the entry at this slot.
     ProtocolChanged { slot: Slot, protocol: u32 },
+    /// The configuration in force from the slot after this one on, in order with [`Output::Chosen`] and
+    /// [`Output::Installed`]. This member acts in it already: [`crate::Paxos::contacts`].
+    ConfigurationChanged {
+        slot: Slot,
+        epoch: Epoch,
+        configuration: Configuration,
+    },
+    /// This member is in the group no more from this epoch on. It votes and asks for nothing, but helps
+    /// those that do not know of the change yet: it may be ended once the epoch before is retired
+    /// ([`crate::Paxos::old_epoch_retired`], as the others see it). Said once per start.
+    Removed { epoch: Epoch },
     /// The group has agreed on a protocol that this program does not speak: nothing behind `slot` can
     /// be understood here. The process ends, and a newer program goes on with the same log.
     Outdated { slot: Slot, protocol: u32 },

@@ -8,20 +8,22 @@ use crate::acceptor::Acceptor;
 use crate::base::Base;
 use crate::candidate::Candidate;
 use crate::clock::Clock;
-use crate::configuration::{Configuration, Role};
+use crate::configuration::Role;
 use crate::election::Election;
 use crate::entrance::Entrance;
 use crate::error::StartError;
 use crate::invariants::Seen;
 use crate::journal::Journal;
 use crate::leader::Leader;
+use crate::learn::Learning;
 use crate::log::Log;
+use crate::membership::Membership;
 use crate::message::{Envelope, Lane, Message};
 use crate::output::{Io, Output, Ticket};
 use crate::peer::Peer;
 use crate::reads::Reads;
 use crate::record::{Genesis, Identity, Recovered};
-use crate::recovered::check_recovered;
+use crate::recovered::{check_recovered, find_self};
 use crate::repair::Faulty;
 use crate::rng::Rng;
 use crate::settings::Settings;
@@ -53,12 +55,18 @@ pub struct Paxos {
     pub(crate) wanted: Option<Slot>,
     /// The raises of the protocol that are chosen behind the base, by slot.
     pub(crate) upgrades: BTreeMap<Slot, u32>,
+    pub(crate) membership: Membership,
+    /// This member asks somebody in a later epoch.
+    pub(crate) learning: Option<Learning>,
     pub(crate) log: Log,
     pub(crate) journal: Journal,
     pub(crate) faulty: Faulty,
     pub(crate) acceptor: Acceptor,
     pub(crate) office: Office,
+    /// The other members.
     pub(crate) peers: BTreeMap<MemberId, Peer>,
+    /// Those that were members once.
+    pub(crate) former: BTreeMap<MemberId, Peer>,
     pub(crate) election: Election,
     pub(crate) clock: Clock,
     pub(crate) entrance: Entrance,
@@ -99,6 +107,8 @@ pub(crate) enum LoadFor {
     Promise(Ballot),
     /// A peer whose copy is damaged.
     Repair(MemberId, Header),
+    /// A member of an earlier epoch.
+    Learner(MemberId),
 }
 
 impl Paxos {
@@ -111,13 +121,14 @@ impl Paxos {
     ) -> Result<Self, StartError> {
         settings.check()?;
         let genesis = recovered.genesis.clone().ok_or(StartError::NoGenesis)?;
-        let configuration = &genesis.configuration;
-        configuration.check().map_err(StartError::Configuration)?;
+        genesis
+            .configuration
+            .check()
+            .map_err(StartError::Configuration)?;
         let base = recovered.base.clone();
         let base = base.unwrap_or_else(|| Base::of_genesis(&genesis));
-        if base.configuration != *configuration {
-            return Err(StartError::Recovered("its base has another configuration"));
-        }
+        let (changes, joining) = (recovered.changes.clone(), recovered.joining.clone());
+        let membership = Membership::new(&base, changes, joining);
         let upgrades: BTreeMap<Slot, u32> = recovered.upgrades.iter().copied().collect();
         let raised = upgrades.values().copied().max().unwrap_or(0);
         let protocol = raised.max(base.protocol);
@@ -128,20 +139,13 @@ impl Paxos {
                 max: settings.protocol_max,
             });
         }
-        let incarnation = recovered.identity.incarnation;
-        let Some(member) = configuration
-            .members
-            .iter()
-            .find(|member| member.incarnation == incarnation)
-        else {
-            return Err(StartError::NotAMember(incarnation));
-        };
-        let (me, role) = (member.id, member.role);
-        let none = Ballot::none(configuration.epoch);
+        let none = Ballot::none(membership.current(&base).epoch);
         let promised = recovered.promised.max(none);
         let accepted = recovered.accepted.max(none);
-        check_recovered(&recovered, base.slot, promised, accepted)
-            .map_err(StartError::Recovered)?;
+        check_recovered(&recovered, &base, promised, accepted).map_err(StartError::Recovered)?;
+        let incarnation = recovered.identity.incarnation;
+        let me = find_self(&membership, &base, incarnation)
+            .ok_or(StartError::NotAMember(incarnation))?;
 
         let mut log = Log::new(
             (base.slot, base.ballot),
@@ -155,16 +159,10 @@ impl Paxos {
         }
         let mut rng = Rng::new(rng_seed);
         let life = rng.next_u64();
-        let peers = configuration
-            .members
-            .iter()
-            .filter(|member| member.id != me)
-            .map(|member| (member.id, Peer::new(member)))
-            .collect();
-        Ok(Self {
+        let mut paxos = Self {
             me,
-            role,
-            voters: configuration.voters().collect(),
+            role: Role::Observer,
+            voters: Vec::new(),
             life,
             rng,
             now,
@@ -172,7 +170,8 @@ impl Paxos {
             faulty: Faulty::new(recovered.faulty),
             acceptor: Acceptor::new(promised, accepted, recovered.last, recovered.kept),
             office: Office::Follower,
-            peers,
+            peers: BTreeMap::new(),
+            former: BTreeMap::new(),
             election: Election::new(&settings, promised, now),
             clock: Clock::new(now.mono_ns, log.time()),
             entrance: Entrance::new(me, recovered.boot),
@@ -197,10 +196,17 @@ impl Paxos {
             urgent: Io(0),
             wanted: None,
             upgrades,
+            membership,
+            learning: None,
             genesis,
             settings,
             log,
-        })
+        };
+        paxos.take_place();
+        if let Some(entry) = &recovered.ended_by {
+            paxos.note_decided(entry);
+        }
+        Ok(paxos)
     }
 
     /// Puts a message of [`Output::Send`] into its envelope.
@@ -210,9 +216,8 @@ impl Paxos {
             from: self.me,
             from_incarnation: self.identity.incarnation,
             to_incarnation: self
-                .configuration()
-                .member(to)
-                .map(|member| member.incarnation)
+                .acquaintance(to)
+                .map(|peer| peer.incarnation)
                 .unwrap_or_default(),
             message,
         }
@@ -224,7 +229,7 @@ impl Paxos {
         if !self.enter(now) {
             return;
         }
-        let known = self.peers.get(&from).is_some_and(|peer| {
+        let known = self.acquaintance(from).is_some_and(|peer| {
             envelope.group == self.genesis.group
                 && envelope.from == from
                 && envelope.from_incarnation == peer.incarnation
@@ -233,6 +238,11 @@ impl Paxos {
         });
         if !known {
             self.counters.foreign_messages += 1;
+            return;
+        }
+        if !self.peers.contains_key(&from) && !envelope.message.is_help() {
+            // It does not know yet that it was removed.
+            self.counters.stale_messages += 1;
             return;
         }
         match envelope.message {
@@ -256,6 +266,8 @@ impl Paxos {
             Message::RepairRequest { headers } => self.handle_repair_request(from, &headers),
             Message::Repair { entries } => self.handle_repair(entries),
             Message::Compacted { slot, ballot } => self.handle_compacted(from, slot, ballot),
+            Message::LearnRequest { after } => self.handle_learn_request(from, after),
+            Message::Learn { entries } => self.handle_learn(from, entries),
         }
     }
 
@@ -306,6 +318,7 @@ impl Paxos {
             LoadFor::Follower(member) => self.loaded_for_follower(member, ticket, entries),
             LoadFor::Promise(ballot) => self.loaded_for_promise(ballot, ticket, entries),
             LoadFor::Repair(member, header) => self.loaded_for_repair(member, header, entries),
+            LoadFor::Learner(member) => self.loaded_for_learner(member, entries),
         }
     }
 
@@ -374,31 +387,6 @@ impl Paxos {
         let synced = self.acceptor.synced_last;
         self.log.evict(self.settings.cache_bytes, synced);
         self.check_invariants();
-    }
-
-    /// Hands to apply what is chosen and synced here (rule L4).
-    fn deliver(&mut self) {
-        if self.installing.is_some() {
-            return;
-        }
-        let readable = self.faulty.first().map_or(Slot(u64::MAX), Slot::prev);
-        let through = self
-            .log
-            .commit()
-            .min(self.acceptor.synced_last)
-            .min(readable);
-        if through <= self.delivered {
-            return;
-        }
-        let mut entries = Vec::new();
-        for entry in self.log.after(self.delivered) {
-            if entry.slot > through {
-                break;
-            }
-            entries.push(entry.clone());
-        }
-        self.delivered = through;
-        self.outputs.push_back(Output::Chosen { through, entries });
     }
 
     /// This member takes part no more.
@@ -494,6 +482,11 @@ impl Paxos {
         ticket
     }
 
+    /// Such a load is under way.
+    pub(crate) fn is_loading(&self, purpose: LoadFor) -> bool {
+        self.loads.values().any(|it| *it == purpose)
+    }
+
     /// Loads under way for repairs of others.
     pub(crate) fn repair_loads(&self) -> usize {
         self.loads
@@ -527,11 +520,6 @@ impl Paxos {
     /// The group's first record.
     pub fn genesis(&self) -> &Genesis {
         &self.genesis
-    }
-
-    /// The configuration in force.
-    pub fn configuration(&self) -> &Configuration {
-        &self.genesis.configuration
     }
 
     /// What this member is doing.

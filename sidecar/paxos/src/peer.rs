@@ -3,13 +3,15 @@
 use crate::clock::Look;
 use crate::configuration::{Member, Role};
 use crate::message::Heartbeat;
-use crate::types::{Ballot, Boot, Incarnation, Slot};
+use crate::types::{Ballot, Boot, Epoch, Incarnation, Slot};
 
 /// Another member, as seen from here.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) incarnation: Incarnation,
     pub(crate) role: Role,
+    /// The latest epoch that it has said to be in.
+    pub(crate) epoch: Epoch,
     /// When its last heartbeat came.
     pub(crate) heard_at: Option<u64>,
     /// A connection to it was reset since: it may be gone (rule E4).
@@ -49,6 +51,7 @@ impl Peer {
         Self {
             incarnation: member.incarnation,
             role: member.role,
+            epoch: Epoch(0),
             heard_at: None,
             suspect: false,
             beat: Heartbeat::default(),

@@ -140,7 +140,7 @@ impl Paxos {
             return false;
         };
         let able = self.is_voter(member)
-            && self.hears(member)
+            && self.is_with(member)
             && peer.role != Role::Witness
             && !peer.beat.disk_stalled
             && !peer.beat.app_stalled;
@@ -174,7 +174,7 @@ impl Paxos {
     }
 
     /// Between these slots lies less than a window.
-    fn is_small(&self, from: Slot, to: Slot) -> bool {
+    pub(crate) fn is_small(&self, from: Slot, to: Slot) -> bool {
         let slots = to.0.saturating_sub(from.0);
         slots.saturating_mul(self.entry_bytes().max(1)) <= self.settings.window_bytes
     }

@@ -81,7 +81,12 @@ impl Paxos {
             let patient_ns = self.now.mono_ns + self.election.timeout_ns / 2;
             self.election.takeover.give_way(patient_ns);
         } else if self.acceptor.accepted == ballot {
-            self.counters.stale_messages += 1;
+            // (The epoch's first leader asks who has entered it.)
+            if ballot.round == 0 {
+                self.vote(true);
+            } else {
+                self.counters.stale_messages += 1;
+            }
             return;
         }
         if let Some(peer) = self.peers.get_mut(&from) {

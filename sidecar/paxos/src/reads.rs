@@ -84,7 +84,7 @@ impl Rounds {
 impl Paxos {
     /// Asks for a read index: [`Output::ReadReady`] or [`Output::ReadFailed`] follows, once.
     pub fn read(&mut self, now: Now, id: ReadId) {
-        let alive = self.enter(now);
+        let alive = self.enter(now) && self.removed().is_none();
         let limit = self.settings.max_pending_reads as usize;
         let from = self.me;
         match &mut self.office {
@@ -127,11 +127,11 @@ impl Paxos {
     }
 
     fn begin_round(&mut self) {
-        let commit = self.log.commit();
+        let (commit, closed) = (self.log.commit(), self.is_closed());
         let Office::Leader(leader) = &mut self.office else {
             return;
         };
-        let proven = commit >= leader.first_own();
+        let proven = commit >= leader.first_own() && !closed;
         let rounds = &mut leader.rounds;
         // Rule L3: what earlier leaders committed is known only once an own entry is committed.
         if !proven || rounds.waiting.is_empty() || rounds.under_way.len() >= ROUNDS {
@@ -184,10 +184,16 @@ impl Paxos {
     /// whoever would have let a later leader commit (rule P4).
     fn finish_rounds(&mut self) {
         let quorum = self.phase1().min(self.phase2());
+        let closed = self.is_closed();
         let Office::Leader(leader) = &mut self.office else {
             return;
         };
         let rounds = &mut leader.rounds;
+        if closed {
+            // Rule R1a: the next epoch may be at work already. They wait until it is known whether.
+            let begun = rounds.under_way.drain(..).flat_map(|round| round.readers);
+            rounds.waiting.extend(begun);
+        }
         if rounds.under_way.is_empty() {
             return;
         }
@@ -265,6 +271,14 @@ impl Paxos {
     /// number, so that no old answer can serve a new read.
     pub(crate) fn fail_asked(&mut self) {
         for (id, _) in std::mem::take(&mut self.reads.asked).into_values() {
+            self.outputs.push_back(Output::ReadFailed { id });
+        }
+    }
+
+    /// This member can ask nobody any more.
+    pub(crate) fn give_up_reads(&mut self) {
+        self.fail_asked();
+        for (id, _) in std::mem::take(&mut self.reads.unasked) {
             self.outputs.push_back(Output::ReadFailed { id });
         }
     }

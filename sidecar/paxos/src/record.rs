@@ -56,7 +56,8 @@ pub enum Record {
     /// may go.
     Compact(Base),
     /// This base stands in place of all that the log held: it begins, ends and is chosen there. What
-    /// was staged is worthless. `promised` and `accepted` stay.
+    /// was staged is worthless. `promised` and `accepted` stay, but are at least what everybody has
+    /// promised when the base's epoch begins ([`Ballot::none`]). So it is with a [`Record::Compact`].
     Install(Base),
     /// The chosen entry at `slot` raised the protocol in force to `version`.
     Protocol {
@@ -64,6 +65,20 @@ pub enum Record {
         slot: Slot,
         /// From the next slot on.
         version: u32,
+    },
+    /// This member has not been in the group from the beginning: it asks these for the log (rule M5).
+    /// Only behind the genesis. A later one counts.
+    Join(Configuration),
+    /// The entry is chosen, and so is all before it: it takes the place of whatever the log held from
+    /// its slot on. What was staged is worthless. `promised` and `accepted` stay.
+    Learn(Entry),
+    /// Rule M1: the entry at `slot` is chosen and ends its epoch. Cuts what is behind it, and sets
+    /// `promised` and `accepted` to [`Configuration::first_ballot`], all at once.
+    Enter {
+        /// Of the stop-sign.
+        slot: Slot,
+        /// In force from the next slot on.
+        configuration: Configuration,
     },
 }
 
@@ -96,6 +111,13 @@ pub struct Recovered {
     pub base: Option<Base>,
     /// The raises of the protocol behind that, by slot.
     pub upgrades: Vec<(Slot, u32)>,
+    /// Whom a member that joined later asks for the log, until it has entered that epoch.
+    pub joining: Option<Configuration>,
+    /// The configurations entered behind the base, by the slots of their stop-signs.
+    pub changes: Vec<(Slot, Configuration)>,
+    /// The last entry, if it is known to be chosen and may end an epoch: a crash may have come before
+    /// the next one was entered.
+    pub ended_by: Option<Entry>,
     /// Last slot held, faulty ones counted; the base's when the log is empty.
     pub last: Slot,
     /// The ballots of the log as runs: `(first slot of the run, its ballot)`, in slot order.
@@ -112,6 +134,16 @@ pub struct Recovered {
 }
 
 impl Recovered {
+    /// What a member begins with that is in no configuration that it has entered yet: a fresh log of
+    /// the group, and whom to ask for the rest. Both are in its log before it talks to anybody:
+    /// [`Record::Genesis`], then [`Record::Join`].
+    #[must_use]
+    pub fn joining(mut self, genesis: Genesis, configuration: Configuration) -> Self {
+        self.genesis = Some(genesis);
+        self.joining = Some(configuration);
+        self
+    }
+
     /// First slot held.
     pub fn first(&self) -> Slot {
         self.base

@@ -168,19 +168,18 @@ impl Paxos {
             if let crate::paxos::Office::Candidate(candidate) = &mut self.office {
                 candidate.fill(header, &entry);
             }
-            match self.faulty.slots.get_mut(&entry.slot) {
-                Some((wanted, filled @ None)) if *wanted == header => {
-                    *filled = Some(
-                        self.journal
-                            .record(Record::Repair(entry.clone()), Effect::Repaired(entry.slot)),
-                    );
-                    self.log.fill(entry.clone());
-                    self.counters.repairs += 1;
-                    if entry.slot <= self.log.commit() {
-                        self.note_chosen(&entry);
-                    }
-                }
-                _ => self.counters.stale_messages += 1,
+            let slot = entry.slot;
+            if self.faulty.slots.get(&slot) != Some(&(header, None)) {
+                self.counters.stale_messages += 1;
+                continue;
+            }
+            let record = Record::Repair(entry.clone());
+            let io = self.journal.record(record, Effect::Repaired(slot));
+            self.faulty.slots.insert(slot, (header, Some(io)));
+            self.log.fill(entry.clone());
+            self.counters.repairs += 1;
+            if slot <= self.log.commit() {
+                self.note_chosen(&entry);
             }
         }
         self.check_phase1();

@@ -87,7 +87,8 @@ impl Paxos {
             ballot: self.log.ballot_at(slot)?,
             time,
             protocol: self.protocol_at(slot),
-            configuration: self.configuration().clone(),
+            configuration: self.membership.at(&self.base, slot).clone(),
+            former: self.membership.former_at(&self.base, slot),
         })
     }
 
@@ -111,14 +112,20 @@ impl Paxos {
         }
         let slot = base.slot;
         let held = self.log.ballot_at(slot);
+        let configuration = self.membership.at(&self.base, slot);
+        let same_members = base.configuration == *configuration
+            && base.former == self.membership.former_at(&self.base, slot);
+        let later_epoch = base.configuration.epoch > configuration.epoch;
         let other = held.is_some_and(|held| {
-            // A raise of the protocol may be in an entry that cannot be read here.
+            // A raise of the protocol, or a stop-sign, may be in an entry that cannot be read here.
             let known = self.protocol_at(slot);
             let unread = self.faulty.first().is_some_and(|first| first <= slot);
-            let agrees = base.protocol == known || (base.protocol > known && unread);
+            let agrees = (base.protocol == known || (base.protocol > known && unread))
+                && (same_members || (later_epoch && unread));
             slot <= self.log.commit() && !(held == base.ballot && agrees)
         });
-        if other || base.configuration != *self.configuration() {
+        let known = slot < self.log.first() || same_members || later_epoch;
+        if other || !known || base.configuration.check().is_err() {
             return Err(SnapshotRefused::OtherHistory { slot });
         }
         Ok(())
@@ -149,9 +156,14 @@ impl Paxos {
 
     fn begin_behind(&mut self, base: Base) {
         let before = self.protocol();
+        let epoch = self.epoch();
         self.upgrades = self.upgrades.split_off(&base.slot.next());
+        self.membership.forget(base.slot);
         self.base = base;
         self.note_protocol(before, self.base.slot);
+        if self.epoch() > epoch {
+            self.enter_by_base();
+        }
     }
 
     /// The base up to `slot` is synced.
@@ -167,7 +179,11 @@ impl Paxos {
             base.slot, slot,
             "the log begins where it was installed last"
         );
+        let configuration = base.configuration.clone();
         self.outputs.push_back(Output::Installed { base });
+        if configuration.epoch > self.membership.told {
+            self.tell_configuration(slot, configuration);
+        }
         if installing.cut {
             self.promise_held_back();
             self.ask_again();
@@ -176,7 +192,7 @@ impl Paxos {
 
     /// Entries up to `slot` are needed, and are in no log that was asked.
     fn want(&mut self, slot: Slot) {
-        if self.needs_snapshot() < Some(slot) {
+        if self.needs_snapshot() < Some(slot) && self.removed().is_none() {
             self.wanted = Some(slot);
             self.outputs
                 .push_back(Output::NeedSnapshot { at_least: slot });
@@ -201,7 +217,7 @@ impl Paxos {
 
     /// A peer does not have what this member asked it for, or needs.
     pub(crate) fn handle_compacted(&mut self, from: MemberId, slot: Slot, ballot: Ballot) {
-        if slot == Slot::ZERO || ballot.epoch > self.configuration().epoch {
+        if slot == Slot::ZERO {
             self.counters.impossible_messages += 1;
             return;
         }

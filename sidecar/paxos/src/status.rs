@@ -180,7 +180,7 @@ impl Paxos {
             member: self.me,
             incarnation: self.identity.incarnation,
             boot: self.boot,
-            epoch: self.configuration().epoch,
+            epoch: self.epoch(),
             protocol: self.protocol(),
             standing: self.standing(),
             leader: self.leader(),

@@ -63,7 +63,8 @@ impl Takeover {
 impl Paxos {
     /// Takes over if it is time to.
     pub(crate) fn consider_takeover(&mut self) {
-        if !self.role.votes() || self.hears_health() || !self.is_heard_by_quorum() {
+        let seated = self.role.votes() && self.removed().is_none();
+        if !seated || self.hears_health() || !self.is_heard_by_quorum() {
             self.election.takeover.close();
             return;
         }
@@ -122,7 +123,7 @@ impl Paxos {
     fn voters_heard(&self) -> impl Iterator<Item = &Peer> {
         self.voters
             .iter()
-            .filter(|voter| self.hears(**voter))
+            .filter(|voter| self.is_with(**voter))
             .filter_map(|voter| self.peers.get(voter))
     }
 

@@ -19,7 +19,11 @@ pub(crate) struct Transfer {
 impl Paxos {
     /// The leader asks this member to take over now (rule E3).
     pub(crate) fn handle_transfer(&mut self, ballot: Ballot) {
-        if ballot != self.acceptor.accepted || !self.role.votes() || self.is_disk_stalled() {
+        if ballot != self.acceptor.accepted
+            || !self.role.votes()
+            || self.removed().is_some()
+            || self.is_disk_stalled()
+        {
             self.counters.stale_messages += 1;
             return;
         }
@@ -63,6 +67,14 @@ impl Paxos {
 
     /// The best voter to lead instead of this one.
     pub(crate) fn successor(&self) -> Option<MemberId> {
+        self.successor_among(|member| {
+            let peer = self.peers.get(&member);
+            self.is_voter(member) && peer.is_some_and(|peer| peer.role != Role::Witness)
+        })
+    }
+
+    /// The best of these followers to lead.
+    pub(crate) fn successor_among(&self, may: impl Fn(MemberId) -> bool) -> Option<MemberId> {
         let Office::Leader(leader) = &self.office else {
             return None;
         };
@@ -70,14 +82,11 @@ impl Paxos {
         leader
             .followers
             .iter()
-            .filter(|(member, follower)| {
-                follower.progress == Progress::Streaming && self.is_voter(**member)
-            })
+            .filter(|(member, follower)| follower.progress == Progress::Streaming && may(**member))
             .filter_map(|(member, follower)| {
                 let peer = self.peers.get(member)?;
-                let able = peer.is_heard(now_ns, self.election.timeout_ns)
-                    && !peer.beat.disk_stalled
-                    && peer.role != Role::Witness;
+                let able =
+                    peer.is_heard(now_ns, self.election.timeout_ns) && !peer.beat.disk_stalled;
                 let rank = (
                     !peer.beat.app_stalled,
                     self.is_caught_up(follower),

@@ -195,6 +195,15 @@ impl Reading {
     }
 }
 
+// === impl Epoch ===
+
+impl Epoch {
+    /// The one after this.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
 // === impl Slot ===
 
 impl Slot {

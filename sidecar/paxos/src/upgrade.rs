@@ -81,6 +81,7 @@ impl Paxos {
         if let Some(version) = entry.command.upgrades_to() {
             self.raise_protocol(entry.slot, version);
         }
+        self.note_decided(entry);
     }
 
     /// The chosen entry at `slot` raises the protocol. One that is not above the others before it has

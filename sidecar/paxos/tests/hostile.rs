@@ -5,10 +5,10 @@
 mod common;
 
 use bytes::Bytes;
-use common::{Chance, Net};
+use common::{Chance, Net, genesis};
 use synod_paxos::{
-    AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Entry, EntryHash, Epoch, Header,
-    Heartbeat, Io, MemberId, Message, NotTaken, ReadId, Slot, Ticket,
+    AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Configuration, Entry, EntryHash,
+    Epoch, Header, Heartbeat, Io, MemberId, Message, NotTaken, Quorums, ReadId, Role, Slot, Ticket,
 };
 
 struct Liar {
@@ -68,6 +68,27 @@ impl Liar {
         }
     }
 
+    /// The end of an epoch, of one that there is or of another, with members that there are or not.
+    fn stop_sign(&mut self) -> Command {
+        let mut payload = vec![1, 0, 0, 0];
+        let mut members = genesis(&[Role::Voter; 3], Quorums::Majority)
+            .configuration
+            .members;
+        members.truncate(1 + self.below(3) as usize);
+        let configuration = Configuration {
+            epoch: Epoch(1 + self.below(4)),
+            first_leader: MemberId(self.below(4) as u32),
+            members,
+            quorums: Quorums::Majority,
+        };
+        configuration.put(&mut payload);
+        Command {
+            kind: CommandKind::RECONFIGURE,
+            payload: payload.into(),
+            ..Command::default()
+        }
+    }
+
     fn entries(&mut self) -> Vec<Entry> {
         let mut slot = self.slot();
         let mut ballot = self.ballot();
@@ -83,7 +104,10 @@ impl Liar {
                     ballot,
                     time: AgreedTime(if self.below(9) == 0 { u64::MAX } else { 5 }),
                     seed: 0,
-                    command: self.command(),
+                    command: match self.below(6) {
+                        0 => self.stop_sign(),
+                        _ => self.command(),
+                    },
                 }
             })
             .collect()
@@ -192,7 +216,11 @@ impl Liar {
                 round: self.below(5),
             },
             17 => Message::Transfer { ballot },
-            _ => match self.below(3) {
+            _ => match self.below(5) {
+                3 => Message::LearnRequest { after: self.slot() },
+                4 => Message::Learn {
+                    entries: self.entries(),
+                },
                 0 => Message::Compacted {
                     slot: self.slot(),
                     ballot,

@@ -4,9 +4,9 @@ mod common;
 
 use common::{Net, genesis, id};
 use synod_paxos::{
-    AgreedTime, Ballot, Base, Boot, EntryHash, Envelope, Epoch, GroupId, Hello, HelloRefusal,
-    Identity, Incarnation, MemberId, Message, Now, Paxos, Quorums, Recovered, Role, Settings, Slot,
-    StartError,
+    AgreedTime, Ballot, Base, Boot, Command, Entry, EntryHash, Envelope, Epoch, GroupId, Hello,
+    HelloRefusal, Identity, Incarnation, MemberId, Message, Now, Paxos, Quorums, Recovered, Role,
+    Settings, Slot, StartError,
 };
 
 fn settled() -> (Net, MemberId, MemberId) {
@@ -225,12 +225,25 @@ fn recovered() -> Recovered {
         kept: (Ballot::default(), Slot(0)),
         base: None,
         upgrades: Vec::new(),
+        joining: None,
+        changes: Vec::new(),
+        ended_by: None,
         last: Slot(0),
         runs: Vec::new(),
         last_time: AgreedTime(0),
         commit: Slot(0),
         tail: Vec::new(),
         faulty: Vec::new(),
+    }
+}
+
+fn entry(slot: u64, ballot: Ballot) -> Entry {
+    Entry {
+        slot: Slot(slot),
+        ballot,
+        time: AgreedTime(1),
+        seed: 0,
+        command: Command::default(),
     }
 }
 
@@ -319,13 +332,30 @@ fn a_log_that_contradicts_itself_is_an_error_at_start_and_no_panic() {
         ..recovered()
     };
     assert!(start(sound.clone()).is_ok());
-    let broken: [fn(&mut Recovered); 10] = [
+    let broken: [fn(&mut Recovered); 14] = [
+        |it| it.ended_by = Some(entry(4, it.accepted)),
+        |it| it.promised.epoch = Epoch(2),
+        |it| {
+            let mut next = it.genesis.as_ref().unwrap().configuration.clone();
+            next.epoch = Epoch(3);
+            it.changes = vec![(Slot(5), next)];
+        },
+        |it| {
+            let mut next = it.genesis.as_ref().unwrap().configuration.clone();
+            next.epoch = Epoch(2);
+            it.changes = vec![(Slot(6), next)];
+        },
         |it| it.commit = Slot(6),
         |it| it.commit = Slot(4),
         |it| it.runs.clear(),
         |it| it.runs[0].0 = Slot(2),
         |it| it.promised = Ballot::default(),
-        |it| it.accepted = Ballot::default(),
+        |it| {
+            // Not known to be chosen, so it cannot have been learnt from others.
+            it.commit = Slot(4);
+            it.tail = vec![entry(5, it.accepted)];
+            it.accepted = Ballot::default();
+        },
         |it| it.base = Some(base(it, 9)),
         |it| it.base = Some(base(it, 3)),
         |it| {

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use prost::Message;
-use synod_paxos::{AgreedTime, Boot, CommandId, CommandKind, Configuration, Entry, MemberId, Slot};
+use synod_paxos::{
+    AgreedTime, Boot, CommandId, CommandKind, Configuration, Entry, Member, MemberId, Slot,
+};
 use synod_proto::v1::{Policy, Request, Skip};
 
 use super::Outcome;
@@ -13,12 +15,13 @@ use super::ids::Ids;
 use super::keys::{First, KeyLookup, KeyUse, Keys};
 
 /// What a slot may hold, as far as this version knows.
-const KINDS: [CommandKind; 5] = [
+const KINDS: [CommandKind; 6] = [
     CommandKind::NOOP,
     CommandKind::REQUEST,
     CommandKind::POLICY,
     CommandKind::SKIP,
     CommandKind::UPGRADE,
+    CommandKind::RECONFIGURE,
 ];
 
 /// The replicated state besides the app's own. [`Fold::save`] and [`Fold::load`] make it part of
@@ -26,6 +29,9 @@ const KINDS: [CommandKind; 5] = [
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fold {
     pub(super) configuration: Configuration,
+    /// Members of earlier configurations, by id: neither their numbers nor their lives are used again
+    /// (rule M4).
+    pub(super) former: Vec<Member>,
     pub(super) admitted: Slot,
     pub(super) time: AgreedTime,
     pub(super) policy: Arc<Policy>,
@@ -66,6 +72,7 @@ impl Fold {
         };
         Self {
             configuration,
+            former: Vec::new(),
             admitted: Slot::ZERO,
             time: AgreedTime(0),
             policy: Arc::new(policy),
@@ -107,6 +114,11 @@ impl Fold {
         &self.configuration
     }
 
+    /// Members of earlier configurations that are in this one no more, by id.
+    pub fn former(&self) -> &[Member] {
+        &self.former
+    }
+
     /// The revision of the app that answers clients.
     pub fn revision(&self) -> u64 {
         self.revision
@@ -135,6 +147,10 @@ impl Fold {
         if kind == CommandKind::NOOP {
             return Admission::Nothing;
         }
+        if let Some(configuration) = entry.reconfigures_to() {
+            self.reconfigure(configuration);
+            return Admission::Nothing;
+        }
         if let Some(protocol) = entry.command.upgrades_to() {
             // Proposed by a leader for the group: it is nobody's command.
             self.protocol = self.protocol.max(protocol);
@@ -147,9 +163,17 @@ impl Fold {
             CommandKind::REQUEST => self.admit_request(entry),
             CommandKind::POLICY => self.admit_policy(entry),
             CommandKind::SKIP => self.admit_skip(entry),
-            // An upgrade to nothing that makes sense: the same everywhere.
+            // Of the group's own, and says nothing that makes sense: the same everywhere.
             _ => Admission::Nothing,
         }
+    }
+
+    fn reconfigure(&mut self, configuration: Configuration) {
+        let before = std::mem::replace(&mut self.configuration, configuration);
+        let gone = before.members.into_iter();
+        let gone = gone.filter(|it| self.configuration.member(it.id).is_none());
+        self.former.extend(gone);
+        self.former.sort_by_key(|it| it.id);
     }
 
     fn take(&mut self, id: CommandId, floor: u64) -> bool {

@@ -45,6 +45,7 @@ impl Fold {
             protocol: self.protocol,
             revision: self.revision,
             configuration: Some(save_configuration(&self.configuration)),
+            former: self.former.iter().map(save_member).collect(),
             policy: Some((*self.policy).clone()),
             entrances: self.ids.save(),
             keys: self.keys.save(),
@@ -81,8 +82,10 @@ impl Fold {
             .policy
             .ok_or("they have no policy")
             .map_err(damaged)?;
+        let former: Result<_, _> = tables.former.into_iter().map(load_member).collect();
         let fold = Self {
             configuration: load_configuration(configuration).map_err(damaged)?,
+            former: former.map_err(damaged)?,
             admitted: Slot(tables.slot),
             time: AgreedTime(tables.time_ns),
             policy: Arc::new(policy),
@@ -109,7 +112,17 @@ fn save_configuration(it: &Configuration) -> tables::Configuration {
         Quorums::Majority => (0, 0),
         Quorums::Flexible { phase1, phase2 } => (phase1, phase2),
     };
-    let member = |member: &Member| tables::Member {
+    tables::Configuration {
+        epoch: it.epoch.0,
+        members: it.members.iter().map(save_member).collect(),
+        phase1,
+        phase2,
+        first_leader: it.first_leader.0,
+    }
+}
+
+fn save_member(member: &Member) -> tables::Member {
+    tables::Member {
         id: member.id.0,
         name: member.name.clone(),
         incarnation: Bytes::copy_from_slice(&member.incarnation.0.to_be_bytes()),
@@ -120,13 +133,6 @@ fn save_configuration(it: &Configuration) -> tables::Configuration {
         }
         .into(),
         region: member.region.clone(),
-    };
-    tables::Configuration {
-        epoch: it.epoch.0,
-        members: it.members.iter().map(member).collect(),
-        phase1,
-        phase2,
-        first_leader: it.first_leader.0,
     }
 }
 

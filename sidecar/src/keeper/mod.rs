@@ -180,12 +180,14 @@ fn tell_finding(finding: &Finding) {
 /// What the agreement must know of what a snapshot stands for.
 fn base_of(store: &Store, snapshot: &Snapshot) -> Option<Base> {
     let head = &snapshot.head;
+    let fold = fold_of(store, snapshot)?;
     Some(Base {
         slot: head.slot,
         ballot: head.ballot,
         time: head.time,
         protocol: head.protocol,
-        configuration: fold_of(store, snapshot)?.configuration().clone(),
+        configuration: fold.configuration().clone(),
+        former: fold.former().to_vec(),
     })
 }
 

@@ -559,6 +559,12 @@ impl EventLoop {
             Output::ProtocolChanged { slot, protocol } => {
                 tracing::info!(%slot, protocol, "the group has agreed on another protocol");
             }
+            Output::ConfigurationChanged { slot, epoch, .. } => {
+                tracing::info!(%slot, %epoch, "the group has agreed on other members");
+            }
+            Output::Removed { epoch } => {
+                tracing::warn!(%epoch, "this member is in the group no more");
+            }
             Output::Outdated { protocol, .. } => self.end = Some(NodeEnd::Outdated { protocol }),
             Output::Forgetful { reported_by } => {
                 let reported_by = self.name(reported_by);

@@ -1,18 +1,26 @@
 //! Refusals of a hello as they travel: a status with words for people, and a code for the peer.
 
-use synod_paxos::{HelloRefusal, Incarnation, MemberId};
+use synod_paxos::{Epoch, HelloRefusal, Incarnation, MemberId};
 use tonic::{Code, Status};
 
 /// Where the code is found.
 const KEY: &str = "synod-refusal";
 
+/// In front of the epoch that a member is not in any more.
+const REMOVED: &str = "removed-";
+
 /// What a listener answers.
 pub(super) fn to_status(refusal: &HelloRefusal) -> Status {
+    let removed;
     let code = match refusal {
         HelloRefusal::OtherGroup { .. } => "other-group",
         HelloRefusal::Protocol { .. } => "protocol",
         HelloRefusal::UnknownMember { .. } => "unknown-member",
         HelloRefusal::OtherIncarnation { .. } => "other-incarnation",
+        HelloRefusal::Removed { epoch, .. } => {
+            removed = format!("{REMOVED}{epoch}");
+            &removed
+        }
         HelloRefusal::Forgetful { .. } => "forgetful",
     };
     let mut status = Status::failed_precondition(refusal.to_string());
@@ -34,7 +42,13 @@ pub(super) fn from_status(
             theirs: incarnation,
         }),
         "forgetful" => Some(HelloRefusal::Forgetful { member: me }),
-        _ => None,
+        other => {
+            let epoch = other.strip_prefix(REMOVED)?.parse().ok()?;
+            Some(HelloRefusal::Removed {
+                member: me,
+                epoch: Epoch(epoch),
+            })
+        }
     }
 }
 
@@ -47,4 +61,26 @@ pub(super) fn is_refusal(status: &Status) -> bool {
             | Code::InvalidArgument
             | Code::Unauthenticated
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_arrives_as_it_was_meant() {
+        let (member, theirs) = (MemberId(3), Incarnation(7));
+        for refusal in [
+            HelloRefusal::UnknownMember { member },
+            HelloRefusal::OtherIncarnation { member, theirs },
+            HelloRefusal::Forgetful { member },
+            HelloRefusal::Removed {
+                member,
+                epoch: Epoch(u64::MAX),
+            },
+        ] {
+            let status = to_status(&refusal);
+            assert_eq!(from_status(&status, member, theirs), Some(refusal));
+        }
+    }
 }

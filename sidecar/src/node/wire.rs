@@ -125,7 +125,8 @@ pub fn weight(message: &Message) -> u64 {
         }
         | Message::AcceptSync { entries, .. }
         | Message::Accept { entries, .. }
-        | Message::Repair { entries } => entries.iter().map(synod_paxos::Entry::weight).sum(),
+        | Message::Repair { entries }
+        | Message::Learn { entries } => entries.iter().map(synod_paxos::Entry::weight).sum(),
         Message::Propose { commands, .. } => commands
             .iter()
             .map(|it| it.payload.len() as u64 + synod_paxos::Entry::OVERHEAD_BYTES)

@@ -3,20 +3,23 @@
 //! An entry's body: time (8 bytes), seed (16), kind (2), id: member (4), boot (8), sequence (8),
 //! floor (8), then the payload. Slot, ballot and hash are in the record's header.
 //!
-//! A genesis: group (16), protocol (4), epoch (8), first leader (4), quorums (kind 1, phase 1: 4,
-//! phase 2: 4), number of members (4), each: id (4), incarnation (16), role (1), name, region; then
-//! policy, initial state. Texts and bytes are preceded by their length (4).
+//! A genesis: group (16), protocol (4), configuration ([`Configuration::put`]), policy, initial state.
+//! Texts and bytes are preceded by their length (4).
 //!
 //! A base: twice the same, each with its hash (16) before it and its length (4): time (8), protocol
-//! (4), then epoch to members as in a genesis. Slot and ballot are in the record's header.
+//! (4), configuration, and the list of former members unless it is empty ([`Member::put_all`]). Slot
+//! and ballot are in the record's header. Of a join and an entry into an epoch: twice the
+//! configuration, in the same way.
 
 use bytes::Bytes;
 use synod_paxos::{
     AgreedTime, Ballot, Base, Boot, Command, CommandId, CommandKind, Configuration, Entry, Epoch,
-    Genesis, GroupId, Incarnation, Member, MemberId, Quorums, Role, Slot,
+    Genesis, GroupId, Member, MemberId, Slot,
 };
 
-use crate::format::{Hash, RecordHeader, hash, hash_at, u16_at, u32_at, u64_at};
+use crate::format::{
+    Hash, RecordHeader, VERSION, VERSION_2, hash, hash_at, u16_at, u32_at, u64_at,
+};
 
 /// Bytes of an entry's body before its payload.
 pub(crate) const ENTRY_FIXED_BYTES: usize = 54;
@@ -64,69 +67,83 @@ pub(crate) fn genesis_body(genesis: &Genesis) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(&genesis.group.0);
     out.extend_from_slice(&genesis.protocol.to_le_bytes());
-    put_configuration(&mut out, &genesis.configuration);
+    genesis.configuration.put(&mut out);
     put_bytes(&mut out, &genesis.policy);
     put_bytes(&mut out, &genesis.initial_state);
     out
 }
 
-fn put_configuration(out: &mut Vec<u8>, configuration: &Configuration) {
-    out.extend_from_slice(&configuration.epoch.0.to_le_bytes());
-    out.extend_from_slice(&configuration.first_leader.0.to_le_bytes());
-    let (kind, phase1, phase2) = match configuration.quorums {
-        Quorums::Majority => (0_u8, 0, 0),
-        Quorums::Flexible { phase1, phase2 } => (1, phase1, phase2),
-    };
-    out.push(kind);
-    out.extend_from_slice(&phase1.to_le_bytes());
-    out.extend_from_slice(&phase2.to_le_bytes());
-    out.extend_from_slice(&(configuration.members.len() as u32).to_le_bytes());
-    for member in &configuration.members {
-        out.extend_from_slice(&member.id.0.to_le_bytes());
-        out.extend_from_slice(&member.incarnation.0.to_le_bytes());
-        out.push(match member.role {
-            Role::Voter => 0,
-            Role::Observer => 1,
-            Role::Witness => 2,
-        });
-        put_bytes(out, member.name.as_bytes());
-        put_bytes(out, member.region.as_bytes());
-    }
+/// What a record carries besides entries and the genesis: it is in its body twice, since it can be
+/// asked for from nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    Base(Base),
+    Configuration(Configuration),
 }
 
-/// The body of a base: twice, since it can be asked for from nobody.
-pub(crate) fn base_body(base: &Base) -> Vec<u8> {
-    let mut copy = Vec::with_capacity(1024);
-    put_base(&mut copy, base);
-    let mut out = Vec::with_capacity(2 * copy.len() + 40);
-    for _ in 0..2 {
-        out.extend_from_slice(&hash(&copy));
-        put_bytes(&mut out, &copy);
-    }
-    out
-}
-
-/// The base of a record, if one of the copies in its body is good.
-pub(crate) fn base(header: &RecordHeader, body: &[u8]) -> Option<Base> {
-    let (first, second) = body.split_at(body.len() / 2);
-    [first, second].into_iter().find_map(|half| {
-        let mut take = Take(half);
-        let expected: Hash = take.array()?;
-        let copy = take.bytes()?;
-        if !take.0.is_empty() || hash(copy) != expected {
-            return None;
+impl Content {
+    /// Lowest version of the format that has it.
+    pub(crate) fn version(&self) -> u32 {
+        match self {
+            Self::Base(base) => base_version(base),
+            Self::Configuration(_) => VERSION,
         }
-        let mut take = Take(copy);
-        let base = take_base(header.slot, header.ballot, &mut take)?;
-        take.0.is_empty().then_some(base)
-    })
+    }
+
+    /// The body of a record that carries it.
+    pub(crate) fn body(&self) -> Vec<u8> {
+        let mut copy = Vec::with_capacity(1024);
+        match self {
+            Self::Base(base) => put_base(&mut copy, base),
+            Self::Configuration(configuration) => configuration.put(&mut copy),
+        }
+        let mut out = Vec::with_capacity(2 * copy.len() + 40);
+        for _ in 0..2 {
+            out.extend_from_slice(&hash(&copy));
+            put_bytes(&mut out, &copy);
+        }
+        out
+    }
+
+    /// What a record carries, if one of the copies in its body is good.
+    pub(crate) fn of(header: &RecordHeader, body: &[u8]) -> Option<Self> {
+        let (first, second) = body.split_at(body.len() / 2);
+        [first, second].into_iter().find_map(|half| {
+            let mut take = Take(half);
+            let expected: Hash = take.array()?;
+            let copy = take.bytes()?;
+            if !take.0.is_empty() || hash(copy) != expected {
+                return None;
+            }
+            let mut take = Take(copy);
+            let content = if header.kind.is_base() {
+                Self::Base(take_base(header.slot, header.ballot, &mut take)?)
+            } else {
+                Self::Configuration(take.configuration()?)
+            };
+            take.0.is_empty().then_some(content)
+        })
+    }
 }
 
-/// All of a base but its slot and ballot: time (8), protocol (4), configuration.
+/// Lowest version of the format that has this base.
+pub(crate) fn base_version(base: &Base) -> u32 {
+    if base.configuration.epoch > Epoch(1) || !base.former.is_empty() {
+        VERSION
+    } else {
+        VERSION_2
+    }
+}
+
+/// All of a base but its slot and ballot: time (8), protocol (4), configuration, and, if there are
+/// any, the members of before.
 pub(crate) fn put_base(out: &mut Vec<u8>, base: &Base) {
     out.extend_from_slice(&base.time.0.to_le_bytes());
     out.extend_from_slice(&base.protocol.to_le_bytes());
-    put_configuration(out, &base.configuration);
+    base.configuration.put(out);
+    if !base.former.is_empty() {
+        Member::put_all(&base.former, out);
+    }
 }
 
 pub(crate) fn take_base(slot: Slot, ballot: Ballot, take: &mut Take<'_>) -> Option<Base> {
@@ -136,6 +153,10 @@ pub(crate) fn take_base(slot: Slot, ballot: Ballot, take: &mut Take<'_>) -> Opti
         time: AgreedTime(take.u64()?),
         protocol: take.u32()?,
         configuration: take.configuration()?,
+        former: match take.0 {
+            [] => Vec::new(),
+            _ => Member::take_all(&mut take.0)?,
+        },
     })
 }
 
@@ -201,49 +222,16 @@ impl<'a> Take<'a> {
     }
 
     fn configuration(&mut self) -> Option<Configuration> {
-        let epoch = Epoch(self.u64()?);
-        let first_leader = MemberId(self.u32()?);
-        let [kind] = self.array()?;
-        let (phase1, phase2) = (self.u32()?, self.u32()?);
-        let quorums = match kind {
-            0 => Quorums::Majority,
-            1 => Quorums::Flexible { phase1, phase2 },
-            _ => return None,
-        };
-        let mut members = Vec::new();
-        for _ in 0..self.u32()? {
-            let id = MemberId(self.u32()?);
-            let incarnation = Incarnation(u128::from_le_bytes(self.array()?));
-            let role = match self.array()? {
-                [0] => Role::Voter,
-                [1] => Role::Observer,
-                [2] => Role::Witness,
-                _ => return None,
-            };
-            members.push(Member {
-                id,
-                name: self.text()?,
-                incarnation,
-                role,
-                region: self.text()?,
-            });
-        }
-        Some(Configuration {
-            epoch,
-            members,
-            quorums,
-            first_leader,
-        })
-    }
-
-    fn text(&mut self) -> Option<String> {
-        String::from_utf8(self.bytes()?.to_vec()).ok()
+        Configuration::take(&mut self.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use synod_paxos::{Incarnation, Quorums, Role};
+
     use super::*;
+    use crate::format::Kind;
 
     #[test]
     fn a_genesis_reads_back_as_written_and_each_shorter_one_is_refused() {
@@ -275,9 +263,15 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_base_reads_back_from_either_copy() {
-        let base = Base {
+    fn base() -> Base {
+        let member = |number: u32| Member {
+            id: MemberId(number),
+            name: format!("notes-{number}"),
+            incarnation: Incarnation(number.into()),
+            role: Role::Voter,
+            region: String::new(),
+        };
+        Base {
             slot: Slot(9),
             ballot: Ballot {
                 epoch: Epoch(1),
@@ -288,25 +282,50 @@ mod tests {
             protocol: 2,
             configuration: Configuration {
                 epoch: Epoch(1),
-                members: Vec::new(),
+                members: vec![member(2)],
                 quorums: Quorums::Majority,
                 first_leader: MemberId(0),
             },
-        };
-        let mut header = RecordHeader::new(crate::format::Kind::Compact);
-        (header.slot, header.ballot) = (base.slot, base.ballot);
-        let body = base_body(&base);
-        for at in 0..body.len() {
-            let mut damaged = body.clone();
-            damaged[at] ^= 1;
-            assert_eq!(
-                super::base(&header, &damaged),
-                Some(base.clone()),
-                "byte {at}"
-            );
+            former: vec![member(1), member(3)],
         }
-        let mut lost = body.clone();
-        (lost[3], lost[body.len() - 1]) = (0xEE, 0xEE);
-        assert_eq!(super::base(&header, &lost), None);
+    }
+
+    #[test]
+    fn what_is_there_twice_reads_back_from_either_copy() {
+        let without = Base {
+            former: Vec::new(),
+            ..base()
+        };
+        for (kind, content) in [
+            (Kind::Compact, Content::Base(base())),
+            (Kind::Install, Content::Base(without)),
+            (Kind::Enter, Content::Configuration(base().configuration)),
+        ] {
+            let mut header = RecordHeader::new(kind);
+            (header.slot, header.ballot) = (base().slot, base().ballot);
+            let body = content.body();
+            for at in 0..body.len() {
+                let mut damaged = body.clone();
+                damaged[at] ^= 1;
+                assert_eq!(
+                    Content::of(&header, &damaged),
+                    Some(content.clone()),
+                    "byte {at}"
+                );
+            }
+            let mut lost = body.clone();
+            (lost[3], lost[body.len() - 1]) = (0xEE, 0xEE);
+            assert_eq!(Content::of(&header, &lost), None);
+        }
+    }
+
+    #[test]
+    fn only_what_version_2_does_not_know_asks_for_version_3() {
+        let mut base = base();
+        assert_eq!(Content::Base(base.clone()).version(), VERSION);
+        base.former.clear();
+        assert_eq!(Content::Base(base.clone()).version(), VERSION_2);
+        base.configuration.epoch = Epoch(2);
+        assert_eq!(Content::Base(base).version(), VERSION);
     }
 }

@@ -1,8 +1,8 @@
 //! Records on their way to the disk.
 
-use synod_paxos::{Base, Boot, Entry, Record, Slot};
+use synod_paxos::{Base, Boot, Configuration, Entry, Record, Slot};
 
-use crate::codec;
+use crate::codec::{self, Content};
 use crate::format::{
     HEADER_BYTES, Hash, Kind, RECORD_MARK, RecordHeader, Salt, hash, mask, record_bytes,
 };
@@ -20,7 +20,7 @@ enum Body {
     None,
     Entry(Entry),
     Bytes(Vec<u8>),
-    Base(Box<Base>, Vec<u8>),
+    Twofold(Box<Content>, Vec<u8>),
 }
 
 /// A batch as it goes to the disk.
@@ -111,29 +111,54 @@ impl Draft {
                 },
                 body: Body::None,
             },
+            Record::Join(configuration) => Self::configuration(Kind::Join, configuration),
+            Record::Learn(entry) => Self::entry(Kind::Learn, entry),
+            Record::Enter {
+                slot,
+                configuration,
+            } => {
+                let mut draft = Self::configuration(Kind::Enter, configuration);
+                draft.header.slot = *slot;
+                draft.header.ballot = configuration.first_ballot();
+                draft
+            }
         }
     }
 
     fn base(kind: Kind, base: &Base) -> Self {
-        let body = codec::base_body(base);
+        let mut draft = Self::twofold(kind, Content::Base(base.clone()));
+        (draft.header.slot, draft.header.ballot) = (base.slot, base.ballot);
+        draft
+    }
+
+    fn configuration(kind: Kind, configuration: &Configuration) -> Self {
+        Self::twofold(kind, Content::Configuration(configuration.clone()))
+    }
+
+    fn twofold(kind: Kind, content: Content) -> Self {
+        let body = content.body();
         Self {
             header: RecordHeader {
-                slot: base.slot,
-                ballot: base.ballot,
                 hash: hash(&body),
                 length: body.len().try_into().unwrap_or(u32::MAX),
                 ..RecordHeader::new(kind)
             },
-            body: Body::Base(Box::new(base.clone()), body),
+            body: Body::Twofold(Box::new(content), body),
         }
     }
 
-    /// The base that it carries.
-    pub(crate) fn as_base(&self) -> Option<&Base> {
+    /// What it carries twice.
+    pub(crate) fn content(&self) -> Option<&Content> {
         match &self.body {
-            Body::Base(base, _) => Some(base),
+            Body::Twofold(content, _) => Some(content),
             _ => None,
         }
+    }
+
+    /// Lowest version of the format that has it.
+    pub(crate) fn version(&self) -> u32 {
+        let content = self.content().map_or(0, Content::version);
+        self.header.kind.version().max(content)
     }
 
     fn entry(kind: Kind, entry: &Entry) -> Self {
@@ -181,7 +206,9 @@ impl Batch {
             match &draft.body {
                 Body::None => {}
                 Body::Entry(entry) => codec::put_entry(&mut self.records, entry),
-                Body::Bytes(bytes) | Body::Base(_, bytes) => self.records.extend_from_slice(bytes),
+                Body::Bytes(bytes) | Body::Twofold(_, bytes) => {
+                    self.records.extend_from_slice(bytes);
+                }
             }
             let body_at = start + HEADER_BYTES;
             assert_eq!(

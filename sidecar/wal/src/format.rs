@@ -1,4 +1,4 @@
-//! The bytes on disk, format version 2. All numbers are little-endian and of fixed width.
+//! The bytes on disk, format version 3. All numbers are little-endian and of fixed width.
 //!
 //! # Files
 //!
@@ -10,9 +10,11 @@
 //! | `genesis` | a second copy of the genesis ([`crate::genesis`]) |
 //! | `start-a`, `start-b` | where the log begins, once segments were removed ([`crate::opening`]) |
 //!
-//! Version 2 is version 1 with these last two files and the kinds of records from `Compact` on. A log
-//! that has none of them is of version 1; before the first is written, the copies of the state say 2,
-//! so that a program that does not know them says so, and takes nothing for damage.
+//! Version 2 is version 1 with these last two files and the kinds of records `Compact`, `Install` and
+//! `Protocol`; version 3 has the kinds from `Join` on, and bases of later epochs than the first. A log
+//! is of the lowest version that has all of it; before the first record of a later one is written, the
+//! copies of the state say so, and a program that does not know it says so too, and takes nothing for
+//! damage.
 //!
 //! # A segment
 //!
@@ -41,13 +43,13 @@
 //! | 16 | 8 | number of the batch: what one sync covers |
 //! | 24 | 4 | index of the record in its batch |
 //! | 28 | 4 | records in the batch |
-//! | 32 | 8 | slot: of the entry; the first cut by an adoption; the commit; a base's; the number of the start |
+//! | 32 | 8 | slot: of the entry; the first cut by an adoption; the commit; a base's; a stop-sign's; the number of the start |
 //! | 40 | 8 | last slot of an adopted log; a protocol version |
 //! | 48 | 8 + 8 | ballot: epoch, round |
 //! | 64 | 8 + 8 | ballot of an adoption under way (stage): epoch, round |
 //! | 80 | 4 | ballot: node |
 //! | 84 | 4 | ballot of an adoption under way: node |
-//! | 88 | 16 | hash of the entry ([`synod_paxos::Entry::hash`]); of the body for a genesis or base |
+//! | 88 | 16 | hash of the entry ([`synod_paxos::Entry::hash`]); of the body for a genesis, base or configuration |
 //! | 104 | 16 | hash of the predecessor's header |
 //! | 120 | 2 | kind |
 //! | 122 | 2 | zero |
@@ -64,7 +66,9 @@
 use synod_paxos::{Ballot, Epoch, Incarnation, MemberId, Slot};
 
 /// Version of everything described here.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
+/// The version without changes of the configuration.
+pub(crate) const VERSION_2: u32 = 2;
 /// The version without bases and protocols.
 pub(crate) const VERSION_1: u32 = 1;
 /// Segments are made of whole pages of the operating system.
@@ -106,6 +110,9 @@ pub(crate) enum Kind {
     Compact = 9,
     Install = 10,
     Protocol = 11,
+    Join = 12,
+    Learn = 13,
+    Enter = 14,
 }
 
 /// The header of a record.
@@ -156,6 +163,9 @@ impl Kind {
             9 => Self::Compact,
             10 => Self::Install,
             11 => Self::Protocol,
+            12 => Self::Join,
+            13 => Self::Learn,
+            14 => Self::Enter,
             _ => return None,
         })
     }
@@ -163,7 +173,8 @@ impl Kind {
     /// Lowest version of the format that has it.
     pub(crate) fn version(self) -> u32 {
         match self {
-            Self::Compact | Self::Install | Self::Protocol => VERSION,
+            Self::Join | Self::Learn | Self::Enter => VERSION,
+            Self::Compact | Self::Install | Self::Protocol => VERSION_2,
             _ => VERSION_1,
         }
     }
@@ -173,9 +184,17 @@ impl Kind {
         matches!(self, Self::Compact | Self::Install)
     }
 
+    /// It carries something that is in its body twice.
+    pub(crate) fn is_twofold(self) -> bool {
+        self.is_base() || matches!(self, Self::Join | Self::Enter)
+    }
+
     /// It carries an entry, which is large and can be asked for again.
     pub(crate) fn is_entry(self) -> bool {
-        matches!(self, Self::Append | Self::Stage | Self::Repair)
+        matches!(
+            self,
+            Self::Append | Self::Stage | Self::Repair | Self::Learn
+        )
     }
 }
 

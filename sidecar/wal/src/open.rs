@@ -3,7 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use synod_paxos::{AgreedTime, Ballot, Boot, Entry, Header, Identity, Record, Recovered, Slot};
+use synod_paxos::{
+    AgreedTime, Ballot, Boot, CommandKind, Entry, Header, Identity, Record, Recovered, Slot,
+};
 
 use crate::disk::{Disk, LockError};
 use crate::draft::Draft;
@@ -269,6 +271,11 @@ fn recovered(wal: &Wal, genesis: Option<synod_paxos::Genesis>) -> Result<Recover
         faulty.insert(header.slot, header);
     })?;
     let last_time = last_time(&wal.reader(), first, last)?;
+    let ended_by = if commit == last && last >= first && !faulty.contains_key(&last) {
+        last_entry(&wal.reader(), last)?
+    } else {
+        None
+    };
     Ok(Recovered {
         last_time,
         identity: wal.identity.clone(),
@@ -278,6 +285,9 @@ fn recovered(wal: &Wal, genesis: Option<synod_paxos::Genesis>) -> Result<Recover
         accepted: state.outline.accepted,
         kept: state.outline.kept,
         upgrades: state.outline.upgrades.into_iter().collect(),
+        joining: state.joining,
+        changes: state.changes.into_iter().collect(),
+        ended_by,
         base: state.base,
         last,
         runs: state.runs,
@@ -314,6 +324,17 @@ fn tail(
         }
     }
     Ok(tail)
+}
+
+/// The last entry, if it can be read and may end an epoch.
+fn last_entry(reader: &LogReader, last: Slot) -> Result<Option<Entry>, OpenError> {
+    match reader.read(last, last, 0) {
+        Ok(mut entries) => Ok(entries
+            .pop()
+            .filter(|entry| entry.command.kind == CommandKind::RECONFIGURE)),
+        Err(ReadError::Faulty(_)) => Ok(None),
+        Err(error) => Err(unreadable(error)),
+    }
 }
 
 /// The stamp of the last entry that can be read, which is the greatest: stamps never go back.

@@ -7,14 +7,16 @@
 //! kept (epoch 8, round 8, node 4 each), last, last when kept, commit, base (8 each), an adoption
 //! under way (0, or 1 with its ballot, first and last slot), number of raises of the protocol (4),
 //! each: slot (8), version (4); the base (length 4, then slot, ballot, [`codec::put_base`]), the
-//! genesis (length 4, then as in its record).
+//! genesis (length 4, then as in its record), and, if there is one, whom to ask for the log (as in a
+//! record of a join).
 
 use std::io;
 
-use synod_paxos::{Ballot, Base, Boot, Genesis, Slot};
+use synod_paxos::{Ballot, Base, Boot, Configuration, Genesis, Slot};
 
 use crate::codec::{self, Take};
 use crate::disk::Disk;
+use crate::format::{VERSION, VERSION_2};
 use crate::outline::{Outline, Staged};
 use crate::sealed;
 
@@ -26,6 +28,7 @@ const MAGIC: [u8; 8] = *b"SYNODBEG";
 pub(crate) struct Opening {
     pub(crate) outline: Outline,
     pub(crate) base: Option<Base>,
+    pub(crate) joining: Option<Configuration>,
 }
 
 /// Where a log begins.
@@ -40,11 +43,14 @@ pub(crate) struct Start {
 // === impl Start ===
 
 impl Start {
-    /// Writes both copies, durably. Until this returns the log begins where it did before, or here.
+    /// Writes both copies, durably, the worse one first. Until this returns the log begins where it did
+    /// before, or here.
     pub(crate) fn write(&self, disk: &dyn Disk) -> io::Result<()> {
         let content = self.encode();
-        for name in NAMES {
-            sealed::write(disk, name, (MAGIC, crate::format::VERSION), &content)?;
+        let mut names = NAMES;
+        names.sort_by_key(|name| Self::read(disk, name).map(|start| start.segment));
+        for name in names {
+            sealed::write(disk, name, (MAGIC, self.version()), &content)?;
         }
         Ok(())
     }
@@ -53,13 +59,30 @@ impl Start {
     pub(crate) fn find(disk: &dyn Disk) -> Option<Self> {
         NAMES
             .into_iter()
-            .filter_map(|name| sealed::read(disk, name, MAGIC))
-            .filter_map(|(content, _)| Self::decode(&content))
+            .filter_map(|name| Self::read(disk, name))
             .max_by_key(|start| start.segment)
     }
 
+    fn read(disk: &dyn Disk, name: &str) -> Option<Self> {
+        let (content, _) = sealed::read(disk, name, MAGIC)?;
+        Self::decode(&content)
+    }
+
+    /// Lowest version of the format that has it.
+    fn version(&self) -> u32 {
+        let Opening { base, joining, .. } = &self.opening;
+        let joining = joining.as_ref().map_or(VERSION_2, |_| VERSION);
+        base.as_ref()
+            .map_or(VERSION_2, codec::base_version)
+            .max(joining)
+    }
+
     fn encode(&self) -> Vec<u8> {
-        let Opening { outline, base } = &self.opening;
+        let Opening {
+            outline,
+            base,
+            joining,
+        } = &self.opening;
         let mut out = Vec::with_capacity(1024);
         out.extend_from_slice(&self.segment.to_le_bytes());
         out.extend_from_slice(&outline.boot.0.to_le_bytes());
@@ -92,6 +115,9 @@ impl Start {
         }
         codec::put_bytes(&mut out, &body);
         codec::put_bytes(&mut out, &codec::genesis_body(&self.genesis));
+        if let Some(joining) = joining {
+            joining.put(&mut out);
+        }
         out
     }
 
@@ -124,6 +150,10 @@ impl Start {
             Some(codec::take_base(slot, ballot, &mut take)?)
         };
         let genesis = codec::genesis(take.bytes()?)?;
+        let joining = match take.0 {
+            [] => None,
+            _ => Some(Configuration::take(&mut take.0)?),
+        };
         let outline = Outline {
             boot,
             has_genesis: true,
@@ -138,14 +168,18 @@ impl Start {
         };
         let start = Self {
             segment,
-            opening: Opening { outline, base },
+            opening: Opening {
+                outline,
+                base,
+                joining,
+            },
             genesis,
         };
         (take.0.is_empty() && start.makes_sense()).then_some(start)
     }
 
     fn makes_sense(&self) -> bool {
-        let Opening { outline, base } = &self.opening;
+        let Opening { outline, base, .. } = &self.opening;
         let slot = base.as_ref().map_or(Slot::ZERO, |base| base.slot);
         self.segment > 0
             && slot == outline.base
@@ -163,7 +197,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::testing::MemDisk;
+    use crate::testing::{MemDisk, Survival};
 
     fn ballot(round: u64) -> Ballot {
         Ballot {
@@ -219,6 +253,7 @@ mod tests {
             opening: Opening {
                 outline,
                 base: Some(base),
+                joining: None,
             },
             genesis,
         }
@@ -233,10 +268,50 @@ mod tests {
             for length in 0..content.len() {
                 assert_eq!(Start::decode(&content[..length]), None, "{length} bytes");
             }
+            let mut joining = first.clone();
+            joining.opening.joining = Some(first.genesis.configuration.clone());
+            let with = joining.encode();
+            assert_eq!(Start::decode(&with), Some(joining));
+            for length in content.len() + 1..with.len() {
+                assert_eq!(Start::decode(&with[..length]), None, "{length} bytes");
+            }
             first.opening.base = None;
             first.opening.outline.base = Slot(0);
             first.opening.outline.staged = None;
             first.opening.outline.upgrades.clear();
+        }
+    }
+
+    #[test]
+    fn a_write_that_stops_at_any_step_leaves_a_good_copy_whichever_was_good_before() {
+        for good in NAMES {
+            for steps in 0..16 {
+                for seed in 0..8 {
+                    let disk = MemDisk::new();
+                    start(3).write(&disk).unwrap();
+                    for name in NAMES {
+                        if name != good {
+                            disk.damage(name, |bytes| bytes[600] ^= 1);
+                        }
+                    }
+                    disk.stop_after(steps);
+                    let _ = start(5).write(&disk);
+                    let mut bits = seed;
+                    let survival = || {
+                        bits = bits / 2 + 4 * (bits % 2);
+                        match bits % 2 {
+                            0 => Survival::Lost,
+                            _ => Survival::Kept,
+                        }
+                    };
+                    disk.crash(survival, |changes| changes.min(seed as usize % 4));
+                    let found = Start::find(&disk);
+                    assert!(
+                        found == Some(start(3)) || found == Some(start(5)),
+                        "only {good} was good, {steps} steps, {seed}"
+                    );
+                }
+            }
         }
     }
 

@@ -61,6 +61,10 @@ pub(crate) enum Effect {
     Compact,
     /// No entry is needed any more, and nothing that is staged.
     Install,
+    /// One more entry, in place of all from its slot on; what is staged is thrown away.
+    Learn,
+    /// The entries behind `header.slot` are cut, and what is staged is thrown away.
+    Enter,
 }
 
 // === impl Outline ===
@@ -98,7 +102,47 @@ impl Outline {
             Kind::Compact => self.compact(header),
             Kind::Install => self.install(header),
             Kind::Protocol => self.protocol(header),
+            Kind::Join if self.last > Slot::ZERO => {
+                Err(format!("joined with a log up to slot {}", self.last))
+            }
+            Kind::Join => Ok(Effect::Nothing),
+            Kind::Learn => self.learn(header),
+            Kind::Enter => self.enter(header),
         }
+    }
+
+    fn learn(&mut self, header: &RecordHeader) -> Result<Effect, String> {
+        let slot = header.slot;
+        if slot <= self.commit || slot > self.last.next() {
+            return Err(format!(
+                "slot {slot} learnt over a log with commit {} and last {}",
+                self.commit, self.last
+            ));
+        }
+        self.kept = self.kept.max((self.accepted, self.last));
+        (self.last, self.commit) = (slot, slot);
+        self.staged = None;
+        Ok(Effect::Learn)
+    }
+
+    fn enter(&mut self, header: &RecordHeader) -> Result<Effect, String> {
+        let (slot, ballot) = (header.slot, header.ballot);
+        if slot < self.commit || slot > self.last {
+            return Err(format!(
+                "an epoch ends at slot {slot} of a log with commit {} and last {}",
+                self.commit, self.last
+            ));
+        }
+        if ballot <= self.promised || ballot.round != 0 {
+            return Err(format!(
+                "an epoch entered in {ballot} while {} is promised",
+                self.promised
+            ));
+        }
+        (self.last, self.commit) = (slot, slot);
+        (self.promised, self.accepted) = (ballot, ballot);
+        self.staged = None;
+        Ok(Effect::Enter)
     }
 
     fn compact(&mut self, header: &RecordHeader) -> Result<Effect, String> {

@@ -10,9 +10,9 @@
 
 use std::io;
 
-use synod_paxos::{Base, Genesis, Identity};
+use synod_paxos::{Genesis, Identity};
 
-use crate::codec::{self, ENTRY_FIXED_BYTES};
+use crate::codec::{self, Content, ENTRY_FIXED_BYTES};
 use crate::disk::Disk;
 use crate::error::OpenError;
 use crate::format::{
@@ -191,6 +191,7 @@ impl Recovery {
         Opening {
             outline: self.state.outline.clone(),
             base: self.state.base.clone(),
+            joining: self.state.joining.clone(),
         }
     }
 
@@ -388,8 +389,8 @@ impl Recovery {
             if header.kind == Kind::Genesis {
                 self.take_genesis(scan, item)?;
             }
-            let base = if header.kind.is_base() {
-                Some(self.take_base(scan, item)?)
+            let content = if header.kind.is_twofold() {
+                Some(self.take_content(scan, item)?)
             } else {
                 None
             };
@@ -405,7 +406,7 @@ impl Recovery {
                 offset: header.offset,
             };
             self.state
-                .apply(header, position, item.readable, base)
+                .apply(header, position, item.readable, content)
                 .map_err(|what| self.lost(header.offset, &what))?;
         }
         self.batch = batch.number;
@@ -436,20 +437,22 @@ impl Recovery {
         Ok(())
     }
 
-    /// The base of a record; its body holds it twice.
-    fn take_base(&mut self, scan: &Scan<'_>, item: &Item) -> Result<Base, OpenError> {
+    /// What a record carries twice: a base or a configuration.
+    fn take_content(&mut self, scan: &Scan<'_>, item: &Item) -> Result<Content, OpenError> {
         let header = &item.header;
-        let Some(base) = codec::base(header, &body_of(scan.buffer, header)) else {
-            return Err(self.lost(header.offset, "both copies of a base are damaged"));
+        let Some(content) = Content::of(header, &body_of(scan.buffer, header)) else {
+            let what = "both copies of a base or configuration are damaged";
+            return Err(self.lost(header.offset, what));
         };
         if !item.readable {
-            let body = codec::base_body(&base);
+            let body = content.body();
             if hash(&body) != header.hash {
-                return Err(self.lost(header.offset, "a base is not what its header says"));
+                let what = "a base or configuration is not what its header says";
+                return Err(self.lost(header.offset, what));
             }
             self.write_body(scan, header, body);
         }
-        Ok(base)
+        Ok(content)
     }
 
     /// Puts a body in the place of a damaged one.

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use synod_paxos::{Ballot, Base, Header, Slot};
+use synod_paxos::{Ballot, Base, Configuration, Header, Slot};
 
-use crate::format::{Kind, RecordHeader, VERSION, VERSION_1};
+use crate::codec::{Content, base_version};
+use crate::format::{Kind, RecordHeader, VERSION, VERSION_1, VERSION_2};
 use crate::opening::Opening;
 use crate::outline::{Effect, Outline};
 
@@ -30,6 +31,10 @@ pub(crate) struct LogState {
     pub(crate) outline: Outline,
     /// What the log begins behind.
     pub(crate) base: Option<Base>,
+    /// Whom a member that joined later asks, until it has entered that epoch.
+    pub(crate) joining: Option<Configuration>,
+    /// Configurations entered behind the base.
+    pub(crate) changes: BTreeMap<Slot, Configuration>,
     /// Ballots of the log: (first slot, ballot), in slot order, no two neighbours alike.
     pub(crate) runs: Vec<(Slot, Ballot)>,
     /// Entries known to be damaged and not repaired.
@@ -47,7 +52,7 @@ pub(crate) struct LogState {
 struct Extent {
     first: Slot,
     last: Slot,
-    /// The entries are stage records of this ballot; otherwise they are append records.
+    /// The entries are stage records of this ballot; otherwise they are append and learn records.
     staged_in: Option<Ballot>,
     /// Slots and where they are, in order; the first is at or below `first`.
     points: Vec<(Slot, Position)>,
@@ -66,7 +71,7 @@ struct Staging {
 pub(crate) struct Located {
     /// Begin here.
     pub(crate) start: Position,
-    /// Only stage records of this ballot, or only append records.
+    /// Only stage records of this ballot, or only append and learn records.
     pub(crate) staged_in: Option<Ballot>,
     /// Last slot that can be found by going on from here.
     pub(crate) last: Slot,
@@ -80,16 +85,20 @@ impl LogState {
         Self {
             outline: opening.outline.clone(),
             base: opening.base.clone(),
+            joining: opening.joining.clone(),
             ..Self::default()
         }
     }
 
     /// Lowest version of the format that has all of this.
     pub(crate) fn format(&self) -> u32 {
-        if self.base.is_some() || !self.outline.upgrades.is_empty() {
+        let base = self.base.as_ref().map_or(VERSION_1, base_version);
+        if self.joining.is_some() || !self.changes.is_empty() {
             VERSION
+        } else if self.outline.upgrades.is_empty() {
+            base
         } else {
-            VERSION_1
+            base.max(VERSION_2)
         }
     }
 
@@ -103,21 +112,30 @@ impl LogState {
         self.outline.last
     }
 
-    /// Takes one record that is on disk and synced. `readable`: its body is good. `base`: what it
-    /// carries, if it is one of those.
+    /// Takes one record that is on disk and synced. `readable`: its body is good. `content`: what
+    /// it carries twice, if it is one of those.
     pub(crate) fn apply(
         &mut self,
         header: &RecordHeader,
         at: Position,
         readable: bool,
-        base: Option<Base>,
+        content: Option<Content>,
     ) -> Result<(), String> {
         assert_eq!(
-            header.kind.is_base(),
-            base.is_some(),
-            "a base comes with it"
+            header.kind.is_twofold(),
+            content.is_some(),
+            "its content comes with it"
         );
+        let last = self.last();
         let effect = self.outline.advance(header)?;
+        match content {
+            Some(Content::Base(base)) => self.begin_behind(base),
+            Some(Content::Configuration(it)) if header.kind == Kind::Enter => {
+                self.enter(header.slot, it);
+            }
+            Some(Content::Configuration(it)) => self.joining = Some(it),
+            None => {}
+        }
         match effect {
             Effect::Nothing => {}
             Effect::DropStaged => self.staging = None,
@@ -132,17 +150,36 @@ impl LogState {
                     self.repairs.insert(header.slot, at);
                 }
             }
-            Effect::Compact => {
-                self.trim(header.slot);
-                self.base = base;
-            }
+            Effect::Compact => self.trim(header.slot),
             Effect::Install => {
                 self.cut(Slot::ZERO);
                 self.staging = None;
-                self.base = base;
+            }
+            Effect::Learn => {
+                if header.slot <= last {
+                    self.cut(header.slot);
+                }
+                self.staging = None;
+                self.append(header, at, readable);
+            }
+            Effect::Enter => {
+                self.cut(header.slot.next());
+                self.staging = None;
             }
         }
         Ok(())
+    }
+
+    fn begin_behind(&mut self, base: Base) {
+        self.changes = self.changes.split_off(&base.slot.next());
+        self.joining
+            .take_if(|it| it.epoch <= base.configuration.epoch);
+        self.base = Some(base);
+    }
+
+    fn enter(&mut self, slot: Slot, configuration: Configuration) {
+        self.joining.take_if(|it| it.epoch <= configuration.epoch);
+        self.changes.insert(slot, configuration);
     }
 
     fn append(&mut self, header: &RecordHeader, at: Position, readable: bool) {
@@ -342,7 +379,7 @@ impl RecordHeader {
     pub(crate) fn belongs_to(&self, staged_in: Option<Ballot>) -> bool {
         match staged_in {
             Some(ballot) => self.kind == Kind::Stage && self.under == ballot,
-            None => self.kind == Kind::Append,
+            None => matches!(self.kind, Kind::Append | Kind::Learn),
         }
     }
 }

@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use synod_paxos::{Base, Genesis, Identity, Incarnation, Record, Recovered};
+use synod_paxos::{Genesis, Identity, Incarnation, Record, Recovered};
 
-use crate::codec;
+use crate::codec::{self, Content};
 use crate::disk::{Disk, DiskLock, LockError};
 use crate::draft::{Batch, Draft, Place};
 use crate::error::{AppendError, OpenError, SyncError};
@@ -317,6 +317,7 @@ impl Wal {
             Opening {
                 outline: inner.state.outline.clone(),
                 base: inner.state.base.clone(),
+                joining: inner.state.joining.clone(),
             }
         };
         let result = segment::install(self.disk.as_ref(), &spare, &page, opening);
@@ -382,13 +383,13 @@ impl Wal {
             predecessor: self.predecessor,
         };
         let drafts = std::mem::take(&mut self.pending.drafts);
-        let format = drafts.iter().map(|draft| draft.header.kind.version()).max();
+        let format = drafts.iter().map(Draft::version).max();
         if format.is_some_and(|format| format > self.superblock.format) {
             self.superblock.format = format.unwrap_or_default();
             let result = self.superblocks.write(&self.superblock);
             self.poison_on_error(result)?;
         }
-        let bases = drafts.iter().filter_map(Draft::as_base).cloned().collect();
+        let contents = drafts.iter().filter_map(Draft::content).cloned().collect();
         for body in drafts.iter().filter_map(Draft::genesis_body) {
             let result = genesis::write(self.disk.as_ref(), body);
             self.poison_on_error(result)?;
@@ -407,7 +408,7 @@ impl Wal {
         self.predecessor = batch.predecessor;
         self.current.end += batch.records.len() as u32;
         self.current.count += batch.headers.len() as u32;
-        self.show(&batch, bases);
+        self.show(&batch, contents);
         self.pending.batch = batch;
         Ok(())
     }
@@ -421,16 +422,18 @@ impl Wal {
         file.sync_data()
     }
 
-    fn show(&mut self, batch: &Batch, mut bases: VecDeque<Base>) {
-        self.release_due |= !bases.is_empty();
+    fn show(&mut self, batch: &Batch, mut contents: VecDeque<Content>) {
+        let is_base = |content: &Content| matches!(content, Content::Base(_));
+        self.release_due |= contents.iter().any(is_base);
         let mut inner = self.shared.write();
         for header in &batch.headers {
             let position = Position {
                 segment: self.current.sequence,
                 offset: header.offset,
             };
-            let base = header.kind.is_base().then(|| bases.pop_front()).flatten();
-            let result = inner.state.apply(header, position, true, base);
+            let twofold = header.kind.is_twofold();
+            let content = twofold.then(|| contents.pop_front()).flatten();
+            let result = inner.state.apply(header, position, true, content);
             assert_eq!(result, Ok(()), "what was taken can be replayed");
         }
         *inner.current() = self.current.clone();

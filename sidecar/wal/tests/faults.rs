@@ -5,10 +5,10 @@ mod common;
 use std::sync::Arc;
 
 use common::{
-    Dice, SEGMENT_BYTES, ballot, base, beginning, entry, identity, open, options, read_all, reopen,
-    write,
+    Dice, SEGMENT_BYTES, ballot, base, beginning, configuration, entry, identity, open, options,
+    read_all, reopen, write,
 };
-use synod_paxos::{Ballot, Base, Boot, Entry, Record, Slot};
+use synod_paxos::{Ballot, Base, Boot, Configuration, Entry, Record, Slot};
 use synod_wal::testing::{MemDisk, Survival};
 use synod_wal::{AppendError, Disk as _, OpenError, Options, Wal};
 
@@ -18,6 +18,7 @@ struct Found {
     promised: Ballot,
     accepted: Ballot,
     base: Option<Base>,
+    changes: Vec<(Slot, Configuration)>,
     last: Slot,
     entries: Vec<Entry>,
 }
@@ -29,6 +30,7 @@ fn found(disk: &MemDisk) -> (Boot, Found) {
         promised: recovered.promised,
         accepted: recovered.accepted,
         base: recovered.base.clone(),
+        changes: recovered.changes.clone(),
         last: recovered.last,
         entries: read_all(&wal.reader()),
     };
@@ -75,6 +77,22 @@ fn script() -> Vec<Vec<Record>> {
             Record::Compact(base(45, ballot(4))),
         ],
         append(46..=47, 4, 100),
+        // An epoch ends with a log that others had.
+        vec![
+            Record::Learn(entry(46, 7, vec![46; 800])),
+            Record::Learn(entry(47, 7, "the last")),
+            Record::Enter {
+                slot: Slot(47),
+                configuration: configuration(2),
+            },
+        ],
+        (48..=52)
+            .map(|slot| {
+                let mut entry = entry(slot, 0, vec![slot as u8; 900]);
+                entry.ballot = configuration(2).first_ballot();
+                Record::Append(entry)
+            })
+            .collect(),
     ]
 }
 
@@ -97,6 +115,7 @@ fn expected() -> Vec<Vec<Found>> {
         promised: Ballot::default(),
         accepted: Ballot::default(),
         base: None,
+        changes: Vec::new(),
         last: Slot(0),
         entries: Vec::new(),
     };
@@ -133,7 +152,23 @@ fn expected() -> Vec<Vec<Found>> {
                     log.last = base.slot;
                     log.base = Some(base);
                 }
-                Record::Commit(_) | Record::Repair(_) | Record::Protocol { .. } => {}
+                Record::Learn(entry) => {
+                    log.entries.retain(|it| it.slot < entry.slot);
+                    log.last = entry.slot;
+                    log.entries.push(entry);
+                }
+                Record::Enter {
+                    slot,
+                    configuration,
+                } => {
+                    let ballot = configuration.first_ballot();
+                    (log.promised, log.accepted) = (ballot, ballot);
+                    log.changes.push((slot, configuration));
+                }
+                Record::Commit(_)
+                | Record::Repair(_)
+                | Record::Protocol { .. }
+                | Record::Join(_) => {}
             }
             parts.push(log.clone());
         }

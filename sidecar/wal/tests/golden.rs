@@ -7,8 +7,10 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{ballot, base, beginning, entry, genesis, identity, open, read_all, write};
-use synod_paxos::{AgreedTime, Ballot, Boot, Record, Recovered, Slot};
+use common::{
+    ballot, base, beginning, configuration, entry, genesis, identity, open, read_all, write,
+};
+use synod_paxos::{AgreedTime, Ballot, Base, Boot, Record, Recovered, Slot};
 use synod_wal::testing::MemDisk;
 
 const FILES: [&str; 4] = ["genesis", "segment-0000000000000001", "state-a", "state-b"];
@@ -16,6 +18,15 @@ const FILES: [&str; 4] = ["genesis", "segment-0000000000000001", "state-a", "sta
 const FILES_2: [&str; 6] = [
     "genesis",
     "segment-0000000000000003",
+    "start-a",
+    "start-b",
+    "state-a",
+    "state-b",
+];
+
+const FILES_3: [&str; 6] = [
+    "genesis",
+    "segment-0000000000000002",
     "start-a",
     "start-b",
     "state-a",
@@ -60,6 +71,44 @@ fn log_2() -> MemDisk {
     };
     write(&mut wal, &[stage, adopt]);
     write(&mut wal, &[Record::Commit(Slot(12)), protocol(12, 3)]);
+    disk
+}
+
+/// A base of a later epoch than the first.
+fn later_base(slot: u64) -> Base {
+    Base {
+        configuration: configuration(2),
+        former: configuration(1).members,
+        ..base(slot, ballot(1))
+    }
+}
+
+/// A log of version 3: of a member that came later, learnt what was chosen, and entered two epochs.
+fn log_3() -> MemDisk {
+    let disk = MemDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    write(
+        &mut wal,
+        &[Record::Genesis(genesis()), Record::Join(configuration(9))],
+    );
+    for slot in 1..=7 {
+        write(
+            &mut wal,
+            &[Record::Learn(entry(slot, 1, vec![slot as u8; 1000]))],
+        );
+    }
+    write(&mut wal, &[Record::Install(later_base(9))]);
+    for slot in 10..=11 {
+        write(&mut wal, &[Record::Learn(entry(slot, 3, "learnt"))]);
+    }
+    let enter = Record::Enter {
+        slot: Slot(11),
+        configuration: configuration(3),
+    };
+    write(&mut wal, &[enter]);
+    let mut entry = entry(12, 0, "twelve");
+    entry.ballot = configuration(3).first_ballot();
+    write(&mut wal, &[Record::Append(entry)]);
     disk
 }
 
@@ -121,6 +170,29 @@ fn version_2_is_written_byte_for_byte_as_ever() {
 }
 
 #[test]
+fn version_3_is_written_byte_for_byte_as_ever() {
+    compare(&log_3(), "v3", &FILES_3);
+}
+
+#[test]
+fn a_log_of_version_3_is_read() {
+    let disk = MemDisk::new();
+    for file in FILES_3 {
+        disk.put(file, std::fs::read(path("v3", file)).unwrap());
+    }
+    let (_, recovered) = open(&disk).unwrap();
+    let first = configuration(3).first_ballot();
+    assert_eq!((recovered.promised, recovered.accepted), (first, first));
+    assert_eq!(recovered.base, Some(later_base(9)));
+    assert_eq!(recovered.joining, Some(configuration(9)));
+    assert_eq!(recovered.changes, [(Slot(11), configuration(3))]);
+    assert_eq!(recovered.runs, [(Slot(10), ballot(3)), (Slot(12), first)]);
+    assert_eq!((recovered.commit, recovered.last), (Slot(11), Slot(12)));
+    assert_eq!(recovered.tail.len(), 1);
+    assert_eq!(recovered.ended_by, None);
+}
+
+#[test]
 fn a_log_of_version_2_is_read() {
     let disk = MemDisk::new();
     for file in FILES_2 {
@@ -136,6 +208,9 @@ fn a_log_of_version_2_is_read() {
         kept: (ballot(1), Slot(12)),
         base: Some(base(11, ballot(3))),
         upgrades: vec![(Slot(12), 3)],
+        joining: None,
+        changes: Vec::new(),
+        ended_by: None,
         last: Slot(12),
         runs: vec![(Slot(12), ballot(2))],
         last_time: AgreedTime(1_012),
@@ -169,6 +244,9 @@ fn a_log_of_version_1_is_read() {
         kept: (Ballot::default(), Slot(0)),
         base: None,
         upgrades: Vec::new(),
+        joining: None,
+        changes: Vec::new(),
+        ended_by: None,
         last: Slot(4),
         runs: vec![(Slot(1), ballot(1)), (Slot(4), ballot(2))],
         last_time: AgreedTime(1_004),

@@ -4,9 +4,9 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{Dice, ballot, base, entry, genesis, header, open, read_each};
+use common::{Dice, ballot, base, configuration, entry, genesis, header, open, read_each};
 use proptest::prelude::*;
-use synod_paxos::{Ballot, Base, Entry, Record, Slot};
+use synod_paxos::{Ballot, Base, Configuration, Entry, Epoch, Header, Record, Slot};
 use synod_wal::Wal;
 use synod_wal::testing::{MemDisk, Survival};
 
@@ -36,6 +36,12 @@ enum Step {
     Install {
         ahead: u8,
     },
+    /// The next entry is known to be chosen, whatever the log holds there.
+    Learn,
+    /// The log ends with the last entry of its epoch, so far behind its end.
+    Enter {
+        behind: u8,
+    },
     /// The protocol is raised by the last entry known to be chosen.
     Protocol,
     Sync,
@@ -60,6 +66,7 @@ struct Model {
     base: Option<Base>,
     kept: (Ballot, Slot),
     upgrades: Vec<(Slot, u32)>,
+    changes: Vec<(Slot, Configuration)>,
     /// Behind the base.
     log: Vec<Entry>,
 }
@@ -85,6 +92,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..4_u8).prop_map(|behind| Step::Compact { behind }),
         1 => (1..9_u8).prop_map(|ahead| Step::Install { ahead }),
         1 => Just(Step::Protocol),
+        2 => Just(Step::Learn),
+        1 => (0..4_u8).prop_map(|behind| Step::Enter { behind }),
         5 => Just(Step::Sync),
         1 => Just(Step::Restart),
         2 => (0..8_u8, any::<u64>()).prop_map(|(steps, seed)| Step::Crash { steps, seed }),
@@ -106,6 +115,7 @@ impl Model {
         self.commit = self.commit.max(base.slot);
         self.log.retain(|entry| entry.slot > base.slot);
         self.upgrades.retain(|(slot, _)| *slot > base.slot);
+        self.changes.retain(|(slot, _)| *slot > base.slot);
         self.base = Some(base);
     }
 }
@@ -153,14 +163,41 @@ impl Run {
                 model.begin_behind(base);
             }
             Record::Protocol { slot, version } => model.upgrades.push((slot, version)),
+            Record::Join(_) => unreachable!("only an empty log joins"),
+            Record::Learn(entry) => {
+                model.kept = model.kept.max((model.accepted, Slot(model.last())));
+                model.log.retain(|it| it.slot < entry.slot);
+                model.commit = entry.slot;
+                model.log.push(entry);
+                self.staged.clear();
+            }
+            Record::Enter {
+                slot,
+                configuration,
+            } => {
+                let ballot = configuration.first_ballot();
+                (model.promised, model.accepted) = (ballot, ballot);
+                model.log.retain(|it| it.slot <= slot);
+                model.commit = slot;
+                model.changes.push((slot, configuration));
+                self.staged.clear();
+            }
         }
         self.possible.push(self.model.clone());
+    }
+
+    /// In the epoch that was entered last.
+    fn ballot(&self, round: u64) -> Ballot {
+        Ballot {
+            epoch: self.model.promised.epoch.max(Epoch(1)),
+            ..ballot(round)
+        }
     }
 
     fn adopt(&mut self, kept: u8, entries: u8, finish: bool) {
         self.round += 1;
         self.staged.clear();
-        let ballot = ballot(self.round);
+        let ballot = self.ballot(self.round);
         self.write(Record::Promise(ballot));
         let (commit, last) = (self.model.commit.0, self.model.last());
         let kept = commit + u64::from(kept) % (last - commit + 1);
@@ -191,7 +228,7 @@ impl Run {
             Step::Promise => {
                 self.round += 1;
                 self.staged.clear();
-                self.write(Record::Promise(ballot(self.round)));
+                self.write(Record::Promise(self.ballot(self.round)));
             }
             Step::Adopt {
                 kept,
@@ -221,6 +258,23 @@ impl Run {
                 if slot.0 >= self.model.first() && !known {
                     let version = 2 + slot.0 as u32;
                     self.write(Record::Protocol { slot, version });
+                }
+            }
+            Step::Learn => {
+                let mut entry = entry(self.model.commit.0 + 1, 0, vec![7; 200]);
+                entry.ballot = self.ballot(self.round + 5);
+                self.write(Record::Learn(entry));
+            }
+            Step::Enter { behind } => {
+                let slot = self.model.last().saturating_sub(u64::from(behind));
+                let slot = Slot(slot.max(self.model.commit.0));
+                let known = self.model.changes.iter().any(|(at, _)| *at == slot);
+                if slot.0 >= self.model.first() && !known {
+                    let configuration = configuration(self.model.promised.epoch.0 + 1);
+                    self.write(Record::Enter {
+                        slot,
+                        configuration,
+                    });
                 }
             }
             Step::Sync => self.sync(),
@@ -263,6 +317,7 @@ impl Run {
             base: recovered.base.clone(),
             kept: recovered.kept,
             upgrades: recovered.upgrades.clone(),
+            changes: recovered.changes.clone(),
             log: common::read_all(&wal.reader()),
         };
         assert!(
@@ -355,6 +410,9 @@ proptest! {
         for step in steps {
             run.step(step);
         }
+        // The last batch is known: it has this in it, and all that is pending.
+        run.step(Step::Promise);
+        let possible = run.possible.clone();
         run.sync();
         run.disk.restart();
         let names = run.disk.names();
@@ -374,7 +432,6 @@ proptest! {
         // Refused, or all that is read is right and the rest is known by its header. Zeros may
         // take the last batch, which looks as if it had never been written.
         if let Ok((wal, recovered)) = open(&run.disk) {
-            let log = &run.model.log;
             let faulty: BTreeSet<Slot> = recovered.faulty.iter().map(|header| header.slot).collect();
             if zeros.is_none() {
                 prop_assert_eq!(recovered.last.0, run.model.last());
@@ -382,18 +439,19 @@ proptest! {
                 prop_assert_eq!(recovered.promised, run.model.promised);
                 prop_assert_eq!(recovered.accepted, run.model.accepted);
             }
-            // (Zeros may have taken the record that cut them.)
-            let first = recovered.first();
-            let known = log.iter().filter(|entry| entry.slot >= first);
-            for (read, entry) in read_each(&wal.reader()).into_iter().zip(known) {
-                match read {
-                    Ok(read) => prop_assert_eq!(&read, entry),
-                    Err(read) => {
-                        prop_assert_eq!(read, header(entry));
-                        prop_assert!(faulty.contains(&entry.slot));
-                    }
-                }
-            }
+            let read = read_each(&wal.reader());
+            let fits = |model: &Model| {
+                let same = |(read, entry): (&Result<Entry, Header>, &Entry)| match read {
+                    Ok(read) => read == entry,
+                    Err(read) => *read == header(entry) && faulty.contains(&entry.slot),
+                };
+                read.len() == model.log.len()
+                    && recovered.base == model.base
+                    && read.iter().zip(&model.log).all(same)
+            };
+            let found = possible.iter().rposition(fits);
+            prop_assert!(found.is_some(), "{:?} is none of {:?}", read, possible);
+            prop_assert!(zeros.is_some() || found == Some(possible.len() - 1));
         }
     }
 }

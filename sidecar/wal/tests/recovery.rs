@@ -221,13 +221,13 @@ fn two_opens_at_once_another_member_and_another_version_are_refused() {
     for name in ["state-a", "segment-0000000000000001"] {
         let disk = disk.copy();
         disk.damage(name, |bytes| {
-            bytes[8..12].copy_from_slice(&3_u32.to_le_bytes());
+            bytes[8..12].copy_from_slice(&4_u32.to_le_bytes());
             let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..SECTOR]);
             bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         });
         let error = open(&disk).unwrap_err();
         assert!(
-            matches!(error, OpenError::UnknownVersion { found: 3, known: 2 }),
+            matches!(error, OpenError::UnknownVersion { found: 4, known: 3 }),
             "{error}"
         );
     }

@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use synod_paxos::{
-    AgreedTime, Ballot, Base, Boot, Entry, Genesis, Header, Identity, MemberId, Record, Recovered,
-    Slot,
+    AgreedTime, Ballot, Base, Boot, CommandKind, Configuration, Entry, Genesis, Header, Identity,
+    MemberId, Record, Recovered, Slot,
 };
 
 /// What counts for promises and votes, at one moment.
@@ -52,6 +52,14 @@ enum Undo {
         staged: BTreeMap<(Ballot, Slot), Entry>,
     },
     Protocol(Slot),
+    Join(Option<Configuration>),
+    Learn {
+        from: Slot,
+        cut: Vec<Entry>,
+        cut_faulty: Vec<(Slot, Header)>,
+        staged: BTreeMap<(Ballot, Slot), Entry>,
+    },
+    Enter(Slot),
 }
 
 /// One member's log.
@@ -64,6 +72,8 @@ pub(crate) struct Disk {
     synced: Summary,
     base: Option<Base>,
     upgrades: BTreeMap<Slot, u32>,
+    joining: Option<Configuration>,
+    changes: BTreeMap<Slot, Configuration>,
     /// The first slot behind the base is at index 0.
     entries: Vec<Entry>,
     staged: BTreeMap<(Ballot, Slot), Entry>,
@@ -96,6 +106,8 @@ impl Disk {
             synced: summary,
             base: None,
             upgrades: BTreeMap::new(),
+            joining: None,
+            changes: BTreeMap::new(),
             entries: Vec::new(),
             staged: BTreeMap::new(),
             faulty: BTreeMap::new(),
@@ -154,6 +166,17 @@ impl Disk {
                 self.upgrades.insert(*slot, *version);
                 Undo::Protocol(*slot)
             }
+            Record::Join(configuration) => {
+                if self.written.last > Slot::ZERO {
+                    return Err(format!("joined with a log up to {}", self.written.last));
+                }
+                Undo::Join(self.joining.replace(configuration.clone()))
+            }
+            Record::Learn(entry) => self.learn(entry)?,
+            Record::Enter {
+                slot,
+                configuration,
+            } => self.enter(*slot, configuration)?,
         };
         self.unsynced.push_back((undo, self.written));
         Ok(())
@@ -216,6 +239,53 @@ impl Disk {
         })
     }
 
+    fn learn(&mut self, entry: &Entry) -> Result<Undo, String> {
+        let (state, slot) = (self.written, entry.slot);
+        if slot <= state.commit || slot > state.last.next() {
+            return Err(format!(
+                "slot {slot} learnt with commit {} and last slot {}",
+                state.commit, state.last
+            ));
+        }
+        let cut = self.entries.split_off(self.index(slot));
+        self.entries.push(entry.clone());
+        self.written.kept = state.kept.max((state.accepted, state.last));
+        (self.written.last, self.written.commit) = (slot, slot);
+        Ok(Undo::Learn {
+            from: slot,
+            cut,
+            cut_faulty: self.faulty.split_off(&slot).into_iter().collect(),
+            staged: std::mem::take(&mut self.staged),
+        })
+    }
+
+    fn enter(&mut self, slot: Slot, configuration: &Configuration) -> Result<Undo, String> {
+        let (state, ballot) = (self.written, configuration.first_ballot());
+        if slot != state.last || slot < state.commit {
+            return Err(format!(
+                "an epoch ends at {slot} of a log with commit {} and last slot {}",
+                state.commit, state.last
+            ));
+        }
+        if ballot <= state.promised || ballot.epoch != state.promised.epoch.next() {
+            return Err(format!(
+                "an epoch entered in {ballot} while {} is promised",
+                state.promised
+            ));
+        }
+        (self.written.promised, self.written.accepted) = (ballot, ballot);
+        self.written.commit = slot;
+        self.changes.insert(slot, configuration.clone());
+        Ok(Undo::Enter(slot))
+    }
+
+    /// A base of a later epoch is an entry into it.
+    fn enter_by(&mut self, base: &Base) {
+        let least = Ballot::none(base.configuration.epoch);
+        self.written.promised = self.written.promised.max(least);
+        self.written.accepted = self.written.accepted.max(least);
+    }
+
     fn compact(&mut self, base: &Base) -> Result<Undo, String> {
         let (first, last) = (self.base_slot().next(), self.written.last);
         if base.slot < first || base.slot > last {
@@ -233,6 +303,7 @@ impl Disk {
         let behind = self.faulty.split_off(&base.slot.next());
         let faulty = std::mem::replace(&mut self.faulty, behind);
         self.written.commit = self.written.commit.max(base.slot);
+        self.enter_by(base);
         Ok(Undo::Compact {
             base: self.base.replace(base.clone()),
             forgotten,
@@ -250,6 +321,7 @@ impl Disk {
         }
         self.written.kept = state.kept.max((state.accepted, state.last));
         (self.written.last, self.written.commit) = (base.slot, base.slot);
+        self.enter_by(base);
         Ok(Undo::Install {
             base: self.base.replace(base.clone()),
             entries: std::mem::take(&mut self.entries),
@@ -352,6 +424,22 @@ impl Disk {
             Undo::Protocol(slot) => {
                 self.upgrades.remove(&slot);
             }
+            Undo::Join(old) => self.joining = old,
+            Undo::Learn {
+                from,
+                cut,
+                cut_faulty,
+                staged,
+            } => {
+                self.entries.truncate(self.index(from));
+                self.entries.extend(cut);
+                self.faulty.split_off(&from);
+                self.faulty.extend(cut_faulty);
+                self.staged = staged;
+            }
+            Undo::Enter(slot) => {
+                self.changes.remove(&slot);
+            }
         }
     }
 
@@ -384,6 +472,17 @@ impl Disk {
                 .range(self.base_slot().next()..)
                 .map(|(slot, version)| (*slot, *version))
                 .collect(),
+            joining: self.joining.clone(),
+            changes: self
+                .changes
+                .range(self.base_slot().next()..)
+                .map(|(slot, configuration)| (*slot, configuration.clone()))
+                .collect(),
+            ended_by: self
+                .read(self.written.last)
+                .filter(|entry| entry.slot == commit)
+                .filter(|entry| entry.command.kind == CommandKind::RECONFIGURE)
+                .cloned(),
             last: self.written.last,
             runs,
             last_time: self

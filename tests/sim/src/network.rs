@@ -69,7 +69,8 @@ pub(crate) fn weight(message: &Message) -> u64 {
         }
         | Message::AcceptSync { entries, .. }
         | Message::Accept { entries, .. }
-        | Message::Repair { entries } => entries.iter().map(Entry::weight).sum(),
+        | Message::Repair { entries }
+        | Message::Learn { entries } => entries.iter().map(Entry::weight).sum(),
         Message::Propose { commands, .. } => commands
             .iter()
             .map(|command| command.payload.len() as u64 + Entry::OVERHEAD_BYTES)

@@ -128,7 +128,9 @@ impl World {
                 Ok(())
             }
             Output::Installed { base } => self.installed(member, base.slot),
-            Output::ProtocolChanged { .. } => Ok(()),
+            Output::ProtocolChanged { .. }
+            | Output::ConfigurationChanged { .. }
+            | Output::Removed { .. } => Ok(()),
             Output::Outdated { protocol, .. } => Err(Violation::new(
                 "P8",
                 format!("member {} does not speak {protocol}", member + 1),

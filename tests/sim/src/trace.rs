@@ -125,6 +125,7 @@ pub(crate) fn brief(message: &Message) -> String {
             format!("Propose {}", ids.join(" "))
         }
         Message::Repair { entries } => format!("Repair {}", span(entries)),
+        Message::Learn { entries } => format!("Learn {}", span(entries)),
         other => format!("{other:?}"),
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use synod_paxos::{
-    AgreedTime, Ballot, Base, Boot, Entry, Genesis, Header, Identity, Io, Member, Record,
-    Recovered, Slot,
+    AgreedTime, Ballot, Base, Boot, CommandKind, Configuration, Entry, Genesis, Header, Identity,
+    Io, Member, Record, Recovered, Slot,
 };
 
 pub(crate) struct Disk {
@@ -30,11 +30,16 @@ pub(crate) struct View {
     pub(crate) base: Option<Base>,
     kept: (Ballot, Slot),
     upgrades: BTreeMap<Slot, u32>,
+    joining: Option<Configuration>,
+    pub(crate) changes: BTreeMap<Slot, Configuration>,
 }
 
 pub(crate) fn entry_of(record: &Record) -> Option<&Entry> {
     match record {
-        Record::Append(entry) | Record::Stage { entry, .. } | Record::Repair(entry) => Some(entry),
+        Record::Append(entry)
+        | Record::Stage { entry, .. }
+        | Record::Repair(entry)
+        | Record::Learn(entry) => Some(entry),
         _ => None,
     }
 }
@@ -99,6 +104,32 @@ impl View {
                 assert!(slot <= self.last, "a raise within the log");
                 self.upgrades.insert(slot, version);
             }
+            Record::Join(configuration) => {
+                assert_eq!(self.last, Slot::ZERO, "joined with an empty log");
+                self.joining = Some(configuration);
+            }
+            Record::Learn(entry) => {
+                assert!(entry.slot > self.commit, "I5: nothing chosen is cut");
+                assert!(entry.slot.0 <= self.last.0 + 1, "no hole");
+                self.kept = self.kept.max((self.accepted, self.last));
+                self.log.split_off(&entry.slot);
+                self.staged.clear();
+                (self.last, self.commit) = (entry.slot, entry.slot);
+                self.log.insert(entry.slot, entry);
+            }
+            Record::Enter {
+                slot,
+                configuration,
+            } => {
+                let ballot = configuration.first_ballot();
+                assert!(slot <= self.last && slot >= self.commit, "I5 on disk");
+                assert!(ballot > self.promised, "I1: entering never lowers it");
+                self.log.split_off(&slot.next());
+                self.staged.clear();
+                (self.last, self.commit) = (slot, slot);
+                (self.promised, self.accepted) = (ballot, ballot);
+                self.changes.insert(slot, configuration);
+            }
         }
     }
 
@@ -106,7 +137,11 @@ impl View {
         assert!(base.slot > self.base_slot(), "a base never goes back");
         self.log = self.log.split_off(&base.slot.next());
         self.upgrades = self.upgrades.split_off(&base.slot.next());
+        self.changes = self.changes.split_off(&base.slot.next());
         self.commit = self.commit.max(base.slot);
+        let least = Ballot::none(base.configuration.epoch);
+        self.promised = self.promised.max(least);
+        self.accepted = self.accepted.max(least);
         self.base = Some(base);
     }
 
@@ -145,6 +180,18 @@ impl Disk {
             genesis: Some(genesis.clone()),
             ..Self::empty()
         }
+    }
+
+    /// The disk of a member that comes later: it has the genesis, and whom to ask.
+    pub(crate) fn joining(
+        member: &Member,
+        genesis: &Genesis,
+        configuration: Configuration,
+    ) -> Self {
+        let mut disk = Self::new(member, genesis);
+        disk.durable.joining = Some(configuration);
+        disk.crash();
+        disk
     }
 
     /// Writes that are not synced.
@@ -258,6 +305,14 @@ impl Disk {
             kept: view.kept,
             base: view.base.clone(),
             upgrades: view.upgrades.clone().into_iter().collect(),
+            joining: view.joining.clone(),
+            changes: view.changes.clone().into_iter().collect(),
+            ended_by: view
+                .log
+                .get(&view.last)
+                .filter(|entry| view.commit == view.last && readable(entry))
+                .filter(|entry| entry.command.kind == CommandKind::RECONFIGURE)
+                .cloned(),
             last: view.last,
             runs,
             last_time: view

@@ -5,6 +5,7 @@
 pub(crate) mod chance;
 pub(crate) mod disk;
 pub(crate) mod node;
+pub(crate) mod reconfiguration;
 mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +58,10 @@ pub(crate) struct Net {
     without_hellos: bool,
     /// Snapshots that took the place of logs.
     pub(crate) installed: u64,
+    /// Pairs of members that have taken each other's hellos, the lower number first.
+    linked: BTreeSet<(MemberId, MemberId)>,
+    /// Told by any member, by the slots of their stop-signs.
+    pub(crate) configurations: BTreeMap<Slot, Configuration>,
     /// By member: the highest protocol of its program, if not the settings'.
     pub(crate) programs: BTreeMap<MemberId, u32>,
     values: BTreeMap<(Ballot, Slot), EntryHash>,
@@ -85,6 +90,9 @@ pub(crate) enum Event {
         member: MemberId,
         boot: Boot,
         at_least: Slot,
+    },
+    Relink {
+        member: MemberId,
     },
     Loaded {
         member: MemberId,
@@ -167,6 +175,8 @@ impl Net {
             fetches: false,
             without_hellos: false,
             installed: 0,
+            linked: BTreeSet::new(),
+            configurations: BTreeMap::new(),
             programs: BTreeMap::new(),
             values: BTreeMap::new(),
             chosen: BTreeMap::new(),
@@ -256,6 +266,7 @@ impl Net {
                 return;
             }
         }
+        self.linked.insert((one.min(two), one.max(two)));
         for (member, peer) in [(one, two), (two, one)] {
             let now = self.now(member);
             for lane in [Lane::Heartbeat, Lane::Log, Lane::Bulk] {
@@ -281,8 +292,11 @@ impl Net {
         let node = self.nodes.get_mut(&member).expect("a member");
         node.paxos = None;
         node.disk.crash();
+        let knew = |paxos: &Paxos| paxos.contacts().iter().any(|it| it.id == member);
+        self.linked
+            .retain(|(one, two)| *one != member && *two != member);
         for peer in self.members() {
-            if peer != member && self.nodes[&peer].paxos.is_some() {
+            if peer != member && self.nodes[&peer].paxos.as_ref().is_some_and(knew) {
                 let now = self.now(peer);
                 for lane in [Lane::Heartbeat, Lane::Log, Lane::Bulk] {
                     self.with_paxos(peer, |paxos| {
@@ -502,6 +516,7 @@ impl Net {
                 boot,
                 at_least,
             } => self.fetched(member, boot, at_least),
+            Event::Relink { member } => self.relink(member),
             Event::Deliver { to, boot, envelope } => {
                 let from = envelope.from;
                 if self.is_up(to, boot) && !self.cuts.contains(&(from, to)) {
@@ -546,9 +561,8 @@ impl Net {
     }
 
     fn is_up(&self, member: MemberId, boot: Boot) -> bool {
-        self.nodes[&member]
-            .paxos
-            .as_ref()
+        let node = self.nodes.get(&member);
+        node.and_then(|node| node.paxos.as_ref())
             .is_some_and(|paxos| paxos.boot() == boot)
     }
 
@@ -637,6 +651,14 @@ impl Net {
                 Output::Installed { base } => self.restore(member, &base),
                 Output::ProtocolChanged { slot, protocol } => {
                     node.protocols.push((slot, protocol));
+                }
+                Output::ConfigurationChanged {
+                    slot,
+                    configuration,
+                    ..
+                } => self.reconfigured(member, slot, configuration),
+                Output::Removed { epoch } => {
+                    assert_eq!(node.removed.replace(epoch), None, "said once");
                 }
                 Output::Outdated { protocol, .. } => node.outdated = Some(protocol),
                 Output::Forgetful { .. } => node.forgetful = true,
@@ -750,6 +772,13 @@ impl Net {
                 "I4: slot {} was chosen otherwise",
                 entry.slot
             );
+            if let Some(before) = self.history.get(&entry.slot.prev())
+                && self.agreement
+            {
+                let next = before.reconfigures_to().map(|it| it.epoch);
+                let epoch = next.unwrap_or(before.ballot.epoch);
+                assert_eq!(entry.ballot.epoch, epoch, "I11: slot {}", entry.slot);
+            }
             self.history.entry(entry.slot).or_insert(entry.clone());
             node.through = entry.slot;
             node.applied.insert(entry.slot, entry);

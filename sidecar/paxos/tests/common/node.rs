@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use synod_paxos::{
-    Ballot, CommandId, CommandKind, Entry, Io, Lane, MemberId, Message, Paxos, ReadId, Slot,
+    Ballot, CommandId, CommandKind, Configuration, Entry, Epoch, Io, Lane, MemberId, Message,
+    Paxos, ReadId, Slot,
 };
 
 use super::disk::Disk;
@@ -27,6 +28,9 @@ pub(crate) struct Node {
     pub(crate) installed: Vec<Slot>,
     pub(crate) protocols: Vec<(Slot, u32)>,
     pub(crate) outdated: Option<u32>,
+    /// Configurations told, by the slots of their stop-signs, and from which epoch on it is no member.
+    pub(crate) configurations: Vec<(Slot, Configuration)>,
+    pub(crate) removed: Option<Epoch>,
     /// Lets apply say at once that it has executed what it got.
     pub(crate) applies: bool,
     pub(crate) sequence: u64,
@@ -52,6 +56,8 @@ impl Node {
             installed: Vec::new(),
             protocols: Vec::new(),
             outdated: None,
+            configurations: Vec::new(),
+            removed: None,
             applies: true,
             sequence: 0,
             loads: 0,
@@ -84,7 +90,8 @@ pub(crate) fn weight(message: &Message) -> u64 {
         }
         | Message::AcceptSync { entries, .. }
         | Message::Accept { entries, .. }
-        | Message::Repair { entries } => entries.iter().map(Entry::weight).sum(),
+        | Message::Repair { entries }
+        | Message::Learn { entries } => entries.iter().map(Entry::weight).sum(),
         Message::Propose { commands, .. } => commands
             .iter()
             .map(|it| it.payload.len() as u64 + Entry::OVERHEAD_BYTES)
@@ -115,5 +122,7 @@ pub(crate) fn kind(message: &Message) -> &'static str {
         Message::RepairRequest { .. } => "repair_request",
         Message::Repair { .. } => "repair",
         Message::Compacted { .. } => "compacted",
+        Message::LearnRequest { .. } => "learn_request",
+        Message::Learn { .. } => "learn",
     }
 }

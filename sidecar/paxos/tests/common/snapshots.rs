@@ -40,7 +40,10 @@ impl Net {
         }
         let source = self.nodes.iter().find(|(peer, node)| {
             let linked = !self.cuts.contains(&(**peer, member));
-            **peer != member && linked && node.paxos.is_some() && node.through >= at_least
+            // (One that is being replaced by another snapshot just now has none to give.)
+            let paxos = node.paxos.as_ref();
+            let has = paxos.is_some_and(|it| it.base().slot <= node.through);
+            **peer != member && linked && has && node.through >= at_least
         });
         match source.map(|(peer, node)| (*peer, node.through)) {
             Some((peer, slot)) => {

@@ -161,6 +161,12 @@ fn message(it: v1::Message) -> Read<Message> {
             slot: slot(it.slot)?,
             ballot: ballot(it.ballot)?,
         },
+        Kind::LearnRequest(it) => Message::LearnRequest {
+            after: slot(it.after)?,
+        },
+        Kind::Learn(it) => Message::Learn {
+            entries: list("entries", it.entries, entry)?,
+        },
     })
 }
 

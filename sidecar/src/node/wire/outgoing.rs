@@ -180,6 +180,10 @@ fn kind(message: Message) -> Kind {
             slot: slot.0,
             ballot: Some(ballot(b)),
         }),
+        Message::LearnRequest { after } => Kind::LearnRequest(v1::LearnRequest { after: after.0 }),
+        Message::Learn { entries: list } => Kind::Learn(v1::Learn {
+            entries: entries(list),
+        }),
     }
 }
 

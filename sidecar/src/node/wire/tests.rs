@@ -156,6 +156,10 @@ fn every_message() -> Vec<Message> {
             slot: Slot(1),
             ballot: ballot(2),
         },
+        Message::LearnRequest { after: Slot(1) },
+        Message::Learn {
+            entries: vec![entry()],
+        },
     ]
 }
 
@@ -234,6 +238,32 @@ fn what_a_group_at_protocol_1_says_is_said_in_the_bytes_of_protocol_1() {
         arrived,
         Ok(Frame::Batch(head(), vec![promise(Ballot::default())]))
     );
+}
+
+/// Another program must understand them, whatever this one calls them.
+#[test]
+fn what_gets_a_member_out_of_an_epoch_is_said_in_these_bytes() {
+    let bytes = |message| outgoing::message(message).encode_to_vec();
+    let ask = Message::LearnRequest { after: Slot(300) };
+    assert_eq!(bytes(ask), [0xAA, 1, 3, 8, 0xAC, 2]);
+    let mut stop = entry();
+    (stop.time, stop.seed) = (AgreedTime(1), 2);
+    stop.command.kind = CommandKind::RECONFIGURE;
+    let golden = [
+        &[0xB2, 1, 62, 10, 60][..],
+        // Slot and ballot.
+        &[8, 8, 18, 6, 8, 3, 16, 4, 24, 2],
+        // Time and seed.
+        &[25, 1, 0, 0, 0, 0, 0, 0, 0],
+        &[34, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2],
+        // The command: kind, id, floor, payload.
+        &[42, 21, 8, 7, 18, 6, 8, 1, 16, 2, 24, 3, 24, 2, 34, 7],
+        b"payload",
+    ];
+    let tell = Message::Learn {
+        entries: vec![stop],
+    };
+    assert_eq!(bytes(tell), golden.concat());
 }
 
 #[test]

@@ -73,6 +73,15 @@ pub(crate) fn base(slot: u64, ballot: Ballot) -> Base {
     }
 }
 
+/// The members that a log was given for this epoch.
+pub(crate) fn configuration(epoch: u64) -> Configuration {
+    Configuration {
+        epoch: Epoch(epoch),
+        first_leader: MemberId(1),
+        ..genesis().configuration
+    }
+}
+
 pub(crate) fn header(entry: &Entry) -> Header {
     Header {
         slot: entry.slot,

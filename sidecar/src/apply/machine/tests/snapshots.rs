@@ -125,6 +125,25 @@ fn a_raise_of_the_protocol_is_part_of_the_tables_and_nobodys_command() {
     assert_eq!(Fold::load(&fold.save()).unwrap().protocol(), 3);
 }
 
+#[test]
+fn a_change_of_the_members_is_part_of_the_tables_with_those_who_left() {
+    let mut bench = Bench::new();
+    let mut smaller = configuration();
+    let left = smaller.members.remove(0);
+    let mut payload = 1_u32.to_le_bytes().to_vec();
+    smaller.put(&mut payload);
+    bench.append(CommandKind::RECONFIGURE, CommandId::default(), payload);
+    // Of an entrance that is a member no more: nobody executes it.
+    bench.choose(1, &request());
+    assert_eq!(bench.run().0, [] as [u64; 0]);
+    let fold = bench.machine.fold();
+    assert_eq!(
+        (fold.configuration(), fold.former()),
+        (&smaller, &[left][..])
+    );
+    assert_eq!(Fold::load(&fold.save()).as_ref(), Ok(fold));
+}
+
 /// What is changed, and what is said about it.
 type Damage = (fn(&mut Tables), &'static str);
 
