@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use synod_paxos::{CommandKind, GroupId, Incarnation, Member, NotTaken};
+use synod_paxos::{CommandKind, GroupId, Incarnation, Member, MemberId, NotTaken, UpgradeRefused};
 use synod_proto::v1::acquire_stop_request::Claim as WireClaim;
 use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::control_server::{self, ControlServer};
@@ -442,6 +442,16 @@ impl control_server::Control for Control {
         }
         match self.node.upgrade(version).await {
             Some(Ok(())) => {}
+            Some(Err(UpgradeRefused::Unsupported { members })) => {
+                let node = status.borrow();
+                let name = |it: &MemberId| node.find(*it).map(|it| it.name.clone());
+                let names: Vec<String> = members.iter().filter_map(name).collect();
+                return Err(Status::failed_precondition(format!(
+                    "not heard to speak protocol {version}: {}; upgrade the program of those that do \
+                     not, and start those that are down",
+                    names.join(", ")
+                )));
+            }
             Some(Err(error)) => return Err(Status::failed_precondition(error.to_string())),
             None => return Err(Status::unavailable("this member is ending")),
         }
