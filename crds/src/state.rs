@@ -74,8 +74,8 @@ pub struct VolumeClaim {
 pub struct State {
     /// `Ephemeral` (default): in memory or in files that go with the process; a restarted app starts
     /// empty and gets everything again from a snapshot and the log. `Volume`: on the volume described
-    /// by `volume`. It cannot be changed: make a backup and a new service. This version takes
-    /// `Ephemeral` only.
+    /// by `volume`. It cannot be changed: make a backup and a new service. On Kubernetes this version
+    /// takes `Ephemeral` only.
     #[serde(rename = "type")]
     pub kind: StateType,
     /// How the state is saved, so that the log can be cut and a new copy need not replay all of it.
@@ -88,10 +88,16 @@ pub struct State {
     pub volume: Option<StateVolume>,
     /// What is done after a crash that leaves open whether a request was executed, for type
     /// `Volume`. `Rollback` (default): back to the last snapshot and replay. `AppliedHeader`: the app
-    /// stores `Synod-Slot` with its data and tells it. `AtLeastOnce`: the request is sent again; only
-    /// where executing any ordered request twice does no harm.
+    /// stores `Synod-Slot` with its data and tells it, as `applied` says. `AtLeastOnce`: the request is
+    /// sent again; only where executing any ordered request twice does no harm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_unclean_crash: Option<OnUncleanCrash>,
+    /// The request that the app answers with the slot that its data contains, a decimal number, for
+    /// `onUncleanCrash: AppliedHeader`. The app takes the slot from the header `Synod-Slot` of each
+    /// ordered request and stores it in the transaction that the request itself makes; 0 before the
+    /// first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub applied: Option<Endpoint>,
 }
 
 /// Where the app keeps its state.
@@ -119,12 +125,12 @@ pub enum OnUncleanCrash {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Snapshot {
-    /// `None` (default): never; the whole log is kept. `HTTP`: by two requests to the app, given in
-    /// `http`. `Volume`: by a copy of the app's volume; needs `state.type: Volume`. This
-    /// version takes `None` only.
+    /// `None` (default): never; the whole log is kept. `HTTP`: by requests to the app, given in
+    /// `http`. `Volume`: by a copy of the app's volume; needs `state.type: Volume`. On
+    /// Kubernetes this version takes `None` only.
     #[serde(rename = "type")]
     pub kind: SnapshotType,
-    /// The two requests, for type `HTTP`.
+    /// The requests, for type `HTTP`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSnapshot>,
     /// When the next snapshot is due: whichever comes first.
@@ -153,6 +159,11 @@ pub struct HttpSnapshot {
     pub save: Endpoint,
     /// The request that puts the state back; its body is what `save` gave.
     pub restore: Endpoint,
+    /// The request that the app answers with 200 once it does nothing more behind its last response,
+    /// and with 503 before; for apps that go on working after they have answered. It is asked before a
+    /// snapshot, and after a write before the next one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle: Option<Endpoint>,
 }
 
 /// A request to the app.
@@ -228,6 +239,7 @@ impl Default for State {
             max_replay: Duration::from_minutes(10),
             volume: None,
             on_unclean_crash: None,
+            applied: None,
         }
     }
 }

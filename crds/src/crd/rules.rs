@@ -184,6 +184,13 @@ pub const FIELD_RULES: &[FieldRule] = &[
     ),
     rule(
         SERVICE,
+        "spec.state",
+        ".applied",
+        "(has(self.onUncleanCrash) && self.onUncleanCrash == 'AppliedHeader') == has(self.applied)",
+        "spec.state.applied: it is needed with `onUncleanCrash: AppliedHeader`, and has no meaning without: give both or none",
+    ),
+    rule(
+        SERVICE,
         "spec.state.snapshot",
         ".http",
         "(self.type == 'HTTP') == has(self.http)",

@@ -4,7 +4,7 @@ use super::{Problems, is_token};
 use crate::duration::Duration;
 use crate::quantity::Quantity;
 use crate::service::ReplicatedServiceSpec;
-use crate::state::{BootstrapType, Endpoint, SnapshotType, StateType, VolumeClaim};
+use crate::state::{BootstrapType, Endpoint, OnUncleanCrash, SnapshotType, StateType, VolumeClaim};
 
 /// Four segments of the log.
 const MIN_LOG_BYTES: u64 = 256 << 20;
@@ -111,6 +111,19 @@ fn state(p: &mut Problems, spec: &ReplicatedServiceSpec) {
         "spec.state.onUncleanCrash",
         "it has a meaning only with `type: Volume`: an ephemeral app always starts over; remove it",
     );
+    let asks = state.on_unclean_crash == Some(OnUncleanCrash::AppliedHeader);
+    match &state.applied {
+        None => p.add_if(
+            asks,
+            "spec.state.applied",
+            "it is missing: AppliedHeader needs the request that the app answers with its slot",
+        ),
+        Some(_) if !asks => p.add(
+            "spec.state.applied",
+            "it has a meaning only with `onUncleanCrash: AppliedHeader`: set that, or remove it",
+        ),
+        Some(applied) => endpoint(p, "spec.state.applied", applied),
+    }
 }
 
 fn snapshot(p: &mut Problems, spec: &ReplicatedServiceSpec) {
@@ -123,6 +136,9 @@ fn snapshot(p: &mut Problems, spec: &ReplicatedServiceSpec) {
         (SnapshotType::Http, Some(http)) => {
             endpoint(p, "spec.state.snapshot.http.save", &http.save);
             endpoint(p, "spec.state.snapshot.http.restore", &http.restore);
+            if let Some(settle) = &http.settle {
+                endpoint(p, "spec.state.snapshot.http.settle", settle);
+            }
         }
         (_, Some(_)) => p.add(
             "spec.state.snapshot.http",

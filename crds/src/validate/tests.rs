@@ -431,6 +431,22 @@ fn there_is_one_source_of_the_template() {
 }
 
 #[test]
+fn a_state_is_accepted_when_what_belongs_together_is_there() {
+    let volume = "type: Volume, volume: {mountPath: /data}";
+    let http = "save: {method: GET, path: /a}, restore: {method: PUT, path: /a}";
+    for state in [
+        volume.to_owned(),
+        format!("{volume}, onUncleanCrash: AtLeastOnce, snapshot: {{type: Volume}}"),
+        format!("{volume}, onUncleanCrash: AppliedHeader, applied: {{method: GET, path: /slot}}"),
+        format!(
+            "snapshot: {{type: HTTP, http: {{{http}, settle: {{method: GET, path: /settled}}}}}}"
+        ),
+    ] {
+        with(&format!("  state: {{{state}}}")).expect(&state);
+    }
+}
+
+#[test]
 fn state_and_bootstrap_say_the_same_in_all_fields() {
     for (spec, path) in [
         ("  state: {type: Volume}", "spec.state.volume"),
@@ -442,6 +458,18 @@ fn state_and_bootstrap_say_the_same_in_all_fields() {
         (
             "  state: {onUncleanCrash: Rollback}",
             "spec.state.onUncleanCrash",
+        ),
+        (
+            "  state: {type: Volume, volume: {mountPath: /data}, onUncleanCrash: AppliedHeader}",
+            "spec.state.applied",
+        ),
+        (
+            "  state: {type: Volume, volume: {mountPath: /data}, applied: {method: GET, path: /slot}}",
+            "spec.state.applied",
+        ),
+        (
+            "  state: {type: Volume, volume: {mountPath: /data}, onUncleanCrash: AppliedHeader, applied: {method: GET, path: slot}}",
+            "spec.state.applied.path",
         ),
         (
             "  state: {snapshot: {type: HTTP}}",
@@ -462,6 +490,10 @@ fn state_and_bootstrap_say_the_same_in_all_fields() {
         (
             "  state: {snapshot: {type: HTTP, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: a}}}}",
             "spec.state.snapshot.http.restore.path",
+        ),
+        (
+            "  state: {snapshot: {type: HTTP, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}, settle: {method: GET, path: a}}}}",
+            "spec.state.snapshot.http.settle.path",
         ),
         (
             "  state: {snapshot: {type: HTTP, every: {logSize: 5Gi}, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}",

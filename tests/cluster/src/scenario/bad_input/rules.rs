@@ -216,6 +216,10 @@ fn new() -> Vec<Case> {
             json!({"state": {"onUncleanCrash": "Rollback"}}),
         ),
         spec(
+            "spec.state.applied",
+            json!({"state": {"applied": {"method": "GET", "path": "/slot"}}}),
+        ),
+        spec(
             "spec.state.snapshot.http",
             json!({"state": {"snapshot": {"type": "HTTP"}}}),
         ),
