@@ -30,6 +30,13 @@ pub(super) const VOLUMES: [&str; 5] = [
 ];
 /// Where the sidecar finds its log.
 pub const LOG_PATH: &str = "/var/lib/synod";
+/// Where the sidecar finds the app's whole volume.
+pub const STATE_PATH: &str = "/var/lib/synod-app";
+/// The folder of it that the app sees; what the sidecar needs besides is beside it.
+pub const STATE_FOLDER: &str = "data";
+/// Where kubelet mounts that folder in the sidecar once more, for one reason: it makes the folder,
+/// for the pod's group, before the sidecar looks for it.
+pub const STATE_MADE_PATH: &str = "/var/lib/synod-app-data";
 /// Where the sidecar finds its configuration (`config.yaml`, `peers.json`).
 pub const CONFIG_PATH: &str = "/etc/synod/config";
 /// Where the sidecar finds `genesis.json`, once there is one.
