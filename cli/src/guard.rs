@@ -53,7 +53,7 @@ pub(crate) fn run(remove: Option<&Path>) {
 
 /// Whether a process of these groups still runs. One that has ended may stay listed for as long as
 /// nobody waits for it.
-fn any_lives(groups: &[Pid]) -> bool {
+pub(crate) fn any_lives(groups: &[Pid]) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else {
         return false;
     };

@@ -10,6 +10,8 @@ mod guard;
 mod http;
 mod inject;
 mod local;
+mod running;
+mod snapshot;
 mod status;
 
 use std::ffi::OsString;
@@ -40,6 +42,8 @@ struct Cli {
 enum Command {
     Local(local::LocalArgs),
     Status(status::StatusArgs),
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     Inject(inject::InjectArgs),
     Cluster(cluster::ClusterArgs),
     /// Print the version
@@ -92,6 +96,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Local(args) => local::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Snapshot(command) => snapshot::run(command),
         Command::Inject(args) => inject::run(&args),
         Command::Cluster(args) => cluster::run(args),
         Command::Version => print(&format!("synod {}\n", env!("CARGO_PKG_VERSION"))),
@@ -179,6 +184,7 @@ mod tests {
         for word in [
             "local",
             "status",
+            "snapshot",
             "inject",
             "cluster",
             "version",

@@ -1,61 +1,35 @@
 //! `synod status`: what the members of a running local group say of themselves.
 
-use std::path::PathBuf;
-
 use serde_json::json;
 use synod_sidecar::config::Config;
 
 use crate::exit::Failure;
-use crate::local::folder::{Group, MemberFolder, is_in_use};
 use crate::local::group::status;
 use crate::local::table::{Line, render};
+use crate::running::GroupArgs;
 
 /// Show the members of a group
 ///
 /// SLOT is the last request of the agreed order that the member's copy has executed, LAG how many
-/// it has still to execute.
+/// it has still to execute. SNAPSHOT is the newest slot of which it has the state saved.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArgs {
-    /// The folder of a running `synod local`
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    #[command(flatten)]
+    group: GroupArgs,
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
+pub(crate) enum Output {
     Table,
     Json,
 }
 
 /// Asks every member once.
 pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
-    let data = args.data.display();
-    let group = Group::read(&args.data)?.ok_or_else(|| {
-        let what = if args.data.exists() {
-            "no group was started in this folder"
-        } else {
-            "there is no such folder"
-        };
-        Failure::usage(format!(
-            "--data {data}: {what}: give the DIR of a running `synod local --data DIR`; one that was started without --data says where its folder is"
-        ))
-    })?;
-    if !is_in_use(&args.data) {
-        return Err(Failure::failed(format!(
-            "the group {} in {data} is not running: start it with `synod local --data {data}`",
-            group.service
-        )));
-    }
-    let configs = (1..)
-        .zip(&group.members)
-        .map(|(number, _)| {
-            let path = MemberFolder::of(&args.data, number).config();
-            Config::load(&path).map_err(Failure::failed)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let configs = args.group.members()?;
     let lines = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -4,6 +4,7 @@ use synod_proto::v1;
 
 use crate::ordering::Ordering;
 use crate::routes::{Consistency, DefaultConsistency, PathMatchType, Route, RouteMatch};
+use crate::runtime::{Divergence, DivergenceAction};
 use crate::service::ReplicatedServiceSpec;
 
 /// The part of a specification that members decide by, as the first version of their policy. The
@@ -42,7 +43,26 @@ pub fn policy(service: &str, spec: &ReplicatedServiceSpec) -> v1::Policy {
         response_timeout_ms: response_timeout.as_millis(),
         apply_timeout_ms: spec.app.apply_timeout.as_millis(),
         service: service.to_owned(),
+        divergence: divergence(&spec.divergence),
     }
+}
+
+/// Nothing where it says what is so anyway: older members know no such field.
+fn divergence(divergence: &Divergence) -> Option<v1::DivergencePolicy> {
+    use v1::divergence_policy::Action;
+
+    let action = match divergence.action {
+        DivergenceAction::Observe => Action::Observe,
+        DivergenceAction::Alert => Action::Alert,
+        DivergenceAction::Quarantine => Action::Unspecified,
+        DivergenceAction::Halt => Action::Halt,
+    };
+    let names = divergence.ignore_headers.iter();
+    let policy = v1::DivergencePolicy {
+        action: action.into(),
+        ignore_headers: names.map(|it| it.to_ascii_lowercase()).collect(),
+    };
+    (policy != v1::DivergencePolicy::default()).then_some(policy)
 }
 
 fn route(route: &Route) -> v1::Route {
@@ -95,6 +115,19 @@ mod tests {
         assert_eq!(idempotency.principal_headers, ["authorization"]);
         assert_eq!(idempotency.keep_for_ms, 86_400_000);
         assert_eq!(idempotency.max_bytes, 32 << 20);
+        assert_eq!(policy.divergence, None);
+    }
+
+    #[test]
+    fn what_is_done_about_copies_that_differ_is_said_where_it_is_not_the_default() {
+        let yaml = "divergence: {action: Halt, ignoreHeaders: [ETag]}";
+        let spec = serde_yaml::from_str(yaml).expect("valid");
+        let divergence = policy("notes", &spec).divergence.expect("said");
+        assert_eq!(divergence.action(), v1::divergence_policy::Action::Halt);
+        assert_eq!(divergence.ignore_headers, ["etag"]);
+        let yaml = "divergence: {action: Quarantine}";
+        let spec = serde_yaml::from_str(yaml).expect("valid");
+        assert_eq!(policy("notes", &spec).divergence, None);
     }
 
     #[test]

@@ -1,15 +1,16 @@
-//! The HTTP face of the notes board: a page for people, JSON for programs.
+//! The HTTP face of the notes board: a page for people, JSON for programs, and its whole state to be
+//! saved and put back.
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Form, Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::store::{Draft, Store};
+use super::store::{Draft, NotRestored, Slot, Store};
 
 const PAGE: &str = include_str!("page.html");
 const COLORS: [&str; 5] = ["yellow", "pink", "blue", "green", "white"];
@@ -21,6 +22,11 @@ pub(super) fn router(store: Store) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/notes", get(list).post(create))
         .route("/notes/{id}", get(read).put(update).delete(remove))
+        .route("/synod/applied", get(applied))
+        .route(
+            "/backup",
+            get(save).put(restore).layer(DefaultBodyLimit::disable()),
+        )
         .fallback(|| async { Failure::NotFound("there is no such page") })
         .method_not_allowed_fallback(|| async { Failure::Method })
         .layer(DefaultBodyLimit::max(64 << 10))
@@ -50,8 +56,9 @@ async fn list(State(store): State<Store>, Query(paging): Query<Paging>) -> Answe
     Ok(Json(page).into_response())
 }
 
-async fn create(State(store): State<Store>, Input(draft): Input) -> Answer {
-    let note = on_disk(move || store.add(&draft)).await?;
+async fn create(State(store): State<Store>, headers: HeaderMap, Input(draft): Input) -> Answer {
+    let slot = slot(&headers);
+    let note = on_disk(move || store.add(slot, &draft)).await?;
     let location = format!("/notes/{}", note.id);
     Ok((
         StatusCode::CREATED,
@@ -68,29 +75,59 @@ async fn read(State(store): State<Store>, Path(id): Path<i64>) -> Answer {
     }
 }
 
-async fn update(State(store): State<Store>, Path(id): Path<i64>, Input(draft): Input) -> Answer {
-    match on_disk(move || store.set(id, &draft)).await? {
+async fn update(
+    State(store): State<Store>,
+    Path(id): Path<i64>,
+    headers: HeaderMap,
+    Input(draft): Input,
+) -> Answer {
+    let slot = slot(&headers);
+    match on_disk(move || store.set(slot, id, &draft)).await? {
         Some(note) => Ok(Json(note).into_response()),
         None => Err(Failure::NotFound("there is no such note")),
     }
 }
 
-async fn remove(State(store): State<Store>, Path(id): Path<i64>) -> Answer {
-    if on_disk(move || store.remove(id)).await? {
+async fn remove(State(store): State<Store>, Path(id): Path<i64>, headers: HeaderMap) -> Answer {
+    let slot = slot(&headers);
+    if on_disk(move || store.remove(slot, id)).await? {
         Ok(StatusCode::NO_CONTENT.into_response())
     } else {
         Err(Failure::NotFound("there is no such note"))
     }
 }
 
+/// The slot of the last request whose effect is stored.
+async fn applied(State(store): State<Store>) -> Answer {
+    let slot = on_disk(move || store.applied()).await?;
+    Ok(slot.to_string().into_response())
+}
+
+async fn save(State(store): State<Store>) -> Answer {
+    let backup = on_disk(move || store.backup()).await?;
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((kind, backup).into_response())
+}
+
+async fn restore(State(store): State<Store>, headers: HeaderMap, backup: Bytes) -> Answer {
+    let slot = slot(&headers);
+    on_disk(move || store.restore(slot, &backup)).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The request's place in the agreed order; none without Synod.
+fn slot(headers: &HeaderMap) -> Slot {
+    headers.get("synod-slot")?.to_str().ok()?.parse().ok()
+}
+
 /// Runs what may wait for the disk where it holds nobody up.
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> rusqlite::Result<T> + Send + 'static,
+async fn on_disk<T: Send + 'static, E: Into<Failure> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work)
         .await
         .expect("storage does not panic")
-        .map_err(Failure::Storage)
+        .map_err(Into::into)
 }
 
 /// A note as JSON or as a form.
@@ -161,6 +198,21 @@ fn draft(text: &str, color: Option<String>, done: bool) -> Result<Draft, Failure
 }
 
 // === impl Failure ===
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Storage(error)
+    }
+}
+
+impl From<NotRestored> for Failure {
+    fn from(error: NotRestored) -> Self {
+        match error {
+            NotRestored::Bad(error) => Self::Bad(error),
+            NotRestored::Storage(error) => Self::Storage(error),
+        }
+    }
+}
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -272,6 +324,17 @@ mod tests {
             ("GET", "/notes/x", "", "", 400),
             ("GET", "/elsewhere", "", "", 404),
             ("PATCH", "/notes", "", "", 405),
+            ("GET", "/synod/applied", "", "", 200),
+            ("GET", "/backup", "", "", 200),
+            ("PUT", "/backup", "", "{\"last_id\":3}\n", 204),
+            ("PUT", "/backup", "", "{}", 400),
+            (
+                "PUT",
+                "/backup",
+                "",
+                "{\"last_id\":3}\n{\"id\":3,\"text\":\"three\",\"color\":\"yellow\",\"done\":false}\n{\"id\":1,\"text\":\"uno\",\"color\":\"yellow\",\"done\":true}\n",
+                204,
+            ),
             ("GET", "/notes?limit=1", "", "", 200),
             ("GET", "/notes", "", "", 200),
         ];

@@ -36,11 +36,14 @@ const FIELDS: [(&str, &str); 23] = [
     ),
     ("spec.bootstrap", "members start from their folder"),
     ("spec.log.volumeClaim", "logs are in the data folder"),
-    ("spec.state.snapshot", NOT_YET),
+    (
+        "spec.state.volume",
+        "the app's volume is its folder, {data} or DATA_DIR",
+    ),
     ("spec.state.maxReplay", NOT_YET),
     ("spec.volumeClaimRetentionPolicy", ONE_MACHINE),
     ("spec.ordering.lanes", NOT_YET),
-    ("spec.divergence", NOT_YET),
+    ("spec.divergence.ignoreJSONPointers", NOT_YET),
     ("spec.poison", NOT_YET),
     (
         "spec.reads",

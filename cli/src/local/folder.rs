@@ -8,16 +8,19 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use synod_api::{State, StateType};
 use tempfile::TempDir;
 
 use crate::exit::Failure;
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// Before it, nothing was said of the state: it was in the app's process.
+const OLDEST_FORMAT: u32 = 1;
 /// How long a lock is tried for.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What `group.json` says: which group this folder belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Group {
     /// Version of the folder's layout.
@@ -26,6 +29,9 @@ pub(crate) struct Group {
     pub(crate) service: String,
     /// Names of the members, in order.
     pub(crate) members: Vec<String>,
+    /// Where the app keeps its state, as a manifest or arguments said last; `None`: nobody has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) state: Option<State>,
 }
 
 /// A folder that this process owns.
@@ -44,12 +50,19 @@ pub(crate) struct MemberFolder(PathBuf);
 
 impl Group {
     /// The group of `members` copies of a service.
-    pub(super) fn new(service: &str, members: u32) -> Self {
+    pub(super) fn new(service: &str, members: u32, state: Option<State>) -> Self {
         Self {
             format: FORMAT,
             service: service.to_owned(),
             members: (1..=members).map(|it| format!("{service}-{it}")).collect(),
+            state,
         }
+    }
+
+    fn state_type(&self) -> StateType {
+        self.state
+            .as_ref()
+            .map_or(StateType::Ephemeral, |it| it.kind)
     }
 
     /// The group that has members in a folder; `None` when none has.
@@ -74,7 +87,7 @@ impl Group {
         };
         let group: Self = serde_json::from_slice(&text)
             .map_err(|error| Failure::usage(format!("{} is damaged: {error}", path.display())))?;
-        if group.format != FORMAT {
+        if !(OLDEST_FORMAT..=FORMAT).contains(&group.format) {
             return Err(Failure::usage(format!(
                 "{} was written by another version of synod (layout {}, this one knows {FORMAT}): use that version, or another folder",
                 folder.display(),
@@ -110,7 +123,12 @@ impl Folder {
         refuse_foreign(&path)?;
         let lock = lock(&path)?;
         match Group::recorded(&path)? {
-            Some(found) => check(&path, &found, &group)?,
+            Some(found) => {
+                check(&path, &found, &group)?;
+                if group.state.is_some() && found.state != group.state {
+                    write(&path.join("group.json"), &group)?;
+                }
+            }
             None => write(&path.join("group.json"), &group)?,
         }
         Ok(Self {
@@ -200,6 +218,11 @@ impl MemberFolder {
 
     pub(super) fn app_data(&self) -> PathBuf {
         self.0.join("data")
+    }
+
+    /// What is needed while the app's volume is saved or put back: on the same file system.
+    pub(super) fn work(&self) -> PathBuf {
+        self.0.join("work")
     }
 
     /// The file with the process id of `part`.
@@ -325,6 +348,17 @@ fn check(path: &Path, found: &Group, asked: &Group) -> Result<(), Failure> {
             found.members.join(", ")
         )));
     }
+    let (kept, wanted) = (found.state_type(), asked.state_type());
+    if kept != wanted {
+        let way_out = match kept {
+            StateType::Ephemeral => "leave out --state, or set spec.state.type to Ephemeral",
+            StateType::Volume => "add --state volume, or set spec.state.type to Volume",
+        };
+        return Err(Failure::usage(format!(
+            "{} belongs to a group whose state is of type {kept:?}, not {wanted:?}, and that cannot be changed: {way_out}; or use another folder",
+            path.display()
+        )));
+    }
     Ok(())
 }
 
@@ -356,7 +390,7 @@ mod tests {
     use super::*;
 
     fn group() -> Group {
-        Group::new("notes", 3)
+        Group::new("notes", 3, None)
     }
 
     fn refusal(path: &Path, group: Group) -> String {
@@ -369,26 +403,56 @@ mod tests {
     fn a_folder_is_taken_over_by_the_same_group_only() {
         let parent = tempfile::tempdir().expect("folder");
         let path = parent.path().join("new/data");
-        drop(Folder::open(Some(&path), Group::new("failed", 1)).expect("made"));
+        drop(Folder::open(Some(&path), Group::new("failed", 1, None)).expect("made"));
         let folder = Folder::open(Some(&path), group()).expect("nothing was in it yet");
         folder.member(1).expect("made");
         drop(folder);
         drop(Folder::open(Some(&path), group()).expect("taken over"));
-        let text = refusal(&path, Group::new("wiki", 3));
+        let text = refusal(&path, Group::new("wiki", 3, None));
         assert!(
             text.contains("`notes`") && text.contains("`wiki`"),
             "{text}"
         );
-        let text = refusal(&path, Group::new("notes", 5));
+        let text = refusal(&path, Group::new("notes", 5, None));
         assert!(text.contains("--replicas 3"), "{text}");
         fs::write(path.join("group.json"), "{").expect("write");
         assert!(refusal(&path, group()).contains("damaged"));
         let newer = Group {
-            format: 2,
+            format: 3,
             ..group()
         };
         write(&path.join("group.json"), &newer).expect("write");
         assert!(refusal(&path, group()).contains("another version"));
+    }
+
+    #[test]
+    fn a_group_keeps_the_type_of_its_state_and_what_was_said_of_it_last() {
+        let parent = tempfile::tempdir().expect("folder");
+        let path = parent.path().join("data");
+        let with = |state: Option<State>| Group::new("notes", 1, state);
+        let volume = State {
+            kind: StateType::Volume,
+            ..State::default()
+        };
+        let folder = Folder::open(Some(&path), with(Some(volume.clone()))).expect("made");
+        folder.member(1).expect("made");
+        drop(folder);
+        let text = refusal(&path, with(None));
+        assert!(text.contains("Volume, not Ephemeral"), "{text}");
+        assert!(text.contains("--state volume"), "{text}");
+        let other = State {
+            on_unclean_crash: Some(synod_api::OnUncleanCrash::AtLeastOnce),
+            ..volume
+        };
+        drop(Folder::open(Some(&path), with(Some(other.clone()))).expect("taken over"));
+        let found = Group::recorded(&path).expect("read").expect("there");
+        assert_eq!(found.state, Some(other));
+
+        let old = r#"{"format": 1, "service": "notes", "members": ["notes-1"]}"#;
+        fs::write(path.join("group.json"), old).expect("write");
+        drop(Folder::open(Some(&path), with(None)).expect("taken over"));
+        let text = refusal(&path, with(Some(found.state.expect("there"))));
+        assert!(text.contains("Ephemeral, not Volume"), "{text}");
     }
 
     #[test]
@@ -401,7 +465,12 @@ mod tests {
         let text = refusal(&path, group());
         assert!(text.contains(&std::process::id().to_string()), "{text}");
         drop(first);
-        assert!(!is_in_use(&path));
+        // What another test starts at this moment has the lock, too, until it becomes its program.
+        let end = Instant::now() + Duration::from_secs(20);
+        while is_in_use(&path) {
+            assert!(Instant::now() < end, "the lock outlives its owner");
+            std::thread::yield_now();
+        }
     }
 
     #[test]

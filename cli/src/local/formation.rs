@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use prost::Message as _;
-use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::propose_policy_response::Result as Outcome;
 use synod_proto::v1::{Policy, ProposePolicyRequest, StatusRequest};
 use synod_sidecar::admin::status::Status;
 use synod_sidecar::config::genesis::{GenesisFile, GenesisMember, GenesisRole};
-use synod_sidecar::identity::{Who, connect};
 
 use super::certificates::Certificates;
+use super::control::control;
 use super::folder::{Folder, replace, trouble};
 use super::member::{Member, names};
 use crate::exit::Failure;
@@ -109,15 +108,8 @@ async fn try_propose(
     member: &Member,
     policy: &Policy,
 ) -> anyhow::Result<Option<u64>> {
-    let channel = connect(
-        &certificates.files(&Who::Operator),
-        &names(service),
-        Who::Operator,
-        &member.listen.peer.to_string(),
-        Who::Member(member.name.clone()),
-    )
-    .await?;
-    let mut control = ControlClient::new(channel);
+    let names = names(service);
+    let mut control = control(certificates, &names, &member.name, member.listen.peer).await?;
     let status = control
         .status(StatusRequest {})
         .await
@@ -173,7 +165,7 @@ mod tests {
     fn a_group_is_formed_once_all_members_have_spoken_and_never_again() {
         let parent = tempfile::tempdir().expect("folder");
         let path = parent.path().join("data");
-        let folder = Folder::open(Some(&path), Group::new("notes", 3)).expect("made");
+        let folder = Folder::open(Some(&path), Group::new("notes", 3, None)).expect("made");
         let policy = Policy {
             version: 1,
             ..Policy::default()
@@ -208,7 +200,7 @@ mod tests {
     fn a_genesis_of_another_group_is_refused() {
         let parent = tempfile::tempdir().expect("folder");
         let path = parent.path().join("data");
-        let folder = Folder::open(Some(&path), Group::new("notes", 3)).expect("made");
+        let folder = Folder::open(Some(&path), Group::new("notes", 3, None)).expect("made");
         let member = GenesisMember {
             id: 1,
             name: "wiki-1".to_owned(),

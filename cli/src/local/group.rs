@@ -69,7 +69,11 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let folder = Folder::open(
         settings.data.as_deref(),
-        Group::new(&settings.service, settings.members),
+        Group::new(
+            &settings.service,
+            settings.members,
+            settings.state_given.clone(),
+        ),
     )?;
     let formed = formation::is_formed(&folder)?;
     let members = plan(&settings, &folder).await?;

@@ -1,6 +1,7 @@
 //! Keeps the two processes of a member running, as a kubelet would: first the sidecar, then the
-//! app; what dies is started again. Comes in: a planned member. Goes out: [`Event`]s. An app starts
-//! with an empty folder, and each start is signalled to the sidecar.
+//! app; what dies is started again. Comes in: a planned member. Goes out: [`Event`]s. An app whose
+//! state goes with its process starts with an empty folder; one whose state is in its folder starts
+//! when the sidecar says that it may. Each start is signalled to the sidecar.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use synod_api::StateType;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -25,6 +27,8 @@ const APP_GRACE: Duration = Duration::from_secs(1);
 /// How long a sidecar has to finish what it has begun and to hand over.
 const SIDECAR_GRACE: Duration = Duration::from_secs(3);
 const CALL_LIMIT: Duration = Duration::from_secs(1);
+/// An app that is held back for longer is told of.
+const HELD_BACK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(50);
 
 /// Starts in a row that came to nothing, after which something must be wrong.
@@ -60,6 +64,8 @@ pub(super) enum What {
     },
     /// The sidecar wants the app to start over.
     StoppedForRebuild,
+    /// The sidecar does not let the app start yet: why.
+    HeldBack(String),
     /// It could not be started; it is tried again.
     CannotStart(String),
     /// The app is there but nobody has listened on its port for that long.
@@ -181,7 +187,11 @@ impl Keep {
             () = stopped(&mut stop) => return,
         }
         loop {
-            let started = match self.prepare().await {
+            let prepared = tokio::select! {
+                result = self.prepare(admin) => result,
+                () = stopped(&mut stop) => return,
+            };
+            let started = match prepared {
                 Ok(()) => self.start(),
                 Err(problem) => {
                     self.tell(What::CannotStart(problem));
@@ -213,8 +223,9 @@ impl Keep {
         }
     }
 
-    /// An app starts from nothing, on a port that its predecessor has left.
-    async fn prepare(&self) -> Result<(), String> {
+    /// An app starts on a port that its predecessor has left, and from nothing or from the files that
+    /// the sidecar has seen to.
+    async fn prepare(&self, admin: SocketAddr) -> Result<(), String> {
         let port = self.member.app.port();
         let end = Instant::now() + APP_GRACE * 2;
         while somebody_listens(port) {
@@ -225,12 +236,41 @@ impl Keep {
             }
             sleep(RETRY).await;
         }
+        if self.member.state == StateType::Volume {
+            self.until_it_may_start(admin).await;
+            return Ok(());
+        }
         self.member.folder.empty_app_data().map_err(|error| {
             format!(
                 "cannot empty {}: {error}",
                 self.member.folder.app_data().display()
             )
         })
+    }
+
+    /// Returns when the sidecar says that the app's files are as they must be. Nothing of the last
+    /// start runs any more, so nobody writes to them. A sidecar that does not answer allows nothing.
+    async fn until_it_may_start(&self, admin: SocketAddr) {
+        let begun = Instant::now();
+        let mut told = None;
+        loop {
+            let answer = call(admin, Method::GET, "/lifecycle/app-may-start", CALL_LIMIT).await;
+            let reason = match answer {
+                Ok((StatusCode::OK, _)) => return,
+                Ok((StatusCode::SERVICE_UNAVAILABLE, body)) => plain(&body),
+                Ok((status, _)) => format!("its sidecar answers {status}"),
+                // It is being started again, which is told besides.
+                Err(_) => {
+                    sleep(RETRY).await;
+                    continue;
+                }
+            };
+            if begun.elapsed() >= HELD_BACK && told.as_ref() != Some(&reason) {
+                self.tell(What::HeldBack(reason.clone()));
+                told = Some(reason);
+            }
+            sleep(LIVENESS_PERIOD).await;
+        }
     }
 
     /// What is done while an app runs; returns when the sidecar wants it to be stopped.
@@ -304,6 +344,14 @@ impl Keep {
             what,
         });
     }
+}
+
+/// A sidecar's reason as a line.
+fn plain(body: &[u8]) -> String {
+    const LONGEST: usize = 500;
+    let text = String::from_utf8_lossy(body);
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    words.chars().take(LONGEST).collect()
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

@@ -19,6 +19,10 @@ const LONG: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Admin {
     not_live: AtomicBool,
+    /// Apps with a volume wait.
+    hold: AtomicBool,
+    /// How often it was asked whether an app may start.
+    asked: AtomicU32,
     signals: AtomicU32,
 }
 
@@ -32,7 +36,7 @@ struct Stage {
 }
 
 async fn serve_admin(admin: Arc<Admin>) -> SocketAddr {
-    let (liveness, signals) = (admin.clone(), admin);
+    let (liveness, start, signals) = (admin.clone(), admin.clone(), admin);
     let router = Router::new()
         .route("/live", get(|| async {}))
         .route(
@@ -42,6 +46,17 @@ async fn serve_admin(admin: Arc<Admin>) -> SocketAddr {
                     StatusCode::SERVICE_UNAVAILABLE
                 } else {
                     StatusCode::OK
+                }
+            }),
+        )
+        .route(
+            "/lifecycle/app-may-start",
+            get(move || async move {
+                start.asked.fetch_add(1, Ordering::SeqCst);
+                if start.hold.load(Ordering::SeqCst) {
+                    (StatusCode::SERVICE_UNAVAILABLE, "its volume is\nput back\n")
+                } else {
+                    (StatusCode::OK, "")
                 }
             }),
         )
@@ -61,14 +76,19 @@ async fn serve_admin(admin: Arc<Admin>) -> SocketAddr {
 
 impl Stage {
     async fn start(app: &str) -> Self {
+        Self::with(StateType::Ephemeral, app, false).await
+    }
+
+    async fn with(state: StateType, app: &str, hold: bool) -> Self {
         let parent = tempfile::tempdir().expect("folder");
         let own = PathBuf::from(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/src/local/keeper_tests.sh"
         ));
         let path = parent.path().join("data");
-        let folder = Folder::open(Some(&path), Group::new("notes", 1)).expect("made");
+        let folder = Folder::open(Some(&path), Group::new("notes", 1, None)).expect("made");
         let admin = Arc::new(Admin::default());
+        admin.hold.store(hold, Ordering::SeqCst);
         let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
         let member = Member {
             number: 1,
@@ -79,6 +99,7 @@ impl Stage {
                 admin: serve_admin(admin.clone()).await,
             },
             app: nowhere,
+            state,
             folder: folder.member(1).expect("made"),
         };
         let (sender, events) = mpsc::unbounded_channel();
@@ -213,6 +234,50 @@ async fn an_app_that_dies_takes_its_workers_along_and_starts_with_an_empty_folde
     })
     .await;
     stage.signals(2).await;
+    stage.keeper.stop().await;
+}
+
+#[tokio::test]
+async fn an_app_with_a_volume_starts_when_its_sidecar_lets_it_and_finds_its_files() {
+    let app = "echo start >> $DATA_DIR/starts; exec sleep 1000";
+    let mut stage = Stage::with(StateType::Volume, app, true).await;
+    stage.started(Part::Sidecar).await;
+    let reason = What::HeldBack("its volume is put back".to_owned());
+    assert_eq!(stage.event().await.what, reason);
+    assert!(!stage.data("starts").exists());
+    stage.admin.hold.store(false, Ordering::SeqCst);
+    let app = stage.started(Part::App).await;
+    let starts = stage.data("starts");
+    let lines = |count| {
+        let text = std::fs::read_to_string(&starts).unwrap_or_default();
+        text.lines().count() == count
+    };
+    until(|| lines(1)).await;
+    stage.signals(1).await;
+
+    let asked = stage.admin.asked.load(Ordering::SeqCst);
+    kill(app);
+    stage.event().await;
+    let app = stage.started(Part::App).await;
+    assert!(stage.admin.asked.load(Ordering::SeqCst) > asked);
+    until(|| lines(2)).await;
+
+    stage.admin.hold.store(true, Ordering::SeqCst);
+    stage.admin.not_live.store(true, Ordering::SeqCst);
+    assert_eq!(stage.event().await.what, What::StoppedForRebuild);
+    assert_eq!(stage.event().await.what, reason);
+    assert!(!is_alive(app), "it is gone before its sidecar is asked");
+    // What is held back can be ended, too.
+    timeout(LONG, stage.keeper.stop()).await.expect("it ends");
+    assert!(lines(2));
+}
+
+#[tokio::test]
+async fn an_app_that_does_not_keep_its_state_is_never_held_back() {
+    let mut stage = Stage::with(StateType::Ephemeral, "exec sleep 1000", true).await;
+    stage.started(Part::Sidecar).await;
+    stage.started(Part::App).await;
+    assert_eq!(stage.admin.asked.load(Ordering::SeqCst), 0);
     stage.keeper.stop().await;
 }
 

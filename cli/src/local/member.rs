@@ -5,8 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::Context as _;
-use synod_api::AppProtocol;
-use synod_sidecar::config::state::State;
+use synod_api::{AppProtocol, StateType};
 use synod_sidecar::config::{App, Config, Leader, Listen, Log, Protocol};
 use synod_sidecar::identity::{Names, Who};
 
@@ -15,6 +14,7 @@ use super::folder::{Folder, MemberFolder};
 use super::ports;
 use super::process::Program;
 use super::settings::Settings;
+use super::state;
 use crate::exit::Failure;
 
 /// Trust domain and namespace of local groups.
@@ -29,6 +29,8 @@ pub(super) struct Member {
     pub(super) name: String,
     pub(super) listen: Listen,
     pub(super) app: SocketAddr,
+    /// Whether the state of its app is in its folder, and stays there.
+    pub(super) state: StateType,
     pub(super) folder: MemberFolder,
 }
 
@@ -63,6 +65,7 @@ pub(super) async fn plan(settings: &Settings, folder: &Folder) -> Result<Vec<Mem
                     admin: next(),
                 },
                 app: next(),
+                state: settings.state.kind,
                 folder: folder.member(number)?,
             })
         })
@@ -118,7 +121,7 @@ impl Member {
             },
             // Everybody is in one place.
             leader: Leader::default(),
-            state: State::default(),
+            state: state::of_member(&settings.state, &self.folder),
         };
         let path = self.folder.config();
         let text = serde_yaml::to_string(&config)?;

@@ -2,6 +2,7 @@
 //! process and one app process for each member, real mutual TLS between them, real logs on disk.
 
 mod certificates;
+pub(crate) mod control;
 mod fields;
 pub(crate) mod folder;
 mod formation;
@@ -13,6 +14,7 @@ mod process;
 mod relay;
 mod screen;
 mod settings;
+mod state;
 pub(crate) mod table;
 mod words;
 
@@ -29,7 +31,8 @@ use crate::exit::Failure;
 /// notes board.
 ///
 /// In COMMAND and in its environment, {port} or PORT is the port that the app has to listen on, and
-/// {data} or DATA_DIR is its own folder, which is emptied at each start.
+/// {data} or DATA_DIR is its own folder, which is emptied at each start unless the state of the app
+/// is there (--state volume).
 #[derive(Debug, clap::Args)]
 pub(crate) struct LocalArgs {
     /// The manifest of a ReplicatedService, or - for standard input
@@ -42,8 +45,8 @@ pub(crate) struct LocalArgs {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080", value_parser = settings::listen)]
     listen: SocketAddr,
     /// Where logs and certificates are kept; default: a temporary folder, removed at the end. What
-    /// is not given otherwise (the service's name, the number of members, the policy) is what the
-    /// folder was used with before
+    /// is not given otherwise (the service's name, the number of members, the policy, where the state
+    /// is) is what the folder was used with before
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// How long the app may take until it listens on its port. If so many copies do not that there
@@ -53,6 +56,8 @@ pub(crate) struct LocalArgs {
     /// Simulated round-trip times between members, one for each pair: 1-2, 1-3, 2-3 and so on
     #[arg(long, value_name = "TIME,TIME,..")]
     rtt: Option<String>,
+    #[command(flatten)]
+    state: state::StateArgs,
     /// The app and its arguments
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,

@@ -13,10 +13,12 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 
-use crate::guard::Guard;
+use crate::guard::{Guard, any_lives};
 
 /// A log larger than this is put aside at the next start.
 const MAX_LOG_BYTES: u64 = 16 << 20;
+/// How often what was killed is looked for until it is gone.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -84,10 +86,14 @@ impl Running {
         self.group.as_raw_nonzero().get()
     }
 
-    /// Waits for its end, then ends whatever it left behind. May be dropped and called again.
+    /// Waits for its end, then ends whatever it left behind, and waits until that is gone: it could
+    /// still write to files that its successor has. May be dropped and called again.
     pub(super) async fn wait(&mut self) -> std::io::Result<ExitStatus> {
         let status = self.child.wait().await?;
         self.clean_up();
+        while any_lives(&[self.group]) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
         Ok(status)
     }
 

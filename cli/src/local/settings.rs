@@ -5,16 +5,19 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use synod_api::{AppProtocol, ReplicatedServiceSpec, Risk, StateType};
+use synod_api::{AppProtocol, Endpoint, ReplicatedServiceSpec, Risk, State};
 use synod_proto::v1::Policy;
 
 use super::LocalArgs;
 use super::fields::{self, Ignored};
 use super::folder::Group;
+use super::state::by_http;
 use crate::exit::Failure;
 
 /// Service name of the bundled example.
 const BUNDLED_NAME: &str = "notes";
+/// Where it saves and restores its state.
+const BUNDLED_BACKUP: &str = "/backup";
 const MAX_MEMBERS: u32 = 9;
 const MAX_RTT: Duration = Duration::from_secs(10);
 const SHORTEST_APP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -37,6 +40,10 @@ pub(super) struct Settings {
     pub(super) policy_given: bool,
     pub(super) protocol: AppProtocol,
     pub(super) log_max_bytes: u64,
+    /// Where the app keeps its state, and how it is saved.
+    pub(super) state: State,
+    /// The same, if anybody has said it.
+    pub(super) state_given: Option<State>,
     pub(super) ignored: Vec<Ignored>,
 }
 
@@ -48,11 +55,6 @@ impl Settings {
             Some((service, ignored)) => (Some(service.metadata.name), service.spec, ignored),
             None => (None, ReplicatedServiceSpec::default(), Vec::new()),
         };
-        if spec.state.kind == StateType::Volume {
-            return Err(Failure::usage(
-                "spec.state.type: Volume is not supported by this version: use Ephemeral",
-            ));
-        }
         let command = (!args.command.is_empty()).then_some(args.command);
         if let Some(command) = &command {
             find_program(&command[0])?;
@@ -61,6 +63,11 @@ impl Settings {
             (Some(folder), None) => Group::recorded(folder)?,
             _ => None,
         };
+        let asked = match &args.file {
+            Some(_) => Some(spec.state.clone()),
+            None => args.state.state()?,
+        };
+        let state_given = asked.or_else(|| recorded.as_ref()?.state.clone());
         let members = match (&recorded, args.replicas) {
             (Some(group), None) => group.count(),
             (_, asked) => members(asked, &spec)?,
@@ -79,6 +86,7 @@ impl Settings {
             Some(command) => service_name(&command[0]),
             None => BUNDLED_NAME.to_owned(),
         });
+        let bundled = command.is_none();
         Ok(Self {
             policy: synod_api::policy(&service, &spec),
             policy_given: args.file.is_some(),
@@ -91,9 +99,26 @@ impl Settings {
             command,
             protocol: spec.app.protocol,
             log_max_bytes: spec.log.max_size.bytes(),
+            state: state_given
+                .clone()
+                .unwrap_or_else(|| default_state(bundled)),
+            state_given,
             ignored,
         })
     }
+}
+
+/// Of an app of which nobody has said anything. The bundled example saves and restores its state.
+fn default_state(bundled: bool) -> State {
+    let backup = |method: &str| Endpoint {
+        method: method.to_owned(),
+        path: BUNDLED_BACKUP.to_owned(),
+    };
+    let mut state = State::default();
+    if bundled {
+        state.snapshot = by_http(backup("GET"), backup("PUT"));
+    }
+    state
 }
 
 fn read_manifest(path: &Path) -> Result<(synod_api::Manifest, Vec<Ignored>), Failure> {
@@ -250,6 +275,7 @@ mod tests {
     use super::super::folder::Folder;
     use super::*;
     use crate::exit::USAGE;
+    use synod_api::{OnUncleanCrash, SnapshotType, StateType};
 
     fn args(list: &[&str]) -> LocalArgs {
         super::super::parse_for_tests(list)
@@ -330,7 +356,7 @@ mod tests {
         let parent = tempfile::tempdir().expect("folder");
         let path = parent.path().join("data");
         let data = path.to_str().expect("text");
-        let folder = Folder::open(Some(&path), Group::new("wiki", 5)).expect("made");
+        let folder = Folder::open(Some(&path), Group::new("wiki", 5, None)).expect("made");
         let named = |list: &[&str]| {
             let list = [&["--data", data], list].concat();
             let settings = Settings::new(args(&list)).expect("fine");
@@ -346,6 +372,55 @@ mod tests {
         let given = named(&["-f", file.to_str().expect("text")]);
         assert_eq!(given, ("board".to_owned(), 3));
         assert!(refusal(&["--data", file.to_str().expect("text")]).contains("is a file"));
+    }
+
+    #[test]
+    fn a_state_is_what_was_said_last_or_else_the_bundled_example_saves_itself() {
+        let parent = tempfile::tempdir().expect("folder");
+        let path = parent.path().join("data");
+        let data = path.to_str().expect("text");
+        let state = |list: &[&str]| {
+            let list = [&["--data", data], list].concat();
+            Settings::new(args(&list)).expect("fine").state
+        };
+        let bundled = state(&[]);
+        assert_eq!(bundled.kind, StateType::Ephemeral);
+        assert_eq!(bundled.snapshot.kind, SnapshotType::Http);
+        assert_eq!(state(&["--", "sh"]), State::default());
+        let volume = state(&["--state", "volume"]);
+        assert_eq!(volume.kind, StateType::Volume);
+        assert_eq!(volume.snapshot.kind, SnapshotType::Volume);
+        let asks = [
+            "--state",
+            "volume",
+            "--applied",
+            "GET /a",
+            "--snapshot",
+            "none",
+        ];
+        let asks = state(&asks);
+        let crash = Some(OnUncleanCrash::AppliedHeader);
+        assert_eq!(
+            (asks.on_unclean_crash, asks.snapshot.kind),
+            (crash, SnapshotType::None)
+        );
+
+        let group = Group::new("notes", 3, Some(asks.clone()));
+        Folder::open(Some(&path), group)
+            .expect("made")
+            .member(1)
+            .expect("made");
+        assert_eq!(state(&[]), asks);
+        assert_eq!(state(&["--", "sh"]), asks);
+        assert_eq!(state(&["--state", "volume"]), volume);
+    }
+
+    #[test]
+    fn arguments_about_the_state_that_contradict_each_other_are_refused() {
+        assert!(refusal(&["--applied", "GET /a"]).contains("--state volume"));
+        assert!(refusal(&["--snapshot", "volume"]).contains("--state volume"));
+        let of_file = ["--state", "ephemeral", "--snapshot", "volume"];
+        assert!(refusal(&of_file).contains("--snapshot-save"));
     }
 
     #[test]
@@ -365,7 +440,9 @@ mod tests {
         assert!(refusal(&["-f", file]).contains("unknown field `replica`"));
         let volume = format!("{manifest}  state: {{type: Volume, volume: {{mountPath: /d}}}}\n");
         std::fs::write(&path, volume).expect("write");
-        assert!(refusal(&["-f", file]).contains("spec.state.type"));
+        let settings = Settings::new(args(&["-f", file])).expect("fine");
+        assert_eq!(settings.state.kind, StateType::Volume);
+        assert_eq!(settings.ignored[1].path, "spec.state.volume");
         assert!(refusal(&["-f", "/no/such/file"]).contains("/no/such/file"));
     }
 }

@@ -52,7 +52,9 @@ pub(crate) fn leader(lines: &[Line]) -> Option<&str> {
 pub(crate) fn render(lines: &[Line], colors: bool) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["MEMBER", "URL", "ROLE", "SLOT", "LAG", "STATE", ""]);
+    table.set_header([
+        "MEMBER", "URL", "ROLE", "SLOT", "LAG", "SNAPSHOT", "STATE", "",
+    ]);
     let newest = lines
         .iter()
         .filter_map(|it| it.status.as_ref())
@@ -66,6 +68,7 @@ pub(crate) fn render(lines: &[Line], colors: bool) -> String {
                 .set_alignment(CellAlignment::Right)
         };
         let applied = line.status.as_ref().map(|it| it.applied);
+        let snapshot = line.status.as_ref().and_then(|it| it.snapshot.as_ref());
         let leads = leader == Some(&line.name) && line.status.is_some();
         let role = if leads {
             "leader"
@@ -80,6 +83,7 @@ pub(crate) fn render(lines: &[Line], colors: bool) -> String {
             Cell::new(role),
             number(applied),
             number(applied.map(|it| newest.saturating_sub(it))),
+            number(snapshot.map(|it| it.slot)),
             Cell::new(line.state()),
             Cell::new(line.waiting()),
         ]);
@@ -112,7 +116,7 @@ fn color(row: &str, state: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use synod_sidecar::admin::status::Waiting;
+    use synod_sidecar::admin::status::{Snapshot, Waiting};
 
     fn line(name: &str, applied: u64, leader: &str) -> Line {
         Line {
@@ -137,21 +141,30 @@ mod tests {
             line("n-3", 0, "n-2"),
         ];
         lines[2].status = None;
-        lines[0].status.as_mut().expect("there").waiting_on = Some(Waiting {
+        let first = lines[0].status.as_mut().expect("there");
+        first.waiting_on = Some(Waiting {
             on: "app".to_owned(),
             slot: 8,
             age_ms: 5,
+        });
+        first.snapshot = Some(Snapshot {
+            slot: 4,
+            bytes: 1,
+            verified: true,
         });
         let text = render(&lines, false);
         let rows: Vec<Vec<&str>> = text
             .lines()
             .map(|it| it.split_whitespace().collect())
             .collect();
-        assert_eq!(rows[0], ["MEMBER", "URL", "ROLE", "SLOT", "LAG", "STATE"]);
-        assert_eq!(rows[1][2..6], ["follower", "7", "3", "CaughtUp"]);
+        assert_eq!(
+            rows[0],
+            ["MEMBER", "URL", "ROLE", "SLOT", "LAG", "SNAPSHOT", "STATE"]
+        );
+        assert_eq!(rows[1][2..7], ["follower", "7", "3", "4", "CaughtUp"]);
         assert!(text.contains("waits for app at slot 8"), "{text}");
-        assert_eq!(rows[2][2..6], ["leader", "10", "0", "CaughtUp"]);
-        assert_eq!(rows[3][2..6], ["-", "-", "-", "Unreachable"]);
+        assert_eq!(rows[2][2..7], ["leader", "10", "0", "-", "CaughtUp"]);
+        assert_eq!(rows[3][2..7], ["-", "-", "-", "-", "Unreachable"]);
         assert!(!text.contains('\u{1b}'));
         lines[2].known = false;
         assert!(render(&lines, false).contains("Starting"));

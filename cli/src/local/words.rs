@@ -107,8 +107,9 @@ pub(super) fn event(event: &Event, member: &Member) -> String {
             humantime::format_duration(*again_in)
         ),
         What::StoppedForRebuild => {
-            format!("{name}: the app is stopped, to start over with an empty state")
+            format!("{name}: the app is stopped: its state is not known any more and is made again")
         }
+        What::HeldBack(reason) => format!("{name}: the app is not started yet: {reason}"),
         What::CannotStart(problem) => format!("{name}: {title} cannot be started: {problem}"),
         What::NotListening(since) => format!(
             "{name}: the app runs, but does not listen on port {}, {} after it was started{hint}\n{}",

@@ -2,8 +2,8 @@
 //! who writes it relies on it. Pure.
 
 use synod_api::{
-    BootstrapType, DivergenceAction, Placement, PoisonSkip, ReplicatedServiceSpec, SnapshotType,
-    State, StateType, UpdateStrategy,
+    BootstrapType, Placement, PoisonSkip, ReplicatedServiceSpec, SnapshotType, State, StateType,
+    UpdateStrategy,
 };
 
 /// Every such field, with its path and the way out; empty: none. `formed`: the service runs already,
@@ -23,9 +23,6 @@ pub(crate) fn unsupported(
         service,
         ..
     } = spec;
-    let differs = divergence.action != DivergenceAction::Quarantine
-        || !divergence.ignore_headers.is_empty()
-        || !divergence.ignore_json_pointers.is_empty();
     let table = [
         (
             placement.iter().any(|it| it.witnesses > 0),
@@ -49,8 +46,9 @@ pub(crate) fn unsupported(
             "spec.ordering.lanes: requests are executed one after another in this version: remove it",
         ),
         (
-            differs,
-            "spec.divergence: copies are not compared in this version: remove it",
+            !divergence.ignore_json_pointers.is_empty(),
+            "spec.divergence.ignoreJSONPointers: bodies are compared as a whole in this version: \
+             remove it",
         ),
         (
             poison.skip == PoisonSkip::WhenReachableFailed,
@@ -102,9 +100,10 @@ mod tests {
                 "ordering: {lanes: [{key: {pathSegment: 1}, count: 4}]}",
                 "spec.ordering.lanes",
             ),
-            ("divergence: {action: Alert}", "spec.divergence"),
-            ("divergence: {ignoreHeaders: [X-A]}", "spec.divergence"),
-            ("divergence: {ignoreJSONPointers: [/a]}", "spec.divergence"),
+            (
+                "divergence: {ignoreJSONPointers: [/a]}",
+                "spec.divergence.ignoreJSONPointers",
+            ),
             ("poison: {skip: WhenReachableFailed}", "spec.poison.skip"),
             ("update: {strategy: Switch}", "spec.update.strategy"),
             ("service: {export: true}", "spec.service.export"),
@@ -122,6 +121,7 @@ mod tests {
         for yaml in [
             "replicas: 3",
             "poison: {skip: Never}",
+            "divergence: {action: Alert, ignoreHeaders: [X-A]}",
             "reads: {protocol: ReadIndex}",
             "leader: {preferredRegions: [us-1]}",
             "app: {protocol: H2C}",

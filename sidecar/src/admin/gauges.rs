@@ -15,7 +15,8 @@ use synod_paxos::{PeerStatus, Slot};
 use tokio::sync::watch;
 
 use super::status::WAITING_ON;
-use crate::apply::ApplyStatus;
+use crate::apply::{ApplyStatus, Verified};
+use crate::copies::Found;
 use crate::node::{Description, NodeStatus};
 
 /// Reads all of it.
@@ -23,6 +24,8 @@ use crate::node::{Description, NodeStatus};
 pub(super) struct Gauges {
     pub(super) node: watch::Receiver<NodeStatus>,
     pub(super) apply: watch::Receiver<ApplyStatus>,
+    pub(super) found: watch::Receiver<Found>,
+    pub(super) verified: watch::Receiver<Verified>,
     pub(super) details: watch::Receiver<Option<Arc<Description>>>,
     pub(super) waiting: watch::Receiver<Option<&'static str>>,
     pub(super) log_max_bytes: u64,
@@ -36,6 +39,7 @@ impl Collector for Gauges {
         let apply = self.apply.borrow().clone();
         let mut page = Page(encoder);
         published(&mut page, &node, &apply)?;
+        compared(&mut page, &self.found.borrow(), &self.verified.borrow())?;
         let waiting = *self.waiting.borrow();
         let on = WAITING_ON.map(|on| (on, i64::from(waiting == Some(on))));
         page.labelled("node_waiting_on", "It waits for this", None, "on", &on)?;
@@ -51,6 +55,30 @@ impl Collector for Gauges {
 
 const BYTES: Option<&Unit> = Some(&Unit::Bytes);
 const SECONDS: Option<&Unit> = Some(&Unit::Seconds);
+
+fn compared(page: &mut Page<'_>, found: &Found, verified: &Verified) -> Result<(), Error> {
+    let diverged: usize = found.diverged.iter().map(|it| it.members.len()).sum();
+    for (name, help, value) in [
+        (
+            "copies_diverged",
+            "Copies that answered differently and were not made anew yet, at the leader",
+            diverged as u64,
+        ),
+        (
+            "copies_not_deterministic",
+            "Parts of responses that differ on all copies and are not compared, at the leader",
+            found.not_deterministic.len() as u64,
+        ),
+        (
+            "copies_verified_slot",
+            "A majority of the copies has answered as this one up to this slot",
+            verified.slot().0,
+        ),
+    ] {
+        page.gauge(name, help, None, count(value))?;
+    }
+    Ok(())
+}
 
 fn published(page: &mut Page<'_>, node: &NodeStatus, apply: &ApplyStatus) -> Result<(), Error> {
     let leads = node.group.is_some() && node.leader == Some(node.member);

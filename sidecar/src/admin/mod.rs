@@ -27,8 +27,9 @@ pub use server::serve;
 
 use self::status::Waiting;
 use crate::app::{Instance, Outsider};
-use crate::apply::ApplyStatus;
+use crate::apply::{ApplyStatus, Verified};
 use crate::config::Token;
+use crate::copies::Found;
 use crate::node::{NodeHandle, NodeStatus};
 
 /// What the admin port is made of.
@@ -69,6 +70,10 @@ pub struct AdminParts {
     pub token: Option<Token>,
     /// Who went past this sidecar.
     pub outsiders: watch::Receiver<Option<Outsider>>,
+    /// What the leader has found about the copies.
+    pub found: watch::Receiver<Found>,
+    /// Up to where this copy is vouched for.
+    pub verified: watch::Receiver<Verified>,
     /// Cancelled when this member begins to leave: it is not ready any more.
     pub leaving: CancellationToken,
 }

@@ -108,6 +108,8 @@ impl Admin {
         parts.registry.register_collector(Box::new(Gauges {
             node: parts.node.clone(),
             apply: parts.apply.clone(),
+            found: parts.found.clone(),
+            verified: parts.verified.clone(),
             details: described,
             waiting: waits_for,
             log_max_bytes: parts.log_max_bytes,
@@ -249,7 +251,10 @@ impl Admin {
         let formed = node.group.is_some();
         // Apply begins a moment before the agreement publishes that there is a group.
         let serving = apply.serving && formed;
-        let state = if apply.rebuilding {
+        let found = self.parts.found.borrow().clone();
+        let state = if apply.astray.is_some() && !serving {
+            "Quarantined"
+        } else if apply.rebuilding {
             "Rebuilding"
         } else if serving {
             "CaughtUp"
@@ -289,6 +294,9 @@ impl Admin {
             snapshot: (self.parts.snapshot)(),
             rollback: apply.rollback.map(|it| it.0),
             bypass: self.parts.outsiders.borrow().map(Bypass::from),
+            diverged: found.diverged,
+            not_deterministic: found.not_deterministic,
+            verified: self.parts.verified.borrow().slot().0,
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::app::Outsider;
+use crate::copies::{Diverged, Noise};
 
 /// `GET /status`, JSON. Absent values are `null`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -64,6 +65,17 @@ pub struct Status {
     /// Who last talked to the app past this sidecar, if anybody did.
     #[serde(default)]
     pub bypass: Option<Bypass>,
+    /// Copies that answered differently and were not made anew yet, as the leader has found; empty on
+    /// other members.
+    #[serde(default)]
+    pub diverged: Vec<Diverged>,
+    /// What differs on all copies and is therefore not compared, as the leader has found; empty on
+    /// other members.
+    #[serde(default)]
+    pub not_deterministic: Vec<Noise>,
+    /// The state of this copy is vouched for up to this slot: a majority has answered alike.
+    #[serde(default)]
+    pub verified: u64,
 }
 
 /// A snapshot of the app's state.
@@ -96,9 +108,19 @@ impl From<Outsider> for Bypass {
 }
 
 /// All that a member may wait for.
-pub const WAITING_ON: [&str; 11] = [
-    "genesis", "quorum", "sync", "fence", "app", "poison", "snapshot", "window", "clock", "policy",
+pub const WAITING_ON: [&str; 12] = [
+    "genesis",
+    "quorum",
+    "sync",
+    "fence",
+    "app",
+    "poison",
+    "snapshot",
+    "window",
+    "clock",
+    "policy",
     "upgrade",
+    "divergence",
 ];
 
 /// Why nothing goes on.

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::status::Waiting;
 use super::{AdminParts, LogIdentity};
 use crate::app::{Instance, Outsider};
-use crate::apply::ApplyStatus;
+use crate::apply::{ApplyStatus, Verified};
+use crate::copies::Found;
 use crate::node::{NodeHandle, NodeStatus, Seat};
 
 /// The member's side.
@@ -50,6 +51,8 @@ pub(super) fn parts() -> (AdminParts, Control) {
         boot: Boot(3),
     };
     let (agreement, seat) = NodeHandle::new();
+    let (_, found) = watch::channel(Found::default());
+    let (_, verified) = watch::channel(Verified::default());
     let parts = AdminParts {
         service: "notes".into(),
         member: "notes-a".into(),
@@ -77,6 +80,8 @@ pub(super) fn parts() -> (AdminParts, Control) {
         log_max_bytes: 64 << 20,
         token: None,
         outsiders: outsiders_receiver,
+        found,
+        verified,
         leaving: CancellationToken::new(),
     };
     let control = Control {

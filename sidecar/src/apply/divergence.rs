@@ -8,124 +8,79 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use synod_paxos::{MemberId, Slot};
 
-use super::digests::{Batch, Digest, Part};
+use super::digests::{Batch, Digest, NOISE, Noise, Part};
 
 #[cfg(test)]
 mod tests;
+mod verdict;
+
+pub use verdict::{Mark, OnDivergence, Rules, Verdict};
 
 /// Slots that wait for a copy's digest, at most: a copy that is away for longer is not waited for.
 const PENDING: usize = 16_384;
-/// Parts of responses that are known to be noise, at most.
-const NOISE: usize = 1_024;
-
-/// What is to be done about the odd one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnDivergence {
-    /// It is told; a trial.
-    Observe,
-    /// A person is called.
-    Alert,
-    /// It is taken out and made anew.
-    #[default]
-    Quarantine,
-    /// The service stops.
-    Halt,
-}
-
-/// What was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// A majority agrees, and this copy does not. Told once, until it is made anew, and once more if
-    /// it can be taken out only later.
-    OddOneOut {
-        /// The first slot at which it differs.
-        slot: Slot,
-        /// Name of the request's route.
-        route: String,
-        /// Whose copy it is.
-        member: MemberId,
-        /// The first part of the response that differs.
-        part: Part,
-        /// What is to be done.
-        measure: OnDivergence,
-    },
-    /// The copies differ and no majority agrees: nobody is taken out, a person decides. Told once,
-    /// until that is done.
-    NoMajority {
-        /// The slot.
-        slot: Slot,
-        /// Name of the request's route.
-        route: String,
-        /// The first part of the response that differs between any two.
-        part: Part,
-        /// No two copies agree.
-        all_differ: bool,
-    },
-    /// This part differs on all copies: it is noise from now on, for this route. Told once.
-    NotDeterministic {
-        /// Where it was seen.
-        slot: Slot,
-        /// Name of the request's route.
-        route: String,
-        /// What differs.
-        part: Part,
-    },
-}
 
 /// See the module's documentation. Every copy that it knows of runs the revision that answers.
+///
+/// A leader begins with nothing. What earlier ones have found is with the copies: the slots of which
+/// they have thrown their digests away are judged, and who was found to differ brings its [`Mark`].
+/// Therefore a digest is thrown away only when all copies have heard what came of its slot.
 #[derive(Debug)]
 pub struct Comparer {
-    on_divergence: OnDivergence,
+    rules: Rules,
     copies: BTreeSet<MemberId>,
     serving: BTreeSet<MemberId>,
     quarantined: BTreeSet<MemberId>,
+    /// The state that each copy has.
+    lineages: BTreeMap<MemberId, u64>,
     /// How far each copy has reported.
     through: BTreeMap<MemberId, Slot>,
     pending: BTreeMap<Slot, BTreeMap<MemberId, Digest>>,
     /// All up to here is compared, or will not be.
     finished: Slot,
-    noise: BTreeMap<String, BTreeSet<Part>>,
-    odd: BTreeMap<MemberId, Odd>,
-    /// The first slot at which no majority agreed, until a person has decided.
-    disputed: Option<Slot>,
+    noise: BTreeSet<Noise>,
+    marks: BTreeMap<MemberId, Mark>,
+    /// Up to where each copy has heard what was found.
+    told: BTreeMap<MemberId, Slot>,
+    /// Copies whose mark is of a tie that is over.
+    over: BTreeSet<MemberId>,
     verdicts: VecDeque<Verdict>,
-}
-
-/// What the odd one did first.
-#[derive(Clone, Debug)]
-struct Odd {
-    slot: Slot,
-    route: String,
-    part: Part,
 }
 
 // === events ===
 
 impl Comparer {
-    /// Knows no copies yet. What lies up to `from` is not compared any more.
-    pub fn new(on_divergence: OnDivergence, from: Slot) -> Self {
+    /// Knows no copies yet.
+    pub fn new(rules: Rules) -> Self {
         Self {
-            on_divergence,
+            rules,
             copies: BTreeSet::new(),
             serving: BTreeSet::new(),
             quarantined: BTreeSet::new(),
+            lineages: BTreeMap::new(),
             through: BTreeMap::new(),
             pending: BTreeMap::new(),
-            finished: from,
-            noise: BTreeMap::new(),
-            odd: BTreeMap::new(),
-            disputed: None,
+            finished: Slot::ZERO,
+            noise: BTreeSet::new(),
+            marks: BTreeMap::new(),
+            told: BTreeMap::new(),
+            over: BTreeSet::new(),
             verdicts: VecDeque::new(),
         }
     }
 
     /// The members that run an app of the answering revision, and those of them that can serve.
     pub fn handle_copies(&mut self, copies: BTreeSet<MemberId>, serving: BTreeSet<MemberId>) {
+        if (&self.copies, &self.serving) == (&copies, &serving) {
+            return;
+        }
         self.copies = copies;
         self.serving = serving;
         let copies = &self.copies;
         self.through.retain(|member, _| copies.contains(member));
-        self.odd.retain(|member, _| copies.contains(member));
+        self.lineages.retain(|member, _| copies.contains(member));
+        self.marks.retain(|member, _| copies.contains(member));
+        self.told.retain(|member, _| copies.contains(member));
+        self.over.retain(|member| copies.contains(member));
         self.quarantined.retain(|member| copies.contains(member));
         for digests in self.pending.values_mut() {
             digests.retain(|member, _| copies.contains(member));
@@ -140,6 +95,20 @@ impl Comparer {
         if !self.copies.contains(&member) {
             return;
         }
+        self.finish(batch.released);
+        for noise in &batch.noise {
+            if self.noise.len() < NOISE {
+                self.noise.insert(noise.clone());
+            }
+        }
+        if self.lineages.get(&member) != Some(&batch.lineage) {
+            self.enter(member, &batch);
+        }
+        match batch.mark {
+            Some(mark) => self.remember(member, mark),
+            None => drop(self.over.remove(&member)),
+        }
+        self.settle_tie();
         let before = self.reported(member);
         let through = batch.through.max(before);
         self.through.insert(member, through);
@@ -159,25 +128,27 @@ impl Comparer {
         self.judge_each(heard);
     }
 
-    /// This copy was made anew from a state that a majority vouches for.
-    pub fn handle_rebuilt(&mut self, member: MemberId) {
-        self.quarantined.remove(&member);
-        let finished = self.finished;
-        self.odd.remove(&member);
-        // What the one before has answered is not what this one has.
-        for (_, digests) in self.pending.range_mut(finished.next()..) {
-            digests.remove(&member);
+    /// The policy says so from now on.
+    pub fn handle_rules(&mut self, rules: Rules) {
+        if self.rules == rules {
+            return;
         }
-        self.pending.retain(|_, digests| !digests.is_empty());
-        self.take_out_more();
+        self.rules = rules;
+        let marked: Vec<MemberId> = self.marks.keys().copied().collect();
+        for member in marked {
+            let mark = &self.marks[&member];
+            if mark.is_odd() && mark.measure != self.measure(member) {
+                self.tell_odd(member);
+            }
+        }
     }
 
-    /// A person has decided about the slots at which no majority agreed, up to this one; or these go
-    /// unverified.
-    pub fn handle_decided(&mut self, through: Slot) {
-        self.disputed.take_if(|slot| *slot <= through);
-        self.pending = self.pending.split_off(&through.next());
-        self.finished = self.finished.max(through);
+    /// This copy has heard what was found up to this slot: its [`Comparer::mark`] of then.
+    pub fn handle_told(&mut self, member: MemberId, through: Slot) {
+        if self.copies.contains(&member) {
+            let told = self.told.entry(member).or_default();
+            *told = through.max(*told);
+        }
     }
 
     /// What was found, one after another.
@@ -199,9 +170,8 @@ impl Comparer {
         through.sort_unstable_by(|a, b| b.cmp(a));
         let by_majority = through[self.majority() - 1];
         let mut verified = self.reported(member).min(by_majority);
-        let odd = self.odd.get(&member).map(|odd| odd.slot);
-        for bad in [odd, self.disputed].into_iter().flatten() {
-            verified = verified.min(bad.prev());
+        if let Some(mark) = self.marks.get(&member) {
+            verified = verified.min(mark.slot.prev());
         }
         for (slot, digests) in self.pending.range(..=verified) {
             // Whoever differs from those that agree is an odd one already.
@@ -212,9 +182,47 @@ impl Comparer {
         verified
     }
 
-    /// All up to here is compared: no digest of it is needed any more.
+    /// All up to here is compared, or will not be.
     pub fn finished(&self) -> Slot {
         self.finished
+    }
+
+    /// And every copy has heard what came of it: no digest of it is needed any more.
+    pub fn released(&self) -> Slot {
+        let told = self.copies.iter().map(|it| self.told.get(it).copied());
+        told.map(Option::unwrap_or_default)
+            .min()
+            .unwrap_or_default()
+    }
+
+    /// What was found about copies that were not made anew since.
+    pub fn marks(&self) -> impl Iterator<Item = (MemberId, &Mark)> {
+        self.marks.iter().map(|(member, mark)| (*member, mark))
+    }
+
+    /// What is noise, as far as is known here or was known to earlier leaders.
+    pub fn noise(&self) -> &BTreeSet<Noise> {
+        &self.noise
+    }
+
+    /// What was found about this copy.
+    pub fn mark(&self, member: MemberId) -> Option<&Mark> {
+        self.marks.get(&member)
+    }
+
+    /// What this copy has still noted about itself was of a tie that is over.
+    pub fn is_over(&self, member: MemberId) -> bool {
+        self.over.contains(&member)
+    }
+
+    /// The state of this copy that is known here; 0: none.
+    pub fn lineage(&self, member: MemberId) -> u64 {
+        self.lineages.get(&member).copied().unwrap_or_default()
+    }
+
+    /// Digests of this copy are wanted behind this slot.
+    pub fn wanted(&self, member: MemberId) -> Slot {
+        self.reported(member)
     }
 
     fn majority(&self) -> usize {
@@ -232,7 +240,15 @@ impl Comparer {
     }
 
     fn is_noise(&self, route: &str, part: &Part) -> bool {
-        self.noise.get(route).is_some_and(|it| it.contains(part))
+        let is_ignored = match part {
+            Part::Header(name) | Part::Trailer(name) => self.rules.ignored.contains(name),
+            _ => false,
+        };
+        let noise = || Noise {
+            route: route.to_owned(),
+            part: part.clone(),
+        };
+        is_ignored || !self.noise.is_empty() && self.noise.contains(&noise())
     }
 
     fn difference(&self, one: &Digest, other: &Digest) -> Option<Part> {
@@ -265,6 +281,65 @@ impl Comparer {
             }
         }
         largest
+    }
+}
+
+// === states that come and go ===
+
+impl Comparer {
+    /// All up to here was judged by an earlier leader.
+    fn finish(&mut self, through: Slot) {
+        if through > self.finished {
+            self.finished = through;
+            self.pending = self.pending.split_off(&through.next());
+        }
+    }
+
+    /// This copy has another state than before: what the one before has answered is not what this one
+    /// has, and what was found about it is over, unless it is found in what the copy brings.
+    fn enter(&mut self, member: MemberId, batch: &Batch) {
+        let before = self.marks.remove(&member);
+        let same = |mark: &Mark| batch.mark.as_ref().is_some_and(|it| it.slot == mark.slot);
+        if let Some(mark) = before.filter(same) {
+            self.marks.insert(member, mark);
+        } else {
+            self.quarantined.remove(&member);
+        }
+        self.over.remove(&member);
+        self.lineages.insert(member, batch.lineage);
+        self.through.insert(member, batch.from);
+        for digests in self.pending.values_mut() {
+            digests.remove(&member);
+        }
+        self.pending.retain(|_, digests| !digests.is_empty());
+        self.take_out_more();
+    }
+
+    /// What was found by an earlier leader, or was told by this one.
+    fn remember(&mut self, member: MemberId, mark: Mark) {
+        if mark.measure == OnDivergence::Quarantine {
+            self.quarantined.insert(member);
+        }
+        if self.marks.contains_key(&member) {
+            return;
+        }
+        let (is_odd, measure) = (mark.is_odd(), mark.measure);
+        self.marks.insert(member, mark);
+        if is_odd && measure != self.measure(member) {
+            self.tell_odd(member);
+        }
+    }
+
+    /// A tie is over when those that are left agree.
+    fn settle_tie(&mut self) {
+        let camps: BTreeSet<u32> = self.marks.values().filter_map(|mark| mark.tie).collect();
+        // Who was not heard may be in another.
+        let all_heard = self.copies.iter().all(|it| self.lineages.contains_key(it));
+        if camps.len() == 1 && all_heard {
+            let tied = self.marks.iter().filter(|(_, mark)| mark.tie.is_some());
+            self.over.extend(tied.map(|(member, _)| *member));
+            self.marks.retain(|_, mark| mark.tie.is_none());
+        }
     }
 }
 
@@ -307,13 +382,21 @@ impl Comparer {
                 continue;
             };
             let route = common.route.clone();
-            match self.odd.get_mut(member) {
-                None => {
-                    self.odd.insert(*member, Odd { slot, route, part });
+            match self.marks.get_mut(member) {
+                // Where noise was learned first, a later slot may have been judged before.
+                Some(mark) if mark.is_odd() => mark.slot = mark.slot.min(slot),
+                tie => {
+                    let slot = tie.map_or(slot, |mark| mark.slot.min(slot));
+                    let mark = Mark {
+                        slot,
+                        route,
+                        part,
+                        measure: OnDivergence::Alert,
+                        tie: None,
+                    };
+                    self.marks.insert(*member, mark);
                     self.tell_odd(*member);
                 }
-                // Where noise was learned first, a later slot may have been judged before.
-                Some(odd) => odd.slot = odd.slot.min(slot),
             }
         }
     }
@@ -327,17 +410,15 @@ impl Comparer {
         for part in parts {
             let values: BTreeSet<_> = digests.values().map(|it| it.parts.get(part)).collect();
             let route = digests.values().map(|it| &it.route).next();
-            let route = route.expect("there are several").clone();
-            let known: usize = self.noise.values().map(BTreeSet::len).sum();
+            let noise = Noise {
+                route: route.expect("there are several").clone(),
+                part: part.clone(),
+            };
             if values.len() == digests.len()
-                && known < NOISE
-                && self
-                    .noise
-                    .entry(route.clone())
-                    .or_default()
-                    .insert(part.clone())
+                && self.noise.len() < NOISE
+                && self.noise.insert(noise.clone())
             {
-                let part = part.clone();
+                let Noise { route, part } = noise;
                 let verdict = Verdict::NotDeterministic { slot, route, part };
                 self.verdicts.push_back(verdict);
             }
@@ -345,7 +426,7 @@ impl Comparer {
     }
 
     fn dispute(&mut self, slot: Slot, digests: &BTreeMap<MemberId, Digest>) {
-        if self.disputed.is_some() {
+        if self.marks.values().any(|mark| mark.tie.is_some()) {
             return;
         }
         let all: Vec<&Digest> = digests.values().collect();
@@ -355,29 +436,52 @@ impl Comparer {
         let all_differ = parts.iter().all(Option::is_some);
         let first = parts.into_iter().flatten().min();
         let part = first.expect("they are not all alike");
-        self.disputed = Some(slot);
+        let route = &all[0].route;
+        let mut marks = self.marks.clone();
+        for (member, digest) in digests {
+            let alike = |it: &&Digest| self.difference(digest, it).is_none();
+            let camp = all.iter().position(alike).expect("it is like itself");
+            let mark = Mark {
+                slot,
+                route: route.clone(),
+                part: part.clone(),
+                measure: OnDivergence::Alert,
+                tie: u32::try_from(camp).ok(),
+            };
+            marks.entry(*member).or_insert(mark);
+        }
+        self.marks = marks;
         self.verdicts.push_back(Verdict::NoMajority {
+            members: digests.keys().copied().collect(),
             slot,
-            route: all[0].route.clone(),
+            route: route.clone(),
             part,
             all_differ,
         });
     }
 
-    fn tell_odd(&mut self, member: MemberId) {
-        let measure = match self.on_divergence {
+    /// What may be done about this odd one.
+    fn measure(&self, member: MemberId) -> OnDivergence {
+        let is_out = self.quarantined.contains(&member);
+        match self.rules.on_divergence {
+            _ if is_out => OnDivergence::Quarantine,
             OnDivergence::Quarantine if !self.may_take_out(member) => OnDivergence::Alert,
             measure => measure,
-        };
+        }
+    }
+
+    fn tell_odd(&mut self, member: MemberId) {
+        let measure = self.measure(member);
         if measure == OnDivergence::Quarantine {
             self.quarantined.insert(member);
         }
-        let Odd { slot, route, part } = self.odd[&member].clone();
+        let mark = self.marks.get_mut(&member).expect("it was found to differ");
+        mark.measure = measure;
         self.verdicts.push_back(Verdict::OddOneOut {
-            slot,
-            route,
+            slot: mark.slot,
+            route: mark.route.clone(),
             member,
-            part,
+            part: mark.part.clone(),
             measure,
         });
     }
@@ -392,10 +496,11 @@ impl Comparer {
 
     /// Those whose turn it was not before.
     fn take_out_more(&mut self) {
-        if self.on_divergence != OnDivergence::Quarantine {
+        if self.rules.on_divergence != OnDivergence::Quarantine {
             return;
         }
-        let odd: Vec<MemberId> = self.odd.keys().copied().collect();
+        let odd = self.marks.iter().filter(|(_, mark)| mark.is_odd());
+        let odd: Vec<MemberId> = odd.map(|(member, _)| *member).collect();
         for member in odd {
             if !self.quarantined.contains(&member) && self.may_take_out(member) {
                 self.tell_odd(member);

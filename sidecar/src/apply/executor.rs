@@ -515,6 +515,13 @@ impl<A: App, S: States> Executor<A, S> {
                 self.act_all()?;
                 let _ = reply.send(taken);
             }
+            Call::Astray(lineage, mark, reply) => {
+                let found = mark.map(|mark| (mark.slot, mark.measure));
+                self.machine.handle_astray(lineage, found);
+                // It is in the ledger before anybody hears that it was noted.
+                self.act_all()?;
+                let _ = reply.send(());
+            }
         }
         Ok(())
     }

@@ -11,12 +11,14 @@ use synod_proto::v1::Policy;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::answers::{Answers, Which};
-use super::digesting::Compared;
+use super::digesting::{Compared, Verified, Word};
 use super::digests::Batch;
+use super::divergence::Mark;
 use super::fold::Fold;
 use super::keys::KeyLookup;
 use crate::admin::status::Waiting;
 use crate::app::Instance;
+use crate::copies::Found;
 
 /// A cheap handle on this member's apply.
 #[derive(Clone, Debug)]
@@ -52,6 +54,8 @@ pub(super) enum Call {
         fold: Box<Fold>,
         reply: oneshot::Sender<bool>,
     },
+    /// What was found about the state of this number; `None`: nothing any more.
+    Astray(u64, Option<Mark>, oneshot::Sender<()>),
 }
 
 /// Why there is no snapshot.
@@ -179,6 +183,8 @@ pub struct ApplyStatus {
     /// This instance of the app must be stopped: its state is not known. It is, once the group
     /// allows it ([`super::stop`]).
     pub condemned: Option<Instance>,
+    /// The state was found to differ from other copies' from this slot on, and was not made anew yet.
+    pub astray: Option<Slot>,
     /// Starts of the app that were seen.
     pub app_starts: u64,
     /// Entries up to here are not read from the log any more: a snapshot of this member stands for
@@ -295,15 +301,36 @@ impl ApplyHandle {
         self.durations.clone()
     }
 
-    /// Digests of what this copy has answered behind this slot, `max` at most, for the comparer. None
-    /// are made before this was called for the first time.
-    pub fn digests(&self, after: Slot, max: usize) -> Batch {
-        self.compared.after(after, max)
+    /// What the leader that compares the copies says to this one, and the digests that it wants, `max`
+    /// at most. What it says is noted before this returns. `None`: apply has ended.
+    pub async fn compare(&self, word: &Word, max: usize) -> Option<Batch> {
+        if let Some((lineage, mark)) = self.compared.to_note(word) {
+            let (reply, noted) = oneshot::channel();
+            let call = Call::Astray(lineage, mark.clone(), reply);
+            self.calls.send(call).await.ok()?;
+            noted.await.ok()?;
+            self.compared.noted(lineage, mark);
+        }
+        Some(self.compared.answer(word, max))
     }
 
-    /// The comparer is done with all up to here.
-    pub fn digests_compared(&self, through: Slot) {
-        self.compared.compared(through);
+    /// What was found about all copies, and its changes.
+    pub fn found(&self) -> watch::Receiver<Found> {
+        self.compared.found.subscribe()
+    }
+
+    /// While this member leads: what it has found about all copies.
+    pub(crate) fn publish_found(&self, found: Found) {
+        self.compared.found.send_if_modified(|published| {
+            let changed = *published != found;
+            *published = found;
+            changed
+        });
+    }
+
+    /// Up to where the state of this copy is vouched for, and its changes.
+    pub fn verified(&self) -> watch::Receiver<Verified> {
+        self.compared.verified()
     }
 
     /// The start signal (rule A5): the app was started, or is about to be. Returns at once.

@@ -32,7 +32,12 @@ const FLAG_UNKNOWN: u16 = 1;
 const FLAG_ROLLBACK: u16 = 2;
 /// The history is where slots done would be.
 const FLAG_HISTORY: u16 = 4;
+/// The first slot that differs is behind the history.
+const FLAG_ASTRAY: u16 = 8;
+const FLAG_STANDS: u16 = 16;
+const KNOWN_FLAGS: u16 = FLAG_UNKNOWN | FLAG_ROLLBACK | FLAG_HISTORY | FLAG_ASTRAY | FLAG_STANDS;
 const DONE_AT: usize = 156;
+const ASTRAY_AT: usize = DONE_AT + 32;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What is known about the app's state.
@@ -48,6 +53,11 @@ pub struct Record {
     pub unknown: bool,
     /// The app's volume must be put back to a snapshot before anything is known again.
     pub rollback: bool,
+    /// The state of that instance was found to differ from other copies' from this slot on, as of
+    /// which nobody vouches for it.
+    pub astray: Option<Slot>,
+    /// Therefore nothing is executed upon it any more.
+    pub stands: bool,
     /// What was done by whatever instance; `None` in a record of an earlier version.
     pub history: Option<History>,
 }
@@ -236,6 +246,8 @@ impl Cell {
             (record.unknown, FLAG_UNKNOWN),
             (record.rollback, FLAG_ROLLBACK),
             (record.history.is_some(), FLAG_HISTORY),
+            (record.astray.is_some(), FLAG_ASTRAY),
+            (record.stands, FLAG_STANDS),
         ];
         let flags = flags.iter().filter(|(set, _)| *set);
         let flags = flags.fold(0, |all, (_, flag)| all | flag);
@@ -256,6 +268,9 @@ impl Cell {
             put(DONE_AT + 8, &history.answered.0.to_le_bytes());
             put(DONE_AT + 16, &history.sent.0.to_le_bytes());
             put(DONE_AT + 24, &history.forgotten.0.to_le_bytes());
+        }
+        if let Some(astray) = record.astray {
+            put(ASTRAY_AT, &astray.0.to_le_bytes());
         }
         let sum = checksum(&bytes);
         bytes[CHECKSUM_AT..].copy_from_slice(&sum);
@@ -285,8 +300,13 @@ impl Cell {
                 applied: Slot(u64_at(56)),
                 in_flight: (in_flight > 0).then_some(first),
                 // What a serial apply never wrote is no state that it could go on from.
-                unknown: flags & !(FLAG_ROLLBACK | FLAG_HISTORY) != 0 || in_flight > 1 || done > 0,
+                unknown: flags & FLAG_UNKNOWN != 0
+                    || flags & !KNOWN_FLAGS != 0
+                    || in_flight > 1
+                    || done > 0,
                 rollback: flags & FLAG_ROLLBACK != 0,
+                stands: flags & FLAG_STANDS != 0,
+                astray: (flags & FLAG_ASTRAY != 0).then(|| Slot(u64_at(ASTRAY_AT))),
                 history: (flags & FLAG_HISTORY != 0).then(|| History {
                     admitted: Slot(u64_at(DONE_AT)),
                     answered: Slot(u64_at(DONE_AT + 8)),
@@ -345,6 +365,8 @@ mod tests {
             }),
             unknown: false,
             rollback: false,
+            astray: None,
+            stands: false,
             history: Some(History {
                 admitted: Slot(applied + 3),
                 answered: Slot(applied + 2),
@@ -375,6 +397,11 @@ mod tests {
             Record {
                 rollback: true,
                 ..record(4, None)
+            },
+            Record {
+                astray: Some(Slot(3)),
+                stands: true,
+                ..record(5, None)
             },
         ] {
             ledger.write(&written).unwrap();

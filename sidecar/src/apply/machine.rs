@@ -16,6 +16,7 @@ use synod_proto::v1::Request;
 
 mod action;
 mod life;
+mod lineage;
 mod poison;
 mod snapshots;
 mod steps;
@@ -26,6 +27,7 @@ pub use self::action::{
     Action, Answer, Ask, Blocked, Execute, Job, Run, Setup, Standing, StateType, UncleanCrash,
 };
 use self::life::{Files, Interrupted};
+pub use self::lineage::Lineage;
 use self::snapshots::Barrier;
 use self::steps::doubled;
 use super::Outcome;
@@ -124,6 +126,12 @@ pub struct Machine {
     considered: Slot,
     /// The base has executed a slot that nobody should have: it cannot be used.
     base_void: bool,
+    /// Which state the app has.
+    lineage: Lineage,
+    /// It was found to differ from this slot on.
+    astray: Option<Slot>,
+    /// Nothing is executed upon it any more, since it differs.
+    stands: bool,
     /// What was promised about slots that the leader asks about.
     promises: BTreeMap<Slot, Ask>,
     /// Of all earlier lives.
@@ -195,6 +203,9 @@ impl Machine {
             barrier: None,
             considered: Slot::ZERO,
             base_void: false,
+            lineage: Lineage::default(),
+            astray: None,
+            stands: false,
             promises: setup
                 .promises
                 .into_iter()
@@ -437,6 +448,7 @@ impl Machine {
     pub fn serving(&self) -> bool {
         self.app_runs()
             && self.halted.is_none()
+            && !self.stands
             && self.applied >= self.target
             && self.fold.admitted() >= self.target
             && self.paused.is_none()
@@ -524,6 +536,7 @@ impl Machine {
             return Some(Blocked::Unknown(slot));
         }
         match self.app {
+            App::Running(_) if self.stands => Some(Blocked::Differs(self.applied.next())),
             App::Running(_) => {
                 let next = self.next_executed();
                 let asked = next.filter(|next| self.promises.contains_key(next));

@@ -45,6 +45,7 @@ use synod_proto::v1::Policy;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+pub use digesting::{Verified, Word};
 pub use feed::{Beginning, EntrySource, Feed, FeedSender, feed};
 pub use fold::Fold;
 pub use handle::{Answer, ApplyHandle, ApplyStatus, NotTaken, Outcome, StoredBody, StoredResponse};
@@ -52,8 +53,8 @@ pub use ids::Ids;
 pub use keys::KeyLookup;
 pub use ledger::{Found, History, InFlight, Ledger, LedgerError, Record};
 pub use machine::{
-    Action, Answer as MachineAnswer, Ask, Blocked, Execute, Job, Machine, Run, Setup, Standing,
-    StateType, UncleanCrash,
+    Action, Answer as MachineAnswer, Ask, Blocked, Execute, Job, Lineage, Machine, Run, Setup,
+    Standing, StateType, UncleanCrash,
 };
 pub use states::{NoSnapshots, RestoreError, StateError, States, Take};
 pub use tables::TablesError;
@@ -125,7 +126,7 @@ pub fn start<A: App, S: States>(
     let (policy, policy_receiver) = watch::channel(Arc::new(Policy::default()));
     let (waiting, waiting_receiver) = watch::channel(None);
     let durations = Histogram::new(DURATION_BOUNDS);
-    let compared = Arc::new(digesting::Compared::default());
+    let compared = Arc::new(digesting::Compared::new(rand::random()));
     let (calls, calls_receiver) = mpsc::channel(CALLS);
     let handle = ApplyHandle {
         answers: answers.clone(),

@@ -65,6 +65,7 @@ impl<A: App, S: States> Executor<A, S> {
             app_absent: machine.condemned().is_none()
                 && blocked.or_else(|| machine.blocked()) == Some(Blocked::NoApp),
             condemned: machine.condemned(),
+            astray: machine.astray(),
             app_starts: machine.app_starts(),
             not_needed: machine.not_needed(),
             restoring: machine.restoring(),
@@ -83,7 +84,7 @@ impl<A: App, S: States> Executor<A, S> {
             changed
         });
         self.published.answers.reached(applied, answered);
-        self.published.digesting.reached(applied);
+        self.published.digesting.reached(machine);
         self.publish_waiting(blocked.or_else(|| machine.blocked()), stalled_at);
     }
 
@@ -91,6 +92,7 @@ impl<A: App, S: States> Executor<A, S> {
         let next = self.machine.applied().next();
         let waiting = match blocked {
             Some(Blocked::Unknown(slot)) => Some(("upgrade", slot)),
+            Some(Blocked::Differs(slot)) => Some(("divergence", slot)),
             Some(Blocked::Pause(slot)) => Some(("app", slot)),
             Some(Blocked::NoApp) => Some(("app", next)),
             Some(Blocked::Asked(slot)) => Some(("poison", slot)),

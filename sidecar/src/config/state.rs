@@ -232,6 +232,17 @@ impl Call {
 // === impl HttpSnapshot ===
 
 impl HttpSnapshot {
+    /// With the usual limits.
+    pub fn new(save: Call, restore: Call) -> Self {
+        Self {
+            save,
+            restore,
+            settle: None,
+            timeout_ms: Self::timeout_ms(),
+            max_bytes: Self::max_bytes(),
+        }
+    }
+
     /// Half an hour: as slow as 1 MiB/s for the largest of the usual states.
     fn timeout_ms() -> u64 {
         30 * 60 * 1_000

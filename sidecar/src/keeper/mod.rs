@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use synod_paxos::{Base, GroupId, Member, MemberId, Role, Slot};
+use synod_paxos::{Base, GroupId, MemberId, Slot};
 use synod_wal::LogReader;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -30,7 +30,7 @@ pub use turns::Turns;
 
 use crate::admin::status;
 use crate::app::App;
-use crate::apply::{ApplyHandle, ApplyStatus, Fold, NotTaken};
+use crate::apply::{ApplyHandle, ApplyStatus, Fold, NotTaken, Verified};
 use crate::config::{Config, state};
 use crate::identity::Connector;
 use crate::node::{Channels, NodeHandle, NodeStatus};
@@ -120,8 +120,8 @@ pub struct Handle {
 pub struct Keeper {
     handle: Handle,
     channels: Arc<Channels>,
-    /// All slots up to here of this copy were compared, and agreed with a majority (rule N2).
-    verified: watch::Receiver<Slot>,
+    /// Up to where this copy was compared with others, and agreed with a majority (rule N2).
+    verified: watch::Receiver<Verified>,
     due: Due,
     log_max_bytes: u64,
     /// The newest that apply was told of.
@@ -279,14 +279,6 @@ impl Handle {
         self.own().rev().find(|it| it.standing.usable())
     }
 
-    /// No other member runs the app.
-    fn is_alone(&self) -> bool {
-        let node = self.node.status().borrow().clone();
-        let configuration = node.configuration.as_deref();
-        let is_other = |it: &Member| it.id != node.member && it.role != Role::Witness;
-        configuration.is_some_and(|it| !it.members.iter().any(is_other))
-    }
-
     /// What this member says of itself when turns are given.
     fn report(&self) -> Report {
         let node = self.node.status().borrow().clone();
@@ -319,18 +311,13 @@ fn is_healthy(node: &NodeStatus, apply: &ApplyStatus) -> bool {
 
 impl Keeper {
     /// Of a member whose group is there.
-    pub fn new(
-        handle: Handle,
-        channels: Arc<Channels>,
-        verified: watch::Receiver<Slot>,
-        config: &Config,
-    ) -> Self {
+    pub fn new(handle: Handle, channels: Arc<Channels>, config: &Config) -> Self {
         let every = config.state.snapshot.every;
         let newest = handle.states.newest();
         Self {
+            verified: handle.apply.verified(),
             handle,
             channels,
-            verified,
             due: Due {
                 slots: every.slots,
                 log_bytes: every.log_bytes.min(part_of(config.log.max_bytes, DUE)),
@@ -376,26 +363,28 @@ impl Keeper {
         Ok(())
     }
 
-    /// What was compared may be used; and what was not, when the log has no more room to wait.
+    /// What was compared may be used; and what was not, when the log has no more room to wait. What
+    /// can never be compared any more, since the copy that it is of was made anew, goes.
     fn mark(&self) -> Result<(), StoreError> {
         let handle = &self.handle;
-        let verified = if handle.is_alone() {
-            // There is no second digest to be had.
-            Slot(u64::MAX)
-        } else {
-            *self.verified.borrow()
-        };
-        let full = self.log_fills(HALF);
+        let verified = *self.verified.borrow();
+        let astray = handle.apply.status().borrow().astray;
+        let fills = self.log_fills(HALF);
         let uncompared = handle
             .own()
             .filter(|it| it.standing == Standing::Uncompared);
         for snapshot in uncompared {
-            let slot = snapshot.head.slot;
-            if slot <= verified {
-                handle.store.mark_verified(snapshot.id)?;
+            let (slot, id) = (snapshot.head.slot, snapshot.id);
+            let maker = handle.states.maker_of(slot);
+            let is_of_now = maker.is_some_and(|it| verified.is_of(it));
+            if maker.is_some_and(|it| verified.covers(it, slot)) {
+                handle.store.mark_verified(id)?;
                 tracing::info!(%slot, "the snapshot may be used: its slots were compared");
-            } else if full {
-                handle.store.mark_unverified(snapshot.id)?;
+            } else if !is_of_now || astray.is_some_and(|astray| astray <= slot) {
+                tracing::info!(%slot, "a snapshot is removed: its slots cannot be compared any more");
+                handle.store.discard(id)?;
+            } else if fills {
+                handle.store.mark_unverified(id)?;
                 tracing::warn!(
                     %slot,
                     "the snapshot is used though its slots could not be compared: the log is half \

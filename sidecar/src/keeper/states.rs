@@ -1,5 +1,6 @@
 //! How the app's state comes into this member's snapshots, and out of them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,8 @@ use crate::snapshot::http::{Endpoint, HttpFailure, HttpSnapshots, SameApp, ask};
 use crate::snapshot::volume::{Staged, Volume};
 use crate::snapshot::{Draft, Head, Method, Snapshot, StateReader, Store};
 
+/// Makers remembered: more than snapshots that wait for their comparison are kept.
+const MAKERS: usize = 16;
 /// Longest wait for an app that is asked which slot its state contains.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 
@@ -52,6 +55,8 @@ pub struct Stored {
     group: Option<GroupId>,
     /// What was taken last, until it is stored.
     taken: Mutex<Option<Taken>>,
+    /// Of whose state the snapshots are that this process has made, the last few.
+    makers: Mutex<BTreeMap<Slot, Instance>>,
 }
 
 type Look = Arc<dyn Fn() -> io::Result<Option<Instance>> + Send + Sync>;
@@ -64,6 +69,8 @@ enum SavedBy {
 
 struct Taken {
     slot: Slot,
+    /// Whose state it is.
+    instance: Instance,
     /// Apply has said that it is the state of its slot.
     good: bool,
     what: What,
@@ -124,6 +131,7 @@ impl Stored {
             maker: parts.maker,
             group: parts.group,
             taken: Mutex::new(None),
+            makers: Mutex::default(),
         }
     }
 
@@ -148,7 +156,22 @@ impl Stored {
                 packed.map_err(|error| TakeError::Gone(error.0))?
             }
         };
+        // Before it can be seen, or it would be taken for one of an earlier process.
+        self.makers().insert(slot, taken.instance);
         Ok(draft.finish().await?)
+    }
+
+    /// Of whose state the snapshot at this slot is, if this process has made it.
+    pub(super) fn maker_of(&self, slot: Slot) -> Option<Instance> {
+        self.makers().get(&slot).copied()
+    }
+
+    fn makers(&self) -> MutexGuard<'_, BTreeMap<Slot, Instance>> {
+        let mut makers = self.makers.lock().unwrap_or_else(PoisonError::into_inner);
+        while makers.len() > MAKERS {
+            makers.pop_first();
+        }
+        makers
     }
 
     fn taken(&self) -> MutexGuard<'_, Option<Taken>> {
@@ -190,7 +213,7 @@ impl Stored {
     }
 
     async fn take_now(&self, take: Take) -> Result<(), StateError> {
-        let slot = take.slot;
+        let Take { slot, instance, .. } = take;
         let what = match &self.method {
             SavedBy::Nothing => {
                 return Err(StateError(
@@ -220,6 +243,7 @@ impl Stored {
         };
         *self.taken() = Some(Taken {
             slot,
+            instance,
             good: false,
             what,
         });

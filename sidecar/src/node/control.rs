@@ -46,6 +46,9 @@ const TRANSFER: Duration = Duration::from_secs(10);
 /// The same when this one is about to be ended: its pod's time runs.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
+/// Policies say what is done about copies that differ from this protocol on.
+const DIVERGENCE_SINCE: u32 = 2;
+
 /// What does not change while the process lives.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -128,6 +131,22 @@ impl Control {
             slot: answer.slot.0,
             version: self.apply.policy().borrow().version,
         })
+    }
+
+    /// A member of an earlier version would not know all that a policy says (rule P8).
+    async fn check_protocol(&self, policy: &Policy) -> Result<(), Status> {
+        if policy.divergence.is_none() {
+            return Ok(());
+        }
+        let description = self.node.describe().await.ok_or_else(no_group)?;
+        if description.status.protocol >= DIVERGENCE_SINCE {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!(
+            "divergence needs protocol {DIVERGENCE_SINCE}, and the group speaks {}: run all its members \
+             on this version first",
+            description.status.protocol
+        )))
     }
 
     /// Whether what a policy allows fits the logs of the other members, the leader's among them:
@@ -248,6 +267,7 @@ impl control_server::Control for Control {
                 version,
             }));
         }
+        self.check_protocol(&policy).await?;
         self.check_others(&policy).await?;
         policy.version = request.expected_version + 1;
         policy.classes_version = 0;

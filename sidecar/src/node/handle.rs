@@ -332,6 +332,12 @@ impl NodeHandle {
     }
 }
 
+/// What a member is called.
+pub(crate) fn name(status: &NodeStatus, id: MemberId) -> String {
+    let found = status.find(id);
+    found.map_or_else(|| format!("member {id}"), |it| it.name.clone())
+}
+
 // === impl NodeStatus ===
 
 impl NodeStatus {

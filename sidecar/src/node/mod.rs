@@ -28,9 +28,11 @@ pub use channels::Channels;
 pub use control::{Control, Facts};
 pub use door::PeerDoor;
 pub use event_loop::{NodeEnd, Parts, Running, start};
+pub(crate) use handle::name;
 pub use handle::{Decided, Description, NodeHandle, NodeStatus, Proposed, Seat};
 pub use source::LogSource;
 pub use stops::Stops;
+pub(crate) use stops::leader;
 
 #[cfg(test)]
 mod tests;

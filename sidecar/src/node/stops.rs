@@ -176,7 +176,7 @@ fn no_leader() -> Status {
 }
 
 /// Whom this member follows, and in which ballot.
-fn leader(status: &NodeStatus) -> Option<(MemberId, Ballot)> {
+pub(crate) fn leader(status: &NodeStatus) -> Option<(MemberId, Ballot)> {
     Some((status.leader?, status.promised))
 }
 

@@ -4,11 +4,21 @@
 mod incoming;
 mod outgoing;
 
-use synod_paxos::{Ballot, GroupId, Hello, Incarnation, Lane, MemberId, Message};
+use synod_paxos::{Ballot, Entry, GroupId, Hello, Incarnation, Lane, MemberId, Message};
 use synod_proto::v1;
 
 /// Lowest and highest protocol version that this build speaks.
 pub const PROTOCOL: std::ops::RangeInclusive<u32> = 1..=2;
+
+/// An entry as it travels, and as backups hold it.
+pub fn read_entry(entry: v1::Entry) -> Result<Entry, WireError> {
+    incoming::entry(entry)
+}
+
+/// See [`read_entry`].
+pub fn write_entries(entries: Vec<Entry>) -> Vec<v1::Entry> {
+    outgoing::entries(entries)
+}
 
 /// Longest list that is taken in one message.
 const MAX_LIST: usize = 1 << 16;
@@ -70,12 +80,12 @@ pub fn hello(hello: &Hello, lane: Lane) -> v1::PeerFrame {
 }
 
 /// A ballot that names a leadership.
-pub(super) fn term(ballot: Ballot) -> v1::Ballot {
+pub(crate) fn term(ballot: Ballot) -> v1::Ballot {
     outgoing::ballot(ballot)
 }
 
 /// The same, of another member.
-pub(super) fn read_term(ballot: Option<v1::Ballot>) -> Result<Ballot, WireError> {
+pub(crate) fn read_term(ballot: Option<v1::Ballot>) -> Result<Ballot, WireError> {
     incoming::ballot(ballot)
 }
 

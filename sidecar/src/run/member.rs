@@ -22,9 +22,11 @@ use crate::admin::{self, AdminParts, LogIdentity};
 use crate::app::{self, App};
 use crate::apply::handle::spool_dir;
 use crate::apply::{self, ApplyError, ApplyHandle, FeedSender};
+use crate::backup;
 use crate::config::peers::{self, PeerTable};
 use crate::config::state::StateKind;
 use crate::config::{Config, ConfigError, Protocol, limits};
+use crate::copies::{self, Comparison};
 use crate::identity::{self, Caller, Identity, IdentityError, WINDOW, Who};
 use crate::ingress::{self, Handles, Limits, Reads};
 use crate::keeper::{self, Keeper, KeeperError};
@@ -246,6 +248,8 @@ impl Member {
         let channels = Channels::new(identity.clone(), table.clone(), node.status());
         let channels = Arc::new(channels);
         tasks.spawn(app_stops.clone().run(apply.status(), channels.clone()));
+        let comparison = Comparison::new(node.clone(), apply.clone(), channels.clone());
+        tasks.spawn(comparison.run());
         let ingress = Arc::new(ingress::Server::new(ingress::Parts {
             backend: Handles::new(node.clone(), apply.clone(), reads),
             peers: channels.clone(),
@@ -286,7 +290,9 @@ impl Member {
                 group_of(&node),
                 config.state.snapshot.transfer_bytes_per_second,
             ))
+            .add_service(backup::service(node.clone(), wal.reader()))
             .add_service(keeper::Turns::service(snapshots.clone(), channels.clone()))
+            .add_service(copies::service(node.clone(), apply.clone()))
             .serve_with_incoming_shutdown(
                 identity::accept(peer, identity.clone()),
                 stops.rest.clone().cancelled_owned(),
@@ -413,8 +419,7 @@ impl<R: Reads> Whole<R> {
             Ok(node) => node,
             Err(error) => return error.into(),
         };
-        let (_verified, verified) = watch::channel(Slot::ZERO);
-        let keeper = Keeper::new(self.snapshots, self.channels, verified, &self.config);
+        let keeper = Keeper::new(self.snapshots, self.channels, &self.config);
         self.tasks.spawn(keeper.run());
         let (drained, mut all_answered) = oneshot::channel();
         let (ingress, stop, clients) = (self.ingress, self.stops.clients.clone(), self.clients);
@@ -511,6 +516,8 @@ impl Told<'_> {
             log_max_bytes: config.log.max_bytes,
             token: config.app.token.clone(),
             outsiders: app::outsiders(config.app.address),
+            found: apply.found(),
+            verified: apply.verified(),
             leaving,
         }
     }

@@ -1,5 +1,6 @@
 //! Whole members in one process: real ports, certificates and logs; the app is a list in memory.
 
+mod copies;
 mod ends;
 mod snapshots;
 mod stops;
@@ -52,6 +53,23 @@ struct List {
     breaks_off: Arc<AtomicBool>,
     /// How many requests it has executed.
     executed: Arc<AtomicU64>,
+    /// What is wrong with its copy.
+    quirk: Arc<Mutex<Quirk>>,
+}
+
+/// How a copy of the list behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Quirk {
+    #[default]
+    None,
+    /// Says something else about its next request.
+    Answers,
+    /// Keeps another line than that of its next request, until it is started anew.
+    Stores,
+    /// Answers all requests with this status.
+    Status(StatusCode),
+    /// Draws a number at random for each answer.
+    Noisy,
 }
 
 impl List {
@@ -59,10 +77,27 @@ impl List {
         self.lines.lock().expect("list").join(",")
     }
 
+    fn len(&self) -> usize {
+        self.lines.lock().expect("list").len()
+    }
+
     fn start(&self) {
         self.lines.lock().expect("list").clear();
         let instance = rand::random_range(1..u64::MAX);
         self.instance.store(instance, Ordering::SeqCst);
+    }
+
+    fn behave(&self, quirk: Quirk) {
+        *self.quirk.lock().expect("list") = quirk;
+    }
+
+    /// How it behaves this time.
+    fn take_quirk(&self) -> Quirk {
+        let mut quirk = self.quirk.lock().expect("list");
+        match *quirk {
+            Quirk::Answers | Quirk::Stores => std::mem::take(&mut *quirk),
+            lasting => lasting,
+        }
     }
 
     fn stop(&self) {
@@ -85,11 +120,26 @@ impl App for List {
             return std::future::ready(Err(ExecuteError::Unknown(error)));
         }
         self.executed.fetch_add(1, Ordering::SeqCst);
-        self.lines.lock().expect("list").push(line);
+        let quirk = self.take_quirk();
+        self.lines.lock().expect("list").push(match quirk {
+            Quirk::Stores => format!("not {line}"),
+            _ => line,
+        });
+        let mut headers = http::HeaderMap::new();
+        if quirk == Quirk::Noisy {
+            let number = rand::random::<u64>();
+            headers.insert("x-session", number.into());
+        }
         let response = StoredResponse {
-            status: StatusCode::CREATED,
-            headers: http::HeaderMap::new(),
-            body: StoredBody::Memory(Bytes::from(self.text())),
+            status: match quirk {
+                Quirk::Status(status) => status,
+                _ => StatusCode::CREATED,
+            },
+            headers,
+            body: StoredBody::Memory(match quirk {
+                Quirk::Answers => Bytes::from_static(b"odd"),
+                _ => Bytes::from(self.text()),
+            }),
             trailers: http::HeaderMap::new(),
         };
         std::future::ready(Ok(Executed {

@@ -1,5 +1,5 @@
-//! The sample app: registers, counters and lists over HTTP, in memory. An ordinary single-instance
-//! program that knows nothing of Synod, whose answers say enough to check histories.
+//! The sample app: registers, counters and lists over HTTP, in memory or in a folder. An ordinary
+//! single-instance program, whose answers say enough to check histories.
 //!
 //! | request | effect | answer |
 //! |---|---|---|
@@ -8,19 +8,29 @@
 //! | `POST /l/{key}`, body a number | append | `{"version":n}` |
 //! | `GET /r|c|l/{key}` | none | `{"version":n,"value":v}`, with `null` and 404 when never written |
 //! | `GET /dump` | none | all keys |
+//! | `GET /state` | none | the whole state, to be put back |
+//! | `PUT /state` | that is the state | |
+//! | `GET /applied` | none | the slot of the last write that is kept |
+//! | `GET /counts` | none | writes and restores of this process |
 //! | `POST /echo` | counts | what arrived: method, target, headers, length of the body |
 //!
-//! For the sake of testing the tests it can be made to be wrong ([`Bug`]).
+//! It can be made to be wrong, for the sake of testing the tests ([`Bug`]) and of what depends on its
+//! saving its state ([`Misdeed`]).
+
+mod misdeed;
+mod state;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -28,6 +38,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use synod_history::Observed;
 use tokio::net::TcpListener;
+
+pub use misdeed::Misdeed;
+use state::{Cell, Kept, State};
 
 /// What the app does wrong at every so many writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,27 +57,18 @@ pub enum Bug {
 }
 
 /// How the app is to behave.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Added to each write.
+    /// Added to each write, before it.
     pub delay: Duration,
+    /// Between a write and its answer: who is killed then has kept what nobody knows of.
+    pub lag: Duration,
+    /// Where the state is kept; `None`: in memory.
+    pub keep: Option<PathBuf>,
+    /// The file that tells which [`Misdeed`] is to be done.
+    pub misdeeds: Option<PathBuf>,
     /// See [`Bug`].
     pub bug: Bug,
-}
-
-#[derive(Clone, Default)]
-struct Cell {
-    version: u64,
-    value: Value,
-}
-
-#[derive(Default)]
-struct State {
-    cells: BTreeMap<String, Cell>,
-    before: BTreeMap<String, Cell>,
-    writes: u64,
-    reads: u64,
-    echoes: u64,
 }
 
 struct App {
@@ -73,12 +77,14 @@ struct App {
 }
 
 type Answer = (StatusCode, Value);
+type Body = BoxBody<Bytes, Infallible>;
 
 /// Serves on `listener` until the process ends.
 pub async fn serve(listener: TcpListener, options: Options) -> std::io::Result<()> {
+    let state = State::open(options.keep.as_deref())?;
     let app = Arc::new(App {
         options,
-        state: Mutex::new(State::default()),
+        state: Mutex::new(state),
     });
     loop {
         let (stream, _) = listener.accept().await?;
@@ -138,7 +144,7 @@ pub fn parse_cell(cell: &Value) -> anyhow::Result<Observed> {
 // === impl App ===
 
 impl App {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let Ok(body) = body.collect().await else {
             return respond((StatusCode::BAD_REQUEST, json!({"error": "body"})));
@@ -149,27 +155,76 @@ impl App {
             tokio::time::sleep(self.options.delay).await;
         }
         let path = parts.uri.path();
+        let slot = slot(&parts);
         if path == "/echo" {
             return respond(self.echo(&parts, body.len()));
         }
         if path == "/dump" && parts.method == Method::GET {
             return respond((StatusCode::OK, self.dump()));
         }
+        match (&parts.method, path) {
+            (&Method::GET, "/state") => return self.save().await,
+            (&Method::PUT, "/state") => return respond(self.restore(slot, &body)),
+            (&Method::GET, "/applied") => {
+                return respond((StatusCode::OK, json!(self.state().kept.slot)));
+            }
+            (&Method::GET, "/counts") => return respond((StatusCode::OK, self.counts())),
+            _ => {}
+        }
         let kind = path.get(..3).unwrap_or("");
         let key = path.trim_start_matches('/');
-        respond(match (&parts.method, kind) {
+        let at = (slot, key);
+        let answer = match (&parts.method, kind) {
             (&Method::GET, "/r/" | "/c/" | "/l/") => self.get(key),
-            (&Method::PUT, "/r/") => self.write(key, &body, |_, number| json!(number)),
-            (&Method::POST, "/c/") => self.write(key, &body, |old, number| {
+            (&Method::PUT, "/r/") => self.write(at, &body, |_, number| json!(number)),
+            (&Method::POST, "/c/") => self.write(at, &body, |old, number| {
                 json!(old.as_u64().unwrap_or(0).wrapping_add(number))
             }),
-            (&Method::POST, "/l/") => self.write(key, &body, |old, number| {
+            (&Method::POST, "/l/") => self.write(at, &body, |old, number| {
                 let mut list = old.as_array().cloned().unwrap_or_default();
                 list.push(json!(number));
                 Value::Array(list)
             }),
             _ => (StatusCode::NOT_FOUND, json!({"error": "no such resource"})),
-        })
+        };
+        if write && !self.options.lag.is_zero() {
+            tokio::time::sleep(self.options.lag).await;
+        }
+        respond(answer)
+    }
+
+    async fn save(&self) -> Response<Body> {
+        let text = serde_json::to_vec(&self.state().kept).expect("keys are strings");
+        let text = Bytes::from(text);
+        if let Some(misdeed) = self.misdeed()
+            && let Some(response) = misdeed.save(&text).await
+        {
+            return response;
+        }
+        Response::new(Full::new(text).boxed())
+    }
+
+    fn restore(&self, slot: Option<u64>, body: &[u8]) -> Answer {
+        if self.misdeed() == Some(Misdeed::Refuse) {
+            let error = json!({"error": "told to refuse"});
+            return (StatusCode::UNPROCESSABLE_ENTITY, error);
+        }
+        let Ok(kept) = serde_json::from_slice::<Kept>(body) else {
+            return (StatusCode::BAD_REQUEST, json!({"error": "no state"}));
+        };
+        match self.state().replace(slot, kept) {
+            Ok(()) => (StatusCode::OK, json!({})),
+            Err(error) => failed(&error),
+        }
+    }
+
+    fn misdeed(&self) -> Option<Misdeed> {
+        Misdeed::told_by(self.options.misdeeds.as_deref()?)
+    }
+
+    fn counts(&self) -> Value {
+        let state = self.state();
+        json!({"writes": state.writes, "restored": state.restored})
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -181,14 +236,23 @@ impl App {
         state.reads += 1;
         let stale =
             matches!(self.options.bug, Bug::Stale(every) if state.reads.is_multiple_of(every));
-        let cells = if stale { &state.before } else { &state.cells };
+        let cells = if stale {
+            &state.before
+        } else {
+            &state.kept.cells
+        };
         match cells.get(key) {
             Some(cell) => (StatusCode::OK, cell.json()),
             None => (StatusCode::NOT_FOUND, Cell::default().json()),
         }
     }
 
-    fn write(&self, key: &str, body: &[u8], change: impl Fn(&Value, u64) -> Value) -> Answer {
+    fn write(
+        &self,
+        (slot, key): (Option<u64>, &str),
+        body: &[u8],
+        change: impl Fn(&Value, u64) -> Value,
+    ) -> Answer {
         let number = std::str::from_utf8(body)
             .ok()
             .and_then(|text| u64::from_str(text).ok());
@@ -200,7 +264,7 @@ impl App {
         };
         let mut state = self.state();
         state.writes += 1;
-        let old = state.cells.get(key).cloned().unwrap_or_default();
+        let old = state.kept.cells.get(key).cloned().unwrap_or_default();
         let after = old.changed(number, &change);
         let kept = match self.options.bug {
             Bug::Lose(every) if state.writes.is_multiple_of(every) => old.clone(),
@@ -210,7 +274,9 @@ impl App {
             _ => after.clone(),
         };
         state.before.insert(key.to_owned(), old);
-        state.cells.insert(key.to_owned(), kept);
+        if let Err(error) = state.keep(slot, key, kept) {
+            return failed(&error);
+        }
         let mut answer = after.json();
         if after.value.is_array() {
             answer = json!({"version": after.version});
@@ -220,7 +286,7 @@ impl App {
 
     fn dump(&self) -> Value {
         let state = self.state();
-        let cells = state.cells.iter();
+        let cells = state.kept.cells.iter();
         cells
             .map(|(key, cell)| (key.clone(), cell.json()))
             .collect()
@@ -228,14 +294,14 @@ impl App {
 
     fn echo(&self, parts: &http::request::Parts, length: usize) -> Answer {
         let mut state = self.state();
-        state.echoes += 1;
+        state.kept.echoes += 1;
         let headers: Vec<Value> = parts
             .headers
             .iter()
             .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
             .collect();
         let answer = json!({
-            "count": state.echoes,
+            "count": state.kept.echoes,
             "method": parts.method.as_str(),
             "target": parts.uri.to_string(),
             "headers": headers,
@@ -245,23 +311,19 @@ impl App {
     }
 }
 
-// === impl Cell ===
-
-impl Cell {
-    fn json(&self) -> Value {
-        json!({"version": self.version, "value": self.value})
-    }
-
-    fn changed(&self, number: u64, change: impl Fn(&Value, u64) -> Value) -> Self {
-        Self {
-            version: self.version + 1,
-            value: change(&self.value, number),
-        }
-    }
+/// The request's place in the agreed order, if it has one.
+fn slot(parts: &http::request::Parts) -> Option<u64> {
+    parts.headers.get("synod-slot")?.to_str().ok()?.parse().ok()
 }
 
-fn respond((status, body): Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+fn failed(error: &std::io::Error) -> Answer {
+    let error = json!({"error": error.to_string()});
+    (StatusCode::INTERNAL_SERVER_ERROR, error)
+}
+
+fn respond((status, body): Answer) -> Response<Body> {
+    let body = Full::new(Bytes::from(body.to_string()));
+    let mut response = Response::new(body.boxed());
     *response.status_mut() = status;
     let json = http::HeaderValue::from_static("application/json");
     response

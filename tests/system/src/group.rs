@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -63,6 +63,14 @@ pub struct MemberStatus {
     pub commit: u64,
     /// Number of the sidecar's start.
     pub boot: u64,
+    /// Its log begins behind this slot.
+    pub base: u64,
+    /// Slot of its newest snapshot; 0: it has none.
+    pub snapshot: u64,
+    /// Its slots were compared with those of other copies, so that it may be used.
+    pub verified: bool,
+    /// `CaughtUp`, `Rebuilding` and so on.
+    pub state: String,
 }
 
 /// A running group.
@@ -93,6 +101,20 @@ impl Options {
             ..Self::default()
         })
     }
+
+    /// With the sample app, which is given these arguments, and a manifest with this `spec.state`.
+    pub fn with_state(arguments: &[&str], state: &str) -> anyhow::Result<Self> {
+        let mut options = Self::sample_app()?;
+        options
+            .command
+            .extend(arguments.iter().map(|it| (*it).to_owned()));
+        options.manifest = Some(format!(
+            "apiVersion: synod.dev/v1alpha1\nkind: ReplicatedService\nmetadata: {{name: registers}}\n\
+             spec:\n  template: {{spec: {{containers: [{{name: app, ports: [{{containerPort: 80}}]}}]}}}}\n  \
+             state: {state}\n"
+        ));
+        Ok(options)
+    }
 }
 
 // === impl Group ===
@@ -102,13 +124,18 @@ impl Group {
     pub async fn start(options: &Options) -> anyhow::Result<Self> {
         let mut group = Self::launch(options)?;
         group.wait_until_all_serve(Duration::from_secs(60)).await?;
-        let told = group.ask_command().await?;
+        group.learn_addresses().await?;
+        Ok(group)
+    }
+
+    async fn learn_addresses(&mut self) -> anyhow::Result<()> {
+        let told = self.ask_command().await?;
         let mut members = Vec::new();
         collect_members(&told, &mut members);
-        group.names = members.into_iter().map(|member| member.name).collect();
-        group.names.sort();
-        group.admins = admins(&told, &group.names)?;
-        Ok(group)
+        self.names = members.into_iter().map(|member| member.name).collect();
+        self.names.sort();
+        self.admins = admins(&told, &self.names)?;
+        Ok(())
     }
 
     /// Starts `synod local` without waiting for anything.
@@ -118,36 +145,8 @@ impl Group {
         let log = folder.path().join("synod.log");
         let first_port = free_ports(MEMBERS as u16)?;
         let mark = format!("{}-{first_port}", std::process::id());
-        let program = options.program.clone().map_or_else(synod, Ok)?;
-        let mut command = Command::new(program);
-        command
-            .arg("local")
-            .args(["--replicas", &MEMBERS.to_string()])
-            .args(["--listen", &format!("127.0.0.1:{first_port}")])
-            .arg("--data")
-            .arg(&data)
-            .args(&options.arguments);
-        if let Some(manifest) = &options.manifest {
-            let file = folder.path().join("manifest.yaml");
-            fs::write(&file, manifest)?;
-            command.arg("-f").arg(file);
-        }
-        if !options.command.is_empty() {
-            command.arg("--").args(&options.command);
-        }
-        let output = File::create(&log)?;
-        let supervisor = command
-            .env(MARKER, &mark)
-            .env("NO_COLOR", "1")
-            .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .process_group(0)
-            .spawn()
-            .context("starting synod local")?;
         Ok(Self {
-            supervisor,
+            supervisor: spawn(options, folder.path(), first_port, &mark)?,
             mark,
             data,
             log,
@@ -156,6 +155,15 @@ impl Group {
             admins: Vec::new(),
             folder,
         })
+    }
+
+    /// Starts it again on its folder, once it was interrupted, and waits until all serve.
+    pub async fn start_again(&mut self, options: &Options) -> anyhow::Result<()> {
+        self.supervisor = spawn(options, self.folder.path(), self.first_port, &self.mark)?;
+        // Other ports than before.
+        self.admins.clear();
+        self.wait_until_all_serve(Duration::from_secs(60)).await?;
+        self.learn_addresses().await
     }
 
     /// Waits until every member's copy serves clients.
@@ -212,6 +220,15 @@ impl Group {
         }
         members.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(members)
+    }
+
+    /// Gives a command about this group, such as `synod snapshot list`, and waits for its end.
+    pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut command = Command::new(synod()?);
+        command.args(arguments).arg("--data").arg(&self.data);
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = timeout(Duration::from_secs(180), output).await;
+        Ok(output.with_context(|| format!("synod {arguments:?} does not end"))??)
     }
 
     /// What `synod status -o json` says.
@@ -376,6 +393,40 @@ impl Drop for Group {
     }
 }
 
+fn spawn(options: &Options, folder: &Path, first_port: u16, mark: &str) -> anyhow::Result<Child> {
+    let program = options.program.clone().map_or_else(synod, Ok)?;
+    let mut command = Command::new(program);
+    command
+        .arg("local")
+        .args(["--replicas", &MEMBERS.to_string()])
+        .args(["--listen", &format!("127.0.0.1:{first_port}")])
+        .arg("--data")
+        .arg(folder.join("data"))
+        .args(&options.arguments);
+    if let Some(manifest) = &options.manifest {
+        let file = folder.join("manifest.yaml");
+        fs::write(&file, manifest)?;
+        command.arg("-f").arg(file);
+    }
+    if !options.command.is_empty() {
+        command.arg("--").args(&options.command);
+    }
+    let output = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("synod.log"))?;
+    command
+        .env(MARKER, mark)
+        .env("NO_COLOR", "1")
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .process_group(0)
+        .spawn()
+        .context("starting synod local")
+}
+
 /// Every object in `value` that looks like a member's status.
 fn collect_members(value: &Value, members: &mut Vec<MemberStatus>) {
     match value {
@@ -399,6 +450,19 @@ fn collect_members(value: &Value, members: &mut Vec<MemberStatus>) {
                 applied: number("applied"),
                 commit: number("commit"),
                 boot: number("boot"),
+                base: number("base"),
+                snapshot: fields
+                    .get("snapshot")
+                    .and_then(|snapshot| snapshot["slot"].as_u64())
+                    .unwrap_or(0),
+                verified: fields
+                    .get("snapshot")
+                    .is_some_and(|snapshot| snapshot["verified"] == true),
+                state: fields
+                    .get("state")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned(),
             });
         }
         _ => {}

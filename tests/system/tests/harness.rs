@@ -16,7 +16,9 @@ async fn passes(name: &str) {
         out: PathBuf::new(),
         apps: PathBuf::new(),
         readme: PathBuf::new(),
+        older: None,
         cache: PathBuf::new(),
+        older: None,
     };
     let mut all = scenario::ALL.iter();
     let scenario = all

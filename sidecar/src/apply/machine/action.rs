@@ -179,6 +179,8 @@ pub enum Blocked {
     Asked(Slot),
     /// This slot failed more than once, or could not be sent: the next attempt is later.
     Pause(Slot),
+    /// The copy differs from others, and was told to stop before this slot.
+    Differs(Slot),
     /// This slot holds something unknown.
     Unknown(Slot),
 }

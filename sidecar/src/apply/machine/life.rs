@@ -83,6 +83,9 @@ impl Machine {
             }
             Found::Record(record) => record,
         };
+        self.lineage.is_known = true;
+        self.astray = record.astray;
+        self.stands = record.stands;
         self.interrupted = record.in_flight.map(|in_flight| Interrupted {
             applied: record.applied,
             in_flight,
@@ -147,11 +150,14 @@ impl Machine {
         self.ledger_dirty = true;
         match (self.state, self.files) {
             (StateType::Ephemeral, _) if self.base == Slot::ZERO => {
+                self.begin_lineage(Slot::ZERO);
                 self.go_on(instance, Slot::ZERO);
             }
-
             (StateType::Ephemeral, _) => self.restore(instance),
-            (StateType::Volume(_), Files::Back(slot)) => self.go_on(instance, slot),
+            (StateType::Volume(_), Files::Back(slot)) => {
+                self.begin_lineage(slot);
+                self.go_on(instance, slot);
+            }
             (StateType::Volume(UncleanCrash::AppliedHeader), Files::AsLeft) => self.ask(instance),
             (StateType::Volume(UncleanCrash::AtLeastOnce), Files::AsLeft) => {
                 // Until that is done, the state may contain what was in flight.
@@ -186,6 +192,7 @@ impl Machine {
             self.answer(id, in_flight.slot, Outcome::Executed);
         }
         self.app = App::Running(instance);
+        self.carry_lineage(slot);
         self.considered = Slot::ZERO;
         self.files = Files::AsLeft;
         self.interrupted = None;
@@ -231,6 +238,8 @@ impl Machine {
                 _ => true,
             },
             rollback: matches!(self.files, Files::Wanted { .. }),
+            astray: self.astray,
+            stands: self.stands,
             history: Some(self.history_now()),
         }
     }
@@ -341,6 +350,7 @@ impl Machine {
         } = self.app
             && job == under_way
         {
+            self.begin_lineage(slot);
             self.go_on(instance, slot);
             self.advance();
         }

@@ -182,7 +182,7 @@ impl Machine {
         }
     }
 
-    fn throw_away(&mut self, instance: Instance) {
+    pub(super) fn throw_away(&mut self, instance: Instance) {
         if self.has_volume() {
             self.roll_back(instance);
         } else {

@@ -144,6 +144,7 @@ impl Machine {
     pub(super) fn advance(&mut self) {
         while self.busy.is_none()
             && !self.shutting_down
+            && !self.stands
             && self.paused.is_none()
             && self.app_runs()
             && !self.snapshot_runs()

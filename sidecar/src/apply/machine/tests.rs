@@ -2,6 +2,7 @@
 
 mod admission;
 mod life;
+mod lineage;
 mod poison;
 mod random;
 mod snapshots;

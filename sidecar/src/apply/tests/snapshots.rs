@@ -1,5 +1,6 @@
 //! Snapshots as the executor has them taken and put back.
 
+use super::divergence::Mark;
 use super::*;
 
 /// Keeps the states of a [`TestApp`], as far as the tests look at them.
@@ -320,32 +321,58 @@ async fn an_app_that_says_what_it_has_goes_on_from_there() {
 }
 
 #[tokio::test]
-async fn what_each_slot_was_answered_is_digested_once_somebody_compares() {
+async fn what_each_slot_was_answered_is_digested_and_a_copy_that_differs_is_made_anew() {
     let data = tempfile::tempdir().unwrap();
     let (log, app) = (Log::default(), TestApp::default());
     let process = Process::begun(data.path(), &log, app.clone());
     app.listen(7);
-    process.choose(1, &request());
-    process.answered(1).await;
-    assert_eq!(process.handle.digests(Slot(0), 10).digests, []);
-    for sequence in 2..=3 {
+    for sequence in 1..=3 {
         process.choose(sequence, &request());
         process.answered(sequence).await;
     }
+    let compare = async |word: Word| process.handle.compare(&word, 10).await.unwrap();
     let batch = loop {
-        let batch = process.handle.digests(Slot(0), 10);
+        let batch = compare(Word::default()).await;
         if batch.through == Slot(3) {
             break batch;
         }
         tokio::task::yield_now().await;
     };
     let slots: Vec<u64> = batch.digests.iter().map(|(slot, _)| slot.0).collect();
-    assert_eq!(slots, [2, 3]);
+    assert_eq!(slots, [1, 2, 3]);
     assert_ne!(
         batch.digests[0].1, batch.digests[1].1,
         "it answers its slot"
     );
-    process.handle.digests_compared(Slot(2));
-    assert_eq!(process.handle.digests(Slot(0), 10).digests.len(), 1);
+    let release = Word {
+        lineage: batch.lineage,
+        verified: Slot(2),
+        release: Slot(2),
+        ..Word::default()
+    };
+    assert_eq!(compare(release).await.digests.len(), 1);
+    let verified = *process.handle.verified().borrow();
+    assert!(verified.covers(Instance(NonZeroU64::new(7).unwrap()), Slot(2)));
+    let mark = Some(Mark {
+        slot: Slot(3),
+        route: String::new(),
+        part: digests::Part::Body,
+        measure: divergence::OnDivergence::Quarantine,
+        tie: None,
+    });
+    let astray = Word {
+        lineage: batch.lineage,
+        mark: mark.clone(),
+        ..Word::default()
+    };
+    assert_eq!(compare(astray.clone()).await.mark, mark);
+    process.status(|status| status.condemned.is_some()).await;
+    app.listen(8);
+    process.status(|status| status.serving).await;
+    assert_eq!(app.executed()[3..], [(8, 1), (8, 2), (8, 3)]);
+    let again = compare(astray).await;
+    assert_ne!(again.lineage, batch.lineage);
+    assert_eq!(again.mark, None, "that was the one before");
+    assert!(process.handle.status().borrow().serving);
     process.shut_down().await;
 }

@@ -184,7 +184,7 @@ fn heartbeat(it: v1::Heartbeat) -> Read<Heartbeat> {
     })
 }
 
-fn entry(it: v1::Entry) -> Read<Entry> {
+pub(super) fn entry(it: v1::Entry) -> Read<Entry> {
     Ok(Entry {
         slot: slot(it.slot)?,
         ballot: ballot(it.ballot)?,

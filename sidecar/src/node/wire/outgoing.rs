@@ -228,7 +228,7 @@ fn command(it: Command) -> v1::Command {
     }
 }
 
-fn entries(list: Vec<Entry>) -> Vec<v1::Entry> {
+pub(super) fn entries(list: Vec<Entry>) -> Vec<v1::Entry> {
     let entry = |it: Entry| v1::Entry {
         slot: it.slot.0,
         ballot: Some(ballot(it.ballot)),

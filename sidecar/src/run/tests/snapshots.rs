@@ -11,14 +11,17 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use synod_proto::v1::{KeptSnapshotsRequest, TakeSnapshotRequest};
+use synod_paxos::GroupId;
+use synod_proto::v1::{KeptSnapshot, KeptSnapshotsRequest, TakeSnapshotRequest};
 use tokio::net::TcpListener;
 use tonic::Code;
 
 use super::{Group, List, PATIENCE, name};
 use crate::admin::status::Status;
+use crate::backup::{self, BackupError, Found};
 use crate::config::state::{Call, Every, HttpSnapshot, Snapshot, SnapshotKind, State};
-use crate::identity::Who;
+use crate::identity::testing::names;
+use crate::identity::{Connector, Identity, Who};
 
 /// A list's state, by HTTP, at an address of its own.
 pub(super) async fn serve(list: List) -> SocketAddr {
@@ -124,6 +127,16 @@ impl Group {
         panic!("the logs are not cut: {:?}", self.admin_status(1).await);
     }
 
+    /// An operator's connection to a member.
+    fn operators_connector(&self, number: usize) -> Connector {
+        let files = self
+            .authority
+            .issue(&self.path("operator"), &[names().operator()]);
+        let identity = Identity::load(&files, &names(), Who::Operator).expect("good");
+        let address = self.running(number).member.addresses().peer.to_string();
+        Connector::fixed(identity, Who::Member(name(number)), address)
+    }
+
     fn lines_of(&self, number: usize) -> usize {
         self.running(number).list.lines.lock().expect("list").len()
     }
@@ -186,7 +199,10 @@ async fn a_member_that_was_away_for_too_long_gets_a_snapshot_and_survives_a_kill
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_is_taken_on_request_of_an_operator_only_and_said_to_be_there() {
-    let mut group = Group::with_snapshots(1_000);
+    let mut group = Group {
+        log_bytes: 64 << 20,
+        ..Group::with_snapshots(1_000)
+    };
     group.start_all().await;
     group.form().await;
     group.add(1, "a").await;
@@ -197,11 +213,16 @@ async fn a_snapshot_is_taken_on_request_of_an_operator_only_and_said_to_be_there
     let taken = control.take_snapshot(TakeSnapshotRequest {}).await;
     let taken = taken.expect("taken").into_inner().snapshot.expect("one");
     assert_eq!((taken.state_bytes, &*taken.standing), (1, "Uncompared"));
+    // Soon all three have said what they answered.
+    let is_verified = |it: &Status| it.snapshot.as_ref().is_some_and(|it| it.verified);
+    let status = group.until_status(2, is_verified).await;
+    assert_eq!(status.snapshot.map(|it| it.slot), Some(taken.slot));
     let kept = control.kept_snapshots(KeptSnapshotsRequest {}).await;
-    let kept = kept.expect("answers").into_inner().snapshots;
-    assert_eq!(kept, std::slice::from_ref(&taken));
-    let snapshot = group.admin_status(2).await.snapshot.expect("is there");
-    assert_eq!((snapshot.slot, snapshot.verified), (taken.slot, false));
+    let verified = KeptSnapshot {
+        standing: "Verified".to_owned(),
+        ..taken.clone()
+    };
+    assert_eq!(kept.expect("answers").into_inner().snapshots, [verified]);
     // Nothing has changed since.
     let again = control.take_snapshot(TakeSnapshotRequest {}).await;
     if let Ok(again) = again {
@@ -229,4 +250,59 @@ async fn without_a_method_a_snapshot_is_refused_with_the_way_out() {
     let refused = taken.expect_err("refused");
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("state.snapshot.type"));
+}
+
+// === backups ===
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_a_snapshot_and_the_log_behind_it_and_damage_to_it_is_noticed() {
+    let mut group = Group::with_snapshots(6);
+    group.start_all().await;
+    group.form().await;
+    group.add(2, "a").await;
+    let member = group.operators_connector(2);
+    let folder = tempfile::tempdir().expect("folder");
+    let into = folder.path().join("first");
+    let id = group.running(2).member.node().status().borrow().group;
+    let id = id.expect("formed");
+    let error = backup::create(&member, id, "notes", &into, |_| {}).await;
+    assert!(matches!(error, Err(BackupError::NoSnapshot)), "{error:?}");
+    assert!(backup::list(folder.path()).expect("listed").is_empty());
+
+    group.fill(0, &[1, 2, 3], 0).await;
+    let into = folder.path().join("second");
+    let manifest = backup::create(&member, id, "notes", &into, |_| {}).await;
+    let manifest = manifest.expect("made");
+    let status = group.admin_status(2).await;
+    assert!(manifest.snapshot_slot >= status.base && manifest.through >= manifest.snapshot_slot);
+    assert_eq!(backup::check(&into).expect("good"), manifest);
+    let listed = backup::list(folder.path()).expect("listed");
+    let [
+        Found {
+            path,
+            manifest: Ok(found),
+        },
+    ] = &listed[..]
+    else {
+        panic!("{listed:?}");
+    };
+    assert_eq!((path, found), (&into, &manifest));
+    let again = backup::create(&member, id, "notes", &into, |_| {}).await;
+    assert!(matches!(again, Err(BackupError::Exists(_))), "{again:?}");
+
+    let entries = into.join("entries");
+    let good = std::fs::read(&entries).expect("read");
+    let mut bad = good.clone();
+    *bad.last_mut().expect("some") ^= 1;
+    std::fs::write(&entries, &bad).expect("written");
+    assert!(backup::check(&into).is_err());
+    std::fs::write(&entries, &good).expect("written");
+    backup::check(&into).expect("good again");
+
+    // Nobody else's log is given.
+    let other = folder.path().join("third");
+    let strange = GroupId([7; 16]);
+    let error = backup::create(&member, strange, "notes", &other, |_| {}).await;
+    let error = error.expect_err("refused").to_string();
+    assert!(error.contains("another group"), "{error}");
 }

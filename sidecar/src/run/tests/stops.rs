@@ -10,14 +10,14 @@ use crate::apply::ApplyStatus;
 
 impl Group {
     /// What a supervisor of the app asks: may it go on?
-    async fn is_live(&self, number: usize) -> bool {
+    pub(super) async fn is_live(&self, number: usize) -> bool {
         let address = self.running(number).member.addresses().admin;
         let asked = http(address, Method::GET, "/app-health/app/livez", "").await;
         asked.expect("answers").0 == StatusCode::OK
     }
 
     /// Waits until one of these is to be stopped.
-    async fn first_to_stop(&self, numbers: &[usize]) -> usize {
+    pub(super) async fn first_to_stop(&self, numbers: &[usize]) -> usize {
         let asking = async {
             loop {
                 for number in numbers {
@@ -32,7 +32,7 @@ impl Group {
         asked.expect("one of them is to be stopped")
     }
 
-    async fn until(&self, number: usize, wanted: impl FnMut(&ApplyStatus) -> bool) {
+    pub(super) async fn until(&self, number: usize, wanted: impl FnMut(&ApplyStatus) -> bool) {
         let mut status = self.running(number).member.apply().status();
         let waiting = tokio::time::timeout(PATIENCE, status.wait_for(wanted));
         waiting.await.expect("in time").expect("the member runs");

@@ -1,6 +1,7 @@
 //! The sample app as a program: see `synod_system::app`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
@@ -8,7 +9,7 @@ use synod_system::app::{self, Bug, Options};
 use tokio::net::TcpListener;
 
 #[derive(Parser)]
-#[command(about = "Registers, counters and lists over HTTP, in memory")]
+#[command(about = "Registers, counters and lists over HTTP, in memory or in a folder")]
 struct Arguments {
     /// Where to listen; 127.0.0.1:$PORT when not given
     #[arg(long)]
@@ -16,6 +17,15 @@ struct Arguments {
     /// Added to each write, in milliseconds
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
+    /// Added between a write and its answer, in milliseconds
+    #[arg(long, default_value_t = 0)]
+    lag_ms: u64,
+    /// Keep the state in this folder
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// A file that says what to do wrong when the state is saved or put back
+    #[arg(long, value_name = "FILE")]
+    misdeeds: Option<PathBuf>,
     /// Be wrong at every so many requests: `lose:N`, `twice:N` or `stale:N`
     #[arg(long)]
     bug: Option<Bug>,
@@ -31,6 +41,9 @@ async fn main() -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await?;
     let options = Options {
         delay: Duration::from_millis(arguments.delay_ms),
+        lag: Duration::from_millis(arguments.lag_ms),
+        keep: arguments.keep,
+        misdeeds: arguments.misdeeds,
         bug: arguments.bug.unwrap_or_default(),
     };
     Ok(app::serve(listener, options).await?)

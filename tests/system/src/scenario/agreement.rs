@@ -25,11 +25,24 @@ const BACK_WITHIN_MS: f64 = 2_000.0;
 /// Mixed load while single processes are killed and stopped.
 pub(super) async fn single_faults(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
     let mut group = Group::start(&Options::sample_app()?).await?;
-    let workload = start(settings, &group, 1);
-    let mut random = StdRng::seed_from_u64(settings.seed);
     let span = Duration::from_secs(settings.fault_seconds);
+    torment(settings, &mut group, "single-faults", span, report).await?;
+    group.stop().await?;
+    Ok(())
+}
+
+/// The load, the faults and the checks of such a run; `name` is where it is kept if it fails.
+pub(super) async fn torment(
+    settings: &Settings,
+    group: &mut Group,
+    name: &str,
+    span: Duration,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let workload = start(settings, group, 1);
+    let mut random = StdRng::seed_from_u64(settings.seed);
     let begun = Instant::now();
-    let deeds = nemesis::torment(&group, &workload, &mut random, span).await;
+    let deeds = nemesis::torment(group, &workload, &mut random, span).await;
     let seconds = begun.elapsed().as_secs_f64();
     let recorded = workload.finish().await?;
     let deeds = match deeds {
@@ -41,15 +54,13 @@ pub(super) async fn single_faults(settings: &Settings, report: &mut Report) -> a
     };
     tell_traffic(&recorded, seconds, report);
     tell_faults(&deeds, &recorded.tries, report);
-    let least = settings.fault_seconds / 8;
+    let least = span.as_secs() / 8;
     let many = deeds.faults.len() as u64;
     report.expect(
         many >= least,
         format!("only {many} faults in {seconds:.0} s: the run is invalid below {least}"),
     );
-    conclude(settings, &mut group, "single-faults", recorded, report).await?;
-    group.stop().await?;
-    Ok(())
+    conclude(settings, group, name, recorded, report).await
 }
 
 /// Mixed load while all processes die together, several times.
@@ -95,7 +106,8 @@ pub(super) async fn all_at_once(settings: &Settings, report: &mut Report) -> any
     Ok(())
 }
 
-fn start(settings: &Settings, group: &Group, salt: u64) -> Workload {
+/// Mixed load at the rate that was asked for; `salt` makes one run's different from another's.
+pub(super) fn start(settings: &Settings, group: &Group, salt: u64) -> Workload {
     let plan = Plan {
         rate: settings.rate,
         seed: settings.seed.wrapping_mul(31).wrapping_add(salt),
@@ -104,7 +116,7 @@ fn start(settings: &Settings, group: &Group, salt: u64) -> Workload {
     Workload::start(&group.addresses(), plan)
 }
 
-fn tell_traffic(recorded: &Recorded, seconds: f64, report: &mut Report) {
+pub(super) fn tell_traffic(recorded: &Recorded, seconds: f64, report: &mut Report) {
     let completed = recorded.history.completed();
     let unknown = recorded.history.unknown();
     let rate = completed as f64 / seconds;
@@ -275,7 +287,7 @@ fn back_after(fault: &Fault, faults: &[Fault], tries: &[Try]) -> Option<f64> {
 }
 
 /// The checks that every run ends with.
-async fn conclude(
+pub(super) async fn conclude(
     settings: &Settings,
     group: &mut Group,
     name: &str,

@@ -2,10 +2,12 @@
 
 pub mod agreement;
 mod bad_input;
+mod bad_states;
 mod bare;
 mod command_line;
 mod idempotent;
 mod programs;
+mod states;
 mod versions;
 
 use std::future::Future;
@@ -82,4 +84,13 @@ pub const ALL: &[Scenario] = scenarios! {
     "group/retries through other members during leader changes are executed once" => idempotent::retries,
     "group/single faults lose nothing and are over within 2 s" => agreement::single_faults,
     "group/all members killed at once lose nothing" => agreement::all_at_once,
+    "states/an app in memory is given its snapshot and the tail behind it" => states::restored_in_memory,
+    "states/single faults lose nothing while snapshots cut the log" => states::faults_in_memory,
+    "states/single faults lose nothing on a volume that is rolled back" => states::faults_rolled_back,
+    "states/single faults lose nothing with an app that tells its slot" => states::faults_with_applied,
+    "states/snapshots are taken on request and listed" => states::on_request,
+    "states/the example app on a volume keeps every note once" => states::example_rolled_back,
+    "states/the example app that tells its slot keeps every note once" => states::example_with_applied,
+    "states/a state that is not saved is told and has no effect" => bad_states::not_saved,
+    "states/a state that is refused is told and tried again" => bad_states::not_restored,
 };

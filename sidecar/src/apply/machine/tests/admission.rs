@@ -37,6 +37,8 @@ fn the_ledger_is_written_before_the_first_byte_and_before_the_answer() {
         }),
         unknown: false,
         rollback: false,
+        astray: None,
+        stands: false,
         history: Some(History {
             admitted: Slot(slot),
             answered: Slot(slot - 1),

@@ -1,0 +1,52 @@
+//! A group that `synod local` runs in another process, found by its folder.
+
+use std::path::{Path, PathBuf};
+
+use synod_sidecar::config::Config;
+
+use crate::exit::Failure;
+use crate::local::folder::{Group, MemberFolder, is_in_use};
+
+/// Which group a command is about.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GroupArgs {
+    /// The folder of a running `synod local`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+}
+
+// === impl GroupArgs ===
+
+impl GroupArgs {
+    /// The configurations of all members, in order.
+    pub(crate) fn members(&self) -> Result<Vec<Config>, Failure> {
+        members(&self.data)
+    }
+}
+
+fn members(folder: &Path) -> Result<Vec<Config>, Failure> {
+    let data = folder.display();
+    let group = Group::read(folder)?.ok_or_else(|| {
+        let what = if folder.exists() {
+            "no group was started in this folder"
+        } else {
+            "there is no such folder"
+        };
+        Failure::usage(format!(
+            "--data {data}: {what}: give the DIR of a running `synod local --data DIR`; one that was started without --data says where its folder is"
+        ))
+    })?;
+    if !is_in_use(folder) {
+        return Err(Failure::failed(format!(
+            "the group {} in {data} is not running: start it with `synod local --data {data}`",
+            group.service
+        )));
+    }
+    (1..)
+        .zip(&group.members)
+        .map(|(number, _)| {
+            let path = MemberFolder::of(folder, number).config();
+            Config::load(&path).map_err(Failure::failed)
+        })
+        .collect()
+}

@@ -1,0 +1,136 @@
+//! Copies that differ from the others.
+
+use super::*;
+use crate::apply::divergence::OnDivergence;
+
+/// Six requests, all executed by instance 1.
+fn bench() -> Bench {
+    let mut bench = Bench::new();
+    for sequence in 1..=6 {
+        bench.choose(sequence, &request());
+    }
+    assert_eq!(bench.run().0, [1, 2, 3, 4, 5, 6]);
+    bench
+}
+
+fn astray(bench: &mut Bench, slot: u64, measure: OnDivergence) -> bool {
+    let number = bench.machine.lineage().number;
+    bench
+        .machine
+        .handle_astray(number, Some((Slot(slot), measure)))
+}
+
+fn stops(actions: &[Action]) -> bool {
+    actions.contains(&Action::StopApp(instance(1)))
+}
+
+#[test]
+fn a_copy_that_is_taken_out_serves_nobody_and_is_made_anew_from_the_start_of_the_log() {
+    let mut bench = bench();
+    assert!(astray(&mut bench, 4, OnDivergence::Quarantine));
+    assert!(!bench.machine.serving());
+    assert!(stops(&bench.step()));
+    assert_eq!(bench.ledger.astray, Some(Slot(4)));
+    let before = bench.machine.lineage();
+    // Told again, by a leader that does not know better.
+    assert!(astray(&mut bench, 4, OnDivergence::Quarantine));
+    assert!(!stops(&bench.step()));
+    bench.machine.handle_app(None);
+    bench.machine.handle_app(Some(instance(2)));
+    assert_ne!(bench.machine.lineage(), before);
+    assert_eq!(bench.run().0, [1, 2, 3, 4, 5, 6]);
+    assert!(bench.machine.serving());
+    assert_eq!(bench.ledger.astray, None, "that was the one before");
+    let number = before.number;
+    let late = bench
+        .machine
+        .handle_astray(number, Some((Slot(4), OnDivergence::Quarantine)));
+    assert!(!late && bench.machine.serving());
+}
+
+#[test]
+fn that_a_copy_differs_is_in_the_ledger_and_the_next_process_knows_it() {
+    let mut bench = bench();
+    assert!(astray(&mut bench, 4, OnDivergence::Alert));
+    assert!(!stops(&bench.step()));
+    assert!(bench.machine.serving(), "only told");
+    let restarted = bench.restarted(Some(instance(1)));
+    assert_eq!(restarted.machine.astray(), Some(Slot(4)));
+    assert!(restarted.machine.lineage().is_known);
+    for lost in [Found::Missing, Found::OtherBoot] {
+        let mut restarted = Bench::begin_from(
+            StateType::Volume(UncleanCrash::AppliedHeader),
+            None,
+            lost,
+            bench.log.clone(),
+        );
+        restarted.machine.handle_app(Some(instance(1)));
+        assert!(!restarted.machine.lineage().is_known, "{lost:?}");
+    }
+}
+
+#[test]
+fn a_copy_that_is_told_to_stand_executes_nothing_more_until_it_is_made_anew_or_told_otherwise() {
+    let mut bench = bench();
+    assert!(astray(&mut bench, 4, OnDivergence::Halt));
+    bench.choose(7, &request());
+    assert_eq!(bench.run().0, [0; 0]);
+    assert!(!bench.machine.serving());
+    assert_eq!(bench.machine.blocked(), Some(Blocked::Differs(Slot(7))));
+    assert!(astray(&mut bench, 4, OnDivergence::Alert));
+    assert_eq!(bench.run().0, [7]);
+    assert!(astray(&mut bench, 4, OnDivergence::Halt));
+    bench.step();
+    let mut restarted = bench.restarted(Some(instance(1)));
+    restarted.choose(8, &request());
+    assert_eq!(restarted.run().0, [0; 0], "also in its next process");
+    bench.machine.handle_app(None);
+    bench.machine.handle_app(Some(instance(2)));
+    assert_eq!(bench.run().0, [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn a_snapshot_that_may_contain_what_differs_is_void_and_an_older_one_is_used() {
+    for (base, is_void) in [(3, false), (4, true)] {
+        let mut bench = bench();
+        bench.snapshot(base);
+        bench.step();
+        assert!(astray(&mut bench, 4, OnDivergence::Quarantine));
+        let void = Action::VoidSnapshot { slot: Slot(base) };
+        assert_eq!(bench.step().contains(&void), is_void);
+        bench.machine.handle_app(None);
+        bench.machine.handle_app(Some(instance(2)));
+        let restores = |actions: &[Action]| {
+            let mut found = actions.iter();
+            found.any(|it| matches!(it, Action::Restore { slot, .. } if slot.0 != 4))
+        };
+        assert_eq!(restores(&bench.step()), !is_void);
+        // Another member's, behind that.
+        bench.snapshot(6);
+        assert_eq!(restores(&bench.step()), is_void);
+    }
+}
+
+#[test]
+fn a_volume_that_differs_is_put_back() {
+    let state = StateType::Volume(UncleanCrash::AppliedHeader);
+    let log = bench().log;
+    let mut bench = Bench::begin_from(state, None, Found::Record(Record::default()), log);
+    bench.machine.handle_app(Some(instance(1)));
+    assert_eq!(bench.run().0, [1, 2, 3, 4, 5, 6]);
+    assert!(astray(&mut bench, 4, OnDivergence::Quarantine));
+    let actions = bench.step();
+    assert!(stops(&actions));
+    let replaced = |it: &Action| matches!(it, Action::ReplaceApp { slot, .. } if *slot == Slot(0));
+    assert!(actions.iter().any(replaced), "{actions:?}");
+}
+
+#[test]
+fn a_copy_that_was_right_in_the_end_is_vouched_for_again() {
+    let mut bench = bench();
+    assert!(astray(&mut bench, 4, OnDivergence::Alert));
+    let number = bench.machine.lineage().number;
+    assert!(bench.machine.handle_astray(number, None));
+    bench.step();
+    assert_eq!((bench.ledger.astray, bench.machine.astray()), (None, None));
+}

@@ -1,0 +1,167 @@
+//! Makes a backup of what a member has.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use synod_paxos::{GroupId, Slot};
+use synod_proto::v1::backups_client::BackupsClient;
+use synod_proto::v1::{LogRangeRequest, ReadLogRequest};
+
+use super::entries::{Summary, Writer};
+use super::{BackupError, ENTRIES, FORMAT, Manifest, check, io_error, open_store, sync_folder};
+use crate::config::limits;
+use crate::identity::Connector;
+use crate::snapshot::transfer::Fetcher;
+use crate::snapshot::{Snapshot, Standing, blocking};
+
+/// A member that sends nothing for so long is given up.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Of the log on its way, in bytes.
+const WINDOW_BYTES: u32 = 4 << 20;
+/// Entries are told of so often.
+const TELL_SLOTS: u64 = 10_000;
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The snapshot is fetched.
+    Snapshot {
+        /// Its slot.
+        slot: Slot,
+        /// Size of its file.
+        bytes: u64,
+    },
+    /// The log behind it is read.
+    Log {
+        /// Up to here.
+        slot: Slot,
+    },
+    /// Everything is read back.
+    Check,
+}
+
+/// Makes the folder `into` a backup of what the member of `group` behind `member` has: its newest
+/// snapshot that may be used, and the log behind that. When it fails or is dropped, what there is of
+/// the folder has no `backup.json`, and can be removed.
+pub async fn create(
+    member: &Connector,
+    group: GroupId,
+    service: &str,
+    into: &Path,
+    progress: impl Fn(Progress),
+) -> Result<Manifest, BackupError> {
+    let made = fs::DirBuilder::new().mode(0o700).create(into);
+    made.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => BackupError::Exists(into.to_owned()),
+        _ => io_error("making", into)(error),
+    })?;
+    let store = open_store(into)?;
+    let fetcher = Fetcher::new(store, group, SILENCE);
+    let log_begin = log_begin(member, group).await?;
+    let offers = fetcher.list(member).await?;
+    // The log must go on behind it.
+    let reach = offers.iter().filter(|it| it.head.slot.next() >= log_begin);
+    let rank = |it: &&Snapshot| (it.standing == Standing::Verified, it.head.slot);
+    let offer = reach.max_by_key(rank).ok_or(BackupError::NoSnapshot)?;
+    let slot = offer.head.slot;
+    progress(Progress::Snapshot {
+        slot,
+        bytes: offer.bytes,
+    });
+    // Both at once: soon the member may have newer snapshots, and cut its log behind them.
+    let path = into.join(ENTRIES);
+    let (snapshot, entries) = tokio::try_join!(
+        async { Ok(Box::pin(fetcher.fetch(member, offer)).await?) },
+        Box::pin(read_log(member, group, slot.next(), &path, &progress)),
+    )?;
+    let manifest = manifest(group, service, &snapshot, &entries);
+    progress(Progress::Check);
+    let folder = into.to_owned();
+    blocking(move || {
+        sync_folder(&folder).map_err(io_error("syncing", &folder))?;
+        manifest.write(&folder)?;
+        check(&folder)
+    })
+    .await
+}
+
+fn manifest(group: GroupId, service: &str, snapshot: &Snapshot, entries: &Summary) -> Manifest {
+    let through = entries.through.unwrap_or(snapshot.head.slot);
+    let time = match entries.through {
+        Some(_) => entries.time,
+        None => snapshot.head.time,
+    };
+    Manifest {
+        format: FORMAT,
+        service: service.to_owned(),
+        group: format!("{:032x}", u128::from_be_bytes(group.0)),
+        snapshot_slot: snapshot.head.slot.0,
+        snapshot: snapshot.id.to_string(),
+        verified: snapshot.standing == Standing::Verified,
+        through: through.0,
+        through_time_ns: time.0,
+        entries: entries.hash.to_hex().to_string(),
+        bytes: snapshot.bytes + entries.bytes,
+    }
+}
+
+/// The first slot of the member's log.
+async fn log_begin(member: &Connector, group: GroupId) -> Result<Slot, BackupError> {
+    let mut client = BackupsClient::new(member.channel().await?);
+    let request = LogRangeRequest {
+        group: Bytes::copy_from_slice(&group.0),
+    };
+    let range = tokio::time::timeout(SILENCE, client.log_range(request)).await;
+    let range = range.map_err(silent)?.map_err(refused)?.into_inner();
+    Ok(Slot(range.first))
+}
+
+fn refused(status: tonic::Status) -> BackupError {
+    BackupError::Refused(status.message().to_owned())
+}
+
+fn silent(_: tokio::time::error::Elapsed) -> BackupError {
+    BackupError::Refused(format!("nothing came for {} s", SILENCE.as_secs()))
+}
+
+async fn read_log(
+    member: &Connector,
+    group: GroupId,
+    from: Slot,
+    path: &Path,
+    progress: &impl Fn(Progress),
+) -> Result<Summary, BackupError> {
+    let channel = member.bulk_channel(WINDOW_BYTES).await?;
+    let most = usize::try_from(limits::MESSAGE_BYTES).unwrap_or(usize::MAX);
+    let mut client = BackupsClient::new(channel).max_decoding_message_size(most);
+    let request = ReadLogRequest {
+        group: Bytes::copy_from_slice(&group.0),
+        from: from.0,
+        through: 0,
+    };
+    let stream = tokio::time::timeout(SILENCE, client.read_log(request)).await;
+    let mut stream = stream.map_err(silent)?.map_err(refused)?.into_inner();
+    let mut writer = Writer::create(path, from)?;
+    let mut told = from;
+    loop {
+        let piece = tokio::time::timeout(SILENCE, stream.message()).await;
+        let Some(piece) = piece.map_err(silent)?.map_err(refused)? else {
+            break;
+        };
+        writer = blocking(move || {
+            for entry in piece.entries {
+                writer.push(entry)?;
+            }
+            Ok::<_, BackupError>(writer)
+        })
+        .await?;
+        if writer.next().0 >= told.0 + TELL_SLOTS {
+            told = writer.next();
+            progress(Progress::Log { slot: told.prev() });
+        }
+    }
+    Ok(blocking(move || writer.finish()).await?)
+}

@@ -1,0 +1,103 @@
+//! The member's side: gives its log.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use futures::stream::try_unfold;
+use synod_paxos::Slot;
+use synod_proto::v1::backups_server::{Backups, BackupsServer};
+use synod_proto::v1::{LogRangeRequest, LogRangeResponse, ReadLogPiece, ReadLogRequest};
+use synod_wal::{LogReader, ReadError};
+use tonic::{Request, Response, Status};
+
+use crate::identity::Caller;
+use crate::node::{NodeHandle, wire};
+use crate::snapshot::blocking;
+
+/// In one message, about; a single larger entry is sent all the same. In bytes.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// Gives the log of one member.
+pub struct BackupService {
+    node: NodeHandle,
+    log: LogReader,
+}
+
+type Pieces = Pin<Box<dyn Stream<Item = Result<ReadLogPiece, Status>> + Send>>;
+
+/// For the port of the peers.
+pub fn service(node: NodeHandle, log: LogReader) -> BackupsServer<BackupService> {
+    BackupsServer::new(BackupService { node, log })
+}
+
+impl BackupService {
+    /// The caller knows the group: the last slot that is known to be chosen.
+    fn check<T>(&self, request: &Request<T>, group: &[u8]) -> Result<Slot, Status> {
+        if request.extensions().get::<Caller>().is_none() {
+            return Err(Status::unauthenticated("no certificate"));
+        }
+        let status = self.node.status().borrow().clone();
+        match status.group {
+            Some(own) if own.0 == *group => Ok(status.commit),
+            _ => Err(Status::permission_denied(
+                "this member belongs to another group",
+            )),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Backups for BackupService {
+    type ReadLogStream = Pieces;
+
+    async fn log_range(
+        &self,
+        request: Request<LogRangeRequest>,
+    ) -> Result<Response<LogRangeResponse>, Status> {
+        let commit = self.check(&request, &request.get_ref().group)?;
+        let (first, _) = self.log.range();
+        Ok(Response::new(LogRangeResponse {
+            first: first.0,
+            through: commit.0,
+        }))
+    }
+
+    async fn read_log(&self, request: Request<ReadLogRequest>) -> Result<Response<Pieces>, Status> {
+        let commit = self.check(&request, &request.get_ref().group)?;
+        let ReadLogRequest { from, through, .. } = request.into_inner();
+        let through = match through {
+            0 => commit,
+            asked if Slot(asked) <= commit => Slot(asked),
+            asked => {
+                let words = format!("slot {asked} is not known to be chosen here");
+                return Err(Status::out_of_range(words));
+            }
+        };
+        let log = self.log.clone();
+        let pieces = try_unfold(Slot(from.max(1)), move |next| {
+            let log = log.clone();
+            async move { piece(log, next, through).await }
+        });
+        Ok(Response::new(Box::pin(pieces)))
+    }
+}
+
+async fn piece(
+    log: LogReader,
+    next: Slot,
+    through: Slot,
+) -> Result<Option<(ReadLogPiece, Slot)>, Status> {
+    if next > through {
+        return Ok(None);
+    }
+    let read = blocking(move || log.read(next, through, PIECE_BYTES)).await;
+    let entries = read.map_err(|error| match &error {
+        ReadError::OutOfRange { .. } => Status::out_of_range(error.to_string()),
+        ReadError::Faulty(_) => Status::unavailable(error.to_string()),
+        ReadError::Io(_) | ReadError::Lost { .. } => Status::data_loss(error.to_string()),
+    })?;
+    let last = entries.last().map(|it| it.slot);
+    let last = last.ok_or_else(|| Status::internal("the log gave no entry"))?;
+    let entries = wire::write_entries(entries);
+    Ok(Some((ReadLogPiece { entries }, last.next())))
+}
