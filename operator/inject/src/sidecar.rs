@@ -62,6 +62,7 @@ pub(super) fn container(
         ],
     });
     if let (Some(state), Some(mounts)) = (state, container["volumeMounts"].as_array_mut()) {
+        mounts.push(json!({"name": names::POD_VOLUME, "mountPath": names::POD_PATH}));
         // Of one mount, so that files can be moved between the app's folder and the other.
         mounts.push(json!({"name": state.volume, "mountPath": names::STATE_PATH}));
         mounts.push(json!({
@@ -104,6 +105,9 @@ pub(super) fn volumes(injection: &Injection) -> Vec<Value> {
         }}),
         json!({"name": names::NO_ACCOUNT_VOLUME, "emptyDir": {"sizeLimit": "1Mi"}}),
     ];
+    if injection.state != AppState::Ephemeral {
+        volumes.push(json!({"name": names::POD_VOLUME, "emptyDir": {"sizeLimit": "1Mi"}}));
+    }
     if let LogVolume::Claim(claim) = &injection.log {
         volumes.push(
             json!({"name": names::LOG_VOLUME, "persistentVolumeClaim": {"claimName": claim}}),

@@ -30,8 +30,6 @@ pub(crate) struct Observed {
     pub(crate) newest: bool,
     /// What it answered; `None` when it could not be asked.
     pub(crate) heard: Option<Result<StatusResponse, AskError>>,
-    /// Kubelet starts its app, and does so again, without asking the sidecar.
-    pub(crate) app_begun: bool,
     /// Its newest snapshot, as far as it says.
     pub(crate) snapshot: Option<KeptSnapshot>,
     /// Where its peers reach it from any cluster; empty while nobody can.
@@ -71,9 +69,7 @@ pub(crate) async fn observe(
                 }
                 _ => None,
             };
-            let app = &spec.app.container;
             Observed {
-                app_begun: pod.as_ref().is_some_and(|it| it.begun.contains(app)),
                 snapshot,
                 name: member.name.clone(),
                 role: member.role,
@@ -153,14 +149,13 @@ impl Observed {
                 since: it.since,
                 made: it.made,
                 backing_off: it.backing_off,
-                app_begun: self.app_begun,
             }),
             heard: self.said().map(|it| Heard {
                 ready: it.ready,
                 serving: it.serving,
                 leader: it.leader.clone(),
                 app_silent: is_silent(it),
-                rollback: it.rollback.is_some(),
+                replace_pod: it.replace_pod,
             }),
         }
     }

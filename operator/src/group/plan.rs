@@ -67,8 +67,6 @@ pub(crate) struct SeenPod {
     pub(crate) made: Option<Timestamp>,
     /// Since when kubelet waits before it starts a container again that ended time after time.
     pub(crate) backing_off: Option<Timestamp>,
-    /// Kubelet starts the app, and does so again, without asking the sidecar.
-    pub(crate) app_begun: bool,
 }
 
 /// What a member said.
@@ -82,8 +80,8 @@ pub(crate) struct Heard {
     pub(crate) leader: String,
     /// Nothing has answered on the app's port for longer than a restart takes.
     pub(crate) app_silent: bool,
-    /// The app's volume is to be put back.
-    pub(crate) rollback: bool,
+    /// The app's volume is to be put back, which can be done in a new pod only.
+    pub(crate) replace_pod: bool,
 }
 
 /// What to do next.
@@ -382,8 +380,8 @@ impl Seen {
 
     /// What its volume holds is nobody's state, and the app may be started upon it at any time.
     fn needs_pod_for_rollback(&self) -> bool {
-        let begun = |it: &SeenPod| it.app_begun && !it.leaving;
-        self.heard.as_ref().is_some_and(|it| it.rollback) && self.pod.as_ref().is_some_and(begun)
+        self.heard.as_ref().is_some_and(|it| it.replace_pod)
+            && self.pod.as_ref().is_some_and(|it| !it.leaving)
     }
 
     fn care(&self) -> Care {

@@ -40,9 +40,6 @@ pub(crate) struct PodView {
     pub(crate) template: String,
     /// One of its containers ran at some time.
     pub(crate) ran: bool,
-    /// Containers that kubelet has begun to start, or starts again: it asks nobody before. Others
-    /// wait for the sidecar.
-    pub(crate) begun: Vec<String>,
     /// All its containers exist or have a reason for it: kubelet waits for something else.
     pub(crate) waits_silently: bool,
     /// Since when kubelet waits before it starts a container again that ended time after time.
@@ -54,9 +51,7 @@ pub(crate) struct PodView {
 }
 
 /// What kubelet says while it is simply at work.
-const AT_WORK: [&str; 2] = ["ContainerCreating", INITIALIZING];
-/// What it says of containers while those before them have not started.
-const INITIALIZING: &str = "PodInitializing";
+const AT_WORK: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
 // === impl PodView ===
 
@@ -103,7 +98,6 @@ impl PodView {
             revision: label("controller-revision-hash").unwrap_or_default(),
             template: annotation(names::TEMPLATE_ANNOTATION).unwrap_or_default(),
             ran: containers().any(ran),
-            begun: begun(status.container_statuses.as_deref().unwrap_or_default()),
             waits_silently,
             backing_off: containers().filter_map(backing_off).min(),
             problem,
@@ -125,20 +119,6 @@ fn ran(status: &ContainerStatus) -> bool {
     status.restart_count > 0
         || now.is_some_and(|it| it.running.is_some() || it.terminated.is_some())
         || last.is_some_and(|it| it.terminated.is_some())
-}
-
-/// Kubelet starts ordinary containers once the sidecar says that it has started.
-fn begun(containers: &[ContainerStatus]) -> Vec<String> {
-    let waits = |it: &&ContainerStatus| {
-        let state = it.state.as_ref();
-        let waiting = state.and_then(|it| it.waiting.as_ref());
-        waiting.is_some_and(|it| it.reason.as_deref() == Some(INITIALIZING))
-            || state.is_none_or(|it| {
-                it.waiting.is_none() && it.running.is_none() && it.terminated.is_none()
-            })
-    };
-    let begun = containers.iter().filter(|it| !waits(it));
-    begun.map(|it| it.name.clone()).collect()
 }
 
 /// When it last ended, if kubelet waits since then. The first waits are short.
@@ -315,23 +295,6 @@ mod tests {
         assert_eq!(view(3, "CrashLoopBackOff").backing_off, Some(ended));
         assert_eq!(view(2, "CrashLoopBackOff").backing_off, None);
         assert_eq!(view(3, "ImagePullBackOff").backing_off, None);
-    }
-
-    #[test]
-    fn a_container_has_begun_once_kubelet_no_longer_waits_for_the_sidecar() {
-        let begun = |state: serde_json::Value| {
-            let view = pod(serde_json::json!({"containerStatuses": [{
-                "name": "notes", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
-                "state": state,
-            }]}));
-            view.begun == ["notes"]
-        };
-        let waiting = |reason: &str| serde_json::json!({"waiting": {"reason": reason}});
-        assert!(!begun(waiting("PodInitializing")));
-        assert!(!begun(serde_json::json!({})));
-        assert!(begun(waiting("CrashLoopBackOff")));
-        assert!(begun(serde_json::json!({"running": {}})));
-        assert!(begun(serde_json::json!({"terminated": {"exitCode": 137}})));
     }
 
     #[test]

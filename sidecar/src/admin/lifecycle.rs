@@ -93,7 +93,8 @@ fn started(parts: &AdminParts, query: Query) -> Result<Response<Full<Bytes>>, Re
 }
 
 fn may_start(parts: &AdminParts) -> Response<Full<Bytes>> {
-    if !parts.has_volume || parts.apply.borrow().may_start {
+    let may_start = parts.apply.borrow().may_start;
+    if !parts.has_volume || (may_start && (parts.let_start)()) {
         return text(StatusCode::OK, "it may\n");
     }
     let words = if parts.node.borrow().group.is_none() {

@@ -239,6 +239,7 @@ impl control_server::Control for Control {
             protocol: node.protocol,
             base: node.base.0,
             rollback: apply.rollback.map(|it| it.0),
+            replace_pod: apply.rollback.is_some() && self.snapshots.is_started(),
             log_bytes: node.log_bytes,
         }))
     }

@@ -40,6 +40,7 @@ pub(super) fn section(state: &State) -> Option<Value> {
         section["volume"] = json!({
             "path": format!("{}/{}", pod::STATE_PATH, pod::STATE_FOLDER),
             "work": format!("{}/{WORK_FOLDER}", pod::STATE_PATH),
+            "started": format!("{}/started", pod::POD_PATH),
         });
         if let Some(applied) = &state.applied {
             section["applied"] = call(applied);
@@ -93,6 +94,7 @@ mod tests {
                 "volume": {
                     "path": "/var/lib/synod-app/data",
                     "work": "/var/lib/synod-app/work",
+                    "started": "/var/lib/synod-pod/started",
                 },
                 "applied": {"method": "GET", "path": "/slot"},
             }))

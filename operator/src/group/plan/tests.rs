@@ -31,14 +31,13 @@ fn member(ordinal: usize) -> Seen {
             since: Some(at(-100)),
             made: Some(at(-1_000)),
             backing_off: None,
-            app_begun: true,
         }),
         heard: Some(Heard {
             ready: true,
             serving: true,
             leader: "notes-local-0".to_owned(),
             app_silent: false,
-            rollback: false,
+            replace_pod: false,
         }),
     }
 }
@@ -419,7 +418,6 @@ fn play(seen: &mut [Seen], step: &Step, random: &mut impl FnMut() -> u32) {
                     since: Some(at(0)),
                     made: Some(at(0)),
                     backing_off: None,
-                    app_begun: true,
                 });
             }
             (Some(there), None) if !there.ran => there.ran = true,
@@ -429,7 +427,7 @@ fn play(seen: &mut [Seen], step: &Step, random: &mut impl FnMut() -> u32) {
                     serving: false,
                     leader: leader.clone(),
                     app_silent: false,
-                    rollback: false,
+                    replace_pod: false,
                 });
             }
             (Some(there), Some(heard)) if !heard.ready => {
@@ -449,7 +447,7 @@ fn rolled_back(count: usize, which: &[usize]) -> Vec<Seen> {
     for (at, it) in seen.iter_mut().enumerate() {
         renew(it);
         if which.contains(&at) {
-            heard(it).rollback = true;
+            heard(it).replace_pod = true;
             heard(it).serving = false;
         }
     }
@@ -466,7 +464,7 @@ fn a_volume_is_put_back_in_a_new_pod_if_kubelet_would_start_the_app_upon_it() {
         ..desired()
     };
     assert_eq!(next(&not_formed, &seen, at(0)), Step::Done);
-    pod(&mut seen[1]).app_begun = false;
+    heard(&mut seen[1]).replace_pod = false;
     assert_eq!(next(&desired(), &seen, at(0)), Step::Done, "it is at work");
 }
 
@@ -480,9 +478,8 @@ fn volumes_are_put_back_one_after_another_however_many_copies_need_it() {
     // Its successor is there, and does not vote yet.
     seen[0] = member(0);
     renew(&mut seen[0]);
-    pod(&mut seen[0]).app_begun = false;
     heard(&mut seen[0]).ready = false;
-    heard(&mut seen[0]).rollback = true;
+    heard(&mut seen[0]).serving = false;
     match next(&desired(), &seen, at(0)) {
         Step::Wait(why) => assert!(why.contains("majority"), "{why}"),
         step => panic!("{step:?}"),

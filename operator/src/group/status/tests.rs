@@ -44,7 +44,6 @@ fn well(name: &str) -> Observed {
             protocol_max: 1,
             ..StatusResponse::default()
         })),
-        app_begun: true,
         snapshot: None,
         endpoint: "10.1.0.7:7443".to_owned(),
     }
