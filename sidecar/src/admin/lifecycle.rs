@@ -469,6 +469,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_app_with_a_volume_may_be_started_once_its_files_are_as_they_should_be() {
+        let (mut parts, control) = testing::parts();
+        let ask = |parts: &AdminParts| may_start(parts).status();
+        assert_eq!(ask(&parts), StatusCode::OK, "it has no volume");
+        parts.has_volume = true;
+        assert_eq!(ask(&parts), StatusCode::SERVICE_UNAVAILABLE);
+        control.apply.send_modify(|apply| apply.may_start = true);
+        assert_eq!(ask(&parts), StatusCode::OK);
+        parts.let_start = Box::new(|| false);
+        assert_eq!(
+            ask(&parts),
+            StatusCode::SERVICE_UNAVAILABLE,
+            "they are changed"
+        );
+    }
+
+    #[tokio::test]
     async fn an_app_that_we_have_ended_is_not_held_up() {
         let (parts, control) = testing::parts();
         control.lead();
