@@ -2,6 +2,7 @@
 //! manifests and configurations that cannot be used. One build serves: `synod` starts itself again
 //! as sidecar, as example app, and as what ties processes together.
 
+mod backup;
 mod cluster;
 mod example_app;
 mod exec_child;
@@ -44,6 +45,8 @@ enum Command {
     Status(status::StatusArgs),
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
     Inject(inject::InjectArgs),
     Cluster(cluster::ClusterArgs),
     /// Print the version
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Command::Local(args) => local::run(args),
         Command::Status(args) => status::run(&args),
         Command::Snapshot(command) => snapshot::run(command),
+        Command::Backup(command) => backup::run(command),
         Command::Inject(args) => inject::run(&args),
         Command::Cluster(args) => cluster::run(args),
         Command::Version => print(&format!("synod {}\n", env!("CARGO_PKG_VERSION"))),
@@ -185,6 +189,7 @@ mod tests {
             "local",
             "status",
             "snapshot",
+            "backup",
             "inject",
             "cluster",
             "version",

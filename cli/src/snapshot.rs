@@ -118,7 +118,7 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
     }
 }
 
-fn numbered(members: &[Config], number: u32) -> Result<&Config, Failure> {
+pub(crate) fn numbered(members: &[Config], number: u32) -> Result<&Config, Failure> {
     let index = number as usize - 1;
     members.get(index).ok_or_else(|| {
         Failure::usage(format!(
@@ -129,7 +129,7 @@ fn numbered(members: &[Config], number: u32) -> Result<&Config, Failure> {
 }
 
 /// A follower whose copy has executed the most, so that the leader need not stand still.
-async fn best(members: &[Config]) -> Result<&Config, Failure> {
+pub(crate) async fn best(members: &[Config]) -> Result<&Config, Failure> {
     let mut found = Vec::new();
     for member in members {
         if let Some(status) = status(member.listen.admin).await

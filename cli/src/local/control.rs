@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use synod_proto::v1::control_client::ControlClient;
 use synod_sidecar::config::Config;
-use synod_sidecar::identity::{Names, Who, connect};
+use synod_sidecar::identity::{Connector, Identity, Names, Who, connect};
 use tonic::transport::Channel;
 
 use super::certificates::Certificates;
@@ -37,4 +37,15 @@ pub(crate) async fn control_of(
     let names = member.names();
     let certificates = Certificates::new(folder.join("ca"), names.clone());
     control(&certificates, &names, &member.member, member.listen.peer).await
+}
+
+/// For connections of one's own to a member of the running group in `folder`.
+pub(crate) fn connector_of(folder: &Path, member: &Config) -> anyhow::Result<Connector> {
+    let names = member.names();
+    let certificates = Certificates::new(folder.join("ca"), names.clone());
+    let files = certificates.files(&Who::Operator);
+    let identity = Identity::load(&files, &names, Who::Operator)?;
+    let address = member.listen.peer.to_string();
+    let to = Who::Member(member.member.clone());
+    Ok(Connector::fixed(identity, to, address))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use prost::Message as _;
 use synod_proto::v1::propose_policy_response::Result as Outcome;
-use synod_proto::v1::{Policy, ProposePolicyRequest, StatusRequest};
+use synod_proto::v1::{Policy, ProposePolicyRequest, RaiseProtocolRequest, StatusRequest};
 use synod_sidecar::admin::status::Status;
 use synod_sidecar::config::genesis::{GenesisFile, GenesisMember, GenesisRole};
 
@@ -132,6 +132,22 @@ async fn try_propose(
         Outcome::Conflict => Ok(None),
         Outcome::Unspecified => bail!("{} gave an answer of another version of synod", member.name),
     }
+}
+
+/// Has the group agree on a higher protocol, which all of its members speak; `leader` leads it.
+pub(super) async fn raise_protocol(
+    certificates: &Certificates,
+    service: &str,
+    leader: &Member,
+    version: u32,
+) -> anyhow::Result<()> {
+    let (names, name) = (names(service), &leader.name);
+    let mut control = control(certificates, &names, name, leader.listen.peer).await?;
+    control
+        .raise_protocol(RaiseProtocolRequest { version })
+        .await
+        .with_context(|| format!("{name} does not raise the protocol"))?;
+    Ok(())
 }
 
 fn remember(path: &Path, policy: &Policy) -> Result<(), Failure> {

@@ -57,6 +57,8 @@ struct Running {
     silent: Vec<bool>,
     phase: Phase,
     since: Instant,
+    /// A higher protocol was asked for.
+    raised: bool,
     slow_told: bool,
     screen: Screen,
 }
@@ -105,6 +107,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
             Phase::Forming
         },
         since: Instant::now(),
+        raised: false,
         slow_told: false,
         screen: Screen::new(),
         settings,
@@ -233,6 +236,9 @@ impl Running {
             self.screen
                 .say(&words::invitation(&self.settings, &self.members));
         }
+        if self.phase == Phase::Running {
+            self.raise_protocol().await;
+        }
         let slow = self.settings.app_timeout + SLOW_START;
         if self.phase != Phase::Running && !self.slow_told && self.since.elapsed() > slow {
             self.slow_told = true;
@@ -242,6 +248,34 @@ impl Running {
             ));
         }
         Ok(())
+    }
+
+    /// A folder of an earlier version: the group goes on by what all members of this one speak.
+    async fn raise_protocol(&mut self) {
+        let all: Option<Vec<&Status>> = self.statuses.iter().map(Option::as_ref).collect();
+        let all = all.unwrap_or_default();
+        let speak = all.iter().map(|it| it.protocol[1]).min().unwrap_or(0);
+        let in_force = all.iter().map(|it| it.protocol_in_force).max();
+        let leader = all.iter().find_map(|it| it.leader.as_ref());
+        let leader = self.members.iter().find(|it| Some(&it.name) == leader);
+        let (Some(in_force @ 1..), Some(leader)) = (in_force, leader) else {
+            return;
+        };
+        if speak <= in_force || self.raised {
+            return;
+        }
+        self.raised = true;
+        let service = &self.settings.service;
+        let raised = formation::raise_protocol(&self.certificates, service, leader, speak).await;
+        let text = match raised {
+            Ok(()) => format!(
+                "the group speaks protocol {speak} now: earlier versions of synod cannot run it any more"
+            ),
+            Err(error) => format!(
+                "{error:#}; the group goes on with protocol {in_force}, and the next start tries again"
+            ),
+        };
+        self.screen.say(&text);
     }
 
     async fn take_over_policy(&mut self, through: usize) {

@@ -100,7 +100,7 @@ fn may_start(parts: &AdminParts) -> Response<Full<Bytes>> {
     let words = if parts.node.borrow().group.is_none() {
         "the group has not been formed yet\n"
     } else {
-        "its volume is put back to a snapshot first\n"
+        "an app runs, or its volume is put back to a snapshot first\n"
     };
     text(StatusCode::SERVICE_UNAVAILABLE, words)
 }

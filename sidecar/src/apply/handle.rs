@@ -195,7 +195,7 @@ pub struct ApplyStatus {
     /// The app's volume must be put back to the snapshot at this slot before it counts: the pod is to
     /// be replaced, as soon as its app may be stopped.
     pub rollback: Option<Slot>,
-    /// The app may be started: its volume, if it has one, is as it should be.
+    /// The app may be started: none runs, and its volume, if it has one, is as it should be.
     pub may_start: bool,
 }
 

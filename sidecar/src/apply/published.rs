@@ -70,7 +70,7 @@ impl<A: App, S: States> Executor<A, S> {
             not_needed: machine.not_needed(),
             restoring: machine.restoring(),
             rollback: machine.rollback(),
-            may_start: machine.may_start(),
+            may_start: machine.may_start() && machine.is_absent(),
         };
         let reads = machine.instance().filter(|_| status.serving);
         if self.reads != reads {

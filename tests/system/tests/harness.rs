@@ -16,7 +16,6 @@ async fn passes(name: &str) {
         out: PathBuf::new(),
         apps: PathBuf::new(),
         readme: PathBuf::new(),
-        older: None,
         cache: PathBuf::new(),
         older: None,
     };

@@ -204,3 +204,15 @@ fn what_an_earlier_leader_has_found_to_be_noise_makes_no_difference_while_a_copy
     assert_eq!(comparer.verified(id(1)), Slot(1));
     assert!(comparer.noise().contains(&noise));
 }
+
+#[test]
+fn what_a_copy_has_answered_before_it_was_made_anew_is_not_held_against_it() {
+    let mut comparer = comparer(3, OnDivergence::Quarantine);
+    says(&mut comparer, 1, 5, &usual());
+    says(&mut comparer, 3, 5, &other_body("x"));
+    rebuilt(&mut comparer, 3, 0);
+    says(&mut comparer, 3, 5, &usual());
+    assert_eq!(comparer.verified(id(3)), Slot(5));
+    says(&mut comparer, 2, 5, &usual());
+    assert_eq!(verdicts(&mut comparer), []);
+}

@@ -1,0 +1,229 @@
+//! `synod backup`: a saved state and the log behind it, in a folder that no running group touches.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use comfy_table::{Cell, CellAlignment, Table};
+use serde_json::json;
+use synod_paxos::GroupId;
+use synod_proto::v1::StatusRequest;
+use synod_sidecar::backup::{self, Found, Manifest, Progress};
+use synod_sidecar::config::Config;
+
+use crate::exit::Failure;
+use crate::local::control::{connector_of, control_of};
+use crate::running::GroupArgs;
+use crate::snapshot::{best, numbered};
+use crate::status::Output;
+
+/// Keep a copy of a group's state and log elsewhere
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Copy the newest snapshot that may be used, and the log behind it, to a new folder
+    ///
+    /// All of it is read back before it counts. The group goes on meanwhile.
+    Create(CreateArgs),
+    /// Show the backups below a folder
+    List(ListArgs),
+    /// Read all of a backup, and say whether it is whole
+    Check(CheckArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    group: GroupArgs,
+    /// The folder below which the backup gets a folder of its own
+    #[arg(long, value_name = "FOLDER")]
+    to: PathBuf,
+    /// Number of the member that gives it, from 1; without it a follower whose copy is as far as any
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    member: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// Where backups were made
+    folder: PathBuf,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    /// The folder of one backup
+    backup: PathBuf,
+}
+
+/// Does what was asked.
+pub(crate) fn run(command: BackupCommand) -> Result<(), Failure> {
+    match command {
+        BackupCommand::Create(args) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
+            .block_on(create(&args)),
+        BackupCommand::List(args) => list(&args),
+        BackupCommand::Check(args) => check(&args.backup),
+    }
+}
+
+async fn create(args: &CreateArgs) -> Result<(), Failure> {
+    let members = args.group.members()?;
+    let member = match args.member {
+        Some(number) => numbered(&members, number)?,
+        None => best(&members).await?,
+    };
+    std::fs::create_dir_all(&args.to)
+        .map_err(|error| Failure::failed(format!("cannot make {}: {error}", args.to.display())))?;
+    let into = args
+        .to
+        .join(folder_name(&member.service, SystemTime::now()));
+    let name = &member.member;
+    let made = make(&args.group.data, member, &into).await;
+    let manifest = match made {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            // Without a manifest it is nothing that anybody would look for.
+            let _ = std::fs::remove_dir_all(&into);
+            return Err(Failure::failed(format!(
+                "{name} has given no backup: {error:#}"
+            )));
+        }
+    };
+    crate::print(&format!(
+        "{}: all up to slot {} of {}, {} bytes\n",
+        into.display(),
+        manifest.through,
+        manifest.service,
+        manifest.bytes
+    ))
+}
+
+async fn make(data: &Path, member: &Config, into: &Path) -> anyhow::Result<Manifest> {
+    let mut control = control_of(data, member).await?;
+    let status = control.status(StatusRequest {}).await?.into_inner();
+    let group = group_id(&status.group).context("the group has not been formed yet")?;
+    let connector = connector_of(data, member)?;
+    let tell = |progress| match progress {
+        Progress::Snapshot { slot, bytes } => {
+            eprintln!("the snapshot at slot {slot}, {bytes} bytes ..");
+        }
+        Progress::Log { slot } => eprintln!("the log up to slot {slot} .."),
+        Progress::Check => eprintln!("reading all of it back .."),
+    };
+    Ok(Box::pin(backup::create(
+        &connector,
+        group,
+        &member.service,
+        into,
+        tell,
+    ))
+    .await?)
+}
+
+fn group_id(hex: &str) -> Option<GroupId> {
+    let number = u128::from_str_radix(hex, 16).ok()?;
+    Some(GroupId(number.to_be_bytes()))
+}
+
+/// By time, so that they are listed in the order in which they were made.
+fn folder_name(service: &str, now: SystemTime) -> String {
+    let time = humantime::format_rfc3339_seconds(now).to_string();
+    format!("{service}-{}", time.replace([':', '-'], ""))
+}
+
+fn list(args: &ListArgs) -> Result<(), Failure> {
+    let found = backup::list(&args.folder).map_err(Failure::failed)?;
+    let text = match args.output {
+        Output::Table => table(&found),
+        Output::Json => as_json(&found),
+    };
+    crate::print(&format!("{text}\n"))
+}
+
+fn check(folder: &Path) -> Result<(), Failure> {
+    let manifest = backup::check(folder).map_err(Failure::failed)?;
+    crate::print(&format!(
+        "{} is whole: {} from slot {} to {}\n",
+        folder.display(),
+        manifest.service,
+        manifest.snapshot_slot,
+        manifest.through
+    ))
+}
+
+fn table(found: &[Found]) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(["BACKUP", "SERVICE", "FROM", "THROUGH", "TIME", "BYTES"]);
+    let number = |it: u64| Cell::new(it).set_alignment(CellAlignment::Right);
+    for it in found {
+        let name = it.path.file_name().unwrap_or_default().to_string_lossy();
+        let mut row = vec![Cell::new(name)];
+        match &it.manifest {
+            Ok(of) => row.extend([
+                Cell::new(&of.service),
+                number(of.snapshot_slot),
+                number(of.through),
+                Cell::new(time(of.through_time_ns)),
+                number(of.bytes),
+            ]),
+            Err(error) => row.push(Cell::new(error)),
+        }
+        table.add_row(row);
+    }
+    let text = table.to_string();
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
+}
+
+fn time(ns: u64) -> String {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(ns);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+fn as_json(found: &[Found]) -> String {
+    let backups: Vec<_> = found
+        .iter()
+        .map(|it| {
+            let error = it.manifest.as_ref().err().map(ToString::to_string);
+            json!({
+                "path": it.path,
+                "backup": it.manifest.as_ref().ok(),
+                "error": error,
+            })
+        })
+        .collect();
+    serde_json::to_string_pretty(&json!({ "backups": backups })).expect("plain data")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backups_are_named_by_service_and_time() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        assert_eq!(folder_name("notes", now), "notes-20231114T221320Z");
+    }
+
+    #[test]
+    fn a_group_is_32_hex_digits() {
+        let id = group_id("000102030405060708090a0b0c0d0e0f").expect("an id");
+        assert_eq!(id.0[15], 15);
+        assert!(group_id("").is_none() && group_id("xyz").is_none());
+    }
+
+    #[test]
+    fn a_folder_without_backups_has_none() {
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::create_dir(folder.path().join("other")).expect("made");
+        let found = backup::list(folder.path()).expect("listed");
+        assert!(found.is_empty());
+        assert_eq!(table(&found).lines().count(), 1);
+        assert!(check(folder.path()).is_err());
+    }
+}
