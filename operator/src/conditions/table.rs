@@ -73,7 +73,7 @@ reasons! {
         "Members are restarted one by one, the leader last." =>
         "Wait. If it does not move on, a restarted member does not become ready: its pod tells why.";
     ROLLING_BACK = "RollingBack" on [READY, PROGRESSING, RECONCILING]:
-        "An app ended, and nobody knows what it had done of its last request: its volume is put back to the last snapshot, and executed anew from there. If kubelet has started the app again already, its pod is replaced for that, one at a time." =>
+        "An app ended, and nobody knows what it had done of its last request: its volume is put back to the last snapshot, and executed anew from there. Its pod is replaced for that, one at a time, since kubelet would start the app upon files that are being changed." =>
         "Wait. If it happens often, look why the app ends: `kubectl logs POD -c CONTAINER --previous`.";
     DELETING = "Deleting" on [READY, AVAILABLE, PROGRESSING, RECONCILING]:
         "The service is being deleted in all its clusters." =>
