@@ -15,7 +15,7 @@ use crate::raw::RawObject;
 use crate::runtime::{Leader, Network, Service, Sidecar, Update};
 use crate::service::ReplicatedServiceSpec;
 use crate::state::{Log, State, VolumeClaimRetentionPolicy};
-use crate::status::{Condition, MemberRole, MemberState};
+use crate::status::{Condition, MemberRole, MemberState, SnapshotAnswer, SnapshotStatus};
 
 /// What one cluster runs of a replicated service. Written by the operator of the hub; do not edit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, CustomResource)]
@@ -133,6 +133,24 @@ pub struct ReplicaGroupSpec {
     /// Nothing is done while this is set.
     #[serde(default)]
     pub paused: bool,
+    /// A snapshot that a member here is to make now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotRequest>,
+    /// The protocol version to which the leader, if it is here, raises the group; 0: as it is.
+    #[serde(default)]
+    pub protocol: u32,
+}
+
+/// A snapshot that somebody asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotRequest {
+    /// The annotation's value; another one is another request.
+    #[schemars(length(min = 1, max = 63))]
+    pub word: String,
+    /// Who is to make it.
+    #[schemars(length(min = 1, max = 63))]
+    pub member: String,
 }
 
 /// One member.
@@ -215,6 +233,9 @@ pub struct ReplicaGroupStatus {
     /// Labels of the pods, as a selector.
     #[schemars(length(max = 1024))]
     pub selector: String,
+    /// What came of the last snapshot that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotAnswer>,
     /// Further facts by name, for people.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
@@ -257,6 +278,15 @@ pub struct GroupMemberStatus {
     /// Lowest and highest protocol version that it speaks.
     #[serde(default)]
     pub protocol: [u32; 2],
+    /// The protocol version in force there; 0: not known.
+    #[serde(default)]
+    pub protocol_in_force: u32,
+    /// Size of its log in MiB, rounded up to whole 64 MiB.
+    #[serde(default)]
+    pub log_mebibytes: u64,
+    /// Its newest snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotStatus>,
     /// It runs the pod template as it is now.
     #[serde(default)]
     pub updated: bool,

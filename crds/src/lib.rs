@@ -28,7 +28,7 @@ pub use crd::{FIELD_RULES, FieldRule, files};
 pub use duration::{Duration, DurationError};
 pub use group::{
     GroupApp, GroupIssuer, GroupMember, GroupMemberStatus, GroupPeer, ReplicaGroup,
-    ReplicaGroupSpec, ReplicaGroupStatus,
+    ReplicaGroupSpec, ReplicaGroupStatus, SnapshotRequest,
 };
 pub use int_or_string::IntOrString;
 pub use manifest::{ManifestError, parse};
@@ -53,6 +53,6 @@ pub use state::{
 };
 pub use status::{
     ClusterStatus, Condition, LeaderStatus, MemberRole, MemberState, MemberStatus, ProtocolStatus,
-    ReplicatedServiceStatus, Summary, Tolerates,
+    ReplicatedServiceStatus, SnapshotAnswer, SnapshotStatus, Standing, Summary, Tolerates,
 };
 pub use validate::{Problem, validate};

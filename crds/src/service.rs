@@ -72,6 +72,13 @@ pub const KIND: &str = "ReplicatedService";
         description = "Why it is ready, or is not."
     ),
     printcolumn(
+        name = "Snapshot",
+        type_ = "date",
+        json_path = ".status.snapshot.time",
+        priority = 1,
+        description = "How old the newest snapshot is that may be used."
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp"

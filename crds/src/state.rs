@@ -74,8 +74,7 @@ pub struct VolumeClaim {
 pub struct State {
     /// `Ephemeral` (default): in memory or in files that go with the process; a restarted app starts
     /// empty and gets everything again from a snapshot and the log. `Volume`: on the volume described
-    /// by `volume`. It cannot be changed: make a backup and a new service. On Kubernetes this version
-    /// takes `Ephemeral` only.
+    /// by `volume`. It cannot be changed: make a backup and a new service.
     #[serde(rename = "type")]
     pub kind: StateType,
     /// How the state is saved, so that the log can be cut and a new copy need not replay all of it.
@@ -126,8 +125,8 @@ pub enum OnUncleanCrash {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Snapshot {
     /// `None` (default): never; the whole log is kept. `HTTP`: by requests to the app, given in
-    /// `http`. `Volume`: by a copy of the app's volume; needs `state.type: Volume`. On
-    /// Kubernetes this version takes `None` only.
+    /// `http`; needs `state.type: Ephemeral` in this version. `Volume`: by a copy of the app's
+    /// volume; needs `state.type: Volume`.
     #[serde(rename = "type")]
     pub kind: SnapshotType,
     /// The requests, for type `HTTP`.

@@ -39,6 +39,12 @@ pub struct ReplicatedServiceStatus {
     /// Which version of the members' protocol is in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<ProtocolStatus>,
+    /// The newest snapshot that any member has and that may be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotStatus>,
+    /// What came of the last snapshot that was asked for by the annotation `synod.dev/snapshot`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_request: Option<SnapshotAnswer>,
     /// Where clients reach the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
@@ -125,6 +131,65 @@ pub struct MemberStatus {
     /// The revision of the app that it runs.
     #[serde(default)]
     pub revision: u64,
+    /// Its newest snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotStatus>,
+}
+
+/// A snapshot of the app's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotStatus {
+    /// The last ordered request whose effect is in it, by its place in the order.
+    pub slot: u64,
+    /// The agreed time of that request (RFC 3339).
+    #[schemars(length(max = 64))]
+    pub time: String,
+    /// Size of its file, in bytes.
+    pub bytes: u64,
+    /// Whether it may be used: `Uncompared`, not yet; `Verified`, copies agreed on all that is in it;
+    /// `Unverified`, they could not be compared in time, and the log needed the room.
+    pub standing: Standing,
+}
+
+/// Whether a snapshot may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Standing {
+    /// Not yet.
+    Uncompared,
+    /// Copies agreed on all that is in it.
+    Verified,
+    /// Copies could not be compared in time.
+    Unverified,
+}
+
+/// What came of a snapshot that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotAnswer {
+    /// The annotation's value.
+    #[schemars(length(max = 63))]
+    pub word: String,
+    /// The member that was asked; empty when none could be.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 63))]
+    pub member: String,
+    /// The last ordered request whose effect is in the snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u64>,
+    /// Why there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub problem: String,
+}
+
+// === impl Standing ===
+
+impl Standing {
+    /// A member may be given it, and the log may be cut behind it.
+    pub fn is_usable(self) -> bool {
+        self != Self::Uncompared
+    }
 }
 
 /// What a member does for its group.
@@ -145,7 +210,7 @@ pub enum MemberState {
     CaughtUp,
     /// It is behind, and moving.
     CatchingUp,
-    /// Its app starts over from a snapshot and the log.
+    /// Its state is put back to a snapshot, and executed anew from there.
     Rebuilding,
     /// It answered differently from the others and was taken out.
     Quarantined,

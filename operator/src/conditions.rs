@@ -195,6 +195,14 @@ pub(crate) fn told<'a>(pieces: impl IntoIterator<Item = (&'a str, &'a str)>) -> 
     lines.collect::<Vec<_>>().join("; ")
 }
 
+/// At most so many bytes of a text.
+pub(crate) fn shorten(mut text: String, bytes: usize) -> String {
+    while text.len() > bytes {
+        text.pop();
+    }
+    text
+}
+
 /// The page of the documentation.
 pub fn markdown() -> String {
     let mut text = String::from(HEAD);

@@ -160,6 +160,8 @@ pub(super) fn of_member(state: &State, folder: &MemberFolder) -> config::State {
         volume: is_volume.then(|| config::Volume {
             path: folder.app_data(),
             work: folder.work(),
+            // It asks before each start.
+            started: None,
         }),
         snapshot: snapshot(&state.snapshot),
     }

@@ -8,6 +8,7 @@ use super::hooks;
 use super::injection::{AppState, Injection, Way};
 use super::json::{list, named, text};
 use super::names;
+use super::volume;
 
 struct Problems(Vec<InjectProblem>);
 
@@ -27,6 +28,7 @@ pub(super) fn check(template: &Value, injection: &Injection) -> Result<(), Injec
     ports(&mut problems, spec, injection);
     claims(&mut problems, spec, injection);
     app(&mut problems, spec, injection);
+    state(&mut problems, template, injection);
     problems.result()
 }
 
@@ -241,6 +243,35 @@ fn app(p: &mut Problems, spec: &Value, injection: &Injection) {
                     && mount.get("readOnly") == Some(&Value::Bool(true)),
                 &format!("{path}.volumeMounts[{at}].readOnly"),
                 "the app keeps its state there: remove it",
+            );
+        }
+    }
+}
+
+/// What the sidecar needs to save and put back the app's volume.
+fn state(p: &mut Problems, template: &Value, injection: &Injection) {
+    let AppState::Volume { mount_path } = &injection.state else {
+        return;
+    };
+    let (spec, container) = (&template["spec"], &injection.app.container);
+    let found = list(spec, "containers");
+    let index = found
+        .iter()
+        .position(|it| text(it, "name") == Some(container));
+    let Some(index) = index else { return };
+    p.add_if(
+        volume::owner(spec, container).is_none(),
+        &format!("spec.containers[{index}].securityContext.runAsUser"),
+        "it is missing: the sidecar saves and puts back the app's files, which only the same user \
+         can; give the number of the user that the app's image runs as",
+    );
+    let name = super::state_volume(template, container, mount_path);
+    for (path, container) in all(spec) {
+        for (at, mount) in list(container, "volumeMounts").iter().enumerate() {
+            p.add_if(
+                text(mount, "name") == Some(&name) && text(mount, "subPathExpr").is_some(),
+                &format!("{path}.volumeMounts[{at}].subPathExpr"),
+                "on the volume with the app's state only subPath can be used: use that",
             );
         }
     }

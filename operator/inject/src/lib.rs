@@ -12,6 +12,7 @@ mod injection;
 mod json;
 mod original;
 mod sidecar;
+mod volume;
 
 use serde_json::{Map, Value};
 
@@ -45,8 +46,14 @@ pub fn render(template: &Value, injection: &Injection) -> Result<Value, InjectEr
     let app = named_mut(containers, &injection.app.container).expect("checked");
     let mut original = Original::of(app);
     app::change(app, injection, &mut original);
+    let state = volume::state_mount(&template, injection);
     let spec = &mut template["spec"];
-    list_mut(spec, "initContainers").insert(0, sidecar::container(injection, &client_port));
+    if let Some(state) = &state {
+        volume::narrow(spec, &state.volume);
+        original.state_volume = Some(state.volume.clone());
+    }
+    let sidecar = sidecar::container(injection, &client_port, state.as_ref());
+    list_mut(spec, "initContainers").insert(0, sidecar);
     list_mut(spec, "volumes").extend(sidecar::volumes(injection));
     security(spec, &mut original);
     labels(&mut template, injection, &mut original);

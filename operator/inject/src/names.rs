@@ -20,16 +20,28 @@ pub const GENESIS_VOLUME: &str = "synod-genesis";
 pub const TLS_VOLUME: &str = "synod-tls";
 /// Name of the empty volume that stands where a service account's token would.
 pub const NO_ACCOUNT_VOLUME: &str = "synod-no-account";
+/// Name of the empty volume in which the sidecar of an app with a volume notes what holds for this pod.
+pub const POD_VOLUME: &str = "synod-pod";
 /// All volumes of the sidecar's own.
-pub(super) const VOLUMES: [&str; 5] = [
+pub(super) const VOLUMES: [&str; 6] = [
     LOG_VOLUME,
     CONFIG_VOLUME,
     GENESIS_VOLUME,
     TLS_VOLUME,
     NO_ACCOUNT_VOLUME,
+    POD_VOLUME,
 ];
+/// Where the sidecar finds what holds for this pod.
+pub const POD_PATH: &str = "/var/lib/synod-pod";
 /// Where the sidecar finds its log.
 pub const LOG_PATH: &str = "/var/lib/synod";
+/// Where the sidecar finds the app's whole volume.
+pub const STATE_PATH: &str = "/var/lib/synod-app";
+/// The folder of it that the app sees; what the sidecar needs besides is beside it.
+pub const STATE_FOLDER: &str = "data";
+/// Where kubelet mounts that folder in the sidecar once more, for one reason: it makes the folder,
+/// for the pod's group, before the sidecar looks for it.
+pub const STATE_MADE_PATH: &str = "/var/lib/synod-app-data";
 /// Where the sidecar finds its configuration (`config.yaml`, `peers.json`).
 pub const CONFIG_PATH: &str = "/etc/synod/config";
 /// Where the sidecar finds `genesis.json`, once there is one.

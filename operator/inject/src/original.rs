@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::json::{has, list, list_mut, named, named_mut, object_mut, prune, set, text};
 use super::names;
+use super::volume;
 
 /// Fields of the app's container that are replaced as a whole.
 const FIELDS: [&str; 5] = [
@@ -30,6 +31,9 @@ pub(super) struct Original {
     /// Path of the mount that was added to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) state_mount: Option<String>,
+    /// The app's volume, of which its containers see one folder only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) state_volume: Option<String>,
     /// Fields of the pod's security context that were added.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) security: Vec<String>,
@@ -97,6 +101,9 @@ impl Original {
             list_mut(spec, "volumes")
                 .retain(|it| !text(it, "name").is_some_and(|name| names::VOLUMES.contains(&name)));
             prune(spec, "volumes");
+        }
+        if let Some(volume) = &self.state_volume {
+            volume::widen(spec, volume);
         }
         for field in &self.security {
             set_in(spec, "securityContext", field, None);

@@ -3,14 +3,24 @@
 use serde_json::{Value, json};
 
 use super::hooks;
-use super::injection::{Injection, LogVolume, Member};
+use super::injection::{AppState, Injection, LogVolume, Member};
 use super::names;
+use super::volume::{Owner, StateMount};
 
 /// Where a service account's token would be mounted.
 const ACCOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// The native sidecar; `client_port` is the name of its port for clients.
-pub(super) fn container(injection: &Injection, client_port: &str) -> Value {
+/// How often it is asked whether the app may be started, once a second: for a day, since until then a
+/// large volume may be put back. A process that ends is started anew all the same.
+const MAY_START_FAILURES: u32 = 86_400;
+
+/// The native sidecar; `client_port` is the name of its port for clients, `state` the app's volume.
+pub(super) fn container(
+    injection: &Injection,
+    client_port: &str,
+    state: Option<&StateMount>,
+) -> Value {
+    let Owner { user, group } = state.map_or_else(Owner::default, |it| it.owner);
     let mut container = json!({
         "name": names::CONTAINER,
         "image": injection.image,
@@ -22,17 +32,15 @@ pub(super) fn container(injection: &Injection, client_port: &str) -> Value {
             {"name": names::PEER_PORT, "containerPort": injection.ports.peer, "protocol": "TCP"},
             {"name": names::ADMIN_PORT, "containerPort": injection.ports.admin, "protocol": "TCP"},
         ],
-        // The process is up and its volume in place. Neither the app nor a quorum is waited for: the
-        // app is started only after this.
-        "startupProbe": probe(injection, "/live", 1, 120),
+        "startupProbe": startup(injection),
         "readinessProbe": probe(injection, "/ready", 2, 2),
         // It restores nothing that ending the process would not; patience costs little.
         "livenessProbe": probe(injection, "/live", 10, 6),
         "lifecycle": {"preStop": hooks::request("/lifecycle/drain", Vec::new(), injection)},
         "securityContext": {
-            "runAsNonRoot": true,
-            "runAsUser": names::USER,
-            "runAsGroup": names::USER,
+            "runAsNonRoot": user != 0,
+            "runAsUser": user,
+            "runAsGroup": group,
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
             "capabilities": {"drop": ["ALL"]},
@@ -53,10 +61,34 @@ pub(super) fn container(injection: &Injection, client_port: &str) -> Value {
             {"name": names::NO_ACCOUNT_VOLUME, "mountPath": ACCOUNT_PATH, "readOnly": true},
         ],
     });
+    if let (Some(state), Some(mounts)) = (state, container["volumeMounts"].as_array_mut()) {
+        mounts.push(json!({"name": names::POD_VOLUME, "mountPath": names::POD_PATH}));
+        // Of one mount, so that files can be moved between the app's folder and the other.
+        mounts.push(json!({"name": state.volume, "mountPath": names::STATE_PATH}));
+        mounts.push(json!({
+            "name": state.volume,
+            "mountPath": names::STATE_MADE_PATH,
+            "subPath": names::STATE_FOLDER,
+            "readOnly": true,
+        }));
+    }
     if let Some(policy) = &injection.pull_policy {
         container["imagePullPolicy"] = json!(policy);
     }
     container
+}
+
+/// The app is started only after this. The process is up; an app with a volume must find there what
+/// it should. Neither the app nor a quorum is waited for.
+fn startup(injection: &Injection) -> Value {
+    if injection.state == AppState::Ephemeral {
+        return probe(injection, "/live", 1, 120);
+    }
+    let mut probe = hooks::request("/lifecycle/app-may-start", Vec::new(), injection);
+    probe["periodSeconds"] = json!(1);
+    probe["timeoutSeconds"] = json!(3);
+    probe["failureThreshold"] = json!(MAY_START_FAILURES);
+    probe
 }
 
 /// The volumes that its mounts need and that no claim template brings.
@@ -73,6 +105,9 @@ pub(super) fn volumes(injection: &Injection) -> Vec<Value> {
         }}),
         json!({"name": names::NO_ACCOUNT_VOLUME, "emptyDir": {"sizeLimit": "1Mi"}}),
     ];
+    if injection.state != AppState::Ephemeral {
+        volumes.push(json!({"name": names::POD_VOLUME, "emptyDir": {"sizeLimit": "1Mi"}}));
+    }
     if let LogVolume::Claim(claim) = &injection.log {
         volumes.push(
             json!({"name": names::LOG_VOLUME, "persistentVolumeClaim": {"claimName": claim}}),

@@ -121,7 +121,7 @@ fn what_was_rendered_for_one_service_can_be_rendered_for_another() {
     let other = Injection {
         service: "wiki".into(),
         image: "registry.example/synod-sidecar:0.2.0".into(),
-        ..volume()
+        ..injection()
     };
     for (name, injection) in golden() {
         let template = input(name);
@@ -308,7 +308,14 @@ fn a_claim_that_the_app_writes_to_is_refused_unless_it_is_the_copys_own() {
     let read = json!({"name": "d", "mountPath": "/data", "readOnly": true});
     let published = json!({"claimName": "notes-data", "readOnly": true});
     for (template, injection) in [
-        (template(mount("/data"), shared()), volume()),
+        (
+            {
+                let mut template = template(mount("/data"), shared());
+                template["spec"]["securityContext"] = json!({"runAsUser": 7});
+                template
+            },
+            volume(),
+        ),
         (template(read, shared()), injection()),
         (template(mount("/data"), published), injection()),
     ] {
@@ -362,7 +369,71 @@ fn a_volume_that_the_template_mounts_already_keeps_its_name() {
     assert_eq!(state_volume(&template, "notes", "/data"), "mine");
     let rendered = render(&template, &volume()).expect("rendered");
     let mounts = &rendered["spec"]["containers"][0]["volumeMounts"];
-    assert_eq!(mounts, &template["spec"]["containers"][0]["volumeMounts"]);
+    let expected = json!([{"name": "mine", "mountPath": "/data", "subPath": "data"}]);
+    assert_eq!(mounts, &expected);
+}
+
+#[test]
+fn no_container_but_the_sidecar_sees_more_of_the_apps_volume_than_the_apps_folder() {
+    let mut template = input("volume");
+    template["spec"]["containers"][0]["volumeMounts"] =
+        json!([{"name": "mine", "mountPath": "/data", "subPath": "data/own"}]);
+    template["spec"]["initContainers"] =
+        json!([{"name": "seed", "volumeMounts": [{"name": "mine", "mountPath": "/seed"}]}]);
+    let rendered = render(&template, &volume()).expect("rendered");
+    let spec = &rendered["spec"];
+    let of = |key: &str, at: usize| spec[key][at]["volumeMounts"].clone();
+    assert_eq!(of("containers", 0)[0]["subPath"], "data/data/own");
+    assert_eq!(of("initContainers", 1)[0]["subPath"], "data");
+    let sidecar = of("initContainers", 0);
+    let mounts = sidecar.as_array().expect("a list");
+    let whole = json!({"name": "mine", "mountPath": "/var/lib/synod-app"});
+    assert!(mounts.contains(&whole), "{sidecar}");
+    assert_eq!(remove(&rendered).expect("taken out"), template);
+}
+
+#[test]
+fn an_app_with_a_volume_is_started_when_the_sidecar_says_so_and_its_files_are_the_sidecars() {
+    let sidecar = |injection: &Injection, template: &Value| {
+        let rendered = render(template, injection).expect("rendered");
+        rendered["spec"]["initContainers"][0].clone()
+    };
+    let with_volume = sidecar(&volume(), &input("volume"));
+    let probe = &with_volume["startupProbe"]["httpGet"];
+    assert_eq!(probe["path"], "/lifecycle/app-may-start");
+    assert_eq!(probe["httpHeaders"][0]["value"], "3f9a");
+    assert_eq!(with_volume["securityContext"]["runAsUser"], 1000);
+    let without = sidecar(&injection(), &input("volume"));
+    assert_eq!(without["startupProbe"]["httpGet"]["path"], "/live");
+    assert_eq!(without["securityContext"]["runAsUser"], names::USER);
+    // The pod's word counts where the container has none.
+    let mut template = input("volume");
+    template["spec"]["containers"][0]["securityContext"] = json!({});
+    template["spec"]["securityContext"] = json!({"runAsUser": 0, "runAsGroup": 5});
+    let as_root = &sidecar(&volume(), &template)["securityContext"];
+    assert_eq!(
+        (
+            &as_root["runAsUser"],
+            &as_root["runAsGroup"],
+            &as_root["runAsNonRoot"]
+        ),
+        (&json!(0), &json!(5), &json!(false))
+    );
+    template["spec"]["securityContext"] = json!({});
+    let said = refusal(&template, &volume());
+    assert!(
+        said.contains("spec.containers[0].securityContext.runAsUser"),
+        "{said}"
+    );
+    render(&template, &injection()).expect("it has no volume");
+    let mut template = input("volume");
+    template["spec"]["containers"][1]["volumeMounts"] =
+        json!([{"name": "synod-state", "mountPath": "/x", "subPathExpr": "$(A)"}]);
+    let said = refusal(&template, &volume());
+    assert!(
+        said.contains("spec.containers[1].volumeMounts[0].subPathExpr"),
+        "{said}"
+    );
 }
 
 /// Templates as users write them: any mixture of what `render` touches, and things that it does not.
@@ -396,6 +467,7 @@ fn templates() -> impl Strategy<Value = Value> {
     let mounts = prop::sample::select(vec![
         json!([{"name": "s", "mountPath": "/tmp"}]),
         json!([{"name": "s", "mountPath": "/data"}]),
+        json!([{"name": "s", "mountPath": "/data", "subPath": "data/own"}, {"name": "s", "mountPath": "/x"}]),
     ]);
     let some = |it| prop::option::of(it);
     (
@@ -411,7 +483,10 @@ fn templates() -> impl Strategy<Value = Value> {
     )
         .prop_map(
             |((start, stop), probes, (ports, context, labels, mounts), (init, volumes, first))| {
-                let mut app = json!({"name": "notes", "image": "x", "unknown": {"a": [null]}});
+                let mut app = json!({
+                    "name": "notes", "image": "x", "unknown": {"a": [null]},
+                    "securityContext": {"runAsUser": 7},
+                });
                 let fields = ["startupProbe", "readinessProbe", "livenessProbe"];
                 let fields = fields.into_iter().zip(probes);
                 for (key, value) in fields.chain([("ports", ports), ("volumeMounts", mounts)]) {

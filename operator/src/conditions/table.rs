@@ -72,6 +72,9 @@ reasons! {
     ROLLING_OUT = "RollingOut" on [READY, PROGRESSING, RECONCILING]:
         "Members are restarted one by one, the leader last." =>
         "Wait. If it does not move on, a restarted member does not become ready: its pod tells why.";
+    ROLLING_BACK = "RollingBack" on [READY, PROGRESSING, RECONCILING]:
+        "An app ended, and nobody knows what it had done of its last request: its volume is put back to the last snapshot, and executed anew from there. Its pod is replaced for that, one at a time, since kubelet would start the app upon files that are being changed." =>
+        "Wait. If it happens often, look why the app ends: `kubectl logs POD -c CONTAINER --previous`.";
     DELETING = "Deleting" on [READY, AVAILABLE, PROGRESSING, RECONCILING]:
         "The service is being deleted in all its clusters." =>
         "Wait. A cluster that cannot be reached is named in the message: bring it back, or remove its registration (`synod cluster remove`), which leaves there what is there.";
@@ -168,9 +171,12 @@ reasons! {
     BYPASS_SEEN = "BypassSeen" on [TRAFFIC_INTERCEPTED]:
         "Somebody connected to the app past the agreed order, from the address in the message." =>
         "Find out who, and send them to the Service; a NetworkPolicy that is enforced keeps them out.";
+    UNVERIFIED_SNAPSHOT = "UnverifiedSnapshot" on [DEGRADED]:
+        "The log was cut behind a snapshot on which copies could not be compared in time, since members are away." =>
+        "Bring the members back; the next snapshot is compared again.";
     NO_SNAPSHOT = "NoSnapshot" on [LOG_UNBOUNDED]:
-        "This version makes no snapshots of the app's state, so all requests are kept." =>
-        "Watch the size of the log: at `spec.log.maxSize` writes are refused.";
+        "The service has no way to save the app's state, so all requests are kept." =>
+        "Give it one (`spec.state.snapshot`): see state.md. Until then watch the size of the log in the message: at `spec.log.maxSize` writes are refused.";
     OPERATOR_ERROR = "OperatorError" on [READY, AVAILABLE, DEGRADED, PROGRESSING, RECONCILING, STALLED]:
         "A step failed and is tried again." =>
         "The message has the error. Missing rights: compare the operator's roles with the chart's.";

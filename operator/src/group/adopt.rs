@@ -5,7 +5,7 @@
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::ResourceExt as _;
 use serde_json::Value;
-use synod_api::{ReplicaGroup, ReplicaGroupSpec, StateType};
+use synod_api::{ReplicaGroup, ReplicaGroupSpec, State, StateType};
 
 use super::build::made_from;
 use super::names;
@@ -98,27 +98,18 @@ pub(crate) fn adoptable(set: &StatefulSet, group: &ReplicaGroupSpec) -> Result<(
     {
         problems.push(format!(
             "container {} mounts `{volume}`, which keeps what it holds while the log is replayed over \
-             it: if the app keeps its state there, set spec.state to {{type: Volume, volume: \
-             {{mountPath: ..}}}} and begin with empty claims; otherwise remove the mount, or let it be \
-             readOnly",
+             it: if the app keeps its state there, take the label away, let spec.workloadRef name it, \
+             and set spec.state to {{type: Volume, volume: {{mountPath: ..}}}}, which begins with empty \
+             claims; otherwise remove the mount, or let it be readOnly",
             group.app.container
         ));
     }
-    let volume = group.state.volume.as_ref();
-    if let (StateType::Volume, Some(volume)) = (group.state.kind, volume) {
-        let pod = spec.template.spec.unwrap_or_default();
-        let app = pod
-            .containers
-            .iter()
-            .find(|it| it.name == group.app.container);
-        let mounts = app.and_then(|it| it.volume_mounts.as_ref());
-        if !mounts.is_some_and(|it| it.iter().any(|it| it.mount_path == volume.mount_path)) {
-            problems.push(format!(
-                "container {} has nothing mounted at {}, where spec.state.volume says that the \
-                 app keeps its state: mount a claim template there",
-                group.app.container, volume.mount_path
-            ));
-        }
+    if group.state.kind == StateType::Volume {
+        problems.push(format!(
+            "its claims are its own, and spec.state.type is Volume, for which this version makes the \
+             claims itself: let spec.workloadRef name it without the label {}, or use Ephemeral",
+            pod::INJECT_LABEL
+        ));
     }
     if problems.is_empty() {
         return Ok(());
@@ -201,13 +192,14 @@ pub(crate) struct Ordinal<'a> {
 }
 
 /// What decides, besides the StatefulSet's own revision, whether a pod must be replaced.
-pub(crate) fn template(injection: &Injection) -> String {
-    made_from(&Value::Null, injection)
+pub(crate) fn template(injection: &Injection, state: &State) -> String {
+    made_from(&Value::Null, injection, state)
 }
 
 /// Notes it on a pod.
-pub(crate) fn note_template(pod: &mut Value, injection: &Injection) {
-    pod["metadata"]["annotations"][names::TEMPLATE_ANNOTATION] = template(injection).into();
+pub(crate) fn note_template(pod: &mut Value, injection: &Injection, state: &State) {
+    let digest = template(injection, state);
+    pod["metadata"]["annotations"][names::TEMPLATE_ANNOTATION] = digest.into();
 }
 
 #[cfg(test)]
@@ -255,17 +247,15 @@ mod tests {
     }
 
     #[test]
-    fn an_app_with_state_on_a_volume_must_have_one_mounted() {
+    fn the_state_of_an_app_on_a_volume_is_not_taken_from_a_users_own_claims() {
         let mut group = group();
         group.state =
             serde_yaml::from_str("{type: Volume, volume: {mountPath: /data}}").expect("a state");
-        let words = adoptable(&set(LABELLED), &group).expect_err("nothing mounted");
-        assert!(words.contains("/data"), "{words}");
-        let mounted = LABELLED.replace(
-            "notes}}}",
-            "notes}}, spec: {containers: [{name: notes, volumeMounts: [{name: d, mountPath: /data}]}]}}",
+        let words = adoptable(&set(LABELLED), &group).expect_err("refused");
+        assert!(
+            words.contains("spec.workloadRef") && words.contains("Volume"),
+            "{words}"
         );
-        assert_eq!(adoptable(&set(&mounted), &group), Ok(()));
     }
 
     #[test]

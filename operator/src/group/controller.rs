@@ -19,9 +19,8 @@ use synod_api::{Condition, ReplicaGroup};
 
 use super::plan::Step;
 use super::reconcile::{Done, ReconcileError, reconcile};
-use super::status::shorten;
 use super::{adopt, names};
-use crate::conditions::{self, find, is_true};
+use crate::conditions::{self, find, is_true, shorten};
 use crate::inject::SidecarImage;
 use crate::inject::names::{INJECT_LABEL, SERVICE_LABEL};
 use crate::run::Context as Process;
@@ -196,6 +195,13 @@ async fn tell(context: &Context, before: &ReplicaGroup, done: &Done) {
         )),
         _ => {}
     }
+    events.extend(done.raised.map(|version| {
+        (
+            EventType::Normal,
+            "ProtocolRaised".to_owned(),
+            format!("members use version {version} of their protocol from now on"),
+        )
+    }));
     let reference = before.object_ref(&());
     for (type_, reason, note) in events {
         let note = shorten(note, NOTE);

@@ -6,13 +6,15 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod, Service};
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
+use serde_json::Value;
+use synod_api::StateType;
 
 use super::build::Kind;
 use super::pods::PodView;
 use super::validate::{Stall, Valid};
 use super::{adopt, names};
 use crate::conditions;
-use crate::inject::names as pod_names;
+use crate::inject::{self, names as pod_names};
 
 /// In a group's facts: the StatefulSet whose pods the members are.
 pub(crate) const WORKLOAD_FACT: &str = "workload";
@@ -163,11 +165,24 @@ pub(crate) fn api(client: &Client, kind: Kind, namespace: &str) -> Api<DynamicOb
 
 async fn claims(client: &Client, valid: &Valid<'_>) -> kube::Result<Vec<PersistentVolumeClaim>> {
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), valid.namespace);
+    let state = state_volume(valid);
     let mut found = Vec::new();
     for member in &valid.group.spec.members {
         found.extend(api.get_opt(&pod_names::log_claim(&member.name)).await?);
+        if let Some(volume) = &state {
+            found.extend(api.get_opt(&format!("{volume}-{}", member.name)).await?);
+        }
     }
     Ok(found)
+}
+
+/// The claim template for the app's volume, by which its claims are named.
+fn state_volume(valid: &Valid<'_>) -> Option<String> {
+    let spec = &valid.group.spec;
+    let volume = spec.state.volume.as_ref()?;
+    let own = spec.state.kind == StateType::Volume && !valid.labelled;
+    let template = Value::Object(spec.template.0.clone());
+    own.then(|| inject::state_volume(&template, &spec.app.container, &volume.mount_path))
 }
 
 /// What kubelet waits for besides images and programs (volumes, Secrets) is in events only.

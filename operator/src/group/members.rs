@@ -18,9 +18,10 @@ use rustls::{
 };
 use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::{
-    AcquireDisruptionRequest, AcquireDisruptionResponse, Policy, PrepareShutdownRequest,
-    ProposePolicyRequest, ProposePolicyResponse, ReleaseDisruptionRequest, StatusRequest,
-    StatusResponse,
+    AcquireDisruptionRequest, AcquireDisruptionResponse, KeptSnapshot, KeptSnapshotsRequest,
+    Policy, PrepareShutdownRequest, ProposePolicyRequest, ProposePolicyResponse,
+    RaiseProtocolRequest, ReleaseDisruptionRequest, StatusRequest, StatusResponse,
+    TakeSnapshotRequest,
 };
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -190,6 +191,56 @@ impl Asker {
             Ok(answer
                 .map_err(|status| refused(leader, &status))?
                 .into_inner())
+        };
+        within(LONG, leader, address, ask).await
+    }
+
+    /// The snapshots that a member has.
+    pub(crate) async fn kept_snapshots(
+        &self,
+        member: &str,
+        address: SocketAddr,
+    ) -> Result<Vec<KeptSnapshot>, AskError> {
+        let ask = async {
+            let mut client = self.client(member, address).await?;
+            let answer = client.kept_snapshots(KeptSnapshotsRequest {}).await;
+            let answer = answer.map_err(|status| refused(member, &status))?;
+            Ok(answer.into_inner().snapshots)
+        };
+        within(PATIENCE, member, address, ask).await
+    }
+
+    /// The member makes a snapshot; `None`: it is still at it.
+    pub(crate) async fn take_snapshot(
+        &self,
+        member: &str,
+        address: SocketAddr,
+    ) -> Result<Option<KeptSnapshot>, AskError> {
+        let mut client = within(PATIENCE, member, address, self.client(member, address)).await?;
+        let asked = client.take_snapshot(TakeSnapshotRequest {});
+        match timeout(LONG, asked).await {
+            Ok(answer) => {
+                let answer = answer.map_err(|status| refused(member, &status))?;
+                Ok(answer.into_inner().snapshot)
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The leader raises the protocol of its group; goes out: the version in force.
+    pub(crate) async fn raise_protocol(
+        &self,
+        leader: &str,
+        address: SocketAddr,
+        version: u32,
+    ) -> Result<u32, AskError> {
+        let ask = async {
+            let mut client = self.client(leader, address).await?;
+            let answer = client
+                .raise_protocol(RaiseProtocolRequest { version })
+                .await;
+            let answer = answer.map_err(|status| refused(leader, &status))?;
+            Ok(answer.into_inner().version)
         };
         within(LONG, leader, address, ask).await
     }

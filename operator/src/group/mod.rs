@@ -21,6 +21,7 @@ mod plan;
 mod pods;
 mod policy;
 mod reconcile;
+mod requests;
 mod roll;
 mod status;
 mod validate;

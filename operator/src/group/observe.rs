@@ -1,10 +1,11 @@
 //! How the members of a group are: their pods, and what they say when they are asked.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use futures::future::join_all;
-use synod_api::{MemberRole, NetworkMode};
-use synod_proto::v1::StatusResponse;
+use synod_api::{MemberRole, NetworkMode, SnapshotType};
+use synod_proto::v1::{KeptSnapshot, StatusResponse};
 
 use super::build::Kind;
 use super::dereference::Live;
@@ -29,6 +30,8 @@ pub(crate) struct Observed {
     pub(crate) newest: bool,
     /// What it answered; `None` when it could not be asked.
     pub(crate) heard: Option<Result<StatusResponse, AskError>>,
+    /// Its newest snapshot, as far as it says.
+    pub(crate) snapshot: Option<KeptSnapshot>,
     /// Where its peers reach it from any cluster; empty while nobody can.
     pub(crate) endpoint: String,
 }
@@ -41,8 +44,10 @@ pub(crate) async fn observe(
     asker: Option<&Asker>,
     runs: impl Fn(&PodView) -> (bool, bool),
 ) -> Vec<Observed> {
-    let port = valid.group.spec.sidecar.ports.peer;
-    let asked = valid.group.spec.members.iter().map(|member| {
+    let spec = &valid.group.spec;
+    let port = spec.sidecar.ports.peer;
+    let saved = spec.state.snapshot.kind != SnapshotType::None;
+    let asked = spec.members.iter().map(|member| {
         let pod = live.pod(&member.name).cloned();
         let (updated, newest) = pod.as_ref().map_or((false, false), &runs);
         let endpoint = pod
@@ -58,7 +63,14 @@ pub(crate) async fn observe(
                 (Some(asker), Some(place)) => Some(asker.status(&member.name, place).await),
                 _ => None,
             };
+            let snapshot = match (asker, place, &heard) {
+                (Some(asker), Some(place), Some(Ok(_))) if saved => {
+                    newest_snapshot(asker, &member.name, place).await
+                }
+                _ => None,
+            };
             Observed {
+                snapshot,
                 name: member.name.clone(),
                 role: member.role,
                 pod,
@@ -70,6 +82,17 @@ pub(crate) async fn observe(
         }
     });
     join_all(asked).await
+}
+
+async fn newest_snapshot(asker: &Asker, member: &str, place: SocketAddr) -> Option<KeptSnapshot> {
+    match asker.kept_snapshots(member, place).await {
+        Ok(kept) => kept.into_iter().max_by_key(|it| it.slot),
+        // It has just said how it is: the next look asks again.
+        Err(error) => {
+            tracing::debug!(member, %error, "its snapshots are not known");
+            None
+        }
+    }
 }
 
 /// What members of any cluster can use. Those of this one go by name (see the peer table).
@@ -92,9 +115,9 @@ fn endpoint(valid: &Valid<'_>, live: &Live, pod: &PodView) -> String {
     place.map(|it| it.to_string()).unwrap_or_default()
 }
 
-/// Whether nothing answers where the app should.
+/// Whether nothing answers where the app should. One that waits until its volume is put back cannot.
 pub(crate) fn is_silent(said: &StatusResponse) -> bool {
-    said.app_silent_ms >= APP_PATIENCE_MS
+    said.app_silent_ms >= APP_PATIENCE_MS && said.rollback.is_none()
 }
 
 // === impl Observed ===
@@ -132,6 +155,7 @@ impl Observed {
                 serving: it.serving,
                 leader: it.leader.clone(),
                 app_silent: is_silent(it),
+                replace_pod: it.replace_pod,
             }),
         }
     }

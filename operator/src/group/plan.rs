@@ -80,6 +80,8 @@ pub(crate) struct Heard {
     pub(crate) leader: String,
     /// Nothing has answered on the app's port for longer than a restart takes.
     pub(crate) app_silent: bool,
+    /// The app's volume is to be put back, which can be done in a new pod only.
+    pub(crate) replace_pod: bool,
 }
 
 /// What to do next.
@@ -127,7 +129,8 @@ pub(crate) fn next(desired: &Desired, seen: &[Seen], now: Timestamp) -> Step {
         .filter(|it| it.is_outdated(desired, now))
         .collect();
     if outdated.is_empty() {
-        return replace_stuck(desired, seen, now).unwrap_or(Step::Done);
+        let step = roll_back(desired, seen).or_else(|| replace_stuck(desired, seen, now));
+        return step.unwrap_or(Step::Done);
     }
     // Nobody has heard of these.
     if let Some(step) = first(&outdated, Seen::never_ran, "it never ran") {
@@ -138,6 +141,9 @@ pub(crate) fn next(desired: &Desired, seen: &[Seen], now: Timestamp) -> Step {
     }
     if let Some(away) = seen.iter().find(|it| it.is_away()) {
         return Step::Wait(format!("{} is being replaced", away.name));
+    }
+    if let Some(step @ Step::Delete { .. }) = roll_back(desired, seen) {
+        return step;
     }
     if !desired.rollout {
         return Step::Wait("another cluster is first".to_owned());
@@ -177,6 +183,28 @@ fn replace_stuck(desired: &Desired, seen: &[Seen], now: Timestamp) -> Option<Ste
     let spared = !stuck.votes() || Votes::count(desired, seen).can_spare_a_voter();
     (desired.formed && alone && spared)
         .then(|| stuck.delete("kubelet waits long before it starts it again", stuck.care()))
+}
+
+/// Kubelet starts an app again at once, upon whatever its volume holds. In a new pod the sidecar is
+/// first, puts the volume back, and only then lets the app start. Such a copy serves nobody, so all
+/// that a new pod takes away is a vote: the copies of others need not be well, and may need the same.
+fn roll_back(desired: &Desired, seen: &[Seen]) -> Option<Step> {
+    let mut late = seen.iter().filter(|it| it.needs_pod_for_rollback());
+    let next = late.next().filter(|_| desired.formed)?;
+    if let Some(away) = seen.iter().find(|it| it.is_away()) {
+        return Some(Step::Wait(format!("{} is being replaced", away.name)));
+    }
+    let votes = Votes::count(desired, seen);
+    // One without a vote takes nothing away.
+    let mut all = std::iter::once(next).chain(late);
+    let spared = all.find(|it| !it.votes() || votes.can_spare_a_voter());
+    let Some(spared) = spared else {
+        return Some(Step::Wait(format!(
+            "the volume of {} is to be put back, and a majority would not go on without it now",
+            next.name
+        )));
+    };
+    Some(spared.delete("its volume is put back to a snapshot", spared.care()))
 }
 
 /// Observers first, the leader last.
@@ -348,6 +376,12 @@ impl Seen {
         self.pod.as_ref().is_some_and(|it| {
             !it.leaving && past(it.backing_off, BACK_OFF) && past(it.made, STUCK_AGE)
         })
+    }
+
+    /// What its volume holds is nobody's state, and the app may be started upon it at any time.
+    fn needs_pod_for_rollback(&self) -> bool {
+        self.heard.as_ref().is_some_and(|it| it.replace_pod)
+            && self.pod.as_ref().is_some_and(|it| !it.leaving)
     }
 
     fn care(&self) -> Care {

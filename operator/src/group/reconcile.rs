@@ -8,7 +8,6 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use synod_api::{ReplicaGroup, ReplicaGroupStatus};
-use synod_proto::v1::propose_policy_response::Result as Outcome;
 use tokio::time::Instant;
 
 use super::adopt::{self, Ordinal};
@@ -17,14 +16,14 @@ use super::build::{self, Input, Kind, Workload};
 use super::bypass::{Labels, bypass, of_ordinal};
 use super::certificates::{Certificates, Have, certificates};
 use super::dereference::{Live, WORKLOAD_FACT, conflicts, dereference};
-use super::members::{Asker, address};
+use super::members::Asker;
+use super::names;
 use super::observe::{formed, observe};
 use super::plan::Step;
 use super::pods::PodView;
 use super::roll::disruptions;
 use super::status::{Report, status, unread};
 use super::validate::{Stall, Valid, validate};
-use super::{names, policy};
 use crate::certs::{Names, Scope};
 use crate::conditions;
 use crate::inject::{self, Injection, SidecarImage, Weakness, names as pod_names};
@@ -76,6 +75,8 @@ pub(super) struct Done {
     pub(super) group: ReplicaGroup,
     /// A pod was deleted or leadership moved: for the group's events.
     pub(super) step: Option<Step>,
+    /// The protocol version that is in force from now on, if it was raised.
+    pub(super) raised: Option<u32>,
     /// What failed, though the status was written.
     pub(super) failure: Option<String>,
 }
@@ -148,6 +149,7 @@ pub(super) async fn reconcile(
         again: if settled && !report.soon { LATER } else { SOON },
         group,
         step: report.step,
+        raised: report.raised,
         failure: report.failure,
     })
 }
@@ -214,6 +216,8 @@ impl Work<'_> {
         self.retry(report).await;
         if let Some(asker) = &asker {
             Box::pin(self.policy(report, asker)).await;
+            Box::pin(self.raise(report, asker)).await;
+            Box::pin(self.snapshot(report, asker)).await;
             Box::pin(self.roll(report, asker)).await;
         }
     }
@@ -400,8 +404,9 @@ impl Work<'_> {
         if pod.template.is_empty() {
             return (revision, revision);
         }
-        let same =
-            revision && adopt::template(&self.injection(token, set, &pod.name)) == pod.template;
+        let state = &self.valid.group.spec.state;
+        let same = revision
+            && adopt::template(&self.injection(token, set, &pod.name), state) == pod.template;
         let newest = same && pod.sidecar.as_ref() == Some(&self.image.image);
         (newest || (same && self.waits()), newest)
     }
@@ -526,50 +531,6 @@ impl Work<'_> {
                     words(&error)
                 ));
             }
-        }
-    }
-
-    /// The policy, by the cluster whose member leads.
-    async fn policy(&self, report: &mut Report, asker: &Asker) {
-        let spec = &self.valid.group.spec;
-        let leading = report.members.iter().find_map(|it| {
-            let said = it.said()?;
-            let leads = !said.group.is_empty() && said.leader == it.name;
-            let place = address(&it.pod.as_ref()?.ip, spec.sidecar.ports.peer)?;
-            leads.then(|| (it.name.clone(), place, said.clone()))
-        });
-        let Some((leader, place, said)) = leading else {
-            return;
-        };
-        let done = report.facts.get("policy").map(String::as_str);
-        let proposal =
-            policy::proposal(&spec.policy, said.policy_version, &said.policy_digest, done);
-        let proposal = match proposal {
-            Ok(Some(proposal)) => proposal,
-            Ok(None) => return,
-            Err(words) => {
-                report.stall = Some(Stall::new(&conditions::INVALID_SPEC, words));
-                return;
-            }
-        };
-        let version = proposal.expected_version;
-        let answer = asker
-            .propose_policy(&leader, place, proposal.policy, version, said.epoch)
-            .await;
-        match answer {
-            Ok(answer) if answer.result() == Outcome::Done => {
-                tracing::info!(
-                    service = self.valid.name,
-                    member = leader,
-                    version = answer.version,
-                    "a policy is in force"
-                );
-                let fact = policy::remember(&proposal.digest, answer.version);
-                report.facts.insert("policy".to_owned(), fact);
-            }
-            // Another was in force: it is looked at again.
-            Ok(_) => {}
-            Err(error) => report.failure = Some(format!("the policy is not in force yet: {error}")),
         }
     }
 }

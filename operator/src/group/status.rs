@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use synod_api::{GroupMemberStatus, MemberRole, MemberState, ReplicaGroup, ReplicaGroupStatus};
+use synod_api::{
+    GroupMemberStatus, MemberRole, MemberState, ReplicaGroup, ReplicaGroupStatus, SnapshotAnswer,
+    SnapshotStatus, SnapshotType, Standing,
+};
+use synod_proto::v1::KeptSnapshot;
 
 use super::certificates::Problem;
 use super::names;
@@ -11,10 +15,13 @@ use super::observe::{Observed, is_silent};
 use super::plan::Step;
 use super::pods::PodView;
 use super::validate::Stall;
-use crate::conditions::{self, Conditions, Kind, Reason, Status};
+use crate::conditions::{self, Conditions, Kind, Reason, Status, shorten};
 
 /// Volumes are bound and Secrets mounted within a few seconds, with complaints in between.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(10);
+
+/// Sizes of logs are told in steps, in MiB: they change all the time.
+const LOG_STEP: u64 = 64;
 
 /// For so long is told who went past a sidecar, in milliseconds.
 const LATELY_MS: u64 = 600_000;
@@ -42,6 +49,10 @@ pub(crate) struct Report {
     pub(crate) blocked: Option<String>,
     /// There is more to do than the conditions tell.
     pub(crate) soon: bool,
+    /// The protocol version that is in force from now on, if it was raised.
+    pub(crate) raised: Option<u32>,
+    /// What came of a snapshot that was asked for.
+    pub(crate) snapshot: Option<SnapshotAnswer>,
     /// Further facts.
     pub(crate) facts: BTreeMap<String, String>,
 }
@@ -49,13 +60,14 @@ pub(crate) struct Report {
 /// The status as it should be.
 pub(crate) fn status(group: &ReplicaGroup, report: &Report, now: Timestamp) -> ReplicaGroupStatus {
     let before = group.status.clone().unwrap_or_default();
+    let saved = group.spec.state.snapshot.kind != SnapshotType::None;
     let members: Vec<_> = if report.members.is_empty() {
         before.members.clone()
     } else {
         report
             .members
             .iter()
-            .map(|it| member(it, &before))
+            .map(|it| member(it, &before, saved))
             .collect()
     };
     let updated = members.iter().filter(|it| it.updated).count();
@@ -76,6 +88,12 @@ pub(crate) fn status(group: &ReplicaGroup, report: &Report, now: Timestamp) -> R
         },
         updated: u32::try_from(updated).expect("bounded by the schema"),
         selector: selector.unwrap_or_default(),
+        // It is forgotten once the hub has taken note, and asks for no more.
+        snapshot: report
+            .snapshot
+            .clone()
+            .or(before.snapshot)
+            .filter(|_| group.spec.snapshot.is_some()),
         facts: report.facts.clone(),
     }
 }
@@ -94,7 +112,8 @@ pub(crate) fn unread(group: &ReplicaGroup, words: &str, now: Timestamp) -> Repli
     status
 }
 
-fn member(observed: &Observed, before: &ReplicaGroupStatus) -> GroupMemberStatus {
+/// `saved`: there are snapshots.
+fn member(observed: &Observed, before: &ReplicaGroupStatus, saved: bool) -> GroupMemberStatus {
     let before = before.members.iter().find(|it| it.name == observed.name);
     let keep = |now: &str, then: fn(&GroupMemberStatus) -> &String| {
         if now.is_empty() {
@@ -105,6 +124,9 @@ fn member(observed: &Observed, before: &ReplicaGroupStatus) -> GroupMemberStatus
     };
     let pod_ready = observed.pod.as_ref().is_some_and(|it| it.ready);
     let problem = observed.pod.as_ref().map(|it| it.problem.clone());
+    let newest = observed.snapshot.as_ref().map(snapshot);
+    let newest = newest.or_else(|| before?.snapshot.clone());
+    let newest = newest.filter(|_| saved);
     let Some(said) = observed.said() else {
         return GroupMemberStatus {
             name: observed.name.clone(),
@@ -118,6 +140,9 @@ fn member(observed: &Observed, before: &ReplicaGroupStatus) -> GroupMemberStatus
             ready: false,
             policy_version: before.map_or(0, |it| it.policy_version),
             protocol: before.map_or([0, 0], |it| it.protocol),
+            protocol_in_force: before.map_or(0, |it| it.protocol_in_force),
+            log_mebibytes: before.map_or(0, |it| it.log_mebibytes),
+            snapshot: newest,
             updated: observed.updated,
             problem: problem.unwrap_or_default(),
         };
@@ -132,7 +157,9 @@ fn member(observed: &Observed, before: &ReplicaGroupStatus) -> GroupMemberStatus
         name: observed.name.clone(),
         incarnation: said.incarnation.clone(),
         endpoint: keep(&observed.endpoint, |it| &it.endpoint),
-        state: if is_caught_up(observed) {
+        state: if said.rollback.is_some() {
+            MemberState::Rebuilding
+        } else if is_caught_up(observed) {
             MemberState::CaughtUp
         } else {
             MemberState::CatchingUp
@@ -143,8 +170,27 @@ fn member(observed: &Observed, before: &ReplicaGroupStatus) -> GroupMemberStatus
         ready: pod_ready && said.ready,
         policy_version: said.policy_version,
         protocol: [said.protocol_min, said.protocol_max],
+        protocol_in_force: said.protocol,
+        log_mebibytes: (said.log_bytes >> 20).next_multiple_of(LOG_STEP),
+        snapshot: newest,
         updated: observed.updated,
         problem: problem.unwrap_or_default(),
+    }
+}
+
+fn snapshot(it: &KeptSnapshot) -> SnapshotStatus {
+    let second = i64::try_from(it.time_ns / 1_000_000_000).unwrap_or(i64::MAX);
+    let time = Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH);
+    SnapshotStatus {
+        slot: it.slot,
+        time: time.to_string(),
+        bytes: it.bytes,
+        standing: match it.standing.as_str() {
+            "Verified" => Standing::Verified,
+            "Unverified" => Standing::Unverified,
+            // A word of another version gives no right to use it.
+            _ => Standing::Uncompared,
+        },
     }
 }
 
@@ -392,20 +438,23 @@ fn under_way(group: &ReplicaGroup, report: &Report) -> Option<Matter> {
             )
         };
     }
-    match &report.step {
-        Some(Step::Wait(why)) => {
-            return matter(&conditions::ROLLING_OUT, format!("waiting: {why}"));
-        }
-        Some(Step::Delete { pod, why, .. }) => {
-            return matter(&conditions::ROLLING_OUT, format!("replacing {pod}: {why}"));
-        }
-        Some(Step::Transfer { from, .. }) => {
-            return matter(
-                &conditions::ROLLING_OUT,
-                format!("{from} hands leadership over"),
-            );
-        }
-        Some(Step::Done) | None => {}
+    let step = match &report.step {
+        Some(Step::Wait(why)) => Some(format!("waiting: {why}")),
+        Some(Step::Delete { pod, why, .. }) => Some(format!("replacing {pod}: {why}")),
+        Some(Step::Transfer { from, .. }) => Some(format!("{from} hands leadership over")),
+        Some(Step::Done) | None => None,
+    };
+    let back = conditions::told(
+        rollbacks(&report.members)
+            .iter()
+            .map(|(a, b)| (*a, b.as_str())),
+    );
+    if !back.is_empty() {
+        let step = step.map_or_else(String::new, |it| format!("; {it}"));
+        return matter(&conditions::ROLLING_BACK, format!("{back}{step}"));
+    }
+    if let Some(step) = step {
+        return matter(&conditions::ROLLING_OUT, step);
     }
     let late = names_of(&report.members, |it| {
         !is_caught_up(it) || !it.pod.as_ref().is_some_and(|pod| pod.ready)
@@ -419,12 +468,16 @@ fn under_way(group: &ReplicaGroup, report: &Report) -> Option<Matter> {
     None
 }
 
-/// At most so many bytes of a text.
-pub(crate) fn shorten(mut text: String, bytes: usize) -> String {
-    while text.len() > bytes {
-        text.pop();
-    }
-    text
+/// Members whose volume is put back, and to what.
+fn rollbacks(members: &[Observed]) -> Vec<(&str, String)> {
+    let back = members.iter().filter_map(|it| {
+        let to = match it.said()?.rollback? {
+            0 => "the app's volume is emptied, and the log executed upon it".to_owned(),
+            slot => format!("the app's volume is put back to the snapshot of slot {slot}"),
+        };
+        Some((it.name.as_str(), to))
+    });
+    back.collect()
 }
 
 fn names_of(members: &[Observed], is: impl Fn(&Observed) -> bool) -> String {

@@ -1,6 +1,6 @@
 //! Events about a service: one for each change of a condition that somebody may want to know of.
 
-use synod_api::Condition;
+use synod_api::{Condition, ReplicatedServiceStatus, SnapshotAnswer};
 
 use crate::conditions::{
     self, AVAILABLE, CERTIFICATES_VALID, DEGRADED, KINDS, Kind, READY, STALLED, TRAFFIC_INTERCEPTED,
@@ -54,17 +54,71 @@ pub(crate) fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Note
         if !new.message.is_empty() {
             note = format!("{note}: {}", new.message);
         }
-        let end = (0..=LONGEST.min(note.len()))
-            .rev()
-            .find(|it| note.is_char_boundary(*it));
-        note.truncate(end.unwrap_or(0));
         notes.push(Note {
             warning: is_warning(kind, new),
             reason: new.reason.clone(),
-            text: note,
+            text: conditions::shorten(note, LONGEST),
         });
     }
     notes
+}
+
+/// What members were asked to do, and have done or not.
+pub(crate) fn deeds(
+    before: &ReplicatedServiceStatus,
+    after: &ReplicatedServiceStatus,
+) -> Vec<Note> {
+    let mut notes = Vec::new();
+    if let Some(answer) = &after.snapshot_request
+        && before.snapshot_request.as_ref() != Some(answer)
+    {
+        notes.push(snapshot(answer));
+    }
+    if let (Some(old), Some(new)) = (before.protocol, after.protocol)
+        && new.current > old.current
+    {
+        notes.push(Note {
+            warning: false,
+            reason: "ProtocolRaised".to_owned(),
+            text: format!(
+                "members use version {} of their protocol from now on, after {}: there is no way \
+                 back to sidecars that do not speak it",
+                new.current, old.current
+            ),
+        });
+    }
+    notes
+}
+
+fn snapshot(answer: &SnapshotAnswer) -> Note {
+    let SnapshotAnswer { word, member, .. } = answer;
+    let (warning, reason, text) = match answer.slot {
+        Some(slot) => (
+            false,
+            "SnapshotTaken",
+            format!("{member} has made a snapshot of slot {slot}, as asked by {word:?}"),
+        ),
+        None if answer.problem.is_empty() => (
+            false,
+            "SnapshotBegun",
+            format!(
+                "{member} makes a snapshot, as asked by {word:?}: the status tells when it is there"
+            ),
+        ),
+        None => (
+            true,
+            "SnapshotNotTaken",
+            format!(
+                "no snapshot was made, though asked for by {word:?}: {}",
+                answer.problem
+            ),
+        ),
+    };
+    Note {
+        warning,
+        reason: reason.to_owned(),
+        text: conditions::shorten(text, LONGEST),
+    }
 }
 
 /// Waiting is normal; being stalled, degraded or without a quorum is not.
@@ -154,6 +208,61 @@ mod tests {
         let there = [condition("CertificatesValid", "True", "AsDesired")];
         assert_eq!(transitions(&[], &coming), [], "on the way up");
         assert_eq!(transitions(&coming, &there), []);
+    }
+
+    #[test]
+    fn a_snapshot_that_was_asked_for_is_told_once_with_its_slot_or_why_there_is_none() {
+        let with = |slot: Option<u64>, problem: &str| ReplicatedServiceStatus {
+            snapshot_request: Some(SnapshotAnswer {
+                word: "now".to_owned(),
+                member: "notes-local-1".to_owned(),
+                slot,
+                problem: problem.to_owned(),
+            }),
+            ..ReplicatedServiceStatus::default()
+        };
+        let none = ReplicatedServiceStatus::default();
+        let told = |after: &ReplicatedServiceStatus| {
+            let notes = deeds(&none, after);
+            (
+                notes.len(),
+                notes[0].warning,
+                notes[0].reason.clone(),
+                notes[0].text.clone(),
+            )
+        };
+        let (count, warning, reason, text) = told(&with(Some(12), ""));
+        assert_eq!(
+            (count, warning, reason.as_str()),
+            (1, false, "SnapshotTaken")
+        );
+        assert!(
+            text.contains("notes-local-1") && text.contains("slot 12"),
+            "{text}"
+        );
+        let (_, warning, reason, text) = told(&with(None, "it is busy"));
+        assert_eq!((warning, reason.as_str()), (true, "SnapshotNotTaken"));
+        assert!(text.contains("it is busy"), "{text}");
+        assert_eq!(told(&with(None, "")).2, "SnapshotBegun");
+        assert_eq!(deeds(&with(Some(12), ""), &with(Some(12), "")), []);
+    }
+
+    #[test]
+    fn a_protocol_that_was_raised_is_told() {
+        let with = |current| ReplicatedServiceStatus {
+            protocol: Some(synod_api::ProtocolStatus {
+                current,
+                supported: 2,
+            }),
+            ..ReplicatedServiceStatus::default()
+        };
+        let notes = deeds(&with(1), &with(2));
+        assert_eq!(
+            (notes.len(), notes[0].reason.as_str()),
+            (1, "ProtocolRaised")
+        );
+        assert_eq!(deeds(&with(2), &with(2)), []);
+        assert_eq!(deeds(&ReplicatedServiceStatus::default(), &with(2)), []);
     }
 
     #[test]

@@ -216,6 +216,9 @@ mod tests {
             ready: false,
             policy_version: 0,
             protocol: [1, 2],
+            protocol_in_force: 1,
+            log_mebibytes: 0,
+            snapshot: None,
             updated: true,
             problem: String::new(),
         }

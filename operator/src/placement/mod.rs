@@ -18,6 +18,7 @@ mod plan;
 mod reconcile;
 mod rollout;
 mod roster;
+mod snapshots;
 mod status;
 mod tally;
 mod unsupported;

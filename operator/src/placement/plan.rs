@@ -11,6 +11,7 @@ use super::genesis::{self, NotYet};
 use super::members::{self, workload};
 use super::rollout::{self, Candidate};
 use super::roster::{Formed, Roster};
+use super::snapshots::Asked;
 use super::validate::{Stall, Valid};
 use super::view::{self, View};
 use crate::conditions;
@@ -22,6 +23,18 @@ pub(crate) struct Plan {
     pub(crate) groups: Vec<(String, ReplicaGroupSpec)>,
     /// Clusters whose group should not be there. Only before the service is formed.
     pub(crate) surplus: Vec<String>,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// Lets a member make a snapshot.
+    pub(crate) fn ask(&mut self, asked: Asked) {
+        let mut groups = self.groups.iter_mut();
+        if let Some((_, group)) = groups.find(|(cluster, _)| *cluster == asked.cluster) {
+            group.snapshot = Some(asked.request);
+        }
+    }
 }
 
 /// What is to be written down before anything else, once and for all.
@@ -134,6 +147,7 @@ pub(crate) fn plan(valid: &Valid, views: &[View], issued: &Issued, trust_domain:
     let clusters = members::clusters(&roster.members);
     let peers = peers(roster, views);
     let granted = grant(roster, views);
+    let protocol = protocol(roster, views);
     let mut plan = Plan::default();
     for cluster in &clusters {
         let own: Vec<_> = roster
@@ -170,6 +184,8 @@ pub(crate) fn plan(valid: &Valid, views: &[View], issued: &Issued, trust_domain:
             issuer: issuer(issued, cluster),
             rollout: granted.get(cluster).copied().unwrap_or(false),
             paused: false,
+            snapshot: None,
+            protocol,
         };
         plan.groups.push(((*cluster).to_owned(), group));
     }
@@ -225,6 +241,41 @@ pub(crate) fn paused(uid: &str, views: &[View]) -> Plan {
     Plan {
         groups,
         surplus: Vec::new(),
+    }
+}
+
+/// The protocol version that the group is raised to: the highest that every member speaks, once all
+/// of them are heard and none is to be restarted any more. There is no way back. 0: it stays as it is.
+fn protocol(roster: &Roster, views: &[View]) -> u32 {
+    let current = view::current(views, &roster.uid);
+    let members = roster.members.iter();
+    let heard: Option<Vec<_>> = members
+        .map(|it| current.get(it.member.name.as_str()).copied())
+        .collect();
+    let Some(heard) = heard.filter(|_| roster.formed != Formed::No) else {
+        return 0;
+    };
+    let done = |it: &&GroupMemberStatus| {
+        it.updated && it.ready && it.epoch > 0 && it.state != MemberState::Unreachable
+    };
+    let spoken = heard.iter().map(|it| it.protocol[1]).min().unwrap_or(0);
+    let in_force = heard.iter().map(|it| it.protocol_in_force).max();
+    // A cluster that is told so has other work, which it has to take up, because of that.
+    let settled = |cluster: &&str| {
+        let view = view::find(views, cluster);
+        view.is_some_and(|it| {
+            let told = it
+                .own(&roster.uid)
+                .is_some_and(|it| it.spec.protocol == spoken);
+            it.is_settled(&roster.uid) || told
+        })
+    };
+    let behind = in_force.is_some_and(|it| it > 0 && it < spoken);
+    let settled = members::clusters(&roster.members).iter().all(settled);
+    if behind && settled && heard.iter().all(done) {
+        spoken
+    } else {
+        0
     }
 }
 

@@ -43,6 +43,9 @@ pub(in super::super) fn member(name: &str, life: u32) -> GroupMemberStatus {
         ready: false,
         policy_version: 0,
         protocol: [1, 1],
+        protocol_in_force: 1,
+        log_mebibytes: 0,
+        snapshot: None,
         updated: true,
         problem: String::new(),
     }
@@ -381,4 +384,50 @@ fn the_leader_is_the_one_that_most_follow() {
     assert_eq!(leader(&["a", "b", "b", ""]).as_deref(), Some("b"));
     assert_eq!(leader(&["a", "b"]).as_deref(), Some("a"));
     assert_eq!(leader(&["", ""]), None);
+}
+
+#[test]
+fn the_protocol_is_raised_once_every_member_speaks_more_and_none_is_to_be_restarted() {
+    let (valid, mut views) = first(formed());
+    let wanted = |views: &[View]| {
+        let plan = plan(&valid, views, &Issued::default(), "synod.local");
+        let all: Vec<_> = plan.groups.iter().map(|(_, it)| it.protocol).collect();
+        assert!(all.iter().all(|it| *it == all[0]));
+        all[0]
+    };
+    for at in 0..3 {
+        change(&mut views, at, |it| {
+            let one = &mut status(it).members[0];
+            (one.epoch, one.ready, one.protocol) = (1, true, [1, 2]);
+        });
+    }
+    assert_eq!(wanted(&views), 2);
+    let edits: [fn(&mut ReplicaGroup); 7] = [
+        |it| status(it).members[0].protocol = [1, 1],
+        |it| status(it).members[0].updated = false,
+        |it| status(it).members[0].ready = false,
+        |it| status(it).members[0].state = MemberState::Unreachable,
+        |it| status(it).members[0].protocol_in_force = 2,
+        |it| it.metadata.generation = Some(2),
+        |it| status(it).members.clear(),
+    ];
+    for edit in edits {
+        let mut views = views.clone();
+        change(&mut views, 2, edit);
+        assert_eq!(wanted(&views), 0);
+    }
+    let mut silent = views.clone();
+    silent[1].access = Access::Unreachable {
+        since: "2026-01-01T00:00:00Z".parse().expect("a time"),
+        problem: "x".to_owned(),
+    };
+    assert_eq!(wanted(&silent), 0);
+    // What it is told is no other work: it goes on being told until that is in force.
+    for at in 0..3 {
+        change(&mut views, at, |it| {
+            it.spec.protocol = 2;
+            it.metadata.generation = Some(2);
+        });
+    }
+    assert_eq!(wanted(&views), 2);
 }

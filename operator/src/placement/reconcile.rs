@@ -25,7 +25,7 @@ use super::roster::{Formed, Roster};
 use super::status::{self, Matter, Report};
 use super::validate::{self, Input, Stall};
 use super::view::View;
-use super::{Hub, MANAGER, RESYNC, authority, genesis};
+use super::{Hub, MANAGER, RESYNC, authority, genesis, snapshots};
 use crate::certs::Names;
 use crate::conditions::{self, Conditions, PROGRESSING, READY, RECONCILING, STALLED, Status};
 use crate::inject;
@@ -166,7 +166,19 @@ impl Look<'_> {
         }
         let issued = self.issue(&own, &valid.roster, &found).await?;
         let trust_domain = &context.flags.trust_domain;
-        let plan = plan::plan(&valid, &found.views, &issued, trust_domain);
+        let mut plan = plan::plan(&valid, &found.views, &issued, trust_domain);
+        let word = self.object.annotations().get(snapshots::ANNOTATION);
+        let snapshot = snapshots::outcome(
+            word.map(String::as_str),
+            before.snapshot_request.as_ref(),
+            &valid.spec,
+            &valid.roster,
+            &found.views,
+        );
+        if let Some(asked) = snapshot.asked {
+            plan.ask(asked);
+        }
+        report.snapshot = snapshot.answer;
         if status::is_news(&before, &found.views) {
             // Whoever deletes the service asks these: they are known before there is anything there.
             let told = status::with_clusters(&before, &found.views);
@@ -240,6 +252,7 @@ impl Look<'_> {
             stall: None,
             waits: None,
             failures: Vec::new(),
+            snapshot: None,
             degraded: found.kept_template.then(|| Matter {
                 reason: &conditions::WORKLOAD_NOT_FOUND,
                 message: kept.to_owned(),
@@ -373,7 +386,8 @@ impl Look<'_> {
             .patch_status(&self.key.1, &params, &Patch::Apply(patch))
             .await
             .map_err(PlacementError::write("the status"))?;
-        for note in events::transitions(&before.conditions, &status.conditions) {
+        let transitions = events::transitions(&before.conditions, &status.conditions);
+        for note in transitions.into_iter().chain(events::deeds(before, status)) {
             let weight = if note.warning {
                 EventType::Warning
             } else {

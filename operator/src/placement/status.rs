@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use k8s_openapi::jiff::Timestamp;
-use synod_api::{ClusterStatus, MemberState, ReplicatedServiceStatus};
+use synod_api::{
+    ClusterStatus, MemberState, ReplicatedServiceStatus, SnapshotAnswer, SnapshotStatus,
+    SnapshotType, Standing,
+};
 
 use super::genesis::{GenesisFile, NotYet};
 use super::members;
@@ -35,6 +38,8 @@ pub(crate) struct Report<'a> {
     pub(crate) waits: Option<NotYet>,
     /// What failed and is tried again, by cluster.
     pub(crate) failures: Vec<String>,
+    /// What came of a snapshot that was asked for.
+    pub(crate) snapshot: Option<SnapshotAnswer>,
     /// The template's source is gone, and the one that runs is kept.
     pub(crate) degraded: Option<Matter>,
     /// The clusters.
@@ -68,6 +73,9 @@ pub(crate) fn status(
     let mut status = before.clone();
     status.observed_generation = report.generation;
     status.clusters = clusters(report.views);
+    if let Some(answer) = &report.snapshot {
+        status.snapshot_request = Some(answer.clone());
+    }
     let Some(roster) = report.roster else {
         let stall = report.stall.as_ref().expect("what is not valid is stalled");
         refused(&mut list, stall, before);
@@ -84,7 +92,18 @@ pub(crate) fn status(
             valid.spec.service.port
         ));
     }
-    judge(&mut list, report, roster, &members);
+    let saved = is_saved(report);
+    if saved == Some(false) {
+        status.snapshot = None;
+    }
+    judge(
+        &mut list,
+        report,
+        roster,
+        &members,
+        status.snapshot.as_ref(),
+    );
+    log_unbounded(&mut list, saved, &members);
     status.conditions = list.finish();
     status
 }
@@ -109,11 +128,17 @@ fn refused(list: &mut Conditions<'_>, stall: &Stall, before: &ReplicatedServiceS
     list.set(&AVAILABLE, available, fits(reason, &AVAILABLE), message);
 }
 
-fn judge(list: &mut Conditions<'_>, report: &Report<'_>, roster: &Roster, members: &Tally<'_>) {
+fn judge(
+    list: &mut Conditions<'_>,
+    report: &Report<'_>,
+    roster: &Roster,
+    members: &Tally<'_>,
+    snapshot: Option<&SnapshotStatus>,
+) {
     let available = available(report, roster, members);
     let stall = report.stall.clone().or_else(|| stalled_there(report));
     let progress = progress(report, roster, members);
-    let degraded = degraded(report, roster, members);
+    let degraded = degraded(report, roster, members).or_else(|| unverified(snapshot));
     let formed = roster.formed != Formed::No;
     let change = not_done(report);
 
@@ -164,12 +189,49 @@ fn judge(list: &mut Conditions<'_>, report: &Report<'_>, roster: &Roster, member
         ),
     }
     passed_on(list, report);
-    list.set(
-        &LOG_UNBOUNDED,
-        Status::True,
-        &conditions::NO_SNAPSHOT,
-        "this version makes no snapshots: all requests are kept and replayed",
-    );
+}
+
+/// Whether snapshots are made: as the manifest says, else as it said before; `None`: nobody knows.
+fn is_saved(report: &Report<'_>) -> Option<bool> {
+    let of = |kind: SnapshotType| kind != SnapshotType::None;
+    let told = || {
+        let mut groups = report.views.iter().filter_map(|it| it.own(report.uid));
+        groups.next().map(|it| of(it.spec.state.snapshot.kind))
+    };
+    let valid = report.valid.map(|it| of(it.spec.state.snapshot.kind));
+    valid.or_else(told)
+}
+
+fn log_unbounded(list: &mut Conditions<'_>, saved: Option<bool>, members: &Tally<'_>) {
+    match saved {
+        Some(true) => list.set(&LOG_UNBOUNDED, Status::False, &AS_DESIRED, ""),
+        Some(false) => {
+            let sizes = members.all.iter().filter_map(|(_, it)| *it);
+            let most = sizes.map(|it| it.log_mebibytes).max().unwrap_or(0);
+            let message = format!(
+                "the app's state cannot be saved (spec.state.snapshot), so all requests are kept and \
+                 replayed: the log has up to {most} MiB"
+            );
+            list.set(
+                &LOG_UNBOUNDED,
+                Status::True,
+                &conditions::NO_SNAPSHOT,
+                message,
+            );
+        }
+        None => {}
+    }
+}
+
+fn unverified(snapshot: Option<&SnapshotStatus>) -> Option<Matter> {
+    let snapshot = snapshot.filter(|it| it.standing == Standing::Unverified)?;
+    Some(matter(
+        &conditions::UNVERIFIED_SNAPSHOT,
+        format!(
+            "copies were not compared on the newest snapshot, of slot {}",
+            snapshot.slot
+        ),
+    ))
 }
 
 /// What the manifest asks for and this version leaves as it is.

@@ -33,6 +33,7 @@ fn report<'a>(valid: Option<&'a Valid>, views: &'a [View]) -> Report<'a> {
         stall: None,
         waits: None,
         failures: Vec::new(),
+        snapshot: None,
         degraded: None,
         views,
         uid: "uid-1",
@@ -487,4 +488,67 @@ fn nothing_new_leaves_the_status_as_it_is() {
     let before = say(&report(Some(&valid), &views));
     let after = status(&report(Some(&valid), &views), &before, at(9000));
     assert_eq!(after, before, "or every look would bring another");
+}
+
+#[test]
+fn a_log_that_is_never_cut_is_told_with_its_size_and_one_that_is_cut_is_not() {
+    let (mut valid, mut views) = well();
+    change(&mut views, 2, |it| {
+        it.status.as_mut().expect("a status").members[0].log_mebibytes = 192;
+    });
+    let unbounded = |valid: &Valid, views: &[View]| {
+        let found = status(
+            &report(Some(valid), views),
+            &ReplicatedServiceStatus::default(),
+            at(1),
+        );
+        let it = conditions::find(&found.conditions, &LOG_UNBOUNDED).expect("always there");
+        (it.status.clone(), it.message.clone())
+    };
+    let (is, message) = unbounded(&valid, &views);
+    assert_eq!(is, "True");
+    assert!(message.contains("192 MiB"), "{message}");
+    valid.spec.state.snapshot.kind = SnapshotType::Volume;
+    assert_eq!(unbounded(&valid, &views).0, "False");
+}
+
+#[test]
+fn the_newest_usable_snapshot_is_the_services_and_one_that_was_not_compared_degrades_it() {
+    let (mut valid, mut views) = well();
+    valid.spec.state.snapshot.kind = SnapshotType::Volume;
+    let made = |slot, standing| SnapshotStatus {
+        slot,
+        time: "2026-01-01T00:00:00Z".to_owned(),
+        bytes: 1,
+        standing,
+    };
+    let snapshots = [
+        made(7, Standing::Verified),
+        made(9, Standing::Unverified),
+        made(12, Standing::Uncompared),
+    ];
+    for (at, it) in snapshots.into_iter().enumerate() {
+        change(&mut views, at, |group| {
+            group.status.as_mut().expect("a status").members[0].snapshot = Some(it);
+        });
+    }
+    let look = |views: &[View]| {
+        let found = status(
+            &report(Some(&valid), views),
+            &ReplicatedServiceStatus::default(),
+            at(1),
+        );
+        let degraded = conditions::find(&found.conditions, &DEGRADED).expect("always there");
+        let ready = conditions::find(&found.conditions, &READY).expect("always there");
+        let slot = found.snapshot.as_ref().map(|it| it.slot);
+        (slot, degraded.reason.clone(), ready.status.clone())
+    };
+    let (slot, reason, ready) = look(&views);
+    assert_eq!((slot, reason.as_str()), (Some(9), "UnverifiedSnapshot"));
+    assert_eq!(ready, "True", "nobody waits for it");
+    change(&mut views, 0, |group| {
+        let made = made(9, Standing::Verified);
+        group.status.as_mut().expect("a status").members[0].snapshot = Some(made);
+    });
+    assert_eq!(look(&views).1, "AsDesired");
 }

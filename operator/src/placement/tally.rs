@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use synod_api::{
     GroupMemberStatus, LeaderStatus, MemberRole, MemberState, MemberStatus, ProtocolStatus,
-    ReplicatedServiceStatus, Summary, Tolerates,
+    ReplicatedServiceStatus, SnapshotStatus, Standing, Summary, Tolerates,
 };
 
 use super::genesis::GenesisFile;
@@ -112,6 +112,17 @@ impl<'a> Tally<'a> {
         }
     }
 
+    /// The newest snapshot that may be used; of two alike the one that was compared.
+    fn snapshot(&self) -> Option<SnapshotStatus> {
+        let all = self
+            .all
+            .iter()
+            .filter_map(|(_, it)| it.as_ref()?.snapshot.as_ref());
+        let usable = all.filter(|it| it.standing.is_usable());
+        let newest = usable.max_by_key(|it| (it.slot, it.standing == Standing::Verified));
+        newest.cloned()
+    }
+
     /// Fills in what follows from the members.
     pub(crate) fn fill(&self, status: &mut ReplicatedServiceStatus, roster: &Roster) {
         let voters =
@@ -140,6 +151,7 @@ impl<'a> Tally<'a> {
             .collect();
         status.tolerates = self.epoch().map(|_| self.tolerates());
         status.protocol = protocol(roster, &self.all);
+        status.snapshot = self.snapshot().or_else(|| status.snapshot.take());
         let ready = self
             .all
             .iter()
@@ -176,6 +188,7 @@ fn member(it: &Member, status: Option<&GroupMemberStatus>) -> MemberStatus {
         state: status.map_or(MemberState::Unreachable, |it| it.state),
         incarnation: status.map_or_else(String::new, |it| it.incarnation.clone()),
         revision: 0,
+        snapshot: status.and_then(|it| it.snapshot.clone()),
     }
 }
 
@@ -186,7 +199,11 @@ fn protocol(
     let Formed::Genesis(text) = &roster.formed else {
         return None;
     };
-    let current = GenesisFile::parse(text).ok()?.protocol;
+    let first = GenesisFile::parse(text).ok()?.protocol;
+    let in_force = all
+        .iter()
+        .filter_map(|(_, it)| it.map(|it| it.protocol_in_force));
+    let current = in_force.max().unwrap_or(0).max(first);
     let heard = all.iter().filter_map(|(_, it)| it.map(|it| it.protocol[1]));
     let supported = heard.filter(|it| *it > 0).min().unwrap_or(current);
     Some(ProtocolStatus { current, supported })

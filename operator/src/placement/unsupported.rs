@@ -33,14 +33,9 @@ pub(crate) fn unsupported(
             "spec.bootstrap.type: taking state along comes with a later version: use Empty",
         ),
         (
-            state.kind == StateType::Volume,
-            "spec.state.type: this version executes the whole log at each start of the app, also \
-             upon data that a volume still has: use Ephemeral, and let the app begin empty",
-        ),
-        (
-            state.snapshot.kind != SnapshotType::None,
-            "spec.state.snapshot.type: snapshots come with a later version, and until then the log \
-             is never cut: use None, and add NoSnapshot to spec.acknowledgedRisks",
+            state.kind == StateType::Volume && state.snapshot.kind == SnapshotType::Http,
+            "spec.state.snapshot.type: an app with a volume is put back by its files in this version: \
+             use Volume",
         ),
         (
             state.max_replay != State::default().max_replay,
@@ -97,11 +92,7 @@ mod tests {
                 "spec.bootstrap.type",
             ),
             (
-                "state: {type: Volume, volume: {mountPath: /data}}",
-                "spec.state.type",
-            ),
-            (
-                "state: {snapshot: {type: HTTP, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}",
+                "state: {type: Volume, volume: {mountPath: /data}, snapshot: {type: HTTP, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}",
                 "spec.state.snapshot.type",
             ),
             ("state: {maxReplay: 1m}", "spec.state.maxReplay"),
@@ -134,6 +125,10 @@ mod tests {
             "reads: {protocol: ReadIndex}",
             "leader: {preferredRegions: [us-1]}",
             "app: {protocol: H2C}",
+            "state: {snapshot: {type: HTTP, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}",
+            "state: {type: Volume, volume: {mountPath: /data}}",
+            "state: {type: Volume, volume: {mountPath: /data}, onUncleanCrash: AtLeastOnce, snapshot: {type: Volume}}",
+            "state: {type: Volume, volume: {mountPath: /data}, onUncleanCrash: AppliedHeader, applied: {method: GET, path: /slot}}",
         ] {
             assert_eq!(found(yaml, false), [""; 0], "{yaml}");
         }

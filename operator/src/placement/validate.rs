@@ -309,10 +309,10 @@ pub(super) mod tests {
                 "witnesses",
             ),
             (
-                "bootstrap: {type: Existing}\nstate: {type: Volume, volume: {mountPath: /data}}",
+                "bootstrap: {type: Existing}\nstate: {maxReplay: 1m}",
                 three(),
                 "Unsupported",
-                "use Empty; spec.state.type",
+                "use Empty; spec.state.maxReplay",
             ),
         ] {
             let stall = judge(&spec(yaml), Formed::No, &views).expect_err(yaml);

@@ -75,7 +75,7 @@ pub(super) fn mutate(pod: &Value, facts: &Facts, image: &SidecarImage) -> Result
     let injection = adopt::injection(group, image, token, set, &ordinal);
     let mut rendered = inject::render(pod, &injection)
         .map_err(|error| Refusal::Template(format!("this pod cannot have the sidecar: {error}")))?;
-    adopt::note_template(&mut rendered, &injection);
+    adopt::note_template(&mut rendered, &injection, &group.spec.state);
     Ok(rendered)
 }
 

@@ -93,7 +93,8 @@ fn started(parts: &AdminParts, query: Query) -> Result<Response<Full<Bytes>>, Re
 }
 
 fn may_start(parts: &AdminParts) -> Response<Full<Bytes>> {
-    if !parts.has_volume || parts.apply.borrow().may_start {
+    let may_start = parts.apply.borrow().may_start;
+    if !parts.has_volume || (may_start && (parts.let_start)()) {
         return text(StatusCode::OK, "it may\n");
     }
     let words = if parts.node.borrow().group.is_none() {
@@ -465,6 +466,23 @@ mod tests {
                 .is_err()
         );
         assert_eq!(control.signals(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_app_with_a_volume_may_be_started_once_its_files_are_as_they_should_be() {
+        let (mut parts, control) = testing::parts();
+        let ask = |parts: &AdminParts| may_start(parts).status();
+        assert_eq!(ask(&parts), StatusCode::OK, "it has no volume");
+        parts.has_volume = true;
+        assert_eq!(ask(&parts), StatusCode::SERVICE_UNAVAILABLE);
+        control.apply.send_modify(|apply| apply.may_start = true);
+        assert_eq!(ask(&parts), StatusCode::OK);
+        parts.let_start = Box::new(|| false);
+        assert_eq!(
+            ask(&parts),
+            StatusCode::SERVICE_UNAVAILABLE,
+            "they are changed"
+        );
     }
 
     #[tokio::test]

@@ -56,6 +56,8 @@ pub struct AdminParts {
     pub app_started: Box<dyn Fn() + Send + Sync>,
     /// The app has a volume, on which it must find what it should.
     pub has_volume: bool,
+    /// The app may be started from now on; false: not now.
+    pub let_start: Box<dyn Fn() -> bool + Send + Sync>,
     /// The newest snapshot.
     pub snapshot: Box<dyn Fn() -> Option<status::Snapshot> + Send + Sync>,
     /// How long the app takes for ordered requests.

@@ -64,6 +64,10 @@ pub struct Volume {
     /// What is needed while it is saved or put back; on the same file system, best outside of
     /// `path`.
     pub work: PathBuf,
+    /// A file that lives as long as the pod, made once the app may be started: for where that is asked
+    /// once, before the first start. From then on nothing is put back, and the pod must be replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<PathBuf>,
 }
 
 /// How the state is saved.

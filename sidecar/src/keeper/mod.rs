@@ -12,6 +12,7 @@
 //! Nothing here decides what is true: a snapshot counts as compared when the comparison of the
 //! copies says so, and the agreement checks each base against its log.
 
+mod gate;
 mod states;
 mod turns;
 
@@ -260,6 +261,19 @@ impl Handle {
             bytes: it.bytes,
             verified: it.standing == Standing::Verified,
         })
+    }
+
+    /// The app may be started from now on; false: not now.
+    pub fn let_start(&self) -> bool {
+        let opened = self.states.gate().open();
+        opened
+            .inspect_err(|error| tracing::warn!(%error, "the app is not started yet"))
+            .is_ok()
+    }
+
+    /// The app may be started here at any time, so its volume cannot be put back in this pod.
+    pub fn is_started(&self) -> bool {
+        self.states.gate().is_open()
     }
 
     fn turn(&self) -> Option<OwnedSemaphorePermit> {

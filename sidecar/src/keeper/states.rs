@@ -13,6 +13,7 @@ use synod_wal::LogReader;
 use tokio::task::spawn_blocking;
 
 use super::TakeError;
+use super::gate::Gate;
 use crate::app::{App, Instance};
 use crate::apply::{Fold, RestoreError, StateError, States, Take};
 use crate::config::state::SnapshotKind;
@@ -44,6 +45,7 @@ pub struct Stored {
     store: Store,
     method: SavedBy,
     volume: Option<Volume>,
+    gate: Gate,
     applied: Option<Endpoint>,
     address: SocketAddr,
     protocol: Protocol,
@@ -119,6 +121,13 @@ impl Stored {
             store: parts.store,
             method,
             volume: parts.volume,
+            gate: Gate::new(
+                config
+                    .state
+                    .volume
+                    .as_ref()
+                    .and_then(|it| it.started.clone()),
+            ),
             applied: applied.map(|it| {
                 it.endpoint("state.applied")
                     .expect("the configuration was checked")
@@ -133,6 +142,10 @@ impl Stored {
             taken: Mutex::new(None),
             makers: Mutex::default(),
         }
+    }
+
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// The newest that may be used, of the group that this process found in the log.
@@ -363,6 +376,12 @@ impl States for Stored {
                 "the snapshot of slot {slot} is not of a volume"
             )));
         }
+        let kept_shut = self.gate.keep_shut().await;
+        let _kept_shut = kept_shut.ok_or_else(|| {
+            StateError(
+                "the app may be started upon it at any time: this is for the next pod".to_owned(),
+            )
+        })?;
         let restoring = spawn_blocking(move || match reader {
             Some(reader) => volume.restore(reader),
             None if volume.interrupted()?.is_none() && volume.is_empty()? => Ok(()),

@@ -238,6 +238,9 @@ impl control_server::Control for Control {
             app_silent_ms: self.apply.app_silent_ms(),
             protocol: node.protocol,
             base: node.base.0,
+            rollback: apply.rollback.map(|it| it.0),
+            replace_pod: apply.rollback.is_some() && self.snapshots.is_started(),
+            log_bytes: node.log_bytes,
         }))
     }
 

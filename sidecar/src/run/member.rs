@@ -496,7 +496,7 @@ impl Told<'_> {
             boot: recovered.boot,
         };
         assert!(log.set(identity).is_ok(), "a new cell is empty");
-        let (signalled, waiting) = (apply.clone(), apply.clone());
+        let (signalled, waiting, starting) = (apply.clone(), apply.clone(), snapshots.clone());
         AdminParts {
             service: config.service.clone(),
             member: config.member.clone(),
@@ -509,6 +509,7 @@ impl Told<'_> {
             may_stop: Box::new(move |instance| app_stops.allows(instance)),
             app_started: Box::new(move || signalled.app_started()),
             has_volume: config.state.kind == StateKind::Volume,
+            let_start: Box::new(move || starting.let_start()),
             snapshot: Box::new(move || snapshots.newest()),
             apply_durations: apply.durations(),
             registry,

@@ -6,7 +6,7 @@ use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use synod_api::AppProtocol;
 
-use super::{Child, Kind};
+use super::{Child, Kind, state};
 use crate::group::names;
 use crate::group::validate::Valid;
 use crate::inject::names as pod;
@@ -83,7 +83,7 @@ fn config(valid: &Valid<'_>) -> Value {
     let spec = &valid.group.spec;
     let ports = spec.sidecar.ports;
     let listen = |port: u16| format!("0.0.0.0:{port}");
-    json!({
+    let mut config = json!({
         "service": valid.name,
         // Each pod puts its own above it.
         "member": format!("{}-0", valid.workload),
@@ -113,5 +113,10 @@ fn config(valid: &Valid<'_>) -> Value {
         },
         "log": {"maxBytes": spec.log.max_size.bytes()},
         "leader": {"preferredRegions": spec.leader.preferred_regions},
-    })
+    });
+    // Sidecars of before there were snapshots do not know it, and run on beside this operator.
+    if let Some(state) = state::section(&spec.state) {
+        config["state"] = state;
+    }
+    config
 }

@@ -4,6 +4,7 @@
 mod budget;
 mod configuration;
 mod services;
+mod state;
 mod template;
 mod workload;
 

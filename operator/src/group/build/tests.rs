@@ -229,6 +229,59 @@ fn a_template_that_asks_for_another_services_sidecar_is_refused() {
 }
 
 #[test]
+fn another_way_to_save_the_state_is_another_template() {
+    let mut group = group(GROUP);
+    let usual = template_of(&group, &image());
+    group.spec.state = serde_yaml::from_str(
+        "{snapshot: {type: HTTP, http: {save: {method: GET, path: /s}, restore: {method: PUT, path: /s}}}}",
+    )
+    .expect("a state");
+    assert_ne!(
+        template_of(&group, &image()),
+        usual,
+        "sidecars read it when they start"
+    );
+}
+
+#[test]
+fn an_app_with_a_volume_has_a_claim_for_it_that_is_kept_like_the_logs() {
+    let mut group = group(GROUP);
+    group.spec.state = serde_yaml::from_str(
+        "{type: Volume, volume: {mountPath: /data, volumeClaim: {spec: {resources: {requests: {storage: 3Gi}}}}}, snapshot: {type: Volume}}",
+    )
+    .expect("a state");
+    group.spec.template = serde_yaml::from_str(
+        "{spec: {containers: [{name: notes, image: i, securityContext: {runAsUser: 1000}}]}}",
+    )
+    .expect("a template");
+    let valid = validate(&group, "us-east").expect("valid");
+    let image = image();
+    let rendered = workload(&input(&valid, &image))
+        .expect("rendered")
+        .child
+        .value;
+    let claims = &rendered["spec"]["volumeClaimTemplates"];
+    assert_eq!(claims[0]["metadata"]["name"], "synod-log");
+    let state = &claims[1];
+    assert_eq!(state["metadata"]["name"], "synod-state");
+    assert_eq!(
+        state["metadata"]["labels"]["synod.dev/owner"],
+        "uid-of-service"
+    );
+    assert_eq!(state["spec"]["accessModes"][0], "ReadWriteOncePod");
+    assert_eq!(state["spec"]["resources"]["requests"]["storage"], "3Gi");
+    let pod = &rendered["spec"]["template"]["spec"];
+    let mount = &pod["containers"][0]["volumeMounts"][0];
+    assert_eq!(
+        *mount,
+        json!({"name": "synod-state", "mountPath": "/data", "subPath": "data"})
+    );
+    let text = config_map(&valid).value["data"]["config.yaml"].clone();
+    let config: Value = serde_yaml::from_str(text.as_str().expect("text")).expect("YAML");
+    assert_eq!(config["state"]["volume"]["path"], "/var/lib/synod-app/data");
+}
+
+#[test]
 fn another_protocol_of_the_app_is_another_template() {
     let mut group = group(GROUP);
     let template = |group: &ReplicaGroup| {

@@ -1,10 +1,10 @@
 //! The StatefulSet. Pods are started side by side and replaced by us alone.
 
 use serde_json::{Value, json};
-use synod_api::{AppProtocol, RawObject, Retention, StateType};
+use synod_api::{AppProtocol, RawObject, Retention, State, StateType};
 
 use super::template::template;
-use super::{Child, Input, Kind, Workload, digest, labels, selector};
+use super::{Child, Input, Kind, Workload, digest, labels, selector, state};
 use crate::group::names;
 use crate::group::validate::Valid;
 use crate::inject::{self, InjectError, Injection};
@@ -21,7 +21,7 @@ pub(super) fn stateful_set(input: &Input<'_>) -> Result<Workload, InjectError> {
     let mut injection = Injection::rendered(valid.name, spec, input.image, input.token);
     injection.labels = labels(valid);
     let mut pod = inject::render(&bare, &injection)?;
-    let digest = made_from(&bare, &injection);
+    let digest = made_from(&bare, &injection, &spec.state);
     pod["metadata"]["annotations"][names::TEMPLATE_ANNOTATION] = json!(digest);
     let wanted = claims(valid, &bare);
     let (claims, kept_claims) = match input.claims {
@@ -61,9 +61,9 @@ pub(super) fn stateful_set(input: &Input<'_>) -> Result<Workload, InjectError> {
 
 /// What users decide about a pod. How this version of the operator renders the sidecar, and which
 /// image it has, is left out: a new operator does not replace pods by itself.
-pub(crate) fn made_from(bare: &Value, injection: &Injection) -> String {
+pub(crate) fn made_from(bare: &Value, injection: &Injection, state: &State) -> String {
     let ports = injection.ports;
-    // Sidecars read it when they start. The usual one is left out, as earlier operators did.
+    // Sidecars read these when they start. What is usual is left out, as earlier operators did.
     let protocol = (injection.app.protocol != AppProtocol::Http1).then_some(injection.app.protocol);
     let mut parts = json!([
         bare,
@@ -75,8 +75,9 @@ pub(crate) fn made_from(bare: &Value, injection: &Injection) -> String {
         injection.token,
         format!("{:?}", injection.state),
     ]);
-    if let (Some(protocol), Some(parts)) = (protocol, parts.as_array_mut()) {
-        parts.push(json!(protocol));
+    let more = [protocol.map(|it| json!(it)), state::section(state)];
+    if let Some(parts) = parts.as_array_mut() {
+        parts.extend(more.into_iter().flatten());
     }
     digest(&parts)
 }

@@ -9,9 +9,8 @@ use rustls::server::WebPkiClientVerifier;
 use synod_proto::v1::control_server::{Control, ControlServer};
 use synod_proto::v1::{
     AcquireDisruptionRequest, AcquireDisruptionResponse, AcquireStopRequest, AcquireStopResponse,
-    KeptSnapshotsRequest, KeptSnapshotsResponse, PrepareShutdownResponse, RaiseProtocolRequest,
-    RaiseProtocolResponse, ReleaseDisruptionRequest, ReleaseDisruptionResponse,
-    TakeSnapshotRequest, TakeSnapshotResponse, TransferLeadershipRequest,
+    KeptSnapshotsResponse, PrepareShutdownResponse, RaiseProtocolResponse,
+    ReleaseDisruptionResponse, TakeSnapshotResponse, TransferLeadershipRequest,
     TransferLeadershipResponse,
 };
 use tokio::net::TcpListener;
@@ -88,7 +87,13 @@ impl Control for Member {
         &self,
         _: Request<KeptSnapshotsRequest>,
     ) -> Result<Response<KeptSnapshotsResponse>, Status> {
-        Ok(Response::new(KeptSnapshotsResponse::default()))
+        let kept = |slot| KeptSnapshot {
+            slot,
+            ..KeptSnapshot::default()
+        };
+        Ok(Response::new(KeptSnapshotsResponse {
+            snapshots: vec![kept(7), kept(9)],
+        }))
     }
 
     async fn raise_protocol(
@@ -197,6 +202,26 @@ async fn another_member_at_its_address_or_of_another_authority_is_not_heard() {
     assert!(
         matches!(error, Err(AskError::Unreachable { .. })),
         "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_member_tells_its_snapshots_and_why_it_makes_none() {
+    let authority = Authority::new();
+    let address = authority.member("notes-local-0").await;
+    let asker = authority.asker();
+    let kept = asker.kept_snapshots("notes-local-0", address).await;
+    let slots: Vec<_> = kept.expect("told").iter().map(|it| it.slot).collect();
+    assert_eq!(slots, [7, 9]);
+    let refused = asker.take_snapshot("notes-local-0", address).await;
+    assert_eq!(
+        refused.expect_err("refused").to_string(),
+        "notes-local-0: no method for snapshots"
+    );
+    let refused = asker.raise_protocol("notes-local-0", address, 2).await;
+    assert_eq!(
+        refused.expect_err("refused").to_string(),
+        "notes-local-0: this member does not lead"
     );
 }
 

@@ -37,6 +37,7 @@ fn member(ordinal: usize) -> Seen {
             serving: true,
             leader: "notes-local-0".to_owned(),
             app_silent: false,
+            replace_pod: false,
         }),
     }
 }
@@ -426,6 +427,7 @@ fn play(seen: &mut [Seen], step: &Step, random: &mut impl FnMut() -> u32) {
                     serving: false,
                     leader: leader.clone(),
                     app_silent: false,
+                    replace_pod: false,
                 });
             }
             (Some(there), Some(heard)) if !heard.ready => {
@@ -435,6 +437,71 @@ fn play(seen: &mut [Seen], step: &Step, random: &mut impl FnMut() -> u32) {
             (_, Some(heard)) => heard.serving = true,
         }
     }
+}
+
+const BACK: &str = "its volume is put back to a snapshot";
+
+/// All are up to date; the app of these has ended upon its volume.
+fn rolled_back(count: usize, which: &[usize]) -> Vec<Seen> {
+    let mut seen = members(count);
+    for (at, it) in seen.iter_mut().enumerate() {
+        renew(it);
+        if which.contains(&at) {
+            heard(it).replace_pod = true;
+            heard(it).serving = false;
+        }
+    }
+    seen
+}
+
+#[test]
+fn a_volume_is_put_back_in_a_new_pod_if_kubelet_would_start_the_app_upon_it() {
+    let mut seen = rolled_back(3, &[1]);
+    let expected = taken(1, BACK, Care::Votes);
+    assert_eq!(next(&desired(), &seen, at(0)), expected);
+    let not_formed = Desired {
+        formed: false,
+        ..desired()
+    };
+    assert_eq!(next(&not_formed, &seen, at(0)), Step::Done);
+    heard(&mut seen[1]).replace_pod = false;
+    assert_eq!(next(&desired(), &seen, at(0)), Step::Done, "it is at work");
+}
+
+#[test]
+fn volumes_are_put_back_one_after_another_however_many_copies_need_it() {
+    let mut seen = rolled_back(3, &[0, 1, 2]);
+    assert_eq!(next(&desired(), &seen, at(0)), taken(0, BACK, Care::Votes));
+    pod(&mut seen[0]).leaving = true;
+    seen[0].heard = None;
+    assert!(matches!(next(&desired(), &seen, at(0)), Step::Wait(_)));
+    // Its successor is there, and does not vote yet.
+    seen[0] = member(0);
+    renew(&mut seen[0]);
+    heard(&mut seen[0]).ready = false;
+    heard(&mut seen[0]).serving = false;
+    match next(&desired(), &seen, at(0)) {
+        Step::Wait(why) => assert!(why.contains("majority"), "{why}"),
+        step => panic!("{step:?}"),
+    }
+    // It votes: its copy may take as long as it needs.
+    heard(&mut seen[0]).ready = true;
+    assert_eq!(next(&desired(), &seen, at(0)), taken(1, BACK, Care::Votes));
+}
+
+#[test]
+fn a_volume_that_is_to_be_put_back_waits_for_no_roll() {
+    let mut seen = rolled_back(3, &[1]);
+    pod(&mut seen[0]).updated = false;
+    pod(&mut seen[0]).newest = false;
+    let expected = taken(1, BACK, Care::Votes);
+    assert_eq!(next(&desired(), &seen, at(0)), expected);
+    let not_now = Desired {
+        rollout: false,
+        ..desired()
+    };
+    assert_eq!(next(&not_now, &seen, at(0)), expected);
+    assert!(expected.needs_token(), "where members are elsewhere");
 }
 
 #[test]

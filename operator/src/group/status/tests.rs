@@ -44,6 +44,7 @@ fn well(name: &str) -> Observed {
             protocol_max: 1,
             ..StatusResponse::default()
         })),
+        snapshot: None,
         endpoint: "10.1.0.7:7443".to_owned(),
     }
 }
@@ -311,4 +312,81 @@ fn a_pause_is_said_and_certificates_near_their_end_are_too() {
         (status.as_str(), reason.as_str()),
         ("False", "CertificateEnds")
     );
+}
+
+#[test]
+fn a_volume_that_is_put_back_is_told_with_its_slot_and_what_is_waited_for() {
+    let mut report = report();
+    if let Some(Ok(said)) = &mut report.members[1].heard {
+        (said.serving, said.rollback, said.app_silent_ms) = (false, Some(40), 60_000);
+    }
+    let (_, reason, message) = ready(&report);
+    assert_eq!(reason, "RollingBack");
+    assert_eq!(
+        message,
+        "notes-us-east-1: the app's volume is put back to the snapshot of slot 40"
+    );
+    report.step = Some(Step::Wait("notes-us-east-0 is being replaced".to_owned()));
+    let (_, reason, message) = ready(&report);
+    assert_eq!(reason, "RollingBack");
+    assert!(message.ends_with("; waiting: notes-us-east-0 is being replaced"));
+    let found = status(&group(), &report, at(1));
+    assert_eq!(found.members[1].state, MemberState::Rebuilding);
+}
+
+#[test]
+fn the_newest_snapshot_of_a_member_stays_known_while_nobody_hears_it() {
+    let mut group = group();
+    let mut report = report();
+    report.members[1].snapshot = Some(KeptSnapshot {
+        slot: 40,
+        time_ns: 1_700_000_000_123_456_789,
+        bytes: 9,
+        standing: "Verified".to_owned(),
+        ..KeptSnapshot::default()
+    });
+    if let Some(Ok(said)) = &mut report.members[1].heard {
+        (said.log_bytes, said.protocol) = ((64 << 20) + (1 << 20), 2);
+    }
+    assert_eq!(status(&group, &report, at(1)).members[1].snapshot, None);
+    group.spec.state.snapshot.kind = SnapshotType::Volume;
+    let found = status(&group, &report, at(1));
+    let expected = SnapshotStatus {
+        slot: 40,
+        time: "2023-11-14T22:13:20Z".to_owned(),
+        bytes: 9,
+        standing: Standing::Verified,
+    };
+    assert_eq!(found.members[1].snapshot.as_ref(), Some(&expected));
+    assert_eq!(found.members[1].log_mebibytes, 128);
+    assert_eq!(found.members[1].protocol_in_force, 2);
+    group.status = Some(found);
+    report.members[1].heard = None;
+    report.members[1].snapshot = None;
+    let found = status(&group, &report, at(2));
+    assert_eq!(found.members[1].snapshot, Some(expected));
+    assert_eq!(found.members[1].log_mebibytes, 128);
+}
+
+#[test]
+fn what_came_of_a_snapshot_is_told_for_as_long_as_the_hub_asks() {
+    let mut group = group();
+    group.spec.snapshot = Some(synod_api::SnapshotRequest {
+        word: "now".to_owned(),
+        member: "notes-us-east-1".to_owned(),
+    });
+    let answer = SnapshotAnswer {
+        word: "now".to_owned(),
+        member: "notes-us-east-1".to_owned(),
+        slot: Some(40),
+        problem: String::new(),
+    };
+    let taken = Report {
+        snapshot: Some(answer.clone()),
+        ..report()
+    };
+    group.status = Some(status(&group, &taken, at(1)));
+    assert_eq!(status(&group, &report(), at(2)).snapshot, Some(answer));
+    group.spec.snapshot = None;
+    assert_eq!(status(&group, &report(), at(3)).snapshot, None);
 }

@@ -10,6 +10,7 @@ mod half_steps;
 mod injected;
 mod regions;
 mod registers;
+mod state;
 mod trace;
 
 use std::future::Future;
@@ -104,5 +105,7 @@ pub const ALL: &[Scenario] = scenarios! {
     "injected/what a kubelet makes of pods with their sidecar, and of a paused operator", true => injected::by_a_kubelet,
     "operator/killed in the middle of everything, and two at once", true => half_steps::killed,
     "clusters/what goes wrong between them is said in words, and does no harm", true => between::what_goes_wrong,
+    "state/in memory: the log is cut behind snapshots, and a new pod begins from one", true => state::in_memory,
+    "state/on a volume: an app that is killed goes back to its last snapshot in a new pod", true => state::on_a_volume,
     "bad-input/what is wrong is said in words, and ends when it is put right", false => bad_input::what_is_said,
 };

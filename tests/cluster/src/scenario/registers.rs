@@ -20,6 +20,16 @@ const LEVEL: Duration = Duration::from_secs(20);
 
 /// Applies it; `members` is the field that says how many there are, or where.
 pub(super) async fn apply<'a>(hub: &'a Cluster, members: &str) -> Result<Service<'a>> {
+    apply_with(hub, members, "{}", "").await
+}
+
+/// The same with `spec.state`, and a line of further fields for the app's container.
+pub(super) async fn apply_with<'a>(
+    hub: &'a Cluster,
+    members: &str,
+    state: &str,
+    container: &str,
+) -> Result<Service<'a>> {
     let manifest = format!(
         r"
 apiVersion: synod.dev/v1alpha1
@@ -27,6 +37,7 @@ kind: ReplicatedService
 metadata: {{name: {NAME}}}
 spec:
   {members}
+  state: {state}
   acknowledgedRisks: [NoSnapshot]
   service: {{type: NodePort}}
   routes:
@@ -39,6 +50,7 @@ spec:
       - name: registers
         image: {REGISTERS}
         ports: [{{name: http, containerPort: 8080}}]
+        {container}
 "
     );
     hub.kubectl_with(["apply", "--filename=-"], &manifest)
