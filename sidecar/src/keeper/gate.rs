@@ -6,8 +6,9 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// One pod's.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub(super) struct Gate {
     /// asked for.
     file: Option<PathBuf>,
     /// Files are being changed.
-    busy: Mutex<()>,
+    busy: Arc<Mutex<()>>,
 }
 
 // === impl Gate ===
@@ -25,7 +26,7 @@ impl Gate {
     pub(super) fn new(file: Option<PathBuf>) -> Self {
         Self {
             file,
-            busy: Mutex::new(()),
+            busy: Arc::default(),
         }
     }
 
@@ -46,9 +47,10 @@ impl Gate {
         there.is_some_and(|it| it.unwrap_or(true))
     }
 
-    /// The app is not started while this is held; `None`: it may be already.
-    pub(super) async fn keep_shut(&self) -> Option<MutexGuard<'_, ()>> {
-        let guard = self.busy.lock().await;
+    /// The app is not started while this is held, and nobody else changes its files; `None`: it may be
+    /// started already. Goes with the thread that changes the files, which nobody can stop.
+    pub(super) async fn keep_shut(&self) -> Option<OwnedMutexGuard<()>> {
+        let guard = self.busy.clone().lock_owned().await;
         (!self.is_open()).then_some(guard)
     }
 }

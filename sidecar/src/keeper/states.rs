@@ -377,15 +377,18 @@ impl States for Stored {
             )));
         }
         let kept_shut = self.gate.keep_shut().await;
-        let _kept_shut = kept_shut.ok_or_else(|| {
+        let kept_shut = kept_shut.ok_or_else(|| {
             StateError(
                 "the app may be started upon it at any time: this is for the next pod".to_owned(),
             )
         })?;
-        let restoring = spawn_blocking(move || match reader {
-            Some(reader) => volume.restore(reader),
-            None if volume.interrupted()?.is_none() && volume.is_empty()? => Ok(()),
-            None => volume.clear(),
+        let restoring = spawn_blocking(move || {
+            let _kept_shut = kept_shut;
+            match reader {
+                Some(reader) => volume.restore(reader),
+                None if volume.interrupted()?.is_none() && volume.is_empty()? => Ok(()),
+                None => volume.clear(),
+            }
         });
         match restoring.await {
             Ok(restored) => restored.map_err(|error| StateError(error.to_string())),

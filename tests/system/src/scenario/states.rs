@@ -23,11 +23,15 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) const BY_HTTP: &str =
     "type: HTTP, http: {save: {method: GET, path: /state}, restore: {method: PUT, path: /state}}";
 
-/// So many ordered requests lie between two snapshots that each member makes several in a run, however
-/// long and hard that is.
-fn every(settings: &Settings) -> String {
+/// Snapshots that are due in a run, however long and hard that is.
+const IN_A_RUN: u64 = 8;
+/// The same where whoever is killed executes all again that came after the last: seconds' worth of it
+/// would last into the next fault.
+const IN_A_RUN_ROLLED_BACK: u64 = 32;
+
+fn every(settings: &Settings, in_a_run: u64) -> String {
     let writes = u64::from(settings.rate) / 2 * span(settings).as_secs();
-    format!("every: {{slots: {}}}", (writes / 8).max(20))
+    format!("every: {{slots: {}}}", (writes / in_a_run).max(20))
 }
 
 fn span(settings: &Settings) -> Duration {
@@ -36,8 +40,9 @@ fn span(settings: &Settings) -> Duration {
 
 /// The sample app in a folder, of which snapshots are taken; who is killed has often kept a write that it
 /// has not answered. `more` belongs to the state.
-fn in_folder(settings: &Settings, more: &str) -> anyhow::Result<Options> {
-    let snapshot = format!("snapshot: {{type: Volume, {}}}", every(settings));
+fn in_folder(settings: &Settings, in_a_run: u64, more: &str) -> anyhow::Result<Options> {
+    let every = every(settings, in_a_run);
+    let snapshot = format!("snapshot: {{type: Volume, {every}}}");
     let state = format!("{{type: Volume, volume: {{mountPath: /data}}, {snapshot}{more}}}");
     Options::with_state(&["--keep", "{data}", "--lag-ms", "1"], &state)
 }
@@ -47,7 +52,7 @@ pub(super) async fn faults_in_memory(
     settings: &Settings,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let state = format!("{{snapshot: {{{BY_HTTP}, {}}}}}", every(settings));
+    let state = format!("{{snapshot: {{{BY_HTTP}, {}}}}}", every(settings, IN_A_RUN));
     let options = Options::with_state(&[], &state)?;
     under_faults(settings, &options, "states-in-memory", report).await
 }
@@ -57,7 +62,7 @@ pub(super) async fn faults_rolled_back(
     settings: &Settings,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let options = in_folder(settings, "")?;
+    let options = in_folder(settings, IN_A_RUN_ROLLED_BACK, "")?;
     under_faults(settings, &options, "states-rolled-back", report).await
 }
 
@@ -67,7 +72,7 @@ pub(super) async fn faults_with_applied(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let applied = ", onUncleanCrash: AppliedHeader, applied: {method: GET, path: /applied}";
-    let options = in_folder(settings, applied)?;
+    let options = in_folder(settings, IN_A_RUN, applied)?;
     under_faults(settings, &options, "states-with-applied", report).await
 }
 
