@@ -1,7 +1,7 @@
 //! `synod backup`: a saved state and the log behind it, in a folder that no running group touches.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use comfy_table::{Cell, CellAlignment, Table};
@@ -14,7 +14,7 @@ use synod_sidecar::config::Config;
 use crate::exit::Failure;
 use crate::local::control::{connector_of, control_of};
 use crate::running::GroupArgs;
-use crate::snapshot::{best, numbered};
+use crate::snapshot::{best, numbered, time};
 use crate::status::Output;
 
 /// Keep a copy of a group's state and log elsewhere
@@ -60,11 +60,7 @@ pub(crate) struct CheckArgs {
 /// Does what was asked.
 pub(crate) fn run(command: BackupCommand) -> Result<(), Failure> {
     match command {
-        BackupCommand::Create(args) => tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
-            .block_on(create(&args)),
+        BackupCommand::Create(args) => crate::block_on(create(&args))?,
         BackupCommand::List(args) => list(&args),
         BackupCommand::Check(args) => check(&args.backup),
     }
@@ -175,14 +171,7 @@ fn table(found: &[Found]) -> String {
         }
         table.add_row(row);
     }
-    let text = table.to_string();
-    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
-    lines.join("\n")
-}
-
-fn time(ns: u64) -> String {
-    let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(ns);
-    humantime::format_rfc3339_seconds(time).to_string()
+    table.trim_fmt()
 }
 
 fn as_json(found: &[Found]) -> String {
@@ -202,6 +191,8 @@ fn as_json(found: &[Found]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -153,6 +153,15 @@ fn completion(shell: Shell, arguments: &[OsString]) -> Result<(), Failure> {
     print(&String::from_utf8_lossy(&script))
 }
 
+/// Runs it to its end on this thread: what `synod local` starts is tied to the life of that.
+fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+    Ok(runtime.block_on(future))
+}
+
 /// A reader that has seen enough is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().write_all(text.as_bytes()) {

@@ -57,16 +57,12 @@ struct Kept {
 
 /// Does what was asked.
 pub(crate) fn run(command: SnapshotCommand) -> Result<(), Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
-        .block_on(async {
-            match command {
-                SnapshotCommand::Take(args) => take(&args).await,
-                SnapshotCommand::List(args) => list(&args).await,
-            }
-        })
+    crate::block_on(async {
+        match command {
+            SnapshotCommand::Take(args) => take(&args).await,
+            SnapshotCommand::List(args) => list(&args).await,
+        }
+    })?
 }
 
 async fn take(args: &TakeArgs) -> Result<(), Failure> {
@@ -165,12 +161,11 @@ fn table(all: &[Kept]) -> String {
             ]);
         }
     }
-    let text = table.to_string();
-    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
-    lines.join("\n")
+    table.trim_fmt()
 }
 
-fn time(ns: u64) -> String {
+/// Agreed time, in nanoseconds since the Unix epoch, as people and programs read it.
+pub(crate) fn time(ns: u64) -> String {
     let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(ns);
     humantime::format_rfc3339_seconds(time).to_string()
 }

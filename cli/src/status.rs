@@ -30,11 +30,7 @@ pub(crate) enum Output {
 /// Asks every member once.
 pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
     let configs = args.group.members()?;
-    let lines = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
-        .block_on(ask(&configs));
+    let lines = crate::block_on(ask(&configs))?;
     let text = match args.output {
         Output::Table => {
             use std::io::IsTerminal as _;

@@ -42,15 +42,11 @@ fn name(text: &str) -> Result<String, String> {
 pub(crate) fn run(args: ClusterArgs) -> Result<(), Failure> {
     // One that is there already is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
-        .block_on(async {
-            match args.command {
-                Command::Join(args) => join::run(&args).await,
-                Command::List(args) => list::run(&args).await,
-                Command::Remove(args) => remove::run(&args).await,
-            }
-        })
+    crate::block_on(async {
+        match args.command {
+            Command::Join(args) => join::run(&args).await,
+            Command::List(args) => list::run(&args).await,
+            Command::Remove(args) => remove::run(&args).await,
+        }
+    })?
 }

@@ -72,11 +72,7 @@ pub(crate) fn run(args: LocalArgs) -> Result<(), Failure> {
     }
     let settings = settings::Settings::new(args)?;
     // One thread: children are tied to the life of the thread that starts them.
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
-        .block_on(group::run(settings))
+    crate::block_on(group::run(settings))?
 }
 
 #[cfg(test)]
