@@ -33,10 +33,7 @@ enum Undo {
     Stage(Ballot, Slot, Option<Entry>),
     Adopt {
         accepted: Ballot,
-        from: Slot,
-        cut: Vec<Entry>,
-        cut_faulty: Vec<(Slot, Header)>,
-        staged: BTreeMap<(Ballot, Slot), Entry>,
+        cut: Cut,
     },
     Commit(Slot),
     Repair(Slot, Header),
@@ -53,13 +50,18 @@ enum Undo {
     },
     Protocol(Slot),
     Join(Option<Configuration>),
-    Learn {
-        from: Slot,
-        cut: Vec<Entry>,
-        cut_faulty: Vec<(Slot, Header)>,
-        staged: BTreeMap<(Ballot, Slot), Entry>,
-    },
+    Learn(Cut),
     Enter(Slot),
+}
+
+/// What other entries have replaced.
+#[derive(Debug)]
+struct Cut {
+    /// From here on.
+    from: Slot,
+    entries: Vec<Entry>,
+    faulty: BTreeMap<Slot, Header>,
+    staged: BTreeMap<(Ballot, Slot), Entry>,
 }
 
 /// One member's log.
@@ -215,28 +217,41 @@ impl Disk {
                 state.commit, state.last
             ));
         }
-        let staged = std::mem::take(&mut self.staged);
         let mut installed = Vec::new();
         for slot in from.0..=last.0 {
-            let Some(entry) = staged.get(&(ballot, Slot(slot))) else {
+            let Some(entry) = self.staged.get(&(ballot, Slot(slot))) else {
                 return Err(format!(
                     "adopt {from}..={last} in {ballot}, but slot {slot} was not staged"
                 ));
             };
             installed.push(entry.clone());
         }
-        let cut = self.entries.split_off(self.index(from));
+        let cut = self.cut(from);
         self.entries.extend(installed);
-        let cut_faulty = self.faulty.split_off(&from).into_iter().collect();
         self.written.accepted = ballot;
         self.written.last = last;
         Ok(Undo::Adopt {
             accepted: state.accepted,
-            from,
             cut,
-            cut_faulty,
-            staged,
         })
+    }
+
+    /// Everything from this slot on goes, and all that was staged.
+    fn cut(&mut self, from: Slot) -> Cut {
+        Cut {
+            from,
+            entries: self.entries.split_off(self.index(from)),
+            faulty: self.faulty.split_off(&from),
+            staged: std::mem::take(&mut self.staged),
+        }
+    }
+
+    fn put_back(&mut self, cut: Cut) {
+        self.entries.truncate(self.index(cut.from));
+        self.entries.extend(cut.entries);
+        self.faulty.split_off(&cut.from);
+        self.faulty.extend(cut.faulty);
+        self.staged = cut.staged;
     }
 
     fn learn(&mut self, entry: &Entry) -> Result<Undo, String> {
@@ -247,16 +262,11 @@ impl Disk {
                 state.commit, state.last
             ));
         }
-        let cut = self.entries.split_off(self.index(slot));
+        let cut = self.cut(slot);
         self.entries.push(entry.clone());
         self.written.kept = state.kept.max((state.accepted, state.last));
         (self.written.last, self.written.commit) = (slot, slot);
-        Ok(Undo::Learn {
-            from: slot,
-            cut,
-            cut_faulty: self.faulty.split_off(&slot).into_iter().collect(),
-            staged: std::mem::take(&mut self.staged),
-        })
+        Ok(Undo::Learn(cut))
     }
 
     fn enter(&mut self, slot: Slot, configuration: &Configuration) -> Result<Undo, String> {
@@ -382,18 +392,8 @@ impl Disk {
                     None => self.staged.remove(&(ballot, slot)),
                 };
             }
-            Undo::Adopt {
-                accepted,
-                from,
-                cut,
-                cut_faulty,
-                staged,
-            } => {
-                self.entries.truncate(self.index(from));
-                self.entries.extend(cut);
-                self.faulty.split_off(&from);
-                self.faulty.extend(cut_faulty);
-                self.staged = staged;
+            Undo::Adopt { accepted, cut } => {
+                self.put_back(cut);
                 self.written.accepted = accepted;
                 self.written.last = Slot(self.base_slot().0 + self.entries.len() as u64);
             }
@@ -425,18 +425,7 @@ impl Disk {
                 self.upgrades.remove(&slot);
             }
             Undo::Join(old) => self.joining = old,
-            Undo::Learn {
-                from,
-                cut,
-                cut_faulty,
-                staged,
-            } => {
-                self.entries.truncate(self.index(from));
-                self.entries.extend(cut);
-                self.faulty.split_off(&from);
-                self.faulty.extend(cut_faulty);
-                self.staged = staged;
-            }
+            Undo::Learn(cut) => self.put_back(cut),
             Undo::Enter(slot) => {
                 self.changes.remove(&slot);
             }
