@@ -10,7 +10,7 @@ use synod_proto::v1::{LogRangeRequest, LogRangeResponse, ReadLogPiece, ReadLogRe
 use synod_wal::{LogReader, ReadError};
 use tonic::{Request, Response, Status};
 
-use crate::identity::Caller;
+use crate::identity::{Caller, same_group};
 use crate::node::{NodeHandle, wire};
 use crate::snapshot::blocking;
 
@@ -33,16 +33,10 @@ pub fn service(node: NodeHandle, log: LogReader) -> BackupsServer<BackupService>
 impl BackupService {
     /// The caller knows the group: the last slot that is known to be chosen.
     fn check<T>(&self, request: &Request<T>, group: &[u8]) -> Result<Slot, Status> {
-        if request.extensions().get::<Caller>().is_none() {
-            return Err(Status::unauthenticated("no certificate"));
-        }
+        Caller::of(request)?;
         let status = self.node.status().borrow().clone();
-        match status.group {
-            Some(own) if own.0 == *group => Ok(status.commit),
-            _ => Err(Status::permission_denied(
-                "this member belongs to another group",
-            )),
-        }
+        same_group(status.group, group)?;
+        Ok(status.commit)
     }
 }
 

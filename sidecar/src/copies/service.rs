@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::wire;
 use crate::apply::ApplyHandle;
-use crate::identity::{Caller, Who};
+use crate::identity::{Caller, same_group};
 use crate::node::{self, NodeHandle};
 
 /// Digests in one answer, at most.
@@ -29,24 +29,14 @@ pub fn service(node: NodeHandle, apply: ApplyHandle) -> CopiesServer<CopiesServi
 impl CopiesService {
     /// Only who leads says what becomes of a copy.
     fn check(&self, request: &Request<CompareRequest>) -> Result<(), Status> {
-        let name = match request.extensions().get::<Caller>() {
-            Some(Caller {
-                who: Who::Member(name),
-                ..
-            }) => name,
-            Some(_) => return Err(Status::permission_denied("only members compare copies")),
-            None => return Err(Status::unauthenticated("no certificate")),
-        };
+        let name = Caller::member(request, "only members compare copies")?;
         let CompareRequest { group, term, .. } = request.get_ref();
         let status = self.node.status().borrow().clone();
-        if status.group.is_none_or(|own| own.0 != **group) {
-            let words = "this member belongs to another group";
-            return Err(Status::permission_denied(words));
-        }
+        same_group(status.group, group)?;
         let term = node::wire::read_term(*term)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let members = status.configuration.iter().flat_map(|it| &it.members);
-        let mut callers = members.filter(|it| it.name == *name).map(|it| it.id);
+        let mut callers = members.filter(|it| it.name == name).map(|it| it.id);
         let follows = node::leader(&status);
         if callers.any(|caller| follows == Some((caller, term))) {
             return Ok(());

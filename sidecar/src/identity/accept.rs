@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use synod_paxos::GroupId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -14,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
+use tonic::{Request, Status};
 
 use super::connect::tune;
 use super::{Identity, Who, words};
@@ -32,6 +34,32 @@ pub struct Caller {
     pub who: Who,
     /// Where it calls from; says nothing about who it is.
     pub address: SocketAddr,
+}
+
+impl Caller {
+    /// Who makes this request.
+    pub fn of<T>(request: &Request<T>) -> Result<&Self, Status> {
+        let caller = request.extensions().get::<Self>();
+        caller.ok_or_else(|| Status::unauthenticated("no certificate"))
+    }
+
+    /// The name of the member that makes this request; `refusal` is what others are told.
+    pub fn member<'a, T>(request: &'a Request<T>, refusal: &str) -> Result<&'a str, Status> {
+        match &Self::of(request)?.who {
+            Who::Member(name) => Ok(name),
+            Who::Operator => Err(Status::permission_denied(refusal)),
+        }
+    }
+}
+
+/// The caller means the group that this member is of.
+pub fn same_group(own: Option<GroupId>, asked: &[u8]) -> Result<(), Status> {
+    match own {
+        Some(own) if own.0 == *asked => Ok(()),
+        _ => Err(Status::permission_denied(
+            "this member belongs to another group",
+        )),
+    }
 }
 
 /// A connection whose other side has proved its name.

@@ -9,7 +9,7 @@ mod files;
 mod verify;
 mod words;
 
-pub use accept::{Caller, Secured, accept};
+pub use accept::{Caller, Secured, accept, same_group};
 pub use connect::{ConnectError, Connector, connect};
 pub(crate) use connect::{WINDOW, causes};
 pub use files::{Identity, IdentityError};

@@ -35,6 +35,7 @@ use super::headers::{self, SYNOD_MIN_SLOT};
 use super::ordered::stored_response;
 use super::room::Source;
 use crate::apply::Outcome;
+use crate::identity::same_group;
 
 /// Connections to the other members, kept by the node.
 pub trait PeerChannels: Send + Sync {
@@ -84,12 +85,7 @@ impl<B: Backend> HandoverService<B> {
     }
 
     fn check_group(&self, group: &[u8]) -> Result<(), Status> {
-        match self.core.group() {
-            Some(own) if own.0 == *group => Ok(()),
-            _ => Err(Status::permission_denied(
-                "this member belongs to another group",
-            )),
-        }
+        same_group(self.core.group(), group)
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 use super::{GetError, Handle, SILENCE, copy_of};
-use crate::identity::{Caller, Who};
+use crate::identity::{Caller, same_group};
 use crate::ingress::PeerChannels;
 use crate::node::{Channels, NodeStatus};
 use crate::snapshot::Snapshot;
@@ -134,21 +134,10 @@ impl Turns {
 
     /// The caller is a member of this group: its name.
     fn check<T>(&self, request: &Request<T>, group: &[u8]) -> Result<(String, NodeStatus), Status> {
-        let name = match request.extensions().get::<Caller>() {
-            Some(Caller {
-                who: Who::Member(name),
-                ..
-            }) => name.clone(),
-            Some(_) => return Err(Status::permission_denied("only members take turns")),
-            None => return Err(Status::unauthenticated("no certificate")),
-        };
+        let name = Caller::member(request, "only members take turns")?.to_owned();
         let node = self.handle.node.status().borrow().clone();
-        match node.group {
-            Some(own) if own.0 == *group => Ok((name, node)),
-            _ => Err(Status::permission_denied(
-                "this member belongs to another group",
-            )),
-        }
+        same_group(node.group, group)?;
+        Ok((name, node))
     }
 }
 

@@ -196,7 +196,7 @@ impl control_server::Control for Control {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
-        caller(&request)?;
+        Caller::of(&request)?;
         let node = self.node.status().borrow().clone();
         let apply = self.apply.status().borrow().clone();
         let policy = self.apply.policy().borrow().clone();
@@ -248,7 +248,7 @@ impl control_server::Control for Control {
         &self,
         request: Request<ProposePolicyRequest>,
     ) -> Result<Response<ProposePolicyResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?.clone();
         let request = request.into_inner();
         let missing = || Status::invalid_argument("policy is missing");
         let mut policy = request.policy.ok_or_else(missing)?;
@@ -284,7 +284,7 @@ impl control_server::Control for Control {
         &self,
         request: Request<TransferLeadershipRequest>,
     ) -> Result<Response<TransferLeadershipResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?.clone();
         let mut watch = self.node.status();
         let status = watch.borrow_and_update().clone();
         let to = Self::find(&status, &request.into_inner().to)?;
@@ -321,11 +321,9 @@ impl control_server::Control for Control {
         &self,
         request: Request<AcquireStopRequest>,
     ) -> Result<Response<AcquireStopResponse>, Status> {
-        let Who::Member(name) = caller(&request)?.who else {
-            return Err(Status::permission_denied("only members stop their apps"));
-        };
+        let name = Caller::member(&request, "only members stop their apps")?;
         let status = self.node.status().borrow().clone();
-        let member = Self::find(&status, &name)?.ok_or_else(no_group)?;
+        let member = Self::find(&status, name)?.ok_or_else(no_group)?;
         let request = request.into_inner();
         let claim = match request.claim() {
             WireClaim::Nothing => Claim::Nothing,
@@ -425,7 +423,7 @@ impl control_server::Control for Control {
         &self,
         request: Request<KeptSnapshotsRequest>,
     ) -> Result<Response<KeptSnapshotsResponse>, Status> {
-        caller(&request)?;
+        Caller::of(&request)?;
         let snapshots = self.snapshots.list();
         Ok(Response::new(KeptSnapshotsResponse {
             snapshots: snapshots.iter().map(kept).collect(),
@@ -498,13 +496,8 @@ fn policy_digest(policy: &Policy) -> String {
     blake3::hash(&content.encode_to_vec()).to_hex().to_string()
 }
 
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    let caller = request.extensions().get::<Caller>().cloned();
-    caller.ok_or_else(|| Status::unauthenticated("no certificate"))
-}
-
 fn only_operators<T>(request: &Request<T>) -> Result<(), Status> {
-    match caller(request)?.who {
+    match Caller::of(request)?.who {
         Who::Operator => Ok(()),
         Who::Member(_) => Err(Status::permission_denied("only operators may ask for that")),
     }

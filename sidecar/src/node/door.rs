@@ -140,8 +140,7 @@ impl peer_server::Peer for PeerDoor {
         &self,
         request: Request<Streaming<PeerFrame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let caller = request.extensions().get::<Caller>().cloned();
-        let caller = caller.ok_or_else(|| Status::unauthenticated("no certificate"))?;
+        let caller = Caller::of(&request)?.clone();
         let mut frames = request.into_inner();
         let admitted = self.admit(&caller, &mut frames).await;
         let (incoming, ours, inside) = admitted.inspect_err(|status| {

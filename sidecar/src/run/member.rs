@@ -532,14 +532,8 @@ fn group_of(node: &NodeHandle) -> impl Fn() -> Option<GroupId> + Send + Sync + '
 
 /// Hand-over is between members: an operator's certificate opens control only.
 fn only_members(request: Request<()>) -> Result<Request<()>, Status> {
-    match request.extensions().get::<Caller>() {
-        Some(Caller {
-            who: Who::Member(_),
-            ..
-        }) => Ok(request),
-        Some(_) => Err(Status::permission_denied("only members hand requests over")),
-        None => Err(Status::unauthenticated("no certificate")),
-    }
+    Caller::member(&request, "only members hand requests over")?;
+    Ok(request)
 }
 
 async fn bind(

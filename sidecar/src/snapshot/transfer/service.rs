@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 
 use super::bucket::Bucket;
 use super::{PIECE_BYTES, offer};
-use crate::identity::Caller;
+use crate::identity::{Caller, same_group};
 use crate::snapshot::blocking;
 use crate::snapshot::head::{SnapshotId, array};
 use crate::snapshot::store::{Store, StoreError};
@@ -80,15 +80,8 @@ impl SnapshotService {
 
     fn check<T>(&self, request: &Request<T>, group: &[u8]) -> Result<(), Status> {
         // Members, and operators for their backups.
-        if request.extensions().get::<Caller>().is_none() {
-            return Err(Status::unauthenticated("no certificate"));
-        }
-        match (self.group)() {
-            Some(own) if own.0 == *group => Ok(()),
-            _ => Err(Status::permission_denied(
-                "this member belongs to another group",
-            )),
-        }
+        Caller::of(request)?;
+        same_group((self.group)(), group)
     }
 }
 
