@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use synod_paxos::Slot;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::fold::Fold;
 use super::handle::NotTaken;
 use super::machine::{Action, Job, Machine};
 use super::states::{RestoreError, StateError, States, Take};
@@ -97,7 +97,7 @@ impl<S: States> Jobs<S> {
         self.work = Some((job, Box::pin(done)));
     }
 
-    fn take(&mut self, job: Job, slot: Slot, instance: Instance, tables: Bytes) {
+    fn take(&mut self, job: Job, slot: Slot, instance: Instance, tables: Box<Fold>) {
         let take = Take {
             slot,
             instance,

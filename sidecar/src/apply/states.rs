@@ -8,11 +8,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use synod_paxos::Slot;
 
+use super::Fold;
 use crate::app::Instance;
 
 /// Keeps the app's states.
 pub trait States: Send + Sync + 'static {
-    /// The tables of the newest snapshot that may be used, as [`Take::tables`] gave them. Asked once,
+    /// The tables of the newest snapshot that may be used, as [`Take::tables`] were saved. Asked once,
     /// when apply begins; later ones are told by
     /// [`ApplyHandle::snapshot_available`](super::ApplyHandle::snapshot_available).
     fn latest(&self) -> Option<Bytes>;
@@ -69,8 +70,9 @@ pub struct Take {
     pub slot: Slot,
     /// The process whose state it is, and no other.
     pub instance: Instance,
-    /// All that every copy decides alike (`synod.v1.Tables`): kept with it, and equal on all members.
-    pub tables: Bytes,
+    /// All that every copy decides alike: saved ([`Fold::save`]) it is kept with the snapshot, and equal
+    /// on all members.
+    pub tables: Box<Fold>,
 }
 
 /// Why no state could be put back, taken or read.

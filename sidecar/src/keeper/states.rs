@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use super::TakeError;
 use super::gate::Gate;
 use crate::app::{App, Instance};
-use crate::apply::{Fold, RestoreError, StateError, States, Take};
+use crate::apply::{RestoreError, StateError, States, Take};
 use crate::config::state::SnapshotKind;
 use crate::config::{Config, Protocol};
 use crate::node::NodeHandle;
@@ -198,8 +198,7 @@ impl Stored {
     }
 
     async fn head(&self, take: &Take, method: Method) -> Result<Head, StateError> {
-        let slot = take.slot;
-        let fold = Fold::load(&take.tables).map_err(|error| StateError(error.to_string()))?;
+        let (slot, fold) = (take.slot, &take.tables);
         let unknown = || StateError(format!("the log does not know slot {slot} any more"));
         let base = self.node.base_at(slot, fold.time()).await;
         let base = base.ok_or_else(unknown)?;
@@ -240,7 +239,9 @@ impl Stored {
                     .map_err(|error| StateError(error.to_string()))?;
                 let head = self.head(&take, Method::Http).await?;
                 let same = self.same(take.instance);
-                let saved = http.save(&self.store, head, take.tables, &same).await;
+                let saved = http
+                    .save(&self.store, head, take.tables.save(), &same)
+                    .await;
                 let saved = saved.map_err(|error| StateError(error.to_string()))?;
                 What::Draft(Box::new(saved))
             }
@@ -248,7 +249,8 @@ impl Stored {
                 let head = self.head(&take, Method::Volume).await?;
                 let volume = self.volume.clone().ok_or_else(no_volume)?;
                 let store = self.store.clone();
-                let staged = spawn_blocking(move || stage(&volume, &store, head, take.tables));
+                let staged =
+                    spawn_blocking(move || stage(&volume, &store, head, take.tables.save()));
                 staged
                     .await
                     .unwrap_or_else(|error| Err(StateError(error.to_string())))?

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use synod_paxos::{AgreedTime, Ballot, CommandId, CommandKind, MemberId, Slot};
 use synod_proto::v1::Request;
 
@@ -104,7 +103,7 @@ pub enum Action {
         job: Job,
         slot: Slot,
         instance: Instance,
-        tables: Bytes,
+        tables: Box<Fold>,
     },
     /// Nothing comes of this snapshot: throw away what there is of it.
     DropSnapshot { job: Job },

@@ -163,7 +163,7 @@ impl Machine {
                 job,
                 slot,
                 instance,
-                tables: self.fold.save(),
+                tables: Box::new(self.fold.clone()),
             });
         }
     }

@@ -76,6 +76,7 @@ impl States for TestStates {
             instance,
             tables,
         } = take;
+        let tables = tables.save();
         assert_eq!(Fold::load(&tables).unwrap().admitted(), slot);
         self.work(format!("take {slot} of {instance}")).await?;
         *self.shared.latest.lock().unwrap() = Some(tables);

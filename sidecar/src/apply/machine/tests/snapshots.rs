@@ -489,7 +489,7 @@ fn take(actions: &[Action]) -> Option<(Job, u64, Fold)> {
             tables,
         } => {
             assert_eq!(*of, instance(1));
-            Some((*job, slot.0, Fold::load(tables).unwrap()))
+            Some((*job, slot.0, Fold::load(&tables.save()).unwrap()))
         }
         _ => None,
     })
