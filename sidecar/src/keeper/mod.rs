@@ -38,7 +38,7 @@ use crate::node::{Channels, NodeHandle, NodeStatus};
 use crate::snapshot::policy::{Due, Report, Source, best_source};
 use crate::snapshot::transfer::{FetchError, Fetcher};
 use crate::snapshot::volume::{Volume, VolumeError};
-use crate::snapshot::{Finding, Snapshot, Standing, Store, StoreError};
+use crate::snapshot::{Finding, Snapshot, Standing, Store, StoreError, blocking};
 
 /// Under the data folder.
 const FOLDER: &str = "snapshots";
@@ -295,6 +295,38 @@ impl Handle {
         self.own().rev().find(|it| it.standing.usable())
     }
 
+    /// Blocks, as the store does. `fills`: the log has no more room to wait for comparisons.
+    fn mark(&self, verified: Verified, fills: bool) -> Result<(), StoreError> {
+        let astray = self.apply.status().borrow().astray;
+        let uncompared = self.own().filter(|it| it.standing == Standing::Uncompared);
+        for snapshot in uncompared {
+            let (slot, id) = (snapshot.head.slot, snapshot.id);
+            let maker = self.states.maker_of(slot);
+            let is_of_now = maker.is_some_and(|it| verified.is_of(it));
+            if maker.is_some_and(|it| verified.covers(it, slot)) {
+                self.store.mark_verified(id)?;
+                tracing::info!(%slot, "the snapshot may be used: its slots were compared");
+            } else if !is_of_now || astray.is_some_and(|astray| astray <= slot) {
+                tracing::info!(%slot, "a snapshot is removed: its slots cannot be compared any more");
+                self.store.discard(id)?;
+            } else if fills {
+                self.store.mark_unverified(id)?;
+                tracing::warn!(
+                    %slot,
+                    "the snapshot is used though its slots could not be compared: the log is half \
+                     full, and other copies are away"
+                );
+            }
+        }
+        self.store.retain()?;
+        Ok(())
+    }
+
+    async fn base_of(&self, snapshot: Snapshot) -> Option<Base> {
+        let store = self.store.clone();
+        blocking(move || base_of(&store, &snapshot)).await
+    }
+
     /// What this member says of itself when turns are given.
     fn report(&self) -> Report {
         let node = self.node.status().borrow().clone();
@@ -371,9 +403,9 @@ impl Keeper {
     }
 
     async fn look(&mut self) -> Result<(), StoreError> {
-        self.mark()?;
+        self.mark().await?;
         self.tell_apply().await;
-        self.compact().await?;
+        self.compact().await;
         self.fetch();
         self.give_turn().await;
         Ok(())
@@ -381,35 +413,11 @@ impl Keeper {
 
     /// What was compared may be used; and what was not, when the log has no more room to wait. What
     /// can never be compared any more, since the copy that it is of was made anew, goes.
-    fn mark(&self) -> Result<(), StoreError> {
-        let handle = &self.handle;
+    async fn mark(&self) -> Result<(), StoreError> {
+        let handle = self.handle.clone();
         let verified = *self.verified.borrow();
-        let astray = handle.apply.status().borrow().astray;
         let fills = self.log_fills(HALF);
-        let uncompared = handle
-            .own()
-            .filter(|it| it.standing == Standing::Uncompared);
-        for snapshot in uncompared {
-            let (slot, id) = (snapshot.head.slot, snapshot.id);
-            let maker = handle.states.maker_of(slot);
-            let is_of_now = maker.is_some_and(|it| verified.is_of(it));
-            if maker.is_some_and(|it| verified.covers(it, slot)) {
-                handle.store.mark_verified(id)?;
-                tracing::info!(%slot, "the snapshot may be used: its slots were compared");
-            } else if !is_of_now || astray.is_some_and(|astray| astray <= slot) {
-                tracing::info!(%slot, "a snapshot is removed: its slots cannot be compared any more");
-                handle.store.discard(id)?;
-            } else if fills {
-                handle.store.mark_unverified(id)?;
-                tracing::warn!(
-                    %slot,
-                    "the snapshot is used though its slots could not be compared: the log is half \
-                     full, and other copies are away"
-                );
-            }
-        }
-        handle.store.retain()?;
-        Ok(())
+        blocking(move || handle.mark(verified, fills)).await
     }
 
     fn log_fills(&self, part: (u64, u64)) -> bool {
@@ -430,7 +438,8 @@ impl Keeper {
         if slot <= self.told || slot > reached {
             return;
         }
-        if let Some(fold) = fold_of(&self.handle.store, &newest) {
+        let store = self.handle.store.clone();
+        if let Some(fold) = blocking(move || fold_of(&store, &newest)).await {
             self.handle.apply.snapshot_available(fold).await;
         }
         self.told = slot;
@@ -438,28 +447,27 @@ impl Keeper {
 
     /// The log is cut behind the older of two, so that one may be damaged, as long as there is room for
     /// that; and not behind what apply may still read.
-    async fn compact(&self) -> Result<(), StoreError> {
+    async fn compact(&self) {
         let handle = &self.handle;
         let usable: Vec<Snapshot> = handle.own().filter(|it| it.standing.usable()).collect();
         let older = match &usable[..] {
             [.., newest] if self.log_fills(NEARLY_FULL) => newest,
             [.., older, _] => older,
-            _ => return Ok(()),
+            _ => return,
         };
         let slot = older.head.slot;
         let not_needed = handle.apply.status().borrow().not_needed;
         if slot <= handle.node.status().borrow().base || slot > not_needed {
-            return Ok(());
+            return;
         }
-        let Some(base) = base_of(&handle.store, older) else {
-            return Ok(());
+        let Some(base) = handle.base_of(older.clone()).await else {
+            return;
         };
         match handle.node.compact(base).await {
             Some(Ok(())) => tracing::info!(%slot, "the log begins behind a snapshot"),
             Some(Err(error)) => tracing::debug!(%slot, %error, "the log is not cut"),
             None => {}
         }
-        Ok(())
     }
 
     /// Gets a snapshot from another member, if the log lacks what no log has any more, or begins
@@ -575,7 +583,7 @@ async fn copy_of(
 
 /// The log goes on behind it, unless it has what it needs by now.
 async fn install(handle: &Handle, snapshot: &Snapshot) {
-    let Some(base) = base_of(&handle.store, snapshot) else {
+    let Some(base) = handle.base_of(snapshot.clone()).await else {
         return;
     };
     let slot = base.slot;
