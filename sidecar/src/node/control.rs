@@ -49,6 +49,9 @@ const HAND_OVER: Duration = Duration::from_secs(5);
 /// Policies say what is done about copies that differ from this protocol on.
 const DIVERGENCE_SINCE: u32 = 2;
 
+/// Longest wait for a leader to be seen again by a member that follows none.
+const OUT_OF_SIGHT: Duration = Duration::from_secs(1);
+
 /// What does not change while the process lives.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -363,7 +366,11 @@ impl control_server::Control for Control {
                 }
             }
         }
-        let status = watch.borrow();
+        // A leader that is new, or whose connection is made anew, is lost sight of for a moment.
+        let in_sight = |it: &NodeStatus| it.group.is_none() || it.leader.is_some();
+        let seen = timeout(OUT_OF_SIGHT, watch.wait_for(in_sight)).await;
+        let seen = seen.ok().and_then(Result::ok).map(|it| it.clone());
+        let status = seen.unwrap_or_else(|| watch.borrow().clone());
         let leader = status.leader.and_then(|it| status.find(it));
         let leader = leader.map(|it| it.name.clone()).unwrap_or_default();
         Ok(Response::new(PrepareShutdownResponse { leader }))

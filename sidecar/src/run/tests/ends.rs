@@ -53,6 +53,10 @@ async fn a_leader_that_is_about_to_be_ended_has_another_lead_and_others_have_not
     assert_eq!(answer.into_inner().leader, "");
     group.form().await;
     group.add(1, "a").await;
+    // A successor that nobody has heard of yet cannot take over.
+    for number in 1..=3 {
+        group.show(number).await;
+    }
     let leader = group.leader(1).await;
     let successor = name(leader % 3 + 1);
     let mut control = group.control(leader).await;
