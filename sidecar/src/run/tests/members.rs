@@ -6,8 +6,8 @@ use http::{Method, StatusCode};
 use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::member_change::Change;
 use synod_proto::v1::{
-    ChangeMembersRequest, MemberChange, MemberRole, MembersRequest, MembersResponse, NewMember,
-    NewRole,
+    ChangeMembersRequest, GroupMember, MemberChange, MemberRole, MembersRequest, MembersResponse,
+    NewMember, NewRole,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -292,7 +292,8 @@ async fn no_change_leaves_fewer_than_a_quorum_that_is_heard() {
         .member
         .kill()
         .await;
-    while leader.members.members.iter().all(|it| it.heard) {
+    let heard = |it: &GroupMember| it.name == name(dead) && it.heard;
+    while leader.members.members.iter().any(heard) {
         leader = group.members_of_leader().await;
     }
     // Without the one that lives, the leader would have to wait for the dead one.
