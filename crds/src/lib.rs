@@ -10,6 +10,7 @@ mod duration;
 mod group;
 mod int_or_string;
 mod manifest;
+pub mod members;
 mod meta;
 mod ordering;
 mod placement;
