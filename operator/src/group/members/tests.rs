@@ -9,9 +9,9 @@ use rustls::server::WebPkiClientVerifier;
 use synod_proto::v1::control_server::{Control, ControlServer};
 use synod_proto::v1::{
     AcquireDisruptionRequest, AcquireDisruptionResponse, AcquireStopRequest, AcquireStopResponse,
-    KeptSnapshotsResponse, PrepareShutdownResponse, RaiseProtocolResponse,
-    ReleaseDisruptionResponse, TakeSnapshotResponse, TransferLeadershipRequest,
-    TransferLeadershipResponse,
+    ChangeMembersRequest, ChangeMembersResponse, KeptSnapshotsResponse, MembersRequest,
+    MembersResponse, PrepareShutdownResponse, RaiseProtocolResponse, ReleaseDisruptionResponse,
+    TakeSnapshotResponse, TransferLeadershipRequest, TransferLeadershipResponse,
 };
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -101,6 +101,20 @@ impl Control for Member {
         _: Request<RaiseProtocolRequest>,
     ) -> Result<Response<RaiseProtocolResponse>, Status> {
         Err(Status::failed_precondition("this member does not lead"))
+    }
+
+    async fn members(
+        &self,
+        _: Request<MembersRequest>,
+    ) -> Result<Response<MembersResponse>, Status> {
+        Err(Status::unavailable("no group yet"))
+    }
+
+    async fn change_members(
+        &self,
+        _: Request<ChangeMembersRequest>,
+    ) -> Result<Response<ChangeMembersResponse>, Status> {
+        Err(Status::unavailable("no group yet"))
     }
 }
 
