@@ -11,6 +11,7 @@ use futures::future::join_all;
 use rand::RngExt;
 use rustix::process::Signal;
 use serde_json::Value;
+use synod_sidecar::config::Config;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -20,8 +21,10 @@ use crate::process::{self, Process, eventually};
 
 /// Put into the environment of what a test starts, so that what is left of it can be found.
 pub const MARKER: &str = "SYNOD_TEST_GROUP";
-/// Members of a group of tests.
+/// Members of a group of tests, as it starts.
 pub const MEMBERS: u32 = 3;
+/// And most of them, when members are added.
+const MOST: u16 = 16;
 
 /// One of a member's two processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -44,6 +47,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// `synod` itself; `None`: the one under test.
     pub program: Option<PathBuf>,
+    /// How long until all serve; `None`: a minute.
+    pub patience: Option<Duration>,
 }
 
 /// What one member says of itself.
@@ -81,15 +86,16 @@ pub struct Group {
     data: PathBuf,
     log: PathBuf,
     first_port: u16,
-    names: Vec<String>,
-    /// Where each member tells its status; asked directly, since a test asks often.
-    admins: Vec<Client>,
     folder: TempDir,
 }
 
 // === impl Options ===
 
 impl Options {
+    fn patience(&self) -> Duration {
+        self.patience.unwrap_or(Duration::from_secs(60))
+    }
+
     /// With the sample app.
     pub fn sample_app() -> anyhow::Result<Self> {
         Ok(Self {
@@ -123,47 +129,44 @@ impl Group {
     /// Starts three members and waits until all serve.
     pub async fn start(options: &Options) -> anyhow::Result<Self> {
         let mut group = Self::launch(options)?;
-        group.wait_until_all_serve(Duration::from_secs(60)).await?;
-        group.learn_addresses().await?;
+        group.wait_until_all_serve(options.patience()).await?;
         Ok(group)
     }
 
-    async fn learn_addresses(&mut self) -> anyhow::Result<()> {
-        let told = self.ask_command().await?;
-        let mut members = Vec::new();
-        collect_members(&told, &mut members);
-        self.names = members.into_iter().map(|member| member.name).collect();
-        self.names.sort();
-        self.admins = admins(&told, &self.names)?;
-        Ok(())
+    /// The same on a folder that is there already.
+    pub async fn start_on(options: &Options, data: &Path) -> anyhow::Result<Self> {
+        let mut group = Self::launch_on(options, Some(data))?;
+        group.wait_until_all_serve(options.patience()).await?;
+        Ok(group)
     }
 
     /// Starts `synod local` without waiting for anything.
     pub fn launch(options: &Options) -> anyhow::Result<Self> {
+        Self::launch_on(options, None)
+    }
+
+    fn launch_on(options: &Options, data: Option<&Path>) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("synod-system-").tempdir()?;
-        let data = folder.path().join("data");
+        let data = data.map_or_else(|| folder.path().join("data"), Path::to_owned);
         let log = folder.path().join("synod.log");
-        let first_port = free_ports(MEMBERS as u16)?;
+        let first_port = free_ports(MOST)?;
         let mark = format!("{}-{first_port}", std::process::id());
         Ok(Self {
-            supervisor: spawn(options, folder.path(), first_port, &mark)?,
+            supervisor: spawn(options, folder.path(), &data, first_port, &mark)?,
             mark,
             data,
             log,
             first_port,
-            names: Vec::new(),
-            admins: Vec::new(),
             folder,
         })
     }
 
     /// Starts it again on its folder, once it was interrupted, and waits until all serve.
     pub async fn start_again(&mut self, options: &Options) -> anyhow::Result<()> {
-        self.supervisor = spawn(options, self.folder.path(), self.first_port, &self.mark)?;
-        // Other ports than before.
-        self.admins.clear();
-        self.wait_until_all_serve(Duration::from_secs(60)).await?;
-        self.learn_addresses().await
+        let (folder, data) = (self.folder.path(), &self.data);
+        self.supervisor = spawn(options, folder, data, self.first_port, &self.mark)?;
+        self.wait_until_all_serve(options.patience()).await?;
+        Ok(())
     }
 
     /// Waits until every member's copy serves clients.
@@ -175,7 +178,7 @@ impl Group {
             }
             let status = self.status().await;
             if let Ok(members) = &status
-                && members.len() == MEMBERS as usize
+                && members.len() == self.numbers().len().max(1)
                 && members.iter().all(|member| member.serving && member.ready)
             {
                 return Ok(begun.elapsed());
@@ -196,7 +199,7 @@ impl Group {
         let level = eventually(limit, Duration::from_millis(50), async || {
             self.status().await.is_ok_and(|members| {
                 let highest = members.iter().map(|member| member.commit).max();
-                let all = members.len() == MEMBERS as usize;
+                let all = members.len() == self.numbers().len();
                 all && members.iter().all(|member| Some(member.applied) == highest)
             })
         });
@@ -207,16 +210,13 @@ impl Group {
     /// What the members that answer say of themselves, in the order of their names.
     pub async fn status(&self) -> anyhow::Result<Vec<MemberStatus>> {
         let mut members = Vec::new();
-        if self.admins.is_empty() {
-            collect_members(&self.ask_command().await?, &mut members);
-        } else {
-            let asked = self.admins.iter().map(|admin| {
-                let request = crate::client::request("GET", "/status", "");
-                admin.send(request, Duration::from_millis(500))
-            });
-            for answer in join_all(asked).await.into_iter().flatten() {
-                collect_members(&serde_json::from_slice(&answer.body)?, &mut members);
-            }
+        let asked = self.numbers().into_iter().filter_map(|index| {
+            let admin = self.admin(index)?;
+            let request = crate::client::request("GET", "/status", "");
+            Some(async move { admin.send(request, Duration::from_millis(500)).await })
+        });
+        for answer in join_all(asked).await.into_iter().flatten() {
+            collect_members(&serde_json::from_slice(&answer.body)?, &mut members);
         }
         members.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(members)
@@ -231,19 +231,19 @@ impl Group {
         Ok(output.with_context(|| format!("synod {arguments:?} does not end"))??)
     }
 
-    /// What `synod status -o json` says.
-    async fn ask_command(&self) -> anyhow::Result<Value> {
-        let mut command = Command::new(synod()?);
-        command
-            .args(["status", "-o", "json", "--data"])
-            .arg(&self.data);
-        let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
-        let output = timeout(Duration::from_secs(5), output).await??;
-        let text = String::from_utf8_lossy(&output.stdout);
-        serde_json::from_str(&text).with_context(|| {
-            let error = String::from_utf8_lossy(&output.stderr);
-            format!("synod status said {text:?} and {error:?}")
-        })
+    /// The numbers of the members that it should have, by its own record.
+    pub fn numbers(&self) -> Vec<u32> {
+        let text = fs::read(self.data.join("group.json")).unwrap_or_default();
+        let group: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let names = group["members"].as_array().into_iter().flatten();
+        let names = names.filter_map(Value::as_str);
+        names.filter_map(number_of).collect()
+    }
+
+    /// Where a member tells its status; asked directly, since a test asks often.
+    fn admin(&self, index: u32) -> Option<Client> {
+        let config = Config::load(&self.member_folder(index).join("sidecar.yaml"));
+        Some(Client::new(config.ok()?.listen.admin))
     }
 
     /// Where member `index` (from 1) serves clients.
@@ -252,25 +252,23 @@ impl Group {
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
 
-    /// Where all members serve clients.
+    /// Where all members serve clients that it starts with.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         (1..=MEMBERS).map(|index| self.address(index)).collect()
     }
 
-    /// The number, from 1, of the member with that name.
-    pub fn index_of(&self, name: &str) -> Option<u32> {
-        let place = self.names.iter().position(|known| known == name)?;
-        Some(place as u32 + 1)
+    /// Where all members serve clients that it can ever have.
+    pub fn all_addresses(&self) -> Vec<SocketAddr> {
+        (1..=MOST.into()).map(|index| self.address(index)).collect()
     }
 
     /// The number of the member that most follow.
     pub async fn leader(&self) -> Option<u32> {
         let members = self.status().await.ok()?;
-        let mut votes = vec![0; MEMBERS as usize + 1];
-        for leader in members.iter().filter_map(|member| member.leader.as_deref()) {
-            votes[self.index_of(leader)? as usize] += 1;
-        }
-        (1..=MEMBERS).find(|&index| votes[index as usize] > MEMBERS / 2)
+        let leaders = || members.iter().filter_map(|it| it.leader.as_deref());
+        let most = leaders().max_by_key(|name| leaders().filter(|it| it == name).count())?;
+        let votes = leaders().filter(|it| *it == most).count();
+        (votes > members.len() / 2).then(|| number_of(most))?
     }
 
     /// The living process of a member.
@@ -296,7 +294,7 @@ impl Group {
     /// What every copy answers to `target`, asked of the apps themselves.
     pub async fn ask_copies(&self, target: &str) -> anyhow::Result<Vec<String>> {
         let mut answers = Vec::new();
-        for index in 1..=MEMBERS {
+        for index in self.numbers() {
             let client = Client::new(self.app_address(index)?);
             let request = crate::client::request("GET", target, "");
             let answer = client.send(request, Duration::from_secs(10)).await?;
@@ -356,7 +354,7 @@ impl Group {
     pub fn panics(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut logs = vec![self.log.clone()];
-        for index in 1..=MEMBERS {
+        for index in self.numbers() {
             let entries = fs::read_dir(self.member_folder(index))
                 .into_iter()
                 .flatten()
@@ -385,7 +383,8 @@ impl Drop for Group {
             let _ = supervisor.signal(Signal::KILL);
         }
         let parts = [Part::Sidecar, Part::App];
-        let named = (1..=MEMBERS).flat_map(|index| parts.map(|part| self.process(index, part)));
+        let all = 1..=MOST.into();
+        let named = all.flat_map(|index| parts.map(|part| self.process(index, part)));
         let named: Vec<_> = named.flatten().collect();
         for process in self.processes().into_iter().chain(named) {
             let _ = process.signal(Signal::KILL);
@@ -393,7 +392,13 @@ impl Drop for Group {
     }
 }
 
-fn spawn(options: &Options, folder: &Path, first_port: u16, mark: &str) -> anyhow::Result<Child> {
+fn spawn(
+    options: &Options,
+    folder: &Path,
+    data: &Path,
+    first_port: u16,
+    mark: &str,
+) -> anyhow::Result<Child> {
     let program = options.program.clone().map_or_else(synod, Ok)?;
     let mut command = Command::new(program);
     command
@@ -401,7 +406,7 @@ fn spawn(options: &Options, folder: &Path, first_port: u16, mark: &str) -> anyho
         .args(["--replicas", &MEMBERS.to_string()])
         .args(["--listen", &format!("127.0.0.1:{first_port}")])
         .arg("--data")
-        .arg(folder.join("data"))
+        .arg(data)
         .args(&options.arguments);
     if let Some(manifest) = &options.manifest {
         let file = folder.join("manifest.yaml");
@@ -425,6 +430,11 @@ fn spawn(options: &Options, folder: &Path, first_port: u16, mark: &str) -> anyho
         .process_group(0)
         .spawn()
         .context("starting synod local")
+}
+
+/// The number, from 1, of the member with that name.
+pub fn number_of(name: &str) -> Option<u32> {
+    name.rsplit('-').next()?.parse().ok()
 }
 
 /// Every object in `value` that looks like a member's status.
@@ -467,20 +477,6 @@ fn collect_members(value: &Value, members: &mut Vec<MemberStatus>) {
         }
         _ => {}
     }
-}
-
-/// Where the members of these names tell their status.
-fn admins(told: &Value, names: &[String]) -> anyhow::Result<Vec<Client>> {
-    let members = told["members"]
-        .as_array()
-        .context("synod status lists no members")?;
-    let admin = |name: &String| {
-        let member = members.iter().find(|member| member["name"] == **name);
-        let address = member.and_then(|member| member["admin"].as_str());
-        let address = address.with_context(|| format!("{name} has no admin address"))?;
-        Ok(Client::new(address.parse()?))
-    };
-    names.iter().map(admin).collect()
 }
 
 /// The program under test: `SYNOD_BIN`, or the one built beside this one.

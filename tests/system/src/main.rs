@@ -29,6 +29,9 @@ struct Arguments {
     /// Operations a second under faults
     #[arg(long, default_value_t = 420)]
     rate: u32,
+    /// Size of the state that a group begins with, in bytes
+    #[arg(long, default_value_t = 64 << 20)]
+    import_bytes: u64,
     /// Of all random choices; random when not given
     #[arg(long)]
     seed: Option<u64>,
@@ -91,6 +94,7 @@ fn settings(arguments: &Arguments) -> Settings {
         fault_seconds: arguments.fault_seconds,
         kill_all_times: arguments.kill_all_times,
         idempotent_keys: arguments.idempotent_keys,
+        import_bytes: arguments.import_bytes,
         rate: arguments.rate,
         seed: arguments
             .seed

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::time::sleep;
 
-use crate::group::{Group, MEMBERS, MemberStatus, Part};
+use crate::group::{Group, MemberStatus, Part, number_of};
 use crate::process::{Process, eventually};
 use crate::workload::Workload;
 
@@ -85,7 +85,7 @@ pub async fn torment(
         let victim = loop {
             let members = watch(group, &mut hurt, &mut deeds).await?;
             let victims = possible_victims(group, &members);
-            let all = victims.len() == MEMBERS as usize;
+            let all = victims.len() == group.numbers().len();
             if !victims.is_empty() && (all || !patient) {
                 break victims[random.random_range(0..victims.len())];
             }
@@ -97,6 +97,9 @@ pub async fn torment(
         };
         deeds.waited_ms += waiting.elapsed().as_millis() as u64;
         let fault = hit(group, workload, random, victim, hurt.is_some()).await?;
+        let Some(fault) = fault else {
+            continue;
+        };
         hurt = Some(Hurt::new(group, deeds.faults.len(), &fault));
         deeds.faults.push(fault);
     }
@@ -114,7 +117,7 @@ pub async fn torment(
 pub async fn kill_all(group: &Group) -> anyhow::Result<()> {
     let mut processes = Vec::new();
     for part in [Part::Sidecar, Part::App] {
-        for index in 1..=MEMBERS {
+        for index in group.numbers() {
             let process = group.process(index, part);
             processes.push(process.with_context(|| format!("{part:?} {index} does not run"))?);
         }
@@ -162,6 +165,8 @@ async fn watch(
     deeds: &mut Deeds,
 ) -> anyhow::Result<Vec<MemberStatus>> {
     let members = group.status().await?;
+    // One that is to leave need not come back.
+    hurt.take_if(|it| !group.numbers().contains(&it.member));
     let Some(victim) = hurt.as_ref() else {
         return Ok(members);
     };
@@ -170,7 +175,7 @@ async fn watch(
     let stopped = victim.old.is_some_and(|(_, process)| process.is_stopped());
     let runs = [Part::Sidecar, Part::App].map(|part| group.process(victim.member, part).is_some());
     let serves = |member: &MemberStatus| {
-        group.index_of(&member.name) == Some(victim.member) && member.serving && member.ready
+        number_of(&member.name) == Some(victim.member) && member.serving && member.ready
     };
     if noticed && !stopped && runs == [true; 2] && members.iter().any(serves) {
         deeds.faults[victim.fault].replay_ms = Some(victim.since.elapsed().as_millis() as u64);
@@ -184,21 +189,24 @@ fn possible_victims(group: &Group, members: &[MemberStatus]) -> Vec<u32> {
     let serving: Vec<u32> = members
         .iter()
         .filter(|member| member.serving && member.ready)
-        .filter_map(|member| group.index_of(&member.name))
+        .filter_map(|member| number_of(&member.name))
         .collect();
-    let quorum = (MEMBERS / 2 + 1) as usize;
-    (1..=MEMBERS)
+    let numbers = group.numbers();
+    let quorum = numbers.len() / 2 + 1;
+    numbers
+        .into_iter()
         .filter(|index| serving.iter().filter(|other| *other != index).count() >= quorum)
         .collect()
 }
 
+/// `None`: the member has left just now.
 async fn hit(
     group: &Group,
     workload: &Workload,
     random: &mut StdRng,
     member: u32,
     again: bool,
-) -> anyhow::Result<Fault> {
+) -> anyhow::Result<Option<Fault>> {
     let part = if random.random_range(0..2) == 0 {
         Part::Sidecar
     } else {
@@ -221,6 +229,9 @@ async fn hit(
         },
     )
     .await;
+    if found.is_none() && !group.numbers().contains(&member) {
+        return Ok(None);
+    }
     let process = found.with_context(|| format!("{part:?} {member} does not run"))?;
     let at_ns = workload.now_ns();
     let mut pause_ms = 0;
@@ -249,7 +260,7 @@ async fn hit(
             });
         }
     }
-    Ok(Fault {
+    Ok(Some(Fault {
         at_ns,
         member,
         part,
@@ -258,5 +269,5 @@ async fn hit(
         again,
         pause_ms,
         replay_ms: None,
-    })
+    }))
 }

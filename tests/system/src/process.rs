@@ -59,6 +59,14 @@ impl Process {
             .map(|value| String::from_utf8_lossy(value).into_owned())
     }
 
+    /// The most memory that it has had, in bytes.
+    pub fn peak_memory(self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib << 10)
+    }
+
     /// What it was started as.
     pub fn command_line(self) -> String {
         let line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();

@@ -376,7 +376,7 @@ fn keep(
         fs::write(folder.join(format!("dump-{}.json", index + 1)), copy)?;
     }
     fs::write(folder.join("synod.log"), group.said())?;
-    for index in 1..=MEMBERS {
+    for index in group.numbers() {
         let entries = fs::read_dir(group.member_folder(index));
         for entry in entries.context("the member's folder")?.flatten() {
             let path = entry.path();

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use super::Settings;
 use super::states::{BY_HTTP, write};
 use crate::app::Misdeed;
-use crate::group::{Group, MemberStatus, Options, Part};
+use crate::group::{Group, MemberStatus, Options, Part, number_of};
 use crate::process::eventually;
 use crate::report::Report;
 
@@ -64,7 +64,7 @@ async fn culprit(group: &Group) -> anyhow::Result<MemberStatus> {
     let members = group.status().await?;
     let culprit = members
         .into_iter()
-        .find(|it| group.index_of(&it.name) == Some(CULPRIT));
+        .find(|it| number_of(&it.name) == Some(CULPRIT));
     culprit.context("it does not tell its status")
 }
 

@@ -6,6 +6,7 @@ mod bad_states;
 mod bare;
 mod command_line;
 mod idempotent;
+mod members;
 mod programs;
 mod states;
 mod versions;
@@ -29,6 +30,8 @@ pub struct Settings {
     pub idempotent_keys: u64,
     /// Operations a second in fault runs.
     pub rate: u32,
+    /// Size of a state that a group begins with.
+    pub import_bytes: u64,
     /// Of all random choices.
     pub seed: u64,
     /// Where histories and reports of failed runs go.
@@ -91,6 +94,9 @@ pub const ALL: &[Scenario] = scenarios! {
     "states/snapshots are taken on request and listed" => states::on_request,
     "states/the example app on a volume keeps every note once" => states::example_rolled_back,
     "states/the example app that tells its slot keeps every note once" => states::example_with_applied,
+    "members/come, go and are made anew under faults and nothing is lost" => members::come_and_go,
+    "members/a group is restored to the slot before a mistake" => members::restored,
+    "members/what an app has stored becomes the state of three copies" => members::imported,
     "states/a state that is not saved is told and has no effect" => bad_states::not_saved,
     "states/a state that is refused is told and tried again" => bad_states::not_restored,
 };

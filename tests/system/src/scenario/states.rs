@@ -29,7 +29,7 @@ const IN_A_RUN: u64 = 8;
 /// would last into the next fault.
 const IN_A_RUN_ROLLED_BACK: u64 = 32;
 
-fn every(settings: &Settings, in_a_run: u64) -> String {
+pub(super) fn every(settings: &Settings, in_a_run: u64) -> String {
     let writes = u64::from(settings.rate) / 2 * span(settings).as_secs();
     format!("every: {{slots: {}}}", (writes / in_a_run).max(20))
 }

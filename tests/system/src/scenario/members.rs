@@ -1,0 +1,363 @@
+//! Members that come, go and are made anew while clients write and processes die; groups that begin
+//! with a state.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::Settings;
+use super::agreement::{conclude, tell_traffic};
+use super::states::{BY_HTTP, every};
+use crate::client::{Client, request};
+use crate::group::{self, Group, Options, Part};
+use crate::nemesis;
+use crate::process::{Process, eventually};
+use crate::report::{Distribution, Report};
+use crate::workload::{Plan, Try, Workload, latencies};
+
+const SECOND: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(50);
+/// Voters at least, and members at most.
+const SIZES: (usize, usize) = (3, 5);
+/// Of a sidecar, in bytes: logs, windows and snapshots are on disk, or bounded.
+const MEMORY: u64 = 1 << 30;
+
+/// A change of the members, as it went.
+struct Step {
+    what: &'static str,
+    began_ns: u64,
+    ended_ns: u64,
+}
+
+/// Members are added, removed and made anew while single processes are killed and stopped.
+pub(super) async fn come_and_go(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let state = format!("{{snapshot: {{{BY_HTTP}, {}}}}}", every(settings, 8));
+    let mut group = Group::start(&Options::with_state(&[], &state)?).await?;
+    let plan = Plan {
+        rate: settings.rate,
+        seed: settings.seed.wrapping_mul(31).wrapping_add(7),
+        ..Plan::default()
+    };
+    let workload = Workload::start(&group.all_addresses(), plan);
+    let span = Duration::from_secs(settings.fault_seconds / 2);
+    let mut random = StdRng::seed_from_u64(settings.seed);
+    let begun = Instant::now();
+    let (deeds, steps) = tokio::join!(
+        nemesis::torment(&group, &workload, &mut random, span),
+        change(&group, &workload, settings.seed, span),
+    );
+    let seconds = begun.elapsed().as_secs_f64();
+    let recorded = workload.finish().await?;
+    tell_traffic(&recorded, seconds, report);
+    match deeds {
+        Ok(deeds) => report.say(format!("{} faults", deeds.faults.len())),
+        Err(error) => report.fail(format!("faults: {error:#}")),
+    }
+    match steps {
+        Ok(steps) => tell_steps(&steps, &recorded.tries, span, report),
+        Err(error) => report.fail(format!("members: {error:#}")),
+    }
+    tell_memory(&group, report);
+    conclude(settings, &mut group, "come-and-go", recorded, report).await?;
+    let bounded = eventually(30 * SECOND, LOOK, async || {
+        let members = group.status().await.unwrap_or_default();
+        !members.is_empty() && members.iter().all(|it| it.base > 0)
+    });
+    let members = group.status().await?;
+    report.expect(bounded.await, format!("a log was not cut: {members:?}"));
+    group.stop().await?;
+    Ok(())
+}
+
+/// Changes one after another, until the time is over.
+async fn change(
+    group: &Group,
+    workload: &Workload,
+    seed: u64,
+    span: Duration,
+) -> anyhow::Result<Vec<Step>> {
+    let mut random = StdRng::seed_from_u64(seed ^ 0x4e4);
+    let end = Instant::now() + span;
+    let mut steps = Vec::new();
+    while Instant::now() < end {
+        let numbers = group.numbers();
+        let any = numbers[random.random_range(0..numbers.len())];
+        let leader = group.leader().await.unwrap_or(any);
+        let name = |number: u32| format!("registers-{number}");
+        let (what, arguments) = match random.random_range(0..10) {
+            0..3 if numbers.len() < SIZES.1 => ("added", vec!["members", "add"]),
+            3 if numbers.len() < SIZES.1 => {
+                ("added as an observer", vec!["members", "add", "--observer"])
+            }
+            0..4 if numbers.len() > SIZES.0 => ("removed", vec!["members", "remove"]),
+            4..6 if numbers.len() > SIZES.0 => ("removed as the leader", vec!["members", "remove"]),
+            8 => ("asked to lead", vec!["members", "lead"]),
+            9 => ("had save its state", vec!["snapshot", "take"]),
+            _ => ("made anew", vec!["members", "replace"]),
+        };
+        let who = match what {
+            "removed" | "made anew" => Some(name(any)),
+            "removed as the leader" => Some(name(leader)),
+            _ => None,
+        };
+        let arguments: Vec<&str> = arguments.into_iter().chain(who.as_deref()).collect();
+        let began_ns = workload.now_ns();
+        let output = group.command(&arguments).await?;
+        let ended_ns = workload.now_ns();
+        if output.status.success() {
+            steps.push(Step {
+                what,
+                began_ns,
+                ended_ns,
+            });
+        } else {
+            // A member that was just killed, or a quorum that is not heard, is no reason to stop.
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            let temporary = [
+                "quorum",
+                "up to date",
+                "answers",
+                "leads",
+                "saved no state",
+                "speak",
+            ];
+            ensure!(
+                temporary.iter().any(|it| error.contains(it)),
+                "synod {arguments:?}: {error}"
+            );
+        }
+    }
+    Ok(steps)
+}
+
+fn tell_steps(steps: &[Step], tries: &[Try], span: Duration, report: &mut Report) {
+    let mut kinds: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for step in steps {
+        let milliseconds = (step.ended_ns - step.began_ns) as f64 / 1e6;
+        kinds.entry(step.what).or_default().push(milliseconds);
+    }
+    for (what, times) in kinds {
+        report.say(format!("members {what}: {}", Distribution::new(times)));
+    }
+    let within = |one: &Try| {
+        let overlaps = |it: &Step| it.began_ns <= one.ended_ns && one.begun_ns <= it.ended_ns;
+        steps.iter().any(overlaps)
+    };
+    let (during, beside): (Vec<Try>, Vec<Try>) = tries.iter().copied().partition(within);
+    let p99 = |tries: &[Try]| latencies(tries, true).value_at_quantile(0.99) as f64 / 1e3;
+    report.say(format!(
+        "writes during changes: p99 {:.1} ms; beside them: {:.1} ms",
+        p99(&during),
+        p99(&beside)
+    ));
+    let least = span.as_secs() / 20;
+    report.expect(
+        steps.len() as u64 >= least,
+        format!(
+            "only {} changes: the run is invalid below {least}",
+            steps.len()
+        ),
+    );
+}
+
+fn tell_memory(group: &Group, report: &mut Report) {
+    let mut most = 0;
+    for index in group.numbers() {
+        let process = group.process(index, Part::Sidecar);
+        let peak = process.and_then(Process::peak_memory);
+        most = most.max(peak.unwrap_or(0));
+    }
+    report.say(format!("memory of a sidecar: {} MiB at most", most >> 20));
+    report.expect(
+        most < MEMORY,
+        format!("a sidecar has taken {most} bytes of memory"),
+    );
+}
+
+// === groups that begin with a state ===
+
+/// Somebody deletes everything; a new group begins with what was there before.
+pub(super) async fn restored(_: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let state = format!("{{snapshot: {{{BY_HTTP}, every: {{slots: 50}}}}}}");
+    let options = Options::with_state(&[], &state)?;
+    let mut group = Group::start(&options).await?;
+    let client = Client::new(group.address(1));
+    for number in 0..120 {
+        put(&client, number % 40, number).await?;
+    }
+    let cut = eventually(30 * SECOND, LOOK, async || {
+        let members = group.status().await.unwrap_or_default();
+        members.iter().any(|it| it.snapshot > 0 && it.verified)
+    });
+    ensure!(cut.await, "no snapshot may be used");
+    let wanted = client
+        .send(request("GET", "/dump", ""), 10 * SECOND)
+        .await?
+        .text();
+    // Everything is overwritten.
+    let mut mistake = 0;
+    for key in 0..40 {
+        let slot = put(&client, key, 0).await?;
+        if key == 0 {
+            mistake = slot;
+        }
+    }
+    let backups = tempfile::tempdir()?;
+    let to = backups.path().join("all").display().to_string();
+    let made = group.command(&["backup", "create", "--to", &to]).await?;
+    ensure!(
+        made.status.success(),
+        "no backup: {}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let mut found = fs::read_dir(&to)?;
+    let backup = found.next().context("no backup")??.path();
+    group.interrupt().await?;
+
+    let data = backups.path().join("restored");
+    let early = restore(&backup, &data, 1).await;
+    let early = early.expect_err("refused").to_string();
+    report.expect(
+        early.contains("not in this backup"),
+        format!("what cannot be restored is refused with {early:?}"),
+    );
+    report.expect(!data.exists(), "a refused restore leaves a folder");
+    restore(&backup, &data, mistake).await?;
+    let begun = Instant::now();
+    let mut group = Group::start_on(&options, &data).await?;
+    let client = Client::new(group.address(2));
+    let shown = client
+        .send(request("GET", "/dump", ""), 10 * SECOND)
+        .await?
+        .text();
+    report.say(format!(
+        "restored to before slot {mistake}, three members after {:.1} s",
+        begun.elapsed().as_secs_f64()
+    ));
+    report.expect(shown == wanted, "the state is not that before the mistake");
+    put(&client, 3, 4711).await?;
+    group.wait_until_level(30 * SECOND).await?;
+    let copies = group.ask_copies("/dump").await?;
+    report.expect(
+        copies.iter().all(|copy| *copy == copies[0]),
+        "the copies differ",
+    );
+    for panic in group.panics() {
+        report.fail(format!("a process panicked: {panic}"));
+    }
+    group.stop().await?;
+    Ok(())
+}
+
+/// The slot of a write.
+async fn put(client: &Client, key: u64, number: u64) -> anyhow::Result<u64> {
+    let put = request("PUT", &format!("/r/{key}"), number.to_string());
+    let answer = client.send(put, 15 * SECOND).await?;
+    ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
+    answer.slot().context("no slot")
+}
+
+async fn restore(backup: &Path, data: &Path, before: u64) -> anyhow::Result<()> {
+    let output = Command::new(group::synod()?)
+        .args(["backup", "restore"])
+        .arg(backup)
+        .arg("--data")
+        .arg(data)
+        .args(["--before", &before.to_string()])
+        .stdin(Stdio::null())
+        .output()
+        .await?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+/// What an app has stored on its own becomes the state of three copies, to the last byte.
+pub(super) async fn imported(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let from = folder.path().join("used");
+    let files = fill(&from, settings.import_bytes)?;
+    let mut options = Options::with_state(
+        &["--keep", "{data}"],
+        "{type: Volume, volume: {mountPath: /data}, snapshot: {type: Volume}}",
+    )?;
+    options.arguments = vec!["--import".to_owned(), from.display().to_string()];
+    options.patience = Some(Duration::from_secs(600));
+    let begun = Instant::now();
+    let mut group = Group::start(&options).await?;
+    report.say(format!(
+        "{} bytes in {files} files are the state of three copies after {:.1} s",
+        settings.import_bytes,
+        begun.elapsed().as_secs_f64()
+    ));
+    let client = Client::new(group.address(3));
+    put(&client, 1, 1).await?;
+    group.wait_until_level(60 * SECOND).await?;
+    let wanted = tree(&from)?;
+    for index in group.numbers() {
+        let mut copy = tree(&group.member_folder(index).join("data"))?;
+        // What the write has added.
+        copy.remove("journal");
+        report.expect(
+            copy == wanted,
+            format!(
+                "member {index} has {} of {} files as they were",
+                copy.len(),
+                wanted.len()
+            ),
+        );
+    }
+    let counts = client.send(request("GET", "/counts", ""), SECOND).await?;
+    let counts: Value = serde_json::from_slice(&counts.body)?;
+    report.say(format!("{counts}"));
+    for panic in group.panics() {
+        report.fail(format!("a process panicked: {panic}"));
+    }
+    group.stop().await?;
+    Ok(())
+}
+
+/// Files of many sizes, some 50 KiB each on average; how many.
+fn fill(folder: &Path, bytes: u64) -> anyhow::Result<u64> {
+    let mut random = StdRng::seed_from_u64(bytes);
+    let mut left = bytes;
+    let mut files = 0;
+    while left > 0 {
+        let size = random.random_range(1..100 << 10).min(left);
+        let parent = folder.join(format!("folder-{}", files % 97));
+        fs::create_dir_all(&parent)?;
+        let mut content = vec![0; size as usize];
+        random.fill(&mut content[..]);
+        fs::write(parent.join(format!("file-{files}")), content)?;
+        left -= size;
+        files += 1;
+    }
+    Ok(files)
+}
+
+/// Hashes of all files, by their paths in the folder.
+fn tree(folder: &Path) -> anyhow::Result<BTreeMap<String, blake3::Hash>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(&next)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(folder)?.display().to_string();
+            found.insert(name, blake3::hash(&fs::read(&path)?));
+        }
+    }
+    Ok(found)
+}
