@@ -9,7 +9,7 @@ use crate::message::{Lane, Message};
 use crate::output::Io;
 use crate::paxos::{LoadFor, Paxos};
 use crate::record::Record;
-use crate::types::{Entry, Header, MemberId, Slot};
+use crate::types::{Entry, Header, MemberId, Now, Slot};
 
 /// Headers asked for at once, and loads for others under way at once.
 const LIMIT: usize = 64;
@@ -84,6 +84,21 @@ impl Faulty {
 }
 
 impl Paxos {
+    /// A chosen entry that was good cannot be read any more: a copy is asked for. Votes do not depend on
+    /// it, since it is chosen; others get no copy of it here until it is mended.
+    pub fn handle_damaged(&mut self, now: Now, header: Header) {
+        if !self.enter(now) {
+            return;
+        }
+        let held = header.slot >= self.log.first()
+            && header.slot <= self.log.commit()
+            && self.log.ballot_at(header.slot) == Some(header.ballot);
+        if held {
+            let slots = &mut self.faulty.slots;
+            slots.entry(header.slot).or_insert((header, None));
+        }
+    }
+
     /// Asks a peer for good copies: the next one each time.
     pub(crate) fn request_repairs(&mut self) {
         self.faulty.lent_bytes = 0;

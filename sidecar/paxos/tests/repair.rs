@@ -331,3 +331,39 @@ fn w2_a_candidate_asks_for_what_a_promiser_cannot_read_and_waits_for_it() {
     assert_eq!(net.node(id(3)).payloads(), ["chosen by 1 and 2"]);
     assert_eq!(net.paxos(id(3)).counters().impossible_messages, 0);
 }
+
+#[test]
+fn w5_a_chosen_entry_that_is_found_damaged_later_is_mended_by_a_peer() {
+    let mut net = Net::new(3);
+    let leader = net.elect();
+    for _ in 0..5 {
+        net.propose(leader, b"payload");
+        net.run(5);
+    }
+    net.run(200);
+    let other = net.members().into_iter().find(|it| *it != leader);
+    let other = other.expect("three");
+    let slot = Slot(3);
+    let entry = net.node(other).disk.durable().log[&slot].clone();
+    let header = synod_paxos::Header {
+        slot,
+        ballot: entry.ballot,
+        hash: entry.hash(),
+    };
+    let now = net.now(other);
+    let node = net.nodes.get_mut(&other).expect("runs");
+    let paxos = node.paxos.as_mut().expect("runs");
+    // Nothing is asked for that is not held, or not chosen.
+    let beyond = synod_paxos::Header {
+        slot: Slot(99),
+        ..header
+    };
+    paxos.handle_damaged(now, beyond);
+    paxos.handle_damaged(now, header);
+    assert_eq!(paxos.counters().repairs, 0);
+    net.until(2000, "mended", |net| {
+        net.paxos(other).counters().repairs == 1
+    });
+    net.run(500);
+    assert_eq!(net.paxos(other).counters().repairs, 1, "once");
+}

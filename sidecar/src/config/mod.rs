@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -156,6 +157,9 @@ pub struct Log {
     pub max_bytes: u64,
     /// Size of one segment, in bytes.
     pub segment_bytes: u64,
+    /// How often the whole log is read, so that damage is found and mended from other members, in
+    /// seconds; 0: never.
+    pub scrub_seconds: u64,
 }
 
 impl Default for Log {
@@ -163,7 +167,15 @@ impl Default for Log {
         Self {
             max_bytes: 8 << 30,
             segment_bytes: 64 << 20,
+            scrub_seconds: 86_400,
         }
+    }
+}
+
+impl Log {
+    /// How often the whole log is read; `None`: never.
+    pub fn scrub(&self) -> Option<Duration> {
+        (self.scrub_seconds > 0).then(|| Duration::from_secs(self.scrub_seconds))
     }
 }
 

@@ -22,7 +22,7 @@ use synod_paxos::{
 use synod_proto::v1::Policy;
 use synod_wal::{LogReader, LogWriter, Wal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,7 @@ use super::input::{Input, Inputs};
 use super::leadership::Leadership;
 use super::members::{self, ChangeRefused, MemberChange, Membership};
 use super::reads::Reads;
+use super::scrub;
 use super::wire::BatchHead;
 use crate::apply::{ApplyStatus, Beginning, FeedSender};
 use crate::config::peers::PeerTable;
@@ -74,6 +75,8 @@ pub struct Parts {
     pub peers: watch::Receiver<PeerTable>,
     /// Where peers come in.
     pub door: PeerDoor,
+    /// How often the whole log is read; `None`: never.
+    pub scrub: Option<Duration>,
 }
 
 /// Why a node ended.
@@ -215,8 +218,21 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
         leadership: Leadership::default(),
         end: None,
     };
+    let mut scrubbing = JoinSet::new();
+    if let Some(period) = parts.scrub {
+        let (inputs, status) = (
+            event_loop.sender.clone(),
+            event_loop.seat.status.subscribe(),
+        );
+        scrubbing.spawn(scrub::run(
+            event_loop.reader.clone(),
+            period,
+            inputs,
+            status,
+        ));
+    }
     let stop = CancellationToken::new();
-    let task = tokio::spawn(event_loop.run(stop.clone()));
+    let task = tokio::spawn(event_loop.run(stop.clone(), scrubbing));
     Ok(Running { task, stop })
 }
 
@@ -241,7 +257,7 @@ impl Running {
 // === impl EventLoop ===
 
 impl EventLoop {
-    async fn run(mut self, stop: CancellationToken) -> NodeEnd {
+    async fn run(mut self, stop: CancellationToken, scrubbing: JoinSet<()>) -> NodeEnd {
         let desk = self.seat.desk.clone();
         let mut buffer = Vec::with_capacity(BATCH);
         let mut alarm = pin!(tokio::time::sleep(Duration::ZERO));
@@ -262,6 +278,7 @@ impl EventLoop {
             self.turn(&mut buffer);
         }
         drop(self.peers);
+        drop(scrubbing);
         desk.end();
         let writer = self.writer;
         // It writes what is queued first.
@@ -343,6 +360,7 @@ impl EventLoop {
             }
             Input::Synced(io) => self.synced(now, io),
             Input::Loaded { ticket, entries } => self.paxos.handle_loaded(now, ticket, entries),
+            Input::Damaged(header) => self.paxos.handle_damaged(now, header),
             Input::LogFailed(error) => self.end = Some(NodeEnd::Log(error)),
         }
     }

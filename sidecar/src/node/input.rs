@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use synod_paxos::{
-    Entry, Hello, HelloRefusal, Incarnation, Io, Lane, Member, MemberId, Message, Ticket,
+    Entry, Header, Hello, HelloRefusal, Incarnation, Io, Lane, Member, MemberId, Message, Ticket,
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -52,6 +52,8 @@ pub(super) enum Input {
     Synced(Io),
     /// Entries were read from the log.
     Loaded { ticket: Ticket, entries: Vec<Entry> },
+    /// A chosen entry cannot be read any more.
+    Damaged(Header),
     /// The log cannot be written any more.
     LogFailed(String),
 }

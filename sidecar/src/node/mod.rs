@@ -21,6 +21,7 @@ mod outbox;
 mod queue;
 mod reads;
 mod refusal;
+mod scrub;
 mod source;
 mod stops;
 pub mod wire;

@@ -160,6 +160,7 @@ impl Group {
             identity,
             peers: self.table.subscribe(),
             door,
+            scrub: None,
         })
         .expect("starts");
         let member = Member {

@@ -414,6 +414,7 @@ impl<R: Reads> Whole<R> {
             identity: self.identity,
             peers: self.peers,
             door: self.door.clone(),
+            scrub: self.config.log.scrub(),
         });
         let mut node = match started {
             Ok(node) => node,

@@ -4,6 +4,7 @@ mod copies;
 mod ends;
 mod members;
 mod restored;
+mod scrub;
 mod snapshots;
 mod stops;
 
@@ -248,6 +249,7 @@ impl Group {
             log: Log {
                 max_bytes: self.log_bytes,
                 segment_bytes: self.segment_bytes[number - 1],
+                scrub_seconds: 1,
             },
             leader: config::Leader::default(),
             state: self.state.clone(),
