@@ -204,8 +204,8 @@ pub struct ApplyStatus {
 pub enum KeyOutcome {
     /// Never seen, or forgotten.
     Unknown,
-    /// Executed, with what is left of the response.
-    Executed(Answer),
+    /// What became of its request: executed, with what is left of the response, or skipped.
+    Known(Answer),
     /// Used by another principal.
     PrincipalChanged,
 }
@@ -241,28 +241,32 @@ impl ApplyHandle {
     /// Looks up a key in the tables as decided now. Of a request that is not executed here yet, waits
     /// for the end: the caller limits the time.
     pub async fn key_outcome(&self, principal: Bytes, key: Bytes) -> KeyOutcome {
+        let slot = match self.lookup(&principal, &key).await {
+            KeyLookup::Used(slot) => {
+                self.answers.wait_until(Which::Answered, slot).await;
+                slot
+            }
+            found => return known(found, None),
+        };
+        // Meanwhile it may have been skipped.
+        let response = self.answers.keyed(slot);
+        known(self.lookup(&principal, &key).await, response)
+    }
+
+    async fn lookup(&self, principal: &Bytes, key: &Bytes) -> KeyLookup {
         let (reply, lookup) = oneshot::channel();
         let call = Call::Lookup {
-            principal,
-            key,
+            principal: principal.clone(),
+            key: key.clone(),
             reply,
         };
         if self.calls.send(call).await.is_err() {
             return std::future::pending().await;
         }
-        let slot = match lookup.await {
-            Ok(KeyLookup::Unknown) => return KeyOutcome::Unknown,
-            Ok(KeyLookup::OtherPrincipal) => return KeyOutcome::PrincipalChanged,
-            Ok(KeyLookup::Used(slot)) => slot,
-            Err(_) => return std::future::pending().await,
-        };
-        self.answers.wait_until(Which::Answered, slot).await;
-        KeyOutcome::Executed(Answer {
-            slot,
-            outcome: Outcome::Executed,
-            first_answerer: None,
-            response: self.answers.keyed(slot),
-        })
+        match lookup.await {
+            Ok(found) => found,
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Takes a snapshot by [`States::take`](super::States::take) at the next slot where that can be
@@ -353,6 +357,22 @@ impl ApplyHandle {
         let waiting = self.waiting_on().filter(|it| absent && it.on == "app");
         waiting.map_or(0, |it| it.age_ms)
     }
+}
+
+/// Of a key whose request, if it was used, is done.
+fn known(found: KeyLookup, response: Option<Arc<StoredResponse>>) -> KeyOutcome {
+    let (slot, outcome) = match found {
+        KeyLookup::Unknown => return KeyOutcome::Unknown,
+        KeyLookup::OtherPrincipal => return KeyOutcome::PrincipalChanged,
+        KeyLookup::Used(slot) => (slot, Outcome::Executed),
+        KeyLookup::Skipped(slot) => (slot, Outcome::Skipped),
+    };
+    KeyOutcome::Known(Answer {
+        slot,
+        outcome,
+        first_answerer: None,
+        response,
+    })
 }
 
 /// Folder for spooled bodies, emptied at each start.

@@ -543,7 +543,7 @@ async fn a_key_tells_its_outcome_to_its_principal_only() {
     let mut waiting = Box::pin(key_outcome("ann"));
     assert!((&mut waiting).now_or_never().is_none());
     app.shared.go_on.notify_one();
-    let KeyOutcome::Executed(answer) = soon(waiting).await else {
+    let KeyOutcome::Known(answer) = soon(waiting).await else {
         panic!("it was executed");
     };
     assert_eq!(body(&answer), "1");

@@ -74,11 +74,12 @@ impl Machine {
             return false;
         }
         let void = std::mem::take(&mut self.base_void);
-        self.promises = self.promises.split_off(&slot.next());
         if slot > self.fold.admitted() {
+            self.promises = self.promises.split_off(&slot.next());
             self.jump(fold);
         } else {
             self.base = slot;
+            self.pass_promised(slot);
             if self.files != Files::AsLeft {
                 self.want_files();
             }
