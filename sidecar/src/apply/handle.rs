@@ -11,11 +11,14 @@ use synod_proto::v1::Policy;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::answers::{Answers, Which};
+use super::asked::{Answered, Doubts, Skipped};
 use super::digesting::{Compared, Verified, Word};
 use super::digests::Batch;
 use super::divergence::Mark;
 use super::fold::Fold;
 use super::keys::KeyLookup;
+use super::machine::{Ask, Standing};
+use super::promises::PromisesError;
 use crate::admin::status::Waiting;
 use crate::app::Instance;
 use crate::copies::Found;
@@ -31,6 +34,7 @@ pub struct ApplyHandle {
     pub(super) waiting: watch::Receiver<Option<WaitingOn>>,
     pub(super) durations: Histogram,
     pub(super) compared: Arc<Compared>,
+    pub(super) skipped: watch::Receiver<Vec<Skipped>>,
 }
 
 /// Signals for the executor.
@@ -56,6 +60,10 @@ pub(super) enum Call {
     },
     /// What was found about the state of this number; `None`: nothing any more.
     Astray(u64, Option<Mark>, oneshot::Sender<()>),
+    Doubts(oneshot::Sender<Doubts>),
+    Ask(Ask, Answered),
+    /// The ask has come to an end.
+    Free(Ask, oneshot::Sender<()>),
 }
 
 /// Why there is no snapshot.
@@ -335,6 +343,33 @@ impl ApplyHandle {
     /// Up to where the state of this copy is vouched for, and its changes.
     pub fn verified(&self) -> watch::Receiver<Verified> {
         self.compared.verified()
+    }
+
+    /// What this member knows about slots that fail (rule K1). `None`: apply has ended.
+    pub async fn doubts(&self) -> Option<Doubts> {
+        let (reply, doubts) = oneshot::channel();
+        self.calls.send(Call::Doubts(reply)).await.ok()?;
+        doubts.await.ok()
+    }
+
+    /// The leader asks about a slot (rule K1). What is promised is on disk when this returns. `Ok(None)`:
+    /// a later ask was answered already, or the slot is skipped. `None`: apply has ended.
+    pub async fn ask(&self, ask: Ask) -> Option<Result<Option<Standing>, PromisesError>> {
+        let (reply, standing) = oneshot::channel();
+        self.calls.send(Call::Ask(ask, reply)).await.ok()?;
+        standing.await.ok()
+    }
+
+    /// That ask has come to an end, and the slot was not skipped. `None`: apply has ended.
+    pub async fn free(&self, ask: Ask) -> Option<()> {
+        let (reply, freed) = oneshot::channel();
+        self.calls.send(Call::Free(ask, reply)).await.ok()?;
+        freed.await.ok()
+    }
+
+    /// Slots that nobody executes, as far as that was learnt since this process started; the last ones.
+    pub fn skipped(&self) -> watch::Receiver<Vec<Skipped>> {
+        self.skipped.clone()
     }
 
     /// The start signal (rule A5): the app was started, or is about to be. Returns at once.

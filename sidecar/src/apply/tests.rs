@@ -268,6 +268,7 @@ impl Process {
             feed,
             log: Arc::new(log.clone()),
             elsewhere: elsewhere_receiver,
+            proof: Box::pin(std::future::ready(log.last())),
             app: Arc::new(app),
             state,
             states: Arc::new(states),
@@ -375,6 +376,7 @@ async fn entries_admitted_before_their_news_is_read_are_fetched_from_the_log() {
         feed,
         log: Arc::new(log.clone()),
         elsewhere,
+        proof: Box::pin(std::future::ready(Slot::ZERO)),
         app: Arc::new(Chooser {
             app: app.clone(),
             feed: sender.clone(),

@@ -215,12 +215,17 @@ impl Member {
         };
         let (feed, apply_feed) = apply::feed();
         let (elsewhere, elsewhere_receiver) = watch::channel(Slot::ZERO);
+        let proof = {
+            let node = node.clone();
+            async move { node.read_index().await }
+        };
         let (apply, apply_task) = apply::start(apply::Parts {
             data: config.data.clone(),
             incarnation: recovered.identity.incarnation,
             feed: apply_feed,
             log: Arc::new(LogSource(wal.reader())),
             elsewhere: elsewhere_receiver,
+            proof: Box::pin(proof),
             app,
             state: config.state.state_type(),
             states: beginning.states.clone(),

@@ -22,7 +22,7 @@ impl Machine {
         if earlier.is_some_and(|it| (it.ballot, it.number) > (ask.ballot, ask.number)) {
             return None;
         }
-        if ask.slot <= self.answered.max(self.history.answered) {
+        if ask.slot <= self.executed() {
             return Some(Standing::Applied);
         }
         self.promises.insert(ask.slot, ask);
@@ -69,7 +69,7 @@ impl Machine {
     pub(super) fn history_now(&self) -> History {
         History {
             admitted: self.fold.admitted().max(self.considered),
-            answered: self.answered.max(self.history.answered),
+            answered: self.executed(),
             sent: self.sent.max(self.history.sent),
             forgotten: self.history.forgotten,
         }
@@ -89,10 +89,14 @@ impl Machine {
         self.promises.values().copied()
     }
 
+    /// All slots up to here were executed by this member, in whatever life.
+    pub fn executed(&self) -> Slot {
+        self.answered.max(self.history.answered)
+    }
+
     /// How the execution of the next slot goes.
     pub fn progress(&self) -> Progress {
-        let answered = self.answered.max(self.history.answered);
-        let mut failed = self.failures.range(answered.next()..);
+        let mut failed = self.failures.range(self.executed().next()..);
         Progress {
             next: self.next_executed().filter(|_| self.app_runs()),
             slow: self.busy.as_ref().is_some_and(|busy| busy.slow),
