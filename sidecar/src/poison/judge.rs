@@ -317,11 +317,12 @@ impl Judge {
     fn obstacle(&self) -> Option<Slot> {
         let failed = self.all_fresh().filter_map(|(_, it)| it.progress.failed);
         let failed = failed.filter(|(_, times)| *times >= FAILURES);
+        let failed = failed.map(|(slot, _)| slot);
         let limit_ms = PATIENCE * self.rules.apply_timeout_ms;
         let stands = self
             .stands
             .filter(|(_, since_ms)| self.now_ms >= since_ms + limit_ms);
-        let all = failed.chain(stands).map(|(slot, _)| slot);
+        let all = failed.chain(stands.map(|(slot, _)| slot));
         all.filter(|slot| !self.skipped.contains(slot)).min()
     }
 
