@@ -42,6 +42,15 @@ pub struct Skipped {
     pub unsure: bool,
 }
 
+/// Slots that nobody executes, as far as that was learnt in this life.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Skips {
+    /// How many.
+    pub total: u64,
+    /// The last of them, in the order in which they were learnt.
+    pub last: Vec<Skipped>,
+}
+
 /// Called to answer an ask.
 pub(super) type Answered = oneshot::Sender<Result<Option<Standing>, PromisesError>>;
 
@@ -119,10 +128,11 @@ impl<A: App, S: States> Executor<A, S> {
 
     pub(super) fn note_skipped(&mut self, slot: Slot, unsure: bool) {
         self.published.skipped.send_modify(|told| {
-            if told.len() >= TOLD {
-                told.remove(0);
+            if told.last.len() >= TOLD {
+                told.last.remove(0);
             }
-            told.push(Skipped { slot, unsure });
+            told.last.push(Skipped { slot, unsure });
+            told.total += 1;
         });
     }
 }

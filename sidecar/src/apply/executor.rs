@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use synod_paxos::{Entry, Slot};
-use synod_proto::v1::Request;
+use synod_proto::v1::{Policy, Request};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
@@ -630,9 +630,14 @@ impl<A: App, S: States> Executor<A, S> {
     }
 
     fn apply_timeout(&self) -> Duration {
-        match self.machine.fold().policy().apply_timeout_ms {
-            0 => DEFAULT_APPLY_TIMEOUT,
-            ms => Duration::from_millis(ms),
-        }
+        apply_timeout(self.machine.fold().policy())
+    }
+}
+
+/// For how long the app may have a request before it is slow.
+pub(crate) fn apply_timeout(policy: &Policy) -> Duration {
+    match policy.apply_timeout_ms {
+        0 => DEFAULT_APPLY_TIMEOUT,
+        ms => Duration::from_millis(ms),
     }
 }

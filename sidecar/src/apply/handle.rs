@@ -11,7 +11,7 @@ use synod_proto::v1::Policy;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::answers::{Answers, Which};
-use super::asked::{Answered, Doubts, Skipped};
+use super::asked::{Answered, Doubts, Skips};
 use super::digesting::{Compared, Verified, Word};
 use super::digests::Batch;
 use super::divergence::Mark;
@@ -34,7 +34,7 @@ pub struct ApplyHandle {
     pub(super) waiting: watch::Receiver<Option<WaitingOn>>,
     pub(super) durations: Histogram,
     pub(super) compared: Arc<Compared>,
-    pub(super) skipped: watch::Receiver<Vec<Skipped>>,
+    pub(super) skipped: watch::Receiver<Skips>,
 }
 
 /// Signals for the executor.
@@ -367,8 +367,8 @@ impl ApplyHandle {
         freed.await.ok()
     }
 
-    /// Slots that nobody executes, as far as that was learnt since this process started; the last ones.
-    pub fn skipped(&self) -> watch::Receiver<Vec<Skipped>> {
+    /// Slots that nobody executes, as far as that was learnt since this process started.
+    pub fn skipped(&self) -> watch::Receiver<Skips> {
         self.skipped.clone()
     }
 

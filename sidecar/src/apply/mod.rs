@@ -48,8 +48,9 @@ use synod_proto::v1::Policy;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-pub use asked::{Doubts, Skipped};
+pub use asked::{Doubts, Skipped, Skips};
 pub use digesting::{Verified, Word};
+pub(crate) use executor::apply_timeout;
 pub use feed::{Beginning, EntrySource, Feed, FeedSender, feed};
 pub use fold::Fold;
 pub use handle::{Answer, ApplyHandle, ApplyStatus, NotTaken, Outcome, StoredBody, StoredResponse};
@@ -137,7 +138,7 @@ pub fn start<A: App, S: States>(
     let (status, status_receiver) = watch::channel(ApplyStatus::default());
     let (policy, policy_receiver) = watch::channel(Arc::new(Policy::default()));
     let (waiting, waiting_receiver) = watch::channel(None);
-    let (skipped, skipped_receiver) = watch::channel(Vec::new());
+    let (skipped, skipped_receiver) = watch::channel(Skips::default());
     let durations = Histogram::new(DURATION_BOUNDS);
     let compared = Arc::new(digesting::Compared::new(rand::random()));
     let (calls, calls_receiver) = mpsc::channel(CALLS);

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use synod_paxos::{CommandKind, GroupId, Incarnation, Member, MemberId, NotTaken, UpgradeRefused};
+use synod_paxos::{
+    CommandKind, GroupId, Incarnation, Member, MemberId, NotTaken, Slot, UpgradeRefused,
+};
 use synod_proto::v1::acquire_stop_request::Claim as WireClaim;
 use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::control_server::{self, ControlServer};
@@ -16,8 +18,9 @@ use synod_proto::v1::{
     Bypass, KeptSnapshot, KeptSnapshotsRequest, KeptSnapshotsResponse, Policy,
     PrepareShutdownRequest, PrepareShutdownResponse, ProposePolicyRequest, ProposePolicyResponse,
     RaiseProtocolRequest, RaiseProtocolResponse, ReleaseDisruptionRequest,
-    ReleaseDisruptionResponse, StatusRequest, StatusResponse, TakeSnapshotRequest,
-    TakeSnapshotResponse, TransferLeadershipRequest, TransferLeadershipResponse,
+    ReleaseDisruptionResponse, SkipRequest, SkipResponse, StatusRequest, StatusResponse,
+    TakeSnapshotRequest, TakeSnapshotResponse, TransferLeadershipRequest,
+    TransferLeadershipResponse,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -35,6 +38,7 @@ use crate::config::{Log, limits};
 use crate::identity::{Caller, Who};
 use crate::ingress::PeerChannels;
 use crate::keeper::{self, TakeError};
+use crate::poison::{Board, SkippedRequest};
 use crate::snapshot::{Snapshot, Standing};
 
 /// Longest wait for an answer; a caller's own deadline may be shorter.
@@ -46,8 +50,8 @@ const TRANSFER: Duration = Duration::from_secs(10);
 /// The same when this one is about to be ended: its pod's time runs.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
-/// Policies say what is done about copies that differ from this protocol on.
-const DIVERGENCE_SINCE: u32 = 2;
+/// From this protocol on policies say what is done about copies that differ, and about requests that fail.
+const MORE_SINCE: u32 = 2;
 
 /// Longest wait for a leader to be seen again by a member that follows none.
 const OUT_OF_SIGHT: Duration = Duration::from_secs(1);
@@ -78,6 +82,7 @@ pub struct Control {
     others: Arc<Channels>,
     outsiders: watch::Receiver<Option<Outsider>>,
     snapshots: keeper::Handle,
+    board: Board,
 }
 
 // === impl Control ===
@@ -92,6 +97,7 @@ impl Control {
         others: Arc<Channels>,
         outsiders: watch::Receiver<Option<Outsider>>,
         snapshots: keeper::Handle,
+        board: Board,
     ) -> ControlServer<Self> {
         ControlServer::new(Self {
             facts,
@@ -102,6 +108,7 @@ impl Control {
             others,
             outsiders,
             snapshots,
+            board,
         })
     }
 
@@ -138,16 +145,20 @@ impl Control {
 
     /// A member of an earlier version would not know all that a policy says (rule P8).
     async fn check_protocol(&self, policy: &Policy) -> Result<(), Status> {
-        if policy.divergence.is_none() {
+        let newer = [
+            ("divergence", policy.divergence.is_some()),
+            ("poison", policy.poison.is_some()),
+        ];
+        let Some((what, _)) = newer.into_iter().find(|(_, is_said)| *is_said) else {
             return Ok(());
-        }
+        };
         let description = self.node.describe().await.ok_or_else(no_group)?;
-        if description.status.protocol >= DIVERGENCE_SINCE {
+        if description.status.protocol >= MORE_SINCE {
             return Ok(());
         }
         Err(Status::failed_precondition(format!(
-            "divergence needs protocol {DIVERGENCE_SINCE}, and the group speaks {}: run all its members \
-             on this version first",
+            "{what} needs protocol {MORE_SINCE}, and the group speaks {}: run all its members on this \
+             version first",
             description.status.protocol
         )))
     }
@@ -294,14 +305,7 @@ impl control_server::Control for Control {
         if status.group.is_none() {
             return Err(no_group());
         }
-        if status.leader != Some(status.member) {
-            let leader = status
-                .leader
-                .map_or_else(|| "nobody".to_owned(), |it| format!("member {it}"));
-            return Err(Status::failed_precondition(format!(
-                "this member does not lead, {leader} does: ask there"
-            )));
-        }
+        check_leads(&status)?;
         let response = TransferLeadershipResponse {
             leader: self.facts.member.clone(),
         };
@@ -437,6 +441,36 @@ impl control_server::Control for Control {
         }))
     }
 
+    async fn skip(&self, request: Request<SkipRequest>) -> Result<Response<SkipResponse>, Status> {
+        only_operators(&request)?;
+        let slot = request.into_inner().slot;
+        let status = self.node.status().borrow().clone();
+        if status.group.is_none() {
+            return Err(no_group());
+        }
+        check_leads(&status)?;
+        let mut found = self.board.found();
+        tracing::warn!(slot, "a person wants a request skipped");
+        if !self.board.skip(Slot(slot)).await {
+            return Err(Status::failed_precondition(format!(
+                "no copy fails at slot {slot}: only the request that no copy gets past can be skipped; see \
+                 `waiting_on` in the status"
+            )));
+        }
+        let is_it = |it: &&SkippedRequest| it.slot == slot;
+        let skipped = found.wait_for(|it| it.skipped.iter().any(|it| is_it(&it)));
+        let late = |_| Status::deadline_exceeded("not skipped in time; it may be, later");
+        let skipped = timeout(PATIENCE, skipped).await.map_err(late)?;
+        let skipped = skipped.map_err(|_| Status::unavailable("this member is ending"))?;
+        let skipped = skipped.skipped.iter().find(is_it).cloned();
+        let skipped = skipped.ok_or_else(|| Status::internal("it was skipped a moment ago"))?;
+        Ok(Response::new(SkipResponse {
+            method: skipped.method,
+            path: skipped.path,
+            may_have_been_acknowledged: skipped.may_have_been_acknowledged,
+        }))
+    }
+
     async fn raise_protocol(
         &self,
         request: Request<RaiseProtocolRequest>,
@@ -508,6 +542,18 @@ fn only_operators<T>(request: &Request<T>) -> Result<(), Status> {
         Who::Operator => Ok(()),
         Who::Member(_) => Err(Status::permission_denied("only operators may ask for that")),
     }
+}
+
+fn check_leads(status: &NodeStatus) -> Result<(), Status> {
+    if status.leader == Some(status.member) {
+        return Ok(());
+    }
+    let leader = status
+        .leader
+        .map_or_else(|| "nobody".to_owned(), |it| format!("member {it}"));
+    Err(Status::failed_precondition(format!(
+        "this member does not lead, {leader} does: ask there"
+    )))
 }
 
 fn no_group() -> Status {

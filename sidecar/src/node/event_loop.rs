@@ -500,6 +500,9 @@ impl EventLoop {
                 Errand::Upgrade(version, reply) => {
                     let _ = reply.send(self.paxos.upgrade(now, version));
                 }
+                Errand::Skip(ballot, skip, reply) => {
+                    let _ = reply.send(self.paxos.skip(now, ballot, skip));
+                }
             }
         }
         if reads && let Some(id) = self.reads.ask(picked_up.readers) {

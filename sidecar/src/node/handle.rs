@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use synod_paxos::{
     AgreedTime, Ballot, Base, Boot, Command, CommandId, CommandKind, Configuration, Counters,
-    Entry, Epoch, GroupId, Member, MemberId, NotTaken, Now, Reading, Role, Slot, SnapshotRefused,
-    Status, UpgradeRefused,
+    Entry, Epoch, GroupId, Member, MemberId, NotTaken, Now, Reading, Role, SkipRefused, Slot,
+    SnapshotRefused, Status, UpgradeRefused,
 };
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -168,6 +168,8 @@ pub(super) enum Errand {
     Install(Base, oneshot::Sender<Result<(), SnapshotRefused>>),
     /// Propose a higher protocol version.
     Upgrade(u32, oneshot::Sender<Result<(), UpgradeRefused>>),
+    /// Propose, in this ballot, that nobody executes a slot.
+    Skip(Ballot, Bytes, oneshot::Sender<Result<(), SkipRefused>>),
 }
 
 /// Everything that the agreement tells about itself.
@@ -314,6 +316,12 @@ impl NodeHandle {
     /// `None`: the node has ended.
     pub async fn upgrade(&self, version: u32) -> Option<Result<(), UpgradeRefused>> {
         self.ask(|reply| Errand::Upgrade(version, reply)).await
+    }
+
+    /// If this member leads in `ballot`: proposes that nobody executes a slot (rule K1). `skip`: a
+    /// `synod.v1.Skip`. `None`: the node has ended.
+    pub async fn skip(&self, ballot: Ballot, skip: Bytes) -> Option<Result<(), SkipRefused>> {
+        self.ask(|reply| Errand::Skip(ballot, skip, reply)).await
     }
 
     async fn ask<T>(&self, errand: impl FnOnce(oneshot::Sender<T>) -> Errand) -> Option<T> {

@@ -86,7 +86,7 @@ fn line(number: usize) -> String {
 
 impl Group {
     /// Whose logs are so small that they are soon half full.
-    fn with_snapshots(slots: u64) -> Self {
+    pub(super) fn with_snapshots(slots: u64) -> Self {
         Self {
             log_bytes: 16 << 20,
             state: by_http(slots),
