@@ -12,6 +12,7 @@ mod http;
 mod inject;
 mod local;
 mod running;
+mod skip;
 mod snapshot;
 mod status;
 
@@ -45,6 +46,7 @@ enum Command {
     Status(status::StatusArgs),
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    Skip(skip::SkipArgs),
     #[command(subcommand)]
     Backup(backup::BackupCommand),
     Inject(inject::InjectArgs),
@@ -100,6 +102,7 @@ fn main() -> ExitCode {
         Command::Local(args) => local::run(args),
         Command::Status(args) => status::run(&args),
         Command::Snapshot(command) => snapshot::run(command),
+        Command::Skip(args) => skip::run(&args),
         Command::Backup(command) => backup::run(command),
         Command::Inject(args) => inject::run(&args),
         Command::Cluster(args) => cluster::run(args),
@@ -198,6 +201,7 @@ mod tests {
             "local",
             "status",
             "snapshot",
+            "skip",
             "backup",
             "inject",
             "cluster",

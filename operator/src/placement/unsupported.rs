@@ -2,8 +2,7 @@
 //! who writes it relies on it. Pure.
 
 use synod_api::{
-    BootstrapType, Placement, ReplicatedServiceSpec, SnapshotType, State, StateType,
-    UpdateStrategy,
+    BootstrapType, Placement, ReplicatedServiceSpec, SnapshotType, State, StateType, UpdateStrategy,
 };
 
 /// Every such field, with its path and the way out; empty: none. `formed`: the service runs already,

@@ -89,6 +89,10 @@ pub struct Control {
 
 impl Control {
     /// The gRPC service.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a member that can be asked for"
+    )]
     pub fn service(
         facts: Arc<Facts>,
         node: NodeHandle,

@@ -447,11 +447,9 @@ impl Desk {
                     }
                     restored = Some(Instant::now());
                 }
-                match timeout(PATIENCE, self.take(member, &step)).await {
-                    Ok(Err(error)) => {
-                        tracing::warn!(peer = %member, ?step, error = error.message(), "not done");
-                    }
-                    Ok(Ok(())) | Err(_) => {}
+                let taken = timeout(PATIENCE, self.take(member, &step)).await;
+                if let Ok(Err(error)) = taken {
+                    tracing::warn!(peer = %member, ?step, error = error.message(), "not done");
                 }
             }
             sleep(LOOK).await;
@@ -521,7 +519,6 @@ impl Desk {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
 fn invalid(error: wire::WireError) -> Status {
     Status::invalid_argument(error.to_string())
 }

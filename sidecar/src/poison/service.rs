@@ -118,7 +118,6 @@ impl Poison for PoisonService {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
 fn invalid(error: WireError) -> Status {
     Status::invalid_argument(error.to_string())
 }

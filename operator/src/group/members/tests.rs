@@ -10,8 +10,8 @@ use synod_proto::v1::control_server::{Control, ControlServer};
 use synod_proto::v1::{
     AcquireDisruptionRequest, AcquireDisruptionResponse, AcquireStopRequest, AcquireStopResponse,
     KeptSnapshotsResponse, PrepareShutdownResponse, RaiseProtocolResponse,
-    ReleaseDisruptionResponse, TakeSnapshotResponse, TransferLeadershipRequest,
-    TransferLeadershipResponse,
+    ReleaseDisruptionResponse, SkipRequest, SkipResponse, TakeSnapshotResponse,
+    TransferLeadershipRequest, TransferLeadershipResponse,
 };
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -101,6 +101,10 @@ impl Control for Member {
         _: Request<RaiseProtocolRequest>,
     ) -> Result<Response<RaiseProtocolResponse>, Status> {
         Err(Status::failed_precondition("this member does not lead"))
+    }
+
+    async fn skip(&self, _: Request<SkipRequest>) -> Result<Response<SkipResponse>, Status> {
+        unreachable!("a person's word")
     }
 }
 

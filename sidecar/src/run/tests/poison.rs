@@ -270,14 +270,10 @@ async fn only_an_operator_gives_up_a_request_and_only_one_that_no_copy_gets_past
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_leader_that_a_member_follows_asks_it() {
     let group = Group::supervised(Skip::WhenAllFailed).await;
-    let mut node = group.running(1).member.node().status();
-    let status = node
-        .wait_for(|it| it.leader.is_some())
-        .await
-        .expect("runs")
-        .clone();
-    let leader = status.leader.expect("one leads").0 as usize;
+    let leader = group.leads().await;
     let (follower, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let status = group.running(follower).member.node().status();
+    let status = status.borrow().clone();
     let term = |group: &[u8], round| PoisonTerm {
         group: group.to_vec().into(),
         ballot: Some(synod_proto::v1::Ballot {
@@ -301,7 +297,8 @@ async fn only_the_leader_that_a_member_follows_asks_it() {
         answer.map_err(|error| error.code())
     };
     let as_leader = Who::Member(name(leader));
-    assert!(ask(as_leader.clone(), term(&id, round), 1).await.is_ok());
+    let answer = ask(as_leader.clone(), term(&id, round), 1).await;
+    assert!(answer.is_ok(), "{answer:?}");
     for (own, term, slot, code) in [
         (Who::Operator, term(&id, round), 9, Code::PermissionDenied),
         (

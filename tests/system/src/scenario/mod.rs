@@ -6,6 +6,7 @@ mod bad_states;
 mod bare;
 mod command_line;
 mod idempotent;
+mod poison;
 mod programs;
 mod states;
 mod versions;
@@ -93,4 +94,9 @@ pub const ALL: &[Scenario] = scenarios! {
     "states/the example app that tells its slot keeps every note once" => states::example_with_applied,
     "states/a state that is not saved is told and has no effect" => bad_states::not_saved,
     "states/a state that is refused is told and tried again" => bad_states::not_restored,
+    "poison/requests that kill every copy are skipped and nothing else is lost" => poison::kills_all,
+    "poison/requests that hang every copy are skipped and nothing else is lost" => poison::hangs_all,
+    "poison/what one copy could execute is kept and the others get its state" => poison::one_executes,
+    "poison/a member that is away is waited for and promises outlive their processes" => poison::away_and_back,
+    "poison/a person gives up a request of which a member that is away may know more" => poison::given_up,
 };
