@@ -21,6 +21,7 @@ use super::handle::KeyOutcome;
 use super::*;
 use crate::app::{App, ExecuteError, Executed, Instance, NotSent, Order};
 
+mod asked;
 mod restarts;
 mod snapshots;
 

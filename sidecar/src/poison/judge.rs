@@ -22,6 +22,9 @@ const FAILURES_ELSEWHERE: u32 = 3;
 const PATIENCE: u64 = 3;
 /// What a member has said holds for so long, in milliseconds; then it counts as one that cannot be asked.
 const FRESH_MS: u64 = 3_000;
+/// A new leader asks nobody before all have said what they know, at most so long, in milliseconds: what
+/// failed twice on one was mostly executed by others.
+const HEAR_MS: u64 = 2_000;
 /// A member that could not be asked for so long is taken for lost, in milliseconds, where the policy
 /// allows that.
 const LOST_MS: u64 = 10_000;
@@ -102,6 +105,8 @@ pub(crate) struct Judge {
     copies: BTreeSet<MemberId>,
     rules: Rules,
     now_ms: u64,
+    /// When it was asked first what is to be done.
+    begun_ms: Option<u64>,
     said: BTreeMap<MemberId, Said>,
     /// Asks so far.
     number: u64,
@@ -146,6 +151,7 @@ impl Judge {
             copies,
             rules,
             now_ms: 0,
+            begun_ms: None,
             said: BTreeMap::new(),
             number: 0,
             asking: None,
@@ -222,7 +228,10 @@ impl Judge {
         self.look_who_stands();
         self.end_asking();
         let mut steps = self.free_again();
-        if self.asking.is_none()
+        let begun_ms = *self.begun_ms.get_or_insert(self.now_ms);
+        let heard = self.copies.iter().all(|it| self.fresh(*it).is_some());
+        if (heard || self.now_ms >= begun_ms + HEAR_MS)
+            && self.asking.is_none()
             && let Some(slot) = self.to_ask()
         {
             self.number += 1;

@@ -26,6 +26,8 @@ impl Machine {
             return Some(Standing::Applied);
         }
         self.promises.insert(ask.slot, ask);
+        // It would wait for what is not executed, and nothing would be admitted meanwhile: no skip either.
+        self.give_up_wanted();
         let in_flight = self.busy.as_ref().map(|busy| busy.queued.slot);
         if in_flight == Some(ask.slot) {
             // Whatever comes of it, nobody is told.

@@ -186,7 +186,9 @@ fn k1_who_does_not_know_or_cannot_be_asked_is_waited_for_by_name() {
     let mut bench = Bench::new(rules());
     bench.fails(1, 2);
     bench.said.remove(&3);
-    bench.poll(0);
+    assert_eq!(bench.poll(0), []);
+    assert_eq!(bench.poll(1_900), [], "it may be about to say something");
+    bench.poll(100);
     bench.answer(1, ask(1), Standing::Failed);
     bench.answer(2, ask(1), Standing::Unknown);
     assert_eq!(asked(&bench.poll(60_000)), [(3, ask(1))]);
@@ -361,6 +363,7 @@ fn k1_a_persons_word_goes_past_who_executed_it_and_who_cannot_be_asked_and_says_
         bench.fails(1, 2);
         bench.said.remove(&3);
         bench.poll(0);
+        bench.poll(2_000);
         bench.answer(1, ask(1), Standing::Failed);
         bench.answer(2, ask(1), Standing::Held);
         if let Some(standing) = standing {

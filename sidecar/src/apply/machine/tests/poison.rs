@@ -528,3 +528,16 @@ fn a_slot_that_failed_is_told_while_the_app_is_gone_or_far_behind_and_not_once_i
     bench.run();
     assert_eq!(bench.machine.progress().failed, None, "it is done");
 }
+
+#[test]
+fn no_snapshot_stands_between_a_copy_that_is_asked_and_a_skip() {
+    let (mut bench, execute) = stuck(StateType::Ephemeral);
+    let job = bench.machine.handle_take_snapshot().expect("begun");
+    bench.machine.handle_ask(ask(3, 1));
+    assert!(bench.step().contains(&Action::DropSnapshot { job }));
+    bench.machine.handle_response(execute.run);
+    assert_eq!(bench.machine.handle_take_snapshot(), None);
+    bench.choose_skip(3);
+    assert!(bench.step().contains(&passed_over(3)));
+    assert!(bench.machine.handle_take_snapshot().is_some());
+}

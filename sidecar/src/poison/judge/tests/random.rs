@@ -380,6 +380,6 @@ fn nothing_that_was_executed_is_skipped_and_all_copies_come_to_the_same_end() {
         all.applied += group.counts.applied;
     }
     assert!(all.skips > 900 && all.frees > 200, "{all:?}");
-    assert!(all.terms > 2_000 && all.late_skips > 20, "{all:?}");
+    assert!(all.terms > 2_000 && all.late_skips > 5, "{all:?}");
     assert!(all.applied > 200, "{all:?}");
 }
