@@ -102,7 +102,12 @@ async fn under_load(
     let state = format!("{{snapshot: {{{BY_HTTP}, every: {{slots: 500}}}}}}");
     let mut group = group(&state).await?;
     decree(&group, 1..=MEMBERS, fate)?;
-    let workload = start(settings, &group, 4);
+    // While nothing is taken all of it comes again and again.
+    let gentle = Settings {
+        rate: settings.rate / 4,
+        ..settings.clone()
+    };
+    let workload = start(&gentle, &group, 4);
     let begun = Instant::now();
     for number in 1..=MEMBERS {
         sleep(6 * SECOND).await;
