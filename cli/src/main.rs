@@ -13,6 +13,7 @@ mod inject;
 mod local;
 mod members;
 mod running;
+mod skip;
 mod snapshot;
 mod status;
 
@@ -48,6 +49,7 @@ enum Command {
     Members(members::MembersCommand),
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    Skip(skip::SkipArgs),
     #[command(subcommand)]
     Backup(backup::BackupCommand),
     Inject(inject::InjectArgs),
@@ -104,6 +106,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Members(command) => members::run(command),
         Command::Snapshot(command) => snapshot::run(command),
+        Command::Skip(args) => skip::run(&args),
         Command::Backup(command) => backup::run(command),
         Command::Inject(args) => inject::run(&args),
         Command::Cluster(args) => cluster::run(args),
@@ -203,6 +206,7 @@ mod tests {
             "status",
             "members",
             "snapshot",
+            "skip",
             "backup",
             "inject",
             "cluster",

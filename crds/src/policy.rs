@@ -4,7 +4,7 @@ use synod_proto::v1;
 
 use crate::ordering::Ordering;
 use crate::routes::{Consistency, DefaultConsistency, PathMatchType, Route, RouteMatch};
-use crate::runtime::{Divergence, DivergenceAction};
+use crate::runtime::{Divergence, DivergenceAction, Poison, PoisonSkip};
 use crate::service::ReplicatedServiceSpec;
 
 /// The part of a specification that members decide by, as the first version of their policy. The
@@ -44,7 +44,20 @@ pub fn policy(service: &str, spec: &ReplicatedServiceSpec) -> v1::Policy {
         apply_timeout_ms: spec.app.apply_timeout.as_millis(),
         service: service.to_owned(),
         divergence: divergence(&spec.divergence),
+        poison: poison(&spec.poison),
     }
+}
+
+/// Likewise nothing where it says what is so anyway.
+fn poison(poison: &Poison) -> Option<v1::PoisonPolicy> {
+    use v1::poison_policy::Skip;
+
+    let skip = match poison.skip {
+        PoisonSkip::Never => Skip::Never,
+        PoisonSkip::WhenAllFailed => return None,
+        PoisonSkip::WhenReachableFailed => Skip::WhenReachableFailed,
+    };
+    Some(v1::PoisonPolicy { skip: skip.into() })
 }
 
 /// Nothing where it says what is so anyway: older members know no such field.
@@ -116,6 +129,7 @@ mod tests {
         assert_eq!(idempotency.keep_for_ms, 86_400_000);
         assert_eq!(idempotency.max_bytes, 32 << 20);
         assert_eq!(policy.divergence, None);
+        assert_eq!(policy.poison, None);
     }
 
     #[test]
@@ -128,6 +142,22 @@ mod tests {
         let yaml = "divergence: {action: Quarantine}";
         let spec = serde_yaml::from_str(yaml).expect("valid");
         assert_eq!(policy("notes", &spec).divergence, None);
+    }
+
+    #[test]
+    fn what_is_done_about_a_request_that_fails_on_every_copy_is_said_where_it_is_not_the_default() {
+        use v1::poison_policy::Skip;
+
+        for (word, skip) in [
+            ("Never", Some(Skip::Never)),
+            ("WhenAllFailed", None),
+            ("WhenReachableFailed", Some(Skip::WhenReachableFailed)),
+        ] {
+            let yaml = format!("poison: {{skip: {word}}}");
+            let spec = serde_yaml::from_str(&yaml).expect("valid");
+            let poison = policy("notes", &spec).poison;
+            assert_eq!(poison.map(|it| it.skip()), skip, "{word}");
+        }
     }
 
     #[test]

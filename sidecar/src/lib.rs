@@ -21,5 +21,6 @@ pub mod ingress;
 pub mod keeper;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod node;
+pub mod poison;
 pub mod run;
 pub mod snapshot;

@@ -17,7 +17,7 @@ const ONE_MACHINE: &str = "there is no cluster here";
 const COMMAND: &str = "what runs is the command after `--`, or else the example app";
 const NOT_YET: &str = "not in this version yet";
 
-const FIELDS: [(&str, &str); 23] = [
+const FIELDS: [(&str, &str); 22] = [
     ("metadata.namespace", ONE_MACHINE),
     (
         "spec.placement",
@@ -44,7 +44,6 @@ const FIELDS: [(&str, &str); 23] = [
     ("spec.volumeClaimRetentionPolicy", ONE_MACHINE),
     ("spec.ordering.lanes", NOT_YET),
     ("spec.divergence.ignoreJSONPointers", NOT_YET),
-    ("spec.poison", NOT_YET),
     (
         "spec.reads",
         "every linearizable read asks a quorum in this version",

@@ -33,7 +33,18 @@ impl Line {
             } else {
                 format!(" at slot {}", it.slot)
             };
-            format!("waits for {}{slot}", it.on)
+            let on = &it.on;
+            let undecided = self.status.as_ref().and_then(|it| it.undecided.as_ref());
+            match undecided.filter(|it| on == "poison" && !it.waits_for.is_empty()) {
+                Some(it) => {
+                    let waits_for = it.waits_for.join("; ");
+                    format!(
+                        "waits for {on}{slot} ({} {}): {waits_for}",
+                        it.method, it.path
+                    )
+                }
+                None => format!("waits for {on}{slot}"),
+            }
         })
     }
 }

@@ -2,8 +2,7 @@
 //! who writes it relies on it. Pure.
 
 use synod_api::{
-    BootstrapType, Placement, PoisonSkip, ReplicatedServiceSpec, SnapshotType, State, StateType,
-    UpdateStrategy,
+    BootstrapType, Placement, ReplicatedServiceSpec, SnapshotType, State, StateType, UpdateStrategy,
 };
 
 /// Every such field, with its path and the way out; empty: none. `formed`: the service runs already,
@@ -18,7 +17,6 @@ pub(crate) fn unsupported(
         state,
         ordering,
         divergence,
-        poison,
         update,
         service,
         ..
@@ -49,10 +47,6 @@ pub(crate) fn unsupported(
             !divergence.ignore_json_pointers.is_empty(),
             "spec.divergence.ignoreJSONPointers: bodies are compared as a whole in this version: \
              remove it",
-        ),
-        (
-            poison.skip == PoisonSkip::WhenReachableFailed,
-            "spec.poison.skip: this version skips no request: use Never, or remove it",
         ),
         (
             update.strategy != UpdateStrategy::Rolling,
@@ -104,7 +98,6 @@ mod tests {
                 "divergence: {ignoreJSONPointers: [/a]}",
                 "spec.divergence.ignoreJSONPointers",
             ),
-            ("poison: {skip: WhenReachableFailed}", "spec.poison.skip"),
             ("update: {strategy: Switch}", "spec.update.strategy"),
             ("service: {export: true}", "spec.service.export"),
         ] {
@@ -121,6 +114,7 @@ mod tests {
         for yaml in [
             "replicas: 3",
             "poison: {skip: Never}",
+            "poison: {skip: WhenReachableFailed}",
             "divergence: {action: Alert, ignoreHeaders: [X-A]}",
             "reads: {protocol: ReadIndex}",
             "leader: {preferredRegions: [us-1]}",

@@ -144,6 +144,33 @@ pub enum UpgradeRefused {
     Ended,
 }
 
+/// Why it was not proposed to skip a slot: nothing was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SkipRefused {
+    /// Only the leader that has asked the members proposes it, and only in that ballot.
+    #[error("this member does not lead, or not in the ballot in which it has asked")]
+    NotLeader {
+        /// Who does, as far as is known here.
+        leader: Option<MemberId>,
+    },
+    /// Members of the group may not know what to do (rule P8).
+    #[error(
+        "the group speaks protocol {in_force}, requests are skipped from protocol 2 on: upgrade the \
+         group first"
+    )]
+    Protocol {
+        /// What the group speaks.
+        in_force: u32,
+    },
+    /// A change of leaders or members is under way, the window or the disk is full, or no time to stamp
+    /// with is known yet.
+    #[error("the leader takes nothing new just now: try again later")]
+    Busy,
+    /// This member is about to end.
+    #[error("this member takes part no more")]
+    Ended,
+}
+
 /// Why no change of the configuration was proposed: nothing was done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReconfigureRefused {

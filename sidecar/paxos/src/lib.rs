@@ -102,6 +102,7 @@
 //! | `reconfigure`, `membership`, `encoding` | epochs, and who is a member in them |
 //! | `learn` | getting out of an epoch that has ended, and into the group |
 //! | `snapshot`, `upgrade` | what stands for the start of a log; protocol versions |
+//! | `skip` | slots that nobody executes |
 //! | `deliver` | what is handed to apply |
 //! | `log`, `journal` | the log in memory, writes on their way |
 //! | `invariants` | what must hold after each event, in release too |
@@ -144,6 +145,7 @@ mod recovered;
 mod repair;
 mod rng;
 mod settings;
+mod skip;
 mod snapshot;
 mod staging;
 mod status;
@@ -155,7 +157,8 @@ mod upgrade;
 pub use base::Base;
 pub use configuration::{Configuration, Member, Role};
 pub use error::{
-    HelloRefusal, ProposeRefused, ReconfigureRefused, SnapshotRefused, StartError, UpgradeRefused,
+    HelloRefusal, ProposeRefused, ReconfigureRefused, SkipRefused, SnapshotRefused, StartError,
+    UpgradeRefused,
 };
 pub use message::{Envelope, Heartbeat, Hello, Lane, Message, NotTaken, ReadId};
 pub use output::{Io, Output, Ticket};

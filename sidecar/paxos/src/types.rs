@@ -77,14 +77,14 @@ impl CommandKind {
     pub const REVISION: Self = Self(4);
     /// The new revision has taken over.
     pub const REVISION_DONE: Self = Self(5);
-    /// A poisonous slot that nobody executes.
+    /// A poisonous slot that nobody executes. Made by a leader, in the ballot in which it has asked.
     pub const SKIP: Self = Self(6);
     /// The stop-sign of an epoch.
     pub const RECONFIGURE: Self = Self(7);
 
     /// Only a leader makes such a command, none comes from an entrance.
     pub(crate) fn is_of_leader(self) -> bool {
-        [Self::NOOP, Self::UPGRADE, Self::RECONFIGURE].contains(&self)
+        [Self::NOOP, Self::UPGRADE, Self::SKIP, Self::RECONFIGURE].contains(&self)
     }
 }
 

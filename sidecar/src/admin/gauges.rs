@@ -18,6 +18,7 @@ use super::status::WAITING_ON;
 use crate::apply::{ApplyStatus, Verified};
 use crate::copies::Found;
 use crate::node::{Description, NodeStatus};
+use crate::poison;
 
 /// Reads all of it.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub(super) struct Gauges {
     pub(super) apply: watch::Receiver<ApplyStatus>,
     pub(super) found: watch::Receiver<Found>,
     pub(super) verified: watch::Receiver<Verified>,
+    pub(super) poison: watch::Receiver<poison::Found>,
     pub(super) details: watch::Receiver<Option<Arc<Description>>>,
     pub(super) waiting: watch::Receiver<Option<&'static str>>,
     pub(super) log_max_bytes: u64,
@@ -40,6 +42,7 @@ impl Collector for Gauges {
         let mut page = Page(encoder);
         published(&mut page, &node, &apply)?;
         compared(&mut page, &self.found.borrow(), &self.verified.borrow())?;
+        undecided(&mut page, &self.poison.borrow())?;
         let waiting = *self.waiting.borrow();
         let on = WAITING_ON.map(|on| (on, i64::from(waiting == Some(on))));
         page.labelled("node_waiting_on", "It waits for this", None, "on", &on)?;
@@ -78,6 +81,16 @@ fn compared(page: &mut Page<'_>, found: &Found, verified: &Verified) -> Result<(
         page.gauge(name, help, None, count(value))?;
     }
     Ok(())
+}
+
+fn undecided(page: &mut Page<'_>, found: &poison::Found) -> Result<(), Error> {
+    let slot = found.undecided.as_ref().map_or(0, |it| it.slot);
+    let help = "Slot of the request that no copy gets past, at the leader; 0: there is none";
+    page.gauge("poison_undecided_slot", help, None, count(slot))?;
+    let last = found.skipped.last().map_or(0, |it| it.slot);
+    let help =
+        "Slot of the last request that was skipped, as far as known since the start; 0: none";
+    page.gauge("poison_skipped_slot", help, None, count(last))
 }
 
 fn published(page: &mut Page<'_>, node: &NodeStatus, apply: &ApplyStatus) -> Result<(), Error> {

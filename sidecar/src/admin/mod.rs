@@ -31,6 +31,7 @@ use crate::apply::{ApplyStatus, Verified};
 use crate::config::Token;
 use crate::copies::Found;
 use crate::node::{NodeHandle, NodeStatus};
+use crate::poison;
 
 /// What the admin port is made of.
 pub struct AdminParts {
@@ -76,6 +77,8 @@ pub struct AdminParts {
     pub found: watch::Receiver<Found>,
     /// Up to where this copy is vouched for.
     pub verified: watch::Receiver<Verified>,
+    /// Requests that fail on every copy, and what was skipped.
+    pub poison: watch::Receiver<poison::Found>,
     /// Cancelled when this member begins to leave: it is not ready any more.
     pub leaving: CancellationToken,
 }

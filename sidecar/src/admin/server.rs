@@ -110,6 +110,7 @@ impl Admin {
             apply: parts.apply.clone(),
             found: parts.found.clone(),
             verified: parts.verified.clone(),
+            poison: parts.poison.clone(),
             details: described,
             waiting: waits_for,
             log_max_bytes: parts.log_max_bytes,
@@ -252,6 +253,7 @@ impl Admin {
         // Apply begins a moment before the agreement publishes that there is a group.
         let serving = apply.serving && formed;
         let found = self.parts.found.borrow().clone();
+        let poison = self.parts.poison.borrow().clone();
         let state = if apply.astray.is_some() && !serving {
             "Quarantined"
         } else if apply.rebuilding {
@@ -298,6 +300,8 @@ impl Admin {
             not_deterministic: found.not_deterministic,
             verified: self.parts.verified.borrow().slot().0,
             removed: node.removed.map(|it| it.0),
+            undecided: poison.undecided,
+            skipped: poison.skipped,
         }
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::Outsider;
 use crate::copies::{Diverged, Noise};
+use crate::poison::{SkippedRequest, UndecidedRequest};
 
 /// `GET /status`, JSON. Absent values are `null`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -80,6 +81,12 @@ pub struct Status {
     /// chosen.
     #[serde(default)]
     pub removed: Option<u64>,
+    /// The request that no copy gets past, as the leader has found; `None` on other members.
+    #[serde(default)]
+    pub undecided: Option<UndecidedRequest>,
+    /// Requests that were skipped, as far as that was learnt since this start; the last ones.
+    #[serde(default)]
+    pub skipped: Vec<SkippedRequest>,
 }
 
 /// A snapshot of the app's state.

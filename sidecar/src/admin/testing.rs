@@ -53,6 +53,7 @@ pub(super) fn parts() -> (AdminParts, Control) {
     let (agreement, seat) = NodeHandle::new();
     let (_, found) = watch::channel(Found::default());
     let (_, verified) = watch::channel(Verified::default());
+    let (_, poison) = watch::channel(crate::poison::Found::default());
     let parts = AdminParts {
         service: "notes".into(),
         member: "notes-a".into(),
@@ -83,6 +84,7 @@ pub(super) fn parts() -> (AdminParts, Control) {
         outsiders: outsiders_receiver,
         found,
         verified,
+        poison,
         leaving: CancellationToken::new(),
     };
     let control = Control {

@@ -9,18 +9,20 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use synod_paxos::{Entry, Slot};
-use synod_proto::v1::Request;
+use synod_proto::v1::{Policy, Request};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::ApplyError;
+use super::asked::Asked;
 use super::feed::{Beginning, EntrySource, Feed, Fresh};
 use super::fold::Fold;
 use super::handle::{Answer, Call, NotTaken, Outcome, Signals, StoredResponse};
 use super::jobs::{Done, Jobs};
 use super::ledger::{Found, Ledger};
-use super::machine::{self, Action, Execute, Machine, Run, Setup, StateType};
+use super::machine::{self, Action, Ask, Execute, Machine, Run, Setup, StateType};
 use super::prelude::{Prelude, prelude};
+use super::promises::Promises;
 use super::published::Published;
 use super::states::{RestoreError, States};
 use crate::app::{App, ExecuteError, Executed, Instance, Order};
@@ -57,6 +59,7 @@ pub(super) struct Executor<A, S> {
     pub(super) machine: Machine,
     pub(super) inputs: Inputs<S>,
     jobs: Jobs<S>,
+    pub(super) asked: Asked,
     pub(super) published: Published,
     /// All up to here is chosen.
     pub(super) commit: Slot,
@@ -74,6 +77,8 @@ pub(super) struct Executor<A, S> {
     pub(super) reads: Option<Instance>,
     sleep: Pin<Box<Sleep>>,
     elsewhere_ended: bool,
+    /// See [`super::Parts::proof`]; until it has come.
+    proof: Option<BoxFuture<'static, Slot>>,
     /// The node has ended: what is in flight is still brought to its end.
     ended: bool,
 }
@@ -98,6 +103,7 @@ enum Event {
     Doubted,
     Done(Done),
     Call(Call),
+    Proven(Slot),
     Elsewhere(bool),
     Timer,
 }
@@ -105,8 +111,9 @@ enum Event {
 /// Runs until the node ends. Before the group exists, only watches the app.
 pub(super) async fn run<A: App, S: States>(
     app: Arc<A>,
-    ledger: Ledger,
-    found: Found,
+    (ledger, found): (Ledger, Found),
+    (promises, promised): (Promises, Vec<Ask>),
+    proof: BoxFuture<'static, Slot>,
     seen: Option<Prelude>,
     inputs: Inputs<S>,
     published: Published,
@@ -119,8 +126,8 @@ pub(super) async fn run<A: App, S: States>(
         state: inputs.state,
         ledger: found,
         half_restored: inputs.states.half_restored(),
-        promises: Vec::new(),
-        gated: false,
+        promises: promised.clone(),
+        gated: true,
     });
     let commit = inputs.feed.news().commit;
     machine.handle_commit(commit);
@@ -131,6 +138,7 @@ pub(super) async fn run<A: App, S: States>(
         ledger,
         machine,
         jobs: Jobs::new(inputs.states.clone()),
+        asked: Asked::new(promises, promised),
         inputs,
         published,
         commit,
@@ -144,6 +152,7 @@ pub(super) async fn run<A: App, S: States>(
         reads: None,
         sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
         elsewhere_ended: false,
+        proof: Some(proof),
         ended: false,
     };
     executor.look();
@@ -184,6 +193,10 @@ impl<A: App, S: States> Executor<A, S> {
                 Event::Doubted => self.look(),
                 Event::Done(done) => self.job_done(done),
                 Event::Call(call) => self.call(call)?,
+                Event::Proven(slot) => {
+                    self.proof = None;
+                    self.machine.handle_proven(slot);
+                }
                 Event::Elsewhere(changed) => {
                     self.elsewhere_ended = !changed;
                     let elsewhere = *self.inputs.elsewhere.borrow_and_update();
@@ -204,6 +217,7 @@ impl<A: App, S: States> Executor<A, S> {
             inputs,
             flight,
             fetch,
+            proof,
             jobs,
             sleep,
             ..
@@ -220,6 +234,12 @@ impl<A: App, S: States> Executor<A, S> {
                 None => std::future::pending().await,
             }
         };
+        let proven = async {
+            match proof {
+                Some(proof) => proof.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             result = executed => Event::Executed(result),
@@ -230,6 +250,7 @@ impl<A: App, S: States> Executor<A, S> {
             () = app.doubted() => Event::Doubted,
             done = jobs.done() => Event::Done(done),
             Some(call) = inputs.calls.recv() => Event::Call(call),
+            slot = proven => Event::Proven(slot),
             changed = inputs.elsewhere.changed(), if !self.elsewhere_ended => {
                 Event::Elsewhere(changed.is_ok())
             }
@@ -263,6 +284,7 @@ impl<A: App, S: States> Executor<A, S> {
         self.act_all()?;
         self.drop_stale_flight();
         self.jobs.tidy(&self.machine);
+        self.keep_promises();
         self.publish();
         Ok(())
     }
@@ -338,6 +360,7 @@ impl<A: App, S: States> Executor<A, S> {
                     "this version does not know what the slot holds, and stops before it: upgrade"
                 );
             }
+            Action::Skipped { slot, unsure } => self.note_skipped(slot, unsure),
             Action::Jump { slot, taken } => self.published.answers.jump(slot, taken),
             job => self.jobs.act(job),
         }
@@ -522,6 +545,14 @@ impl<A: App, S: States> Executor<A, S> {
                 self.act_all()?;
                 let _ = reply.send(());
             }
+            Call::Doubts(reply) => {
+                let _ = reply.send(self.doubts());
+            }
+            Call::Ask(ask, reply) => self.ask(ask, reply),
+            Call::Free(ask, reply) => {
+                self.machine.handle_free(ask);
+                let _ = reply.send(());
+            }
         }
         Ok(())
     }
@@ -599,9 +630,14 @@ impl<A: App, S: States> Executor<A, S> {
     }
 
     fn apply_timeout(&self) -> Duration {
-        match self.machine.fold().policy().apply_timeout_ms {
-            0 => DEFAULT_APPLY_TIMEOUT,
-            ms => Duration::from_millis(ms),
-        }
+        apply_timeout(self.machine.fold().policy())
+    }
+}
+
+/// For how long the app may have a request before it is slow.
+pub(crate) fn apply_timeout(policy: &Policy) -> Duration {
+    match policy.apply_timeout_ms {
+        0 => DEFAULT_APPLY_TIMEOUT,
+        ms => Duration::from_millis(ms),
     }
 }

@@ -57,7 +57,12 @@ pub(super) enum Admission {
     /// Nobody waits for it and nothing comes of it.
     Nothing,
     /// Nobody executes this slot from now on, which holds this command (rule K2).
-    Skip { slot: Slot, id: CommandId },
+    Skip {
+        slot: Slot,
+        id: CommandId,
+        /// Somebody may have been told that it was executed.
+        unsure: bool,
+    },
     /// This version does not know what it is: apply stops before it (rule P8).
     Unknown(CommandKind),
 }
@@ -141,7 +146,10 @@ impl Fold {
 
     /// What the tables know of a key.
     pub fn lookup(&self, principal: &bytes::Bytes, key: &bytes::Bytes) -> KeyLookup {
-        self.keys.lookup(principal, key)
+        match self.keys.lookup(principal, key) {
+            KeyLookup::Used(slot) if self.skipped.contains(&slot) => KeyLookup::Skipped(slot),
+            found => found,
+        }
     }
 
     /// Decides about the next entry. After [`Admission::Unknown`] nothing has changed.
@@ -166,13 +174,16 @@ impl Fold {
             self.protocol = self.protocol.max(protocol);
             return Admission::Nothing;
         }
+        if kind == CommandKind::SKIP {
+            // Nor is this, and it may be proposed more than once.
+            return self.admit_skip(entry);
+        }
         if !self.take(entry.command.id, entry.command.floor) {
             return Admission::Settled(Outcome::Duplicate);
         }
         match kind {
             CommandKind::REQUEST => self.admit_request(entry),
             CommandKind::POLICY => self.admit_policy(entry),
-            CommandKind::SKIP => self.admit_skip(entry),
             // Of the group's own, and says nothing that makes sense: the same everywhere.
             _ => Admission::Nothing,
         }
@@ -226,19 +237,23 @@ impl Fold {
     /// Only of a slot before its own, and once.
     fn admit_skip(&mut self, entry: &Entry) -> Admission {
         let Ok(skip) = Skip::decode(entry.command.payload.clone()) else {
-            return Admission::Settled(Outcome::Conflict);
+            return Admission::Nothing;
         };
         let slot = Slot(skip.slot);
         let before = slot > Slot::ZERO && slot < entry.slot;
         if !before || !self.skipped.insert(slot) {
-            return Admission::Settled(Outcome::Conflict);
+            return Admission::Nothing;
         }
         let id = CommandId {
             member: MemberId(skip.member),
             boot: Boot(skip.boot),
             sequence: skip.sequence,
         };
-        Admission::Skip { slot, id }
+        Admission::Skip {
+            slot,
+            id,
+            unsure: skip.unsure,
+        }
     }
 
     fn admit_policy(&mut self, entry: &Entry) -> Admission {

@@ -11,11 +11,14 @@ use synod_proto::v1::Policy;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::answers::{Answers, Which};
+use super::asked::{Answered, Doubts, Skips};
 use super::digesting::{Compared, Verified, Word};
 use super::digests::Batch;
 use super::divergence::Mark;
 use super::fold::Fold;
 use super::keys::KeyLookup;
+use super::machine::{Ask, Standing};
+use super::promises::PromisesError;
 use crate::admin::status::Waiting;
 use crate::app::Instance;
 use crate::copies::Found;
@@ -31,6 +34,7 @@ pub struct ApplyHandle {
     pub(super) waiting: watch::Receiver<Option<WaitingOn>>,
     pub(super) durations: Histogram,
     pub(super) compared: Arc<Compared>,
+    pub(super) skipped: watch::Receiver<Skips>,
 }
 
 /// Signals for the executor.
@@ -56,6 +60,10 @@ pub(super) enum Call {
     },
     /// What was found about the state of this number; `None`: nothing any more.
     Astray(u64, Option<Mark>, oneshot::Sender<()>),
+    Doubts(oneshot::Sender<Doubts>),
+    Ask(Ask, Answered),
+    /// The ask has come to an end.
+    Free(Ask, oneshot::Sender<()>),
 }
 
 /// Why there is no snapshot.
@@ -204,8 +212,8 @@ pub struct ApplyStatus {
 pub enum KeyOutcome {
     /// Never seen, or forgotten.
     Unknown,
-    /// Executed, with what is left of the response.
-    Executed(Answer),
+    /// What became of its request: executed, with what is left of the response, or skipped.
+    Known(Answer),
     /// Used by another principal.
     PrincipalChanged,
 }
@@ -241,28 +249,32 @@ impl ApplyHandle {
     /// Looks up a key in the tables as decided now. Of a request that is not executed here yet, waits
     /// for the end: the caller limits the time.
     pub async fn key_outcome(&self, principal: Bytes, key: Bytes) -> KeyOutcome {
+        let slot = match self.lookup(&principal, &key).await {
+            KeyLookup::Used(slot) => {
+                self.answers.wait_until(Which::Answered, slot).await;
+                slot
+            }
+            found => return known(found, None),
+        };
+        // Meanwhile it may have been skipped.
+        let response = self.answers.keyed(slot);
+        known(self.lookup(&principal, &key).await, response)
+    }
+
+    async fn lookup(&self, principal: &Bytes, key: &Bytes) -> KeyLookup {
         let (reply, lookup) = oneshot::channel();
         let call = Call::Lookup {
-            principal,
-            key,
+            principal: principal.clone(),
+            key: key.clone(),
             reply,
         };
         if self.calls.send(call).await.is_err() {
             return std::future::pending().await;
         }
-        let slot = match lookup.await {
-            Ok(KeyLookup::Unknown) => return KeyOutcome::Unknown,
-            Ok(KeyLookup::OtherPrincipal) => return KeyOutcome::PrincipalChanged,
-            Ok(KeyLookup::Used(slot)) => slot,
-            Err(_) => return std::future::pending().await,
-        };
-        self.answers.wait_until(Which::Answered, slot).await;
-        KeyOutcome::Executed(Answer {
-            slot,
-            outcome: Outcome::Executed,
-            first_answerer: None,
-            response: self.answers.keyed(slot),
-        })
+        match lookup.await {
+            Ok(found) => found,
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Takes a snapshot by [`States::take`](super::States::take) at the next slot where that can be
@@ -333,6 +345,33 @@ impl ApplyHandle {
         self.compared.verified()
     }
 
+    /// What this member knows about slots that fail (rule K1). `None`: apply has ended.
+    pub async fn doubts(&self) -> Option<Doubts> {
+        let (reply, doubts) = oneshot::channel();
+        self.calls.send(Call::Doubts(reply)).await.ok()?;
+        doubts.await.ok()
+    }
+
+    /// The leader asks about a slot (rule K1). What is promised is on disk when this returns. `Ok(None)`:
+    /// a later ask was answered already, or the slot is skipped. `None`: apply has ended.
+    pub async fn ask(&self, ask: Ask) -> Option<Result<Option<Standing>, PromisesError>> {
+        let (reply, standing) = oneshot::channel();
+        self.calls.send(Call::Ask(ask, reply)).await.ok()?;
+        standing.await.ok()
+    }
+
+    /// That ask has come to an end, and the slot was not skipped. `None`: apply has ended.
+    pub async fn free(&self, ask: Ask) -> Option<()> {
+        let (reply, freed) = oneshot::channel();
+        self.calls.send(Call::Free(ask, reply)).await.ok()?;
+        freed.await.ok()
+    }
+
+    /// Slots that nobody executes, as far as that was learnt since this process started.
+    pub fn skipped(&self) -> watch::Receiver<Skips> {
+        self.skipped.clone()
+    }
+
     /// The start signal (rule A5): the app was started, or is about to be. Returns at once.
     pub fn app_started(&self) {
         self.signals.app_started.notify_one();
@@ -353,6 +392,22 @@ impl ApplyHandle {
         let waiting = self.waiting_on().filter(|it| absent && it.on == "app");
         waiting.map_or(0, |it| it.age_ms)
     }
+}
+
+/// Of a key whose request, if it was used, is done.
+fn known(found: KeyLookup, response: Option<Arc<StoredResponse>>) -> KeyOutcome {
+    let (slot, outcome) = match found {
+        KeyLookup::Unknown => return KeyOutcome::Unknown,
+        KeyLookup::OtherPrincipal => return KeyOutcome::PrincipalChanged,
+        KeyLookup::Used(slot) => (slot, Outcome::Executed),
+        KeyLookup::Skipped(slot) => (slot, Outcome::Skipped),
+    };
+    KeyOutcome::Known(Answer {
+        slot,
+        outcome,
+        first_answerer: None,
+        response,
+    })
 }
 
 /// Folder for spooled bodies, emptied at each start.

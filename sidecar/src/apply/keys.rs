@@ -68,6 +68,8 @@ pub enum KeyLookup {
     Unknown,
     /// Used by this principal: the first request is at this slot.
     Used(Slot),
+    /// The same, and nobody executes that slot.
+    Skipped(Slot),
     /// Used by others only.
     OtherPrincipal,
 }

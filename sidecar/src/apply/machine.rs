@@ -24,7 +24,8 @@ mod steps;
 mod tests;
 
 pub use self::action::{
-    Action, Answer, Ask, Blocked, Execute, Job, Run, Setup, Standing, StateType, UncleanCrash,
+    Action, Answer, Ask, Blocked, Execute, Job, Progress, Run, Setup, Standing, StateType,
+    UncleanCrash,
 };
 use self::life::{Files, Interrupted};
 pub use self::lineage::Lineage;
@@ -209,6 +210,7 @@ impl Machine {
             promises: setup
                 .promises
                 .into_iter()
+                .filter(|ask| ask.slot > base)
                 .map(|ask| (ask.slot, ask))
                 .collect(),
             history: History::default(),

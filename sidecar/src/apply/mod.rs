@@ -7,6 +7,7 @@
 //! a hash, to the leader's comparison of the copies ([`divergence`]).
 
 mod answers;
+mod asked;
 mod decisions;
 #[cfg(test)]
 mod dice;
@@ -26,6 +27,7 @@ mod keys;
 mod ledger;
 mod machine;
 mod prelude;
+mod promises;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 mod published;
 mod states;
@@ -39,13 +41,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use prometheus_client::metrics::histogram::Histogram;
 use synod_paxos::{Incarnation, Slot};
 use synod_proto::v1::Policy;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+pub use asked::{Doubts, Skipped, Skips};
 pub use digesting::{Verified, Word};
+pub(crate) use executor::apply_timeout;
 pub use feed::{Beginning, EntrySource, Feed, FeedSender, feed};
 pub use fold::Fold;
 pub use handle::{Answer, ApplyHandle, ApplyStatus, NotTaken, Outcome, StoredBody, StoredResponse};
@@ -53,9 +58,10 @@ pub use ids::Ids;
 pub use keys::KeyLookup;
 pub use ledger::{Found, History, InFlight, Ledger, LedgerError, Record};
 pub use machine::{
-    Action, Answer as MachineAnswer, Ask, Blocked, Execute, Job, Lineage, Machine, Run, Setup,
-    Standing, StateType, UncleanCrash,
+    Action, Answer as MachineAnswer, Ask, Blocked, Execute, Job, Lineage, Machine, Progress, Run,
+    Setup, Standing, StateType, UncleanCrash,
 };
+pub use promises::PromisesError;
 pub use states::{NoSnapshots, RestoreError, StateError, States, Take};
 pub use tables::TablesError;
 
@@ -83,6 +89,9 @@ pub struct Parts<A, S> {
     pub log: Arc<dyn EntrySource>,
     /// The highest slot that another member has applied.
     pub elsewhere: watch::Receiver<Slot>,
+    /// Comes to a slot at or above all that was chosen before it was first polled (rule R1): nothing is
+    /// executed before the log is known up to there, since it may skip slots (rule K2).
+    pub proof: BoxFuture<'static, Slot>,
     /// The app.
     pub app: Arc<A>,
     /// Where the app keeps its state.
@@ -97,6 +106,9 @@ pub enum ApplyError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// What was promised to leaders.
+    #[error(transparent)]
+    Promises(#[from] PromisesError),
     /// The log.
     #[error("cannot read agreed entries back from the log: {0}; check the volume")]
     Log(#[source] io::Error),
@@ -120,11 +132,13 @@ pub fn start<A: App, S: States>(
 ) -> Result<(ApplyHandle, JoinHandle<Result<(), ApplyError>>), ApplyError> {
     empty_spool(&handle::spool_dir(&parts.data))?;
     let (ledger, found) = Ledger::open(&parts.data, parts.incarnation)?;
+    let promises = promises::Promises::open(&parts.data, parts.incarnation)?;
     let answers = Arc::new(answers::Answers::default());
     let signals = Arc::new(handle::Signals::default());
     let (status, status_receiver) = watch::channel(ApplyStatus::default());
     let (policy, policy_receiver) = watch::channel(Arc::new(Policy::default()));
     let (waiting, waiting_receiver) = watch::channel(None);
+    let (skipped, skipped_receiver) = watch::channel(Skips::default());
     let durations = Histogram::new(DURATION_BOUNDS);
     let compared = Arc::new(digesting::Compared::new(rand::random()));
     let (calls, calls_receiver) = mpsc::channel(CALLS);
@@ -137,6 +151,7 @@ pub fn start<A: App, S: States>(
         waiting: waiting_receiver,
         durations: durations.clone(),
         compared: compared.clone(),
+        skipped: skipped_receiver,
     };
     if let Found::Record(Record {
         instance: Some(instance),
@@ -148,8 +163,9 @@ pub fn start<A: App, S: States>(
     let seen = prelude::Prelude::begin(&*parts.app);
     let task = tokio::spawn(executor::run(
         parts.app,
-        ledger,
-        found,
+        (ledger, found),
+        promises,
+        parts.proof,
         seen,
         executor::Inputs {
             feed: parts.feed,
@@ -167,6 +183,7 @@ pub fn start<A: App, S: States>(
             waiting,
             durations,
             digesting: digesting::Digesting::start(compared),
+            skipped,
         },
     ));
     Ok((handle, task))

@@ -9,6 +9,7 @@ use synod_proto::v1::Policy;
 use tokio::sync::watch;
 
 use super::answers::Answers;
+use super::asked::Skips;
 use super::digesting::Digesting;
 use super::executor::Executor;
 use super::handle::{ApplyStatus, WaitingOn};
@@ -28,6 +29,7 @@ pub(super) struct Published {
     pub(super) waiting: watch::Sender<Option<WaitingOn>>,
     pub(super) durations: Histogram,
     pub(super) digesting: Digesting,
+    pub(super) skipped: watch::Sender<Skips>,
 }
 
 impl<A: App, S: States> Executor<A, S> {

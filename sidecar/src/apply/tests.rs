@@ -21,6 +21,7 @@ use super::handle::KeyOutcome;
 use super::*;
 use crate::app::{App, ExecuteError, Executed, Instance, NotSent, Order};
 
+mod asked;
 mod restarts;
 mod snapshots;
 
@@ -268,6 +269,7 @@ impl Process {
             feed,
             log: Arc::new(log.clone()),
             elsewhere: elsewhere_receiver,
+            proof: Box::pin(std::future::ready(log.last())),
             app: Arc::new(app),
             state,
             states: Arc::new(states),
@@ -375,6 +377,7 @@ async fn entries_admitted_before_their_news_is_read_are_fetched_from_the_log() {
         feed,
         log: Arc::new(log.clone()),
         elsewhere,
+        proof: Box::pin(std::future::ready(Slot::ZERO)),
         app: Arc::new(Chooser {
             app: app.clone(),
             feed: sender.clone(),
@@ -543,7 +546,7 @@ async fn a_key_tells_its_outcome_to_its_principal_only() {
     let mut waiting = Box::pin(key_outcome("ann"));
     assert!((&mut waiting).now_or_never().is_none());
     app.shared.go_on.notify_one();
-    let KeyOutcome::Executed(answer) = soon(waiting).await else {
+    let KeyOutcome::Known(answer) = soon(waiting).await else {
         panic!("it was executed");
     };
     assert_eq!(body(&answer), "1");

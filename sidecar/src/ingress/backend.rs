@@ -18,6 +18,7 @@ use crate::apply::handle::KeyOutcome;
 use crate::apply::{Answer, ApplyHandle, ApplyStatus};
 use crate::node::handle::{Held, ProposeError};
 use crate::node::{NodeHandle, NodeStatus, Proposed};
+use crate::poison::Board;
 
 /// A body that the app sends.
 pub type AppBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
@@ -58,6 +59,10 @@ pub trait Backend: Send + Sync + 'static {
     fn policy(&self) -> &watch::Receiver<Arc<Policy>>;
     /// [`ApplyHandle::status`].
     fn apply_status(&self) -> &watch::Receiver<ApplyStatus>;
+    /// [`Board::stuck`].
+    fn stuck(&self) -> Option<Slot> {
+        None
+    }
     /// Sends a request that is not ordered to this member's app. It goes only to the app process
     /// that `apply_status` last described: one started since is not the state that was asked for.
     fn send_read(
@@ -100,18 +105,20 @@ pub struct Handles<R> {
     apply: ApplyHandle,
     apply_status: watch::Receiver<ApplyStatus>,
     policy: watch::Receiver<Arc<Policy>>,
+    board: Board,
 }
 
 // === impl Handles ===
 
 impl<R> Handles<R> {
     /// Joins the handles of one member.
-    pub fn new(node: NodeHandle, apply: ApplyHandle, reads: R) -> Self {
+    pub fn new(node: NodeHandle, apply: ApplyHandle, board: Board, reads: R) -> Self {
         Self {
             reads,
             node_status: node.status(),
             apply_status: apply.status(),
             policy: apply.policy(),
+            board,
             node,
             apply,
         }
@@ -158,6 +165,10 @@ impl<R: Reads> Backend for Handles<R> {
 
     fn apply_status(&self) -> &watch::Receiver<ApplyStatus> {
         &self.apply_status
+    }
+
+    fn stuck(&self) -> Option<Slot> {
+        self.board.stuck()
     }
 
     async fn send_read(

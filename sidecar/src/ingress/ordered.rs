@@ -86,6 +86,9 @@ impl<B: Backend> Core<B> {
         routes: &Routes,
         class: &Class,
     ) -> Result<Step, Problem> {
+        if let Some(slot) = self.backend.stuck() {
+            return Err(Problem::stuck(slot));
+        }
         let policy = routes.policy();
         let times = Times::of(policy);
         let key = headers::idempotency_key(&call.headers, policy.idempotency.as_ref())?;

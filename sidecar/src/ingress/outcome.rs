@@ -64,7 +64,7 @@ impl<B: Backend> Core<B> {
         match known.map_err(|_| Problem::unavailable("the request is still being executed"))? {
             KeyOutcome::Unknown => Ok(self.tell(call, OutcomeName::Unknown, None, None)),
             KeyOutcome::PrincipalChanged => Err(Problem::key_of_another()),
-            KeyOutcome::Executed(answer) => Ok(self.tell_answer(call, &answer)),
+            KeyOutcome::Known(answer) => Ok(self.tell_answer(call, &answer)),
         }
     }
 

@@ -40,6 +40,8 @@ pub(super) struct Problem {
     pub(super) slot: Option<Slot>,
     /// In seconds.
     pub(super) retry_after: Option<u32>,
+    /// As `/status` says it.
+    pub(super) waiting_on: Option<&'static str>,
 }
 
 // === impl OutcomeName ===
@@ -74,6 +76,7 @@ impl Problem {
             outcome: None,
             slot: None,
             retry_after: None,
+            waiting_on: None,
         }
     }
 
@@ -226,6 +229,18 @@ impl Problem {
         .with_outcome(OutcomeName::NotOrdered)
     }
 
+    /// Rule K2: no copy gets past this slot.
+    pub(super) fn stuck(slot: Slot) -> Self {
+        let detail = format!(
+            "the copies fail at the request at slot {slot}, and nothing is taken before it is decided what \
+             becomes of that"
+        );
+        Self {
+            waiting_on: Some("poison"),
+            ..Self::not_ordered(detail)
+        }
+    }
+
     pub(super) fn unknown() -> Self {
         Self::new(
             StatusCode::GATEWAY_TIMEOUT,
@@ -333,6 +348,9 @@ impl Problem {
         }
         if let Some(slot) = self.slot {
             body["slot"] = slot.0.into();
+        }
+        if let Some(on) = self.waiting_on {
+            body["waiting_on"] = on.into();
         }
         Bytes::from(body.to_string())
     }

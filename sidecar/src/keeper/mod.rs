@@ -13,6 +13,7 @@
 //! copies says so, and the agreement checks each base against its log.
 
 mod gate;
+mod past;
 mod states;
 mod turns;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use synod_paxos::{
-    CommandKind, Epoch, GroupId, Incarnation, Member, MemberId, NotTaken, UpgradeRefused,
+    CommandKind, Epoch, GroupId, Incarnation, Member, MemberId, NotTaken, Slot, UpgradeRefused,
 };
 use synod_proto::v1::acquire_stop_request::Claim as WireClaim;
 use synod_proto::v1::control_client::ControlClient;
@@ -20,9 +20,9 @@ use synod_proto::v1::{
     Bypass, ChangeMembersRequest, ChangeMembersResponse, KeptSnapshot, KeptSnapshotsRequest,
     KeptSnapshotsResponse, MembersRequest, MembersResponse, Policy, PrepareShutdownRequest,
     PrepareShutdownResponse, ProposePolicyRequest, ProposePolicyResponse, RaiseProtocolRequest,
-    RaiseProtocolResponse, ReleaseDisruptionRequest, ReleaseDisruptionResponse, StatusRequest,
-    StatusResponse, TakeSnapshotRequest, TakeSnapshotResponse, TransferLeadershipRequest,
-    TransferLeadershipResponse,
+    RaiseProtocolResponse, ReleaseDisruptionRequest, ReleaseDisruptionResponse, SkipRequest,
+    SkipResponse, StatusRequest, StatusResponse, TakeSnapshotRequest, TakeSnapshotResponse,
+    TransferLeadershipRequest, TransferLeadershipResponse,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -40,6 +40,7 @@ use crate::config::{Log, limits};
 use crate::identity::{Caller, Who};
 use crate::ingress::PeerChannels;
 use crate::keeper::{self, TakeError};
+use crate::poison::{Board, SkippedRequest};
 use crate::snapshot::{Snapshot, Standing};
 
 /// Longest wait for an answer; a caller's own deadline may be shorter.
@@ -51,8 +52,8 @@ const TRANSFER: Duration = Duration::from_secs(10);
 /// The same when this one is about to be ended: its pod's time runs.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
-/// Policies say what is done about copies that differ from this protocol on.
-const DIVERGENCE_SINCE: u32 = 2;
+/// From this protocol on policies say what is done about copies that differ, and about requests that fail.
+const MORE_SINCE: u32 = 2;
 
 /// Longest wait for a leader to be seen again by a member that follows none.
 const OUT_OF_SIGHT: Duration = Duration::from_secs(1);
@@ -83,12 +84,17 @@ pub struct Control {
     others: Arc<Channels>,
     outsiders: watch::Receiver<Option<Outsider>>,
     snapshots: keeper::Handle,
+    board: Board,
 }
 
 // === impl Control ===
 
 impl Control {
     /// The gRPC service.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a member that can be asked for"
+    )]
     pub fn service(
         facts: Arc<Facts>,
         node: NodeHandle,
@@ -97,6 +103,7 @@ impl Control {
         others: Arc<Channels>,
         outsiders: watch::Receiver<Option<Outsider>>,
         snapshots: keeper::Handle,
+        board: Board,
     ) -> ControlServer<Self> {
         ControlServer::new(Self {
             facts,
@@ -107,6 +114,7 @@ impl Control {
             others,
             outsiders,
             snapshots,
+            board,
         })
     }
 
@@ -143,16 +151,20 @@ impl Control {
 
     /// A member of an earlier version would not know all that a policy says (rule P8).
     async fn check_protocol(&self, policy: &Policy) -> Result<(), Status> {
-        if policy.divergence.is_none() {
+        let newer = [
+            ("divergence", policy.divergence.is_some()),
+            ("poison", policy.poison.is_some()),
+        ];
+        let Some((what, _)) = newer.into_iter().find(|(_, is_said)| *is_said) else {
             return Ok(());
-        }
+        };
         let description = self.node.describe().await.ok_or_else(no_group)?;
-        if description.status.protocol >= DIVERGENCE_SINCE {
+        if description.status.protocol >= MORE_SINCE {
             return Ok(());
         }
         Err(Status::failed_precondition(format!(
-            "divergence needs protocol {DIVERGENCE_SINCE}, and the group speaks {}: run all its members \
-             on this version first",
+            "{what} needs protocol {MORE_SINCE}, and the group speaks {}: run all its members on this \
+             version first",
             description.status.protocol
         )))
     }
@@ -299,14 +311,7 @@ impl control_server::Control for Control {
         if status.group.is_none() {
             return Err(no_group());
         }
-        if status.leader != Some(status.member) {
-            let leader = status
-                .leader
-                .map_or_else(|| "nobody".to_owned(), |it| format!("member {it}"));
-            return Err(Status::failed_precondition(format!(
-                "this member does not lead, {leader} does: ask there"
-            )));
-        }
+        check_leads(&status)?;
         let response = TransferLeadershipResponse {
             leader: self.facts.member.clone(),
         };
@@ -442,6 +447,36 @@ impl control_server::Control for Control {
         }))
     }
 
+    async fn skip(&self, request: Request<SkipRequest>) -> Result<Response<SkipResponse>, Status> {
+        only_operators(&request)?;
+        let slot = request.into_inner().slot;
+        let status = self.node.status().borrow().clone();
+        if status.group.is_none() {
+            return Err(no_group());
+        }
+        check_leads(&status)?;
+        let mut found = self.board.found();
+        tracing::warn!(slot, "a person wants a request skipped");
+        if !self.board.skip(Slot(slot)).await {
+            return Err(Status::failed_precondition(format!(
+                "no copy fails at slot {slot}: only the request that no copy gets past can be skipped; see \
+                 `waiting_on` in the status"
+            )));
+        }
+        let is_it = |it: &&SkippedRequest| it.slot == slot;
+        let skipped = found.wait_for(|it| it.skipped.iter().any(|it| is_it(&it)));
+        let late = |_| Status::deadline_exceeded("not skipped in time; it may be, later");
+        let skipped = timeout(PATIENCE, skipped).await.map_err(late)?;
+        let skipped = skipped.map_err(|_| Status::unavailable("this member is ending"))?;
+        let skipped = skipped.skipped.iter().find(is_it).cloned();
+        let skipped = skipped.ok_or_else(|| Status::internal("it was skipped a moment ago"))?;
+        Ok(Response::new(SkipResponse {
+            method: skipped.method,
+            path: skipped.path,
+            may_have_been_acknowledged: skipped.may_have_been_acknowledged,
+        }))
+    }
+
     async fn raise_protocol(
         &self,
         request: Request<RaiseProtocolRequest>,
@@ -566,6 +601,18 @@ fn only_operators<T>(request: &Request<T>) -> Result<(), Status> {
 
 fn ending() -> Status {
     Status::unavailable("this member is ending")
+}
+
+fn check_leads(status: &NodeStatus) -> Result<(), Status> {
+    if status.leader == Some(status.member) {
+        return Ok(());
+    }
+    let leader = status
+        .leader
+        .map_or_else(|| "nobody".to_owned(), |it| format!("member {it}"));
+    Err(Status::failed_precondition(format!(
+        "this member does not lead, {leader} does: ask there"
+    )))
 }
 
 fn no_group() -> Status {

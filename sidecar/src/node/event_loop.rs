@@ -488,6 +488,9 @@ impl EventLoop {
                 Errand::Membership(reply) => {
                     let _ = reply.send(Membership::of(&self.paxos));
                 }
+                Errand::Skip(ballot, skip, reply) => {
+                    let _ = reply.send(self.paxos.skip(now, ballot, skip));
+                }
             }
         }
         if reads && let Some(id) = self.reads.ask(picked_up.readers) {

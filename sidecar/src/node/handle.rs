@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use synod_paxos::{
     AgreedTime, Ballot, Base, Boot, Command, CommandId, CommandKind, Configuration, Counters,
-    Entry, Epoch, GroupId, Member, MemberId, NotTaken, Now, Reading, Role, Slot, SnapshotRefused,
-    Status, UpgradeRefused,
+    Entry, Epoch, GroupId, Member, MemberId, NotTaken, Now, Reading, Role, SkipRefused, Slot,
+    SnapshotRefused, Status, UpgradeRefused,
 };
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -180,6 +180,8 @@ pub(super) enum Errand {
     ),
     /// Say who is in the group.
     Membership(oneshot::Sender<Membership>),
+    /// Propose, in this ballot, that nobody executes a slot.
+    Skip(Ballot, Bytes, oneshot::Sender<Result<(), SkipRefused>>),
 }
 
 /// Everything that the agreement tells about itself.
@@ -344,6 +346,12 @@ impl NodeHandle {
     pub async fn membership(&self) -> Option<Membership> {
         self.status.borrow().group?;
         self.ask(Errand::Membership).await
+    }
+
+    /// If this member leads in `ballot`: proposes that nobody executes a slot (rule K1). `skip`: a
+    /// `synod.v1.Skip`. `None`: the node has ended.
+    pub async fn skip(&self, ballot: Ballot, skip: Bytes) -> Option<Result<(), SkipRefused>> {
+        self.ask(|reply| Errand::Skip(ballot, skip, reply)).await
     }
 
     async fn ask<T>(&self, errand: impl FnOnce(oneshot::Sender<T>) -> Errand) -> Option<T> {

@@ -24,7 +24,7 @@ use crate::apply::handle::spool_dir;
 use crate::apply::{self, ApplyError, ApplyHandle, FeedSender};
 use crate::backup;
 use crate::config::peers::{self, PeerTable};
-use crate::config::state::StateKind;
+use crate::config::state::{SnapshotKind, StateKind};
 use crate::config::{Config, ConfigError, Protocol, limits};
 use crate::copies::{self, Comparison};
 use crate::identity::{self, Caller, Identity, IdentityError, WINDOW, Who};
@@ -34,6 +34,7 @@ use crate::node::wire::PROTOCOL;
 use crate::node::{
     self, Channels, Control, Facts, LogSource, NodeEnd, NodeHandle, PeerDoor, Running, Seat,
 };
+use crate::poison;
 use crate::snapshot::{blocking, transfer};
 
 /// Longest wait for another leader when this one leaves.
@@ -174,6 +175,7 @@ struct Told<'a> {
     apply: ApplyHandle,
     app_stops: node::Stops,
     snapshots: keeper::Handle,
+    board: poison::Board,
     leaving: CancellationToken,
 }
 
@@ -215,12 +217,17 @@ impl Member {
         };
         let (feed, apply_feed) = apply::feed();
         let (elsewhere, elsewhere_receiver) = watch::channel(Slot::ZERO);
+        let proof = {
+            let node = node.clone();
+            async move { node.read_index().await }
+        };
         let (apply, apply_task) = apply::start(apply::Parts {
             data: config.data.clone(),
             incarnation: recovered.identity.incarnation,
             feed: apply_feed,
             log: Arc::new(LogSource(wal.reader())),
             elsewhere: elsewhere_receiver,
+            proof: Box::pin(proof),
             app,
             state: config.state.state_type(),
             states: beginning.states.clone(),
@@ -232,6 +239,18 @@ impl Member {
         let mut registry = Registry::with_prefix("synod");
         let metrics = ingress::Metrics::register(&mut registry);
         let app_stops = node::Stops::new(node.clone());
+        let table = peers::follow(config.peers.clone());
+        let channels = Channels::new(identity.clone(), table.clone(), node.status());
+        let channels = Arc::new(channels);
+        let (watch, board) = poison::Watch::new(poison::Parts {
+            node: node.clone(),
+            apply: apply.clone(),
+            channels: channels.clone(),
+            log: Arc::new(LogSource(wal.reader())),
+            snapshots: snapshots.clone(),
+            has_snapshots: config.state.snapshot.kind != SnapshotKind::None,
+        });
+        tasks.spawn(watch.run());
         let told = Told {
             config: &config,
             recovered: &recovered,
@@ -239,19 +258,17 @@ impl Member {
             apply: apply.clone(),
             app_stops: app_stops.clone(),
             snapshots: snapshots.clone(),
+            board: board.clone(),
             leaving: stops.leaving.clone(),
         };
         let admin_parts = told.into_parts(registry);
         let outsiders = admin_parts.outsiders.clone();
         tasks.spawn(admin::serve(admin, admin_parts, stops.rest.clone()));
-        let table = peers::follow(config.peers.clone());
-        let channels = Channels::new(identity.clone(), table.clone(), node.status());
-        let channels = Arc::new(channels);
         tasks.spawn(app_stops.clone().run(apply.status(), channels.clone()));
         let comparison = Comparison::new(node.clone(), apply.clone(), channels.clone());
         tasks.spawn(comparison.run());
         let ingress = Arc::new(ingress::Server::new(ingress::Parts {
-            backend: Handles::new(node.clone(), apply.clone(), reads),
+            backend: Handles::new(node.clone(), apply.clone(), board.clone(), reads),
             peers: channels.clone(),
             member: config.member.clone(),
             app: (config.app.protocol == Protocol::Http1).then_some(config.app.address),
@@ -283,6 +300,7 @@ impl Member {
                 channels.clone(),
                 outsiders,
                 snapshots.clone(),
+                board.clone(),
             ))
             .add_service(handover)
             .add_service(transfer::service(
@@ -293,6 +311,13 @@ impl Member {
             .add_service(backup::service(node.clone(), wal.reader()))
             .add_service(keeper::Turns::service(snapshots.clone(), channels.clone()))
             .add_service(copies::service(node.clone(), apply.clone()))
+            .add_service(poison::service(
+                node.clone(),
+                apply.clone(),
+                board,
+                snapshots.clone(),
+                channels.clone(),
+            ))
             .serve_with_incoming_shutdown(
                 identity::accept(peer, identity.clone()),
                 stops.rest.clone().cancelled_owned(),
@@ -489,6 +514,7 @@ impl Told<'_> {
             apply,
             app_stops,
             snapshots,
+            board,
             leaving,
         } = self;
         let log = OnceLock::new();
@@ -498,6 +524,7 @@ impl Told<'_> {
         };
         assert!(log.set(identity).is_ok(), "a new cell is empty");
         let (signalled, waiting, starting) = (apply.clone(), apply.clone(), snapshots.clone());
+        let poison = board.found();
         AdminParts {
             service: config.service.clone(),
             member: config.member.clone(),
@@ -506,7 +533,7 @@ impl Told<'_> {
             node: node.status(),
             apply: apply.status(),
             policy: apply.policy(),
-            apply_waits: Box::new(move || waiting.waiting_on()),
+            apply_waits: Box::new(move || board.waiting_on().or_else(|| waiting.waiting_on())),
             may_stop: Box::new(move |instance| app_stops.allows(instance)),
             app_started: Box::new(move || signalled.app_started()),
             has_volume: config.state.kind == StateKind::Volume,
@@ -520,6 +547,7 @@ impl Told<'_> {
             outsiders: app::outsiders(config.app.address),
             found: apply.found(),
             verified: apply.verified(),
+            poison,
             leaving,
         }
     }

@@ -3,6 +3,7 @@
 mod copies;
 mod ends;
 mod members;
+mod poison;
 mod restored;
 mod scrub;
 mod snapshots;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
@@ -54,6 +56,10 @@ struct List {
     instance: Arc<AtomicU64>,
     /// It breaks off its next ordered request, and goes on running.
     breaks_off: Arc<AtomicBool>,
+    /// It ends as often as it gets this line.
+    dies_of: Arc<Mutex<Option<String>>>,
+    /// It never answers this one.
+    hangs_at: Arc<Mutex<Option<String>>>,
     /// How many requests it has executed.
     executed: Arc<AtomicU64>,
     /// What is wrong with its copy.
@@ -121,9 +127,17 @@ impl App for List {
         order: Order,
     ) -> impl Future<Output = Result<Executed, ExecuteError>> + Send + 'static {
         let line = String::from_utf8_lossy(&order.request.body).into_owned();
-        if self.breaks_off.swap(false, Ordering::SeqCst) {
+        let is_it = |of: &Mutex<Option<String>>| *of.lock().expect("list") == Some(line.clone());
+        let dies = is_it(&self.dies_of);
+        if dies {
+            self.stop();
+        }
+        if self.breaks_off.swap(false, Ordering::SeqCst) || dies {
             let error = "the connection was lost".to_owned();
-            return std::future::ready(Err(ExecuteError::Unknown(error)));
+            return std::future::ready(Err(ExecuteError::Unknown(error))).left_future();
+        }
+        if is_it(&self.hangs_at) {
+            return std::future::pending().right_future();
         }
         self.executed.fetch_add(1, Ordering::SeqCst);
         let quirk = self.take_quirk();
@@ -148,9 +162,10 @@ impl App for List {
             }),
             trailers: http::HeaderMap::new(),
         };
-        std::future::ready(Ok(Executed {
+        let executed = Executed {
             response: Some(response),
-        }))
+        };
+        std::future::ready(Ok(executed)).left_future()
     }
 
     fn set_reads(&self, _instance: Option<Instance>) {}

@@ -14,9 +14,10 @@
 //! | `GET /counts` | none | writes and restores of this process |
 //! | `POST /echo` | counts | what arrived: method, target, headers, length of the body |
 //!
-//! It can be made to be wrong, for the sake of testing the tests ([`Bug`]) and of what depends on its
-//! saving its state ([`Misdeed`]).
+//! It can be made to be wrong, for the sake of testing the tests ([`Bug`]), of what depends on its
+//! saving its state ([`Misdeed`]), and of requests that are its end ([`Fate`]).
 
+mod fate;
 mod misdeed;
 mod state;
 
@@ -39,6 +40,7 @@ use serde_json::{Value, json};
 use synod_history::Observed;
 use tokio::net::TcpListener;
 
+pub use fate::Fate;
 pub use misdeed::Misdeed;
 use state::{Cell, Kept, State};
 
@@ -67,6 +69,8 @@ pub struct Options {
     pub keep: Option<PathBuf>,
     /// The file that tells which [`Misdeed`] is to be done.
     pub misdeeds: Option<PathBuf>,
+    /// The file that tells which requests are its end ([`Fate`]).
+    pub fates: Option<PathBuf>,
     /// See [`Bug`].
     pub bug: Bug,
 }
@@ -155,6 +159,9 @@ impl App {
             tokio::time::sleep(self.options.delay).await;
         }
         let path = parts.uri.path();
+        if write && let Some(file) = &self.options.fates {
+            Fate::meet(file, path).await;
+        }
         let slot = slot(&parts);
         if path == "/echo" {
             return respond(self.echo(&parts, body.len()));

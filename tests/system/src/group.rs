@@ -110,6 +110,11 @@ impl Options {
 
     /// With the sample app, which is given these arguments, and a manifest with this `spec.state`.
     pub fn with_state(arguments: &[&str], state: &str) -> anyhow::Result<Self> {
+        Self::with_spec(arguments, &format!("state: {state}"))
+    }
+
+    /// The same with more lines of a `spec`, indented by two.
+    pub fn with_spec(arguments: &[&str], spec: &str) -> anyhow::Result<Self> {
         let mut options = Self::sample_app()?;
         options
             .command
@@ -117,7 +122,7 @@ impl Options {
         options.manifest = Some(format!(
             "apiVersion: synod.dev/v1alpha1\nkind: ReplicatedService\nmetadata: {{name: registers}}\n\
              spec:\n  template: {{spec: {{containers: [{{name: app, ports: [{{containerPort: 80}}]}}]}}}}\n  \
-             state: {state}\n"
+             {spec}\n"
         ));
         Ok(options)
     }
@@ -220,6 +225,14 @@ impl Group {
         }
         members.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(members)
+    }
+
+    /// All that member `index` (from 1) says of itself.
+    pub async fn tell(&self, index: u32) -> anyhow::Result<Value> {
+        let admin = self.admin(index).context("its address is not known")?;
+        let request = crate::client::request("GET", "/status", "");
+        let answer = admin.send(request, Duration::from_millis(500)).await?;
+        Ok(serde_json::from_slice(&answer.body)?)
     }
 
     /// Gives a command about this group, such as `synod snapshot list`, and waits for its end.

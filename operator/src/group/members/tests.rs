@@ -11,7 +11,8 @@ use synod_proto::v1::{
     AcquireDisruptionRequest, AcquireDisruptionResponse, AcquireStopRequest, AcquireStopResponse,
     ChangeMembersRequest, ChangeMembersResponse, KeptSnapshotsResponse, MembersRequest,
     MembersResponse, PrepareShutdownResponse, RaiseProtocolResponse, ReleaseDisruptionResponse,
-    TakeSnapshotResponse, TransferLeadershipRequest, TransferLeadershipResponse,
+    SkipRequest, SkipResponse, TakeSnapshotResponse, TransferLeadershipRequest,
+    TransferLeadershipResponse,
 };
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -115,6 +116,10 @@ impl Control for Member {
         _: Request<ChangeMembersRequest>,
     ) -> Result<Response<ChangeMembersResponse>, Status> {
         Err(Status::unavailable("no group yet"))
+    }
+
+    async fn skip(&self, _: Request<SkipRequest>) -> Result<Response<SkipResponse>, Status> {
+        unreachable!("a person's word")
     }
 }
 

@@ -107,6 +107,9 @@ pub enum Action {
     },
     /// Nothing comes of this snapshot: throw away what there is of it.
     DropSnapshot { job: Job },
+    /// Nobody executes this slot any more: tell people. `unsure`: a client may have been told that it was
+    /// executed.
+    Skipped { slot: Slot, unsure: bool },
     /// The snapshot at this slot, this member's newest, has executed a slot that nobody should have:
     /// get another one, from a member that has not.
     VoidSnapshot { slot: Slot },
@@ -121,6 +124,19 @@ pub struct Ask {
     pub ballot: Ballot,
     /// Counts its asks.
     pub number: u64,
+}
+
+/// How the execution of the next slot goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The slot that the app has, or is to be sent next; `None`: its state is far from the end of what is
+    /// known, or it has none.
+    pub next: Option<Slot>,
+    /// That takes longer than `applyTimeout`.
+    pub slow: bool,
+    /// The first slot that this member has never executed and of which it could not tell what became of
+    /// it, and how often that was so.
+    pub failed: Option<(Slot, u32)>,
 }
 
 /// What a member says to an [`Ask`].

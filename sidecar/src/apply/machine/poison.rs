@@ -4,7 +4,7 @@
 use synod_paxos::{CommandId, Slot};
 
 use super::life::Files;
-use super::{Action, Answer, App, Ask, Machine, Standing};
+use super::{Action, Answer, App, Ask, Machine, Progress, Standing};
 use crate::app::Instance;
 use crate::apply::Outcome;
 use crate::apply::ledger::History;
@@ -13,16 +13,21 @@ use crate::apply::ledger::History;
 
 impl Machine {
     /// The leader asks. The answer is a promise that must be synced, as a vote is, before it is told;
-    /// see [`Machine::promises`]. `None`: a later ask was answered already.
+    /// see [`Machine::promises`]. `None`: a later ask was answered already, or the slot is skipped.
     pub fn handle_ask(&mut self, ask: Ask) -> Option<Standing> {
+        if self.fold.skipped().contains(&ask.slot) {
+            return None;
+        }
         let earlier = self.promises.get(&ask.slot);
         if earlier.is_some_and(|it| (it.ballot, it.number) > (ask.ballot, ask.number)) {
             return None;
         }
-        if ask.slot <= self.answered.max(self.history.answered) {
+        if ask.slot <= self.executed() {
             return Some(Standing::Applied);
         }
         self.promises.insert(ask.slot, ask);
+        // It would wait for what is not executed, and nothing would be admitted meanwhile: no skip either.
+        self.give_up_wanted();
         let in_flight = self.busy.as_ref().map(|busy| busy.queued.slot);
         if in_flight == Some(ask.slot) {
             // Whatever comes of it, nobody is told.
@@ -66,7 +71,7 @@ impl Machine {
     pub(super) fn history_now(&self) -> History {
         History {
             admitted: self.fold.admitted().max(self.considered),
-            answered: self.answered.max(self.history.answered),
+            answered: self.executed(),
             sent: self.sent.max(self.history.sent),
             forgotten: self.history.forgotten,
         }
@@ -86,12 +91,19 @@ impl Machine {
         self.promises.values().copied()
     }
 
-    /// The slot that fails here: how often it did, and whether it takes longer than it may now.
-    pub fn suspect(&self) -> Option<(Slot, u32, bool)> {
-        let next = self.next_executed()?;
-        let failures = self.failures.get(&next).copied().unwrap_or(0);
-        let slow = self.busy.as_ref().is_some_and(|busy| busy.slow);
-        (failures > 0 || slow).then_some((next, failures, slow))
+    /// All slots up to here were executed by this member, in whatever life.
+    pub fn executed(&self) -> Slot {
+        self.answered.max(self.history.answered)
+    }
+
+    /// How the execution of the next slot goes.
+    pub fn progress(&self) -> Progress {
+        let mut failed = self.failures.range(self.executed().next()..);
+        Progress {
+            next: self.next_executed().filter(|_| self.app_runs()),
+            slow: self.busy.as_ref().is_some_and(|busy| busy.slow),
+            failed: failed.next().map(|(slot, times)| (*slot, *times)),
+        }
     }
 
     pub(super) fn next_executed(&self) -> Option<Slot> {
@@ -187,6 +199,22 @@ impl Machine {
             self.roll_back(instance);
         } else {
             self.condemn(instance);
+        }
+    }
+
+    /// A snapshot has come that holds what was promised not to be executed: another copy has executed
+    /// it. One that stands before it goes on from there.
+    pub(super) fn pass_promised(&mut self, slot: Slot) {
+        let later = self.promises.split_off(&slot.next());
+        let ended = std::mem::replace(&mut self.promises, later);
+        let Some((asked, _)) = ended.last_key_value() else {
+            return;
+        };
+        match self.app {
+            App::Running(instance) if self.applied < *asked => self.throw_away(instance),
+            // To an older one.
+            App::Restoring { instance, .. } => self.condemn(instance),
+            _ => {}
         }
     }
 

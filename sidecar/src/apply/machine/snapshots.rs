@@ -24,12 +24,12 @@ pub(super) enum Barrier {
 impl Machine {
     /// A snapshot is to be taken at the next slot where that can be done: [`Action::TakeSnapshot`]
     /// or [`Action::DropSnapshot`] follows. `None`: not now, since one is on its way, there is
-    /// nothing new, or the copy does not serve.
+    /// nothing new, the copy does not serve, or the leader asks about a slot.
     pub fn handle_take_snapshot(&mut self) -> Option<Job> {
         let slot = self.fold.admitted();
         let may =
             self.serving() && self.barrier.is_none() && !self.shutting_down && slot > self.base;
-        if !may {
+        if !may || !self.promises.is_empty() {
             return None;
         }
         let job = self.next_job();
@@ -74,11 +74,12 @@ impl Machine {
             return false;
         }
         let void = std::mem::take(&mut self.base_void);
-        self.promises = self.promises.split_off(&slot.next());
         if slot > self.fold.admitted() {
+            self.promises = self.promises.split_off(&slot.next());
             self.jump(fold);
         } else {
             self.base = slot;
+            self.pass_promised(slot);
             if self.files != Files::AsLeft {
                 self.want_files();
             }
@@ -172,6 +173,13 @@ impl Machine {
     pub(super) fn drop_snapshot(&mut self) {
         if let Some(Barrier::Wanted { job, .. } | Barrier::Taking(job)) = self.barrier.take() {
             self.actions.push_back(Action::DropSnapshot { job });
+        }
+    }
+
+    /// A snapshot that is still to be reached is not taken.
+    pub(super) fn give_up_wanted(&mut self) {
+        if matches!(self.barrier, Some(Barrier::Wanted { .. })) {
+            self.drop_snapshot();
         }
     }
 

@@ -48,9 +48,11 @@ impl Machine {
             Admission::Skip {
                 slot: skipped,
                 id: of,
+                unsure,
             } => {
                 self.skip(skipped, of, slot);
-                self.answer(id, slot, Outcome::Done);
+                let slot = skipped;
+                self.actions.push_back(Action::Skipped { slot, unsure });
             }
             Admission::Unknown(kind) => {
                 self.halted = Some((slot, kind));

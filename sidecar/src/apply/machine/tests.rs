@@ -191,15 +191,20 @@ impl Bench {
     }
 
     /// Has it chosen that nobody executes this slot.
-    pub(super) fn choose_skip(&mut self, sequence: u64, slot: u64) -> Slot {
+    pub(super) fn choose_skip(&mut self, slot: u64) -> Slot {
         let of = &self.log[slot as usize - 1].command.id;
         let skip = Skip {
             slot,
             member: of.member.0,
             boot: of.boot.0,
             sequence: of.sequence,
+            unsure: false,
         };
-        self.append(CommandKind::SKIP, id(sequence), skip.encode_to_vec())
+        self.append(
+            CommandKind::SKIP,
+            CommandId::default(),
+            skip.encode_to_vec(),
+        )
     }
 
     pub(super) fn choose_noop(&mut self) -> Slot {

@@ -272,7 +272,7 @@ impl Backend for Arc<Double> {
 
     async fn key_outcome(&self, principal: Bytes, key: Bytes) -> KeyOutcome {
         match self.state().keys.get(&(principal, key)) {
-            Some(answer) => KeyOutcome::Executed(answer.clone()),
+            Some(answer) => KeyOutcome::Known(answer.clone()),
             None => KeyOutcome::Unknown,
         }
     }

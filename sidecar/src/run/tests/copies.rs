@@ -52,7 +52,7 @@ impl Group {
     }
 
     /// The number of the leader.
-    async fn leads(&self) -> usize {
+    pub(super) async fn leads(&self) -> usize {
         let mut status = self.running(1).member.node().status();
         let known = timeout(PATIENCE, status.wait_for(|it| it.leader.is_some())).await;
         let leader = known.expect("in time").expect("it runs").leader;

@@ -26,6 +26,9 @@ struct Arguments {
     /// A file that says what to do wrong when the state is saved or put back
     #[arg(long, value_name = "FILE")]
     misdeeds: Option<PathBuf>,
+    /// A file that says at which requests to end, or to hang: lines of `dies` or `hangs` and a path
+    #[arg(long, value_name = "FILE")]
+    fates: Option<PathBuf>,
     /// Be wrong at every so many requests: `lose:N`, `twice:N` or `stale:N`
     #[arg(long)]
     bug: Option<Bug>,
@@ -44,6 +47,7 @@ async fn main() -> anyhow::Result<()> {
         lag: Duration::from_millis(arguments.lag_ms),
         keep: arguments.keep,
         misdeeds: arguments.misdeeds,
+        fates: arguments.fates,
         bug: arguments.bug.unwrap_or_default(),
     };
     Ok(app::serve(listener, options).await?)

@@ -7,6 +7,7 @@ mod bare;
 mod command_line;
 mod idempotent;
 mod members;
+mod poison;
 mod programs;
 mod states;
 mod versions;
@@ -99,4 +100,9 @@ pub const ALL: &[Scenario] = scenarios! {
     "members/what an app has stored becomes the state of three copies" => members::imported,
     "states/a state that is not saved is told and has no effect" => bad_states::not_saved,
     "states/a state that is refused is told and tried again" => bad_states::not_restored,
+    "poison/requests that kill every copy are skipped and nothing else is lost" => poison::kills_all,
+    "poison/requests that hang every copy are skipped and nothing else is lost" => poison::hangs_all,
+    "poison/what one copy could execute is kept and the others get its state" => poison::one_executes,
+    "poison/a member that is away is waited for and promises outlive their processes" => poison::away_and_back,
+    "poison/a person gives up a request of which a member that is away may know more" => poison::given_up,
 };

@@ -41,6 +41,14 @@ fn skipped(sequence: u64, slot: u64) -> Action {
     told(sequence, slot, Outcome::Skipped)
 }
 
+/// What people are told.
+fn passed_over(slot: u64) -> Action {
+    Action::Skipped {
+        slot: Slot(slot),
+        unsure: false,
+    }
+}
+
 // === a skip ===
 
 #[test]
@@ -50,9 +58,9 @@ fn a_slot_that_is_skipped_before_it_was_sent_is_passed_over_and_its_client_is_to
     bench.choose(2, &request());
     bench.choose(3, &request());
     let first = bench.sent();
-    bench.choose_skip(4, 2);
+    bench.choose_skip(2);
     let answers = bench.step();
-    assert_eq!(answers, [skipped(2, 2), told(4, 4, Outcome::Done)]);
+    assert_eq!(answers, [skipped(2, 2), passed_over(2)]);
     bench.machine.handle_response(first.run);
     assert_eq!(bench.run().0, [3]);
     assert_eq!(bench.machine.applied(), Slot(4));
@@ -74,7 +82,7 @@ fn a_slot_that_is_skipped_while_the_app_has_it_costs_that_app() {
         .chain(VOLUMES.map(StateType::Volume))
     {
         let (mut bench, execute) = stuck(state);
-        bench.choose_skip(4, 2);
+        bench.choose_skip(2);
         let actions = bench.step();
         assert!(actions.contains(&skipped(2, 2)), "{state:?}");
         assert!(actions.contains(&Action::StopApp(instance(1))), "{state:?}");
@@ -102,7 +110,7 @@ fn repeats_of_a_skipped_slot_never_run() {
     bench.choose(2, &keyed("k", "ann", "a"));
     bench.step();
     bench.machine.handle_unknown(execute.run);
-    bench.choose_skip(5, 2);
+    bench.choose_skip(2);
     bench.choose(6, &keyed("k", "ann", "a"));
     bench.choose(2, &keyed("k", "ann", "a"));
     let actions = bench.step();
@@ -126,7 +134,7 @@ fn a_skip_of_what_was_executed_here_makes_the_state_void() {
         let (mut bench, execute) = stuck(state);
         bench.machine.handle_response(execute.run);
         assert_eq!(bench.run().0, [3]);
-        bench.choose_skip(4, 2);
+        bench.choose_skip(2);
         let actions = bench.step();
         assert!(actions.contains(&Action::StopApp(instance(1))), "{state:?}");
         assert!(!actions.contains(&skipped(2, 2)), "its client was answered");
@@ -136,7 +144,7 @@ fn a_skip_of_what_was_executed_here_makes_the_state_void() {
         let (mut late, execute) = stuck(state);
         late.machine.handle_response(execute.run);
         late.run();
-        late.choose_skip(4, 2);
+        late.choose_skip(2);
         let mut late = late.restarted(Some(instance(1)));
         assert!(late.run().1.contains(&Action::StopApp(instance(1))));
         if state == StateType::Ephemeral {
@@ -162,7 +170,7 @@ fn a_volume_that_may_hold_what_is_skipped_is_rolled_back_whatever_the_app_says()
                 bench.machine.handle_app(None);
             }
             bench.step();
-            bench.choose_skip(4, 2);
+            bench.choose_skip(2);
             bench.step();
             assert_eq!(bench.machine.rollback(), Some(Slot(0)));
             assert_eq!(bench.machine.condemned().is_none(), gone);
@@ -171,7 +179,7 @@ fn a_volume_that_may_hold_what_is_skipped_is_rolled_back_whatever_the_app_says()
     }
     let (mut bench, execute) = stuck(StateType::Volume(UncleanCrash::AppliedHeader));
     bench.machine.handle_unknown(execute.run);
-    bench.choose_skip(4, 3);
+    bench.choose_skip(3);
     bench.step();
     assert_eq!(bench.machine.rollback(), None, "that was never sent");
 }
@@ -186,7 +194,7 @@ fn a_resumed_app_may_have_had_what_is_skipped_then() {
     assert_eq!(bench.machine.instance(), Some(instance(2)));
     let mut next = bench.restarted(Some(instance(2)));
     assert!(next.run().1.contains(&Action::StopApp(instance(2))));
-    bench.choose_skip(4, 2);
+    bench.choose_skip(2);
     assert!(bench.step().contains(&Action::StopApp(instance(2))));
     assert_eq!(bench.machine.rollback(), Some(Slot(0)));
 }
@@ -201,7 +209,7 @@ fn a_snapshot_that_holds_what_is_skipped_is_void_and_another_takes_its_place() {
         bench.machine.handle_response(execute.run);
         bench.run();
         bench.snapshot(3);
-        bench.choose_skip(4, 2);
+        bench.choose_skip(2);
         let slot = Slot(3);
         assert!(bench.step().contains(&Action::VoidSnapshot { slot }));
         bench.machine.handle_app(None);
@@ -229,15 +237,16 @@ fn a_skip_that_makes_no_sense_does_nothing_anywhere() {
     let mut bench = Bench::begin(Found::Record(Record::default()), Vec::new());
     bench.machine.handle_app(None);
     bench.choose(1, &request());
-    bench.append(CommandKind::SKIP, id(2), vec![0xff; 9]);
+    let nobody = CommandId::default();
+    bench.append(CommandKind::SKIP, nobody, vec![0xff; 9]);
     let later = Skip {
         slot: 9,
         ..Skip::default()
     };
-    bench.append(CommandKind::SKIP, id(3), later.encode_to_vec());
-    bench.append(CommandKind::SKIP, id(4), Skip::default().encode_to_vec());
-    bench.choose_skip(5, 1);
-    bench.choose_skip(6, 1);
+    bench.append(CommandKind::SKIP, nobody, later.encode_to_vec());
+    bench.append(CommandKind::SKIP, nobody, Skip::default().encode_to_vec());
+    bench.choose_skip(1);
+    bench.choose_skip(1);
     let before = bench.fold_at(4);
     assert!(before.skipped().is_empty());
     let (slots, answers) = bench.run();
@@ -246,10 +255,7 @@ fn a_skip_that_makes_no_sense_does_nothing_anywhere() {
         [] as [u64; 0],
         "it was known before anything was sent"
     );
-    let conflicts = [(2, 2), (3, 3), (4, 4), (6, 6)];
-    for (sequence, slot) in conflicts {
-        assert!(answers.contains(&told(sequence, slot, Outcome::Conflict)));
-    }
+    assert_eq!(answers, [skipped(1, 1), passed_over(1)]);
     assert_eq!(
         Fold::load(&bench.machine.fold().save()).unwrap(),
         bench.fold_at(6)
@@ -275,7 +281,7 @@ fn nothing_is_executed_before_the_log_is_known_up_to_what_was_chosen_at_the_star
     assert_eq!(next.run().0, [] as [u64; 0], "it does not know slot 4 yet");
     next.log.extend(late);
     assert_eq!(next.run().0, [] as [u64; 0]);
-    next.choose_skip(4, 2);
+    next.choose_skip(2);
     assert_eq!(next.run().0, [1, 3]);
 }
 
@@ -286,7 +292,7 @@ fn what_a_life_knew_about_its_app_says_nothing_about_the_next_app() {
     for sequence in 1..=3 {
         bench.choose(sequence, &request());
     }
-    bench.choose_skip(4, 2);
+    bench.choose_skip(2);
     bench.step();
     bench.machine.handle_app(Some(instance(1)));
     assert_eq!(bench.run().0, [1, 3]);
@@ -314,7 +320,12 @@ fn what_is_in_flight_is_cut_off_and_held_back_until_the_ask_ends() {
     bench.machine.handle_app(Some(instance(2)));
     assert_eq!(bench.run().0, [1]);
     assert_eq!(bench.machine.blocked(), Some(Blocked::Asked(Slot(2))));
-    assert_eq!(bench.machine.suspect(), Some((Slot(2), 1, false)));
+    let progress = Progress {
+        next: Some(Slot(2)),
+        slow: false,
+        failed: Some((Slot(2), 1)),
+    };
+    assert_eq!(bench.machine.progress(), progress);
     bench.machine.handle_free(ask(2, 2));
     assert_eq!(bench.run().0, [] as [u64; 0], "another ask");
     bench.machine.handle_free(ask(2, 1));
@@ -405,7 +416,7 @@ fn promises_bind_the_next_life_and_end_with_a_skip_or_a_snapshot() {
     let mut next = Bench { machine, ..bench };
     next.machine.handle_app(Some(instance(2)));
     assert_eq!(next.run().0, [1]);
-    next.choose_skip(4, 2);
+    next.choose_skip(2);
     assert_eq!(next.run().0, [3]);
     assert_eq!(next.machine.promises().next(), None);
     next.choose(5, &request());
@@ -429,4 +440,104 @@ fn an_app_that_says_to_have_what_was_promised_not_to_be_executed_is_rolled_back(
     assert_eq!(bench.machine.rollback(), Some(Slot(0)));
     let answered = bench.step();
     assert!(!answered.contains(&executed(2, 2)), "nobody is told");
+}
+
+#[test]
+fn of_a_slot_that_is_skipped_nothing_is_promised_any_more() {
+    let (mut bench, _) = stuck(StateType::Ephemeral);
+    bench.choose_skip(2);
+    bench.step();
+    assert_eq!(bench.machine.handle_ask(ask(2, 1)), None);
+    assert_eq!(bench.machine.promises().next(), None);
+}
+
+#[test]
+fn a_copy_that_was_asked_goes_on_behind_a_snapshot_of_who_executed_it() {
+    for state in [
+        StateType::Ephemeral,
+        StateType::Volume(UncleanCrash::Rollback),
+    ] {
+        let (mut bench, execute) = stuck(state);
+        bench.machine.handle_ask(ask(3, 1));
+        bench.machine.handle_response(execute.run);
+        assert_eq!(bench.run().0, [] as [u64; 0], "it is held");
+        bench.snapshot(3);
+        let actions = bench.step();
+        assert!(actions.contains(&Action::StopApp(instance(1))), "{state:?}");
+        assert_eq!(bench.machine.promises().next(), None);
+        if state == StateType::Ephemeral {
+            bench.machine.handle_app(Some(instance(2)));
+            let actions = bench.step();
+            let Some(Action::Restore { job, slot, .. }) = actions.last() else {
+                panic!("{actions:?}");
+            };
+            assert_eq!(*slot, Slot(3));
+            bench.machine.handle_restored(*job);
+            assert_eq!(bench.run().0, [] as [u64; 0], "it never has to");
+        } else {
+            assert_eq!(bench.machine.rollback(), Some(Slot(3)));
+        }
+    }
+}
+
+#[test]
+fn a_copy_that_is_given_an_older_state_while_it_is_asked_begins_anew() {
+    let (mut bench, execute) = stuck(StateType::Ephemeral);
+    bench.snapshot(1);
+    bench.machine.handle_unknown(execute.run);
+    bench.machine.handle_app(Some(instance(2)));
+    bench.machine.handle_ask(ask(2, 1));
+    bench.step();
+    bench.snapshot(2);
+    assert!(bench.step().contains(&Action::StopApp(instance(2))));
+}
+
+#[test]
+fn promises_about_what_a_snapshot_holds_do_not_bind_the_next_life() {
+    let (mut bench, execute) = stuck(StateType::Ephemeral);
+    bench.machine.handle_response(execute.run);
+    bench.step();
+    let machine = Machine::new(Setup {
+        fold: bench.fold_at(2),
+        state: StateType::Ephemeral,
+        ledger: Found::Record(bench.ledger),
+        half_restored: false,
+        promises: vec![ask(2, 1), ask(3, 1)],
+        gated: false,
+    });
+    let promised: Vec<Ask> = machine.promises().collect();
+    assert_eq!(promised, [ask(3, 1)]);
+}
+
+#[test]
+fn a_slot_that_failed_is_told_while_the_app_is_gone_or_far_behind_and_not_once_it_is_done() {
+    let (mut bench, execute) = stuck(StateType::Ephemeral);
+    let failed = |times| Some((Slot(2), times));
+    bench.machine.handle_slow(execute.run);
+    assert_eq!(bench.machine.progress().next, Some(Slot(2)));
+    assert!(bench.machine.progress().slow);
+    bench.machine.handle_unknown(execute.run);
+    let progress = bench.machine.progress();
+    assert_eq!((progress.next, progress.failed), (None, failed(1)));
+    bench.machine.handle_app(Some(instance(2)));
+    let first = bench.sent();
+    assert_eq!(first.slot, Slot(1));
+    let progress = bench.machine.progress();
+    assert_eq!((progress.next, progress.failed), (Some(Slot(1)), failed(1)));
+    bench.machine.handle_response(first.run);
+    bench.run();
+    assert_eq!(bench.machine.progress().failed, None, "it is done");
+}
+
+#[test]
+fn no_snapshot_stands_between_a_copy_that_is_asked_and_a_skip() {
+    let (mut bench, execute) = stuck(StateType::Ephemeral);
+    let job = bench.machine.handle_take_snapshot().expect("begun");
+    bench.machine.handle_ask(ask(3, 1));
+    assert!(bench.step().contains(&Action::DropSnapshot { job }));
+    bench.machine.handle_response(execute.run);
+    assert_eq!(bench.machine.handle_take_snapshot(), None);
+    bench.choose_skip(3);
+    assert!(bench.step().contains(&passed_over(3)));
+    assert!(bench.machine.handle_take_snapshot().is_some());
 }

@@ -162,8 +162,7 @@ impl Life {
         if last == 0 || self.skips.iter().any(|(skipped, _)| *skipped == slot) {
             return;
         }
-        self.sequence += 1;
-        let at = self.bench.choose_skip(self.sequence, slot);
+        let at = self.bench.choose_skip(slot);
         self.skips.push((slot, at.0));
         self.expected_fold.admit(self.bench.log.last().unwrap());
         self.counts.skips += 1;
