@@ -11,6 +11,7 @@ async fn passes(name: &str) {
         fault_seconds: 0,
         kill_all_times: 0,
         idempotent_keys: 0,
+        import_bytes: 0,
         rate: 0,
         seed: 4,
         out: PathBuf::new(),
