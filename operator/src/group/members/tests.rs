@@ -9,7 +9,7 @@ use rustls::server::WebPkiClientVerifier;
 use synod_proto::v1::control_server::{Control, ControlServer};
 use synod_proto::v1::{
     AcquireDisruptionRequest, AcquireDisruptionResponse, AcquireStopRequest, AcquireStopResponse,
-    KeptSnapshotsResponse, PrepareShutdownResponse, RaiseProtocolResponse,
+    ChangeMembersResponse, KeptSnapshotsResponse, PrepareShutdownResponse, RaiseProtocolResponse,
     ReleaseDisruptionResponse, TakeSnapshotResponse, TransferLeadershipRequest,
     TransferLeadershipResponse,
 };
@@ -101,6 +101,27 @@ impl Control for Member {
         _: Request<RaiseProtocolRequest>,
     ) -> Result<Response<RaiseProtocolResponse>, Status> {
         Err(Status::failed_precondition("this member does not lead"))
+    }
+
+    async fn members(
+        &self,
+        _: Request<MembersRequest>,
+    ) -> Result<Response<MembersResponse>, Status> {
+        Ok(Response::new(MembersResponse {
+            epoch: 7,
+            leads: true,
+            ..MembersResponse::default()
+        }))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<ChangeMembersRequest>,
+    ) -> Result<Response<ChangeMembersResponse>, Status> {
+        match request.into_inner().epoch {
+            7 => Ok(Response::new(ChangeMembersResponse { epoch: 8 })),
+            _ => Err(Status::failed_precondition("the epoch is 7")),
+        }
     }
 }
 
@@ -222,6 +243,26 @@ async fn a_member_tells_its_snapshots_and_why_it_makes_none() {
     assert_eq!(
         refused.expect_err("refused").to_string(),
         "notes-local-0: this member does not lead"
+    );
+}
+
+#[tokio::test]
+async fn a_leader_tells_the_members_and_changes_them_in_their_epoch() {
+    let authority = Authority::new();
+    let address = authority.member("notes-local-0").await;
+    let asker = authority.asker();
+    let said = asker.members("notes-local-0", address).await.expect("told");
+    assert_eq!((said.epoch, said.leads), (7, true));
+    let change = |epoch| ChangeMembersRequest {
+        epoch,
+        changes: Vec::new(),
+    };
+    let done = asker.change_members("notes-local-0", address, change(7));
+    assert_eq!(done.await, Ok(8));
+    let late = asker.change_members("notes-local-0", address, change(6));
+    assert_eq!(
+        late.await.expect_err("refused").to_string(),
+        "notes-local-0: the epoch is 7"
     );
 }
 
