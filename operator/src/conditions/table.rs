@@ -88,7 +88,7 @@ reasons! {
         "A member that is not asked for any more leaves the group; its pod goes afterwards, its claims as `volumeClaimRetentionPolicy.whenScaled` says." =>
         "Wait. One vote goes at a time.";
     WAITING_FOR_QUORUM = "WaitingForQuorum" on [READY, PROGRESSING, RECONCILING]:
-        "The members are to be others, and too few voters are heard to agree on that, or to go on after it." =>
+        "The members are to be others, and too few voters are heard to agree on that; or they have just become others, and have agreed on nothing since." =>
         "Bring back the members that are not heard. Nothing is removed meanwhile.";
     WAITING_FOR_PROTOCOL = "WaitingForProtocol" on [READY, PROGRESSING, RECONCILING]:
         "The members are to be others, and some of them run a sidecar that does not know how." =>

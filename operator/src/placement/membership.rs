@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use synod_api::members::{Change, Group, Member as Known, Process, Situation, Step, Until, Wanted};
 use synod_api::members::{Plan, plan};
 use synod_api::{
-    GroupMemberStatus, JoiningMember, MemberState, MembersChange, Membership, RoleChange,
+    ConfiguredMember, GroupMemberStatus, JoiningMember, MemberState, MembersChange, Membership,
+    RoleChange,
 };
 
 use super::members::{self, Member};
@@ -67,8 +68,8 @@ pub(crate) fn course(roster: &mut Roster, wanted: &[Member], views: &[View]) -> 
             let cluster = members::cluster_of(&roster.name, &report.leader)?;
             Some((cluster.to_owned(), change))
         }),
-        join: join(&roster.name, report),
-        under_way: under_way(&plan.step).map(|reason| (reason, plan.step.to_string())),
+        join: join(&roster.name, report, &heard),
+        under_way: under_way(&plan.step, differs).map(|reason| (reason, plan.step.to_string())),
     }
 }
 
@@ -201,10 +202,20 @@ fn change(step: &Step) -> Option<MembersChange> {
     Some(change)
 }
 
-/// Members that the leader does not hear may have nothing in their logs.
-fn join(service: &str, report: &Membership) -> Option<(String, BTreeSet<String>)> {
-    let silent = report.members.iter().filter(|it| !it.heard);
-    let clusters: BTreeSet<_> = silent
+/// Members that are in the group and have nothing in their logs yet.
+fn join(
+    service: &str,
+    report: &Membership,
+    heard: &BTreeMap<&str, &GroupMemberStatus>,
+) -> Option<(String, BTreeSet<String>)> {
+    let waits = |it: &&ConfiguredMember| {
+        let status = heard.get(it.name.as_str());
+        status.is_some_and(|status| status.epoch == 0 && status.incarnation == it.incarnation)
+    };
+    let clusters: BTreeSet<_> = report
+        .members
+        .iter()
+        .filter(waits)
         .filter_map(|it| members::cluster_of(service, &it.name))
         .map(str::to_owned)
         .collect();
@@ -212,9 +223,15 @@ fn join(service: &str, report: &Membership) -> Option<(String, BTreeSet<String>)
     due.then(|| (report.join.clone(), clusters))
 }
 
-fn under_way(step: &Step) -> Option<&'static Reason> {
+/// `differs`: the members are not those that are wanted.
+fn under_way(step: &Step, differs: bool) -> Option<&'static Reason> {
     let reason = match step {
         Step::Nothing => return None,
+        // An epoch that began by itself changes nothing about what is wanted.
+        Step::Wait {
+            until: Until::Settled,
+            ..
+        } if !differs => return None,
         Step::Change { changes, .. } => {
             let mut all = changes.iter();
             let joins = changes.iter().any(|it| matches!(it, Change::Join { .. }));

@@ -140,10 +140,16 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
         (roster, course)
     };
     let app = GroupApp::of(&spec).expect("validation found the container");
-    let overrides = placement
-        .into_iter()
-        .filter_map(|it| Some((it.cluster, it.overrides?)))
+    // Where members only wait for their leave, nothing else changes.
+    let left = views.iter().filter(|view| {
+        let mut placed = placement.iter();
+        placed.all(|it| it.cluster != view.cluster)
+    });
+    let mut overrides: BTreeMap<_, _> = left
+        .filter_map(|it| Some((it.cluster.clone(), it.own(uid)?.spec.overrides.clone())))
         .collect();
+    let placed = placement.into_iter();
+    overrides.extend(placed.filter_map(|it| Some((it.cluster, it.overrides?))));
     Ok(Valid {
         roster,
         spec,

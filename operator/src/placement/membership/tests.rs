@@ -154,3 +154,56 @@ fn members_with_gaps_below_them_keep_the_pods_in_between() {
     world.settle(usize::MAX);
     assert_eq!(world.voters(), ["notes-us-0"]);
 }
+
+#[test]
+fn how_to_get_in_is_told_where_a_member_of_the_group_has_an_empty_log_and_nowhere_else() {
+    let mut world = World::new();
+    let told = |world: &World| {
+        let groups = world.course().2.groups.into_iter();
+        let told = groups.filter(|(_, it)| it.join.is_some());
+        told.map(|(cluster, _)| cluster).collect::<Vec<_>>()
+    };
+    // One that is down has its log.
+    world.disks.get_mut("notes-ap-0").expect("there").runs = false;
+    world.group.members[2].heard = false;
+    world.report(2, false);
+    world.report(0, true);
+    assert_eq!(told(&world), [""; 0]);
+    world.disks.remove("notes-ap-0");
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..30 {
+        world.rounds(1, usize::MAX);
+        seen.extend(told(&world));
+    }
+    assert_eq!(Vec::from_iter(seen), ["ap"]);
+    assert_eq!(told(&world), [""; 0], "it is in");
+}
+
+#[test]
+fn where_members_wait_for_their_leave_nothing_else_changes() {
+    let mut world = World::new();
+    world.yaml = FIRST.replace(
+        "{cluster: ap, voters: 1}",
+        "{cluster: ap, voters: 1, overrides: {imageRegistry: 'a:1'}}",
+    );
+    world.rounds(3, usize::MAX);
+    world.yaml = MOVED.to_owned();
+    let plan = world.course().2;
+    let (_, left) = plan
+        .groups
+        .iter()
+        .find(|it| it.0 == "ap")
+        .expect("still there");
+    assert_eq!(left.overrides.image_registry, "a:1");
+}
+
+#[test]
+fn an_epoch_that_has_just_begun_is_no_news_while_the_members_are_those_that_are_wanted() {
+    let mut world = World::new();
+    world.group.settled = false;
+    world.report(0, true);
+    assert_eq!(world.course().1, Course::default());
+    world.yaml = FIVE.to_owned();
+    let (reason, _) = world.course().1.under_way.expect("it waits");
+    assert_eq!(reason.name, "WaitingForQuorum");
+}

@@ -284,6 +284,9 @@ impl World {
                 "{:#?}",
                 self.told
             );
+            let disk = self.disks.get(&it.name);
+            let runs = disk.is_some_and(|disk| disk.runs && disk.life == it.incarnation);
+            assert!(runs, "{} is not there", it.name);
             assert!(
                 !self.group.former.contains(&it.incarnation),
                 "{:#?}",
@@ -343,11 +346,17 @@ impl World {
         let members = group.spec.members.iter().map(|it| {
             let mut status = member(&it.name, 0);
             status.state = MemberState::Unreachable;
-            let Some(disk) = self.disks.get(&it.name).filter(|it| it.runs) else {
+            let Some(disk) = self.disks.get(&it.name) else {
+                status.incarnation.clear();
                 return status;
             };
-            status.state = MemberState::CaughtUp;
             status.incarnation.clone_from(&disk.life);
+            if !disk.runs {
+                // As it said last.
+                status.epoch = u64::from(disk.used);
+                return status;
+            }
+            status.state = MemberState::CaughtUp;
             status.protocol = [1, 2];
             let mut all = self.group.members.iter();
             if all.any(|it| it.incarnation == disk.life && disk.used) {
