@@ -42,7 +42,7 @@ pub(super) async fn scaled(settings: &Settings, report: &mut Report) -> Result<(
         .iter()
         .any(|it| it.ends_with("-3") || it.ends_with("-4"));
     report.expect(!left, format!("claims of members that left: {claims:?}"));
-    trial.end(clusters, before, report).await
+    end(trial.workload, clusters, before, report).await
 }
 
 pub(super) async fn claim_lost(settings: &Settings, report: &mut Report) -> Result<()> {
@@ -55,7 +55,7 @@ pub(super) async fn claim_lost(settings: &Settings, report: &mut Report) -> Resu
     ] {
         trial.lose(leads, what, report).await?;
     }
-    trial.end(clusters, before, report).await
+    end(trial.workload, clusters, before, report).await
 }
 
 /// A claim binds a volume once: there are some for those that come anew.
@@ -67,6 +67,20 @@ async fn begin(settings: &Settings) -> Result<Clusters> {
     Ok(clusters)
 }
 
+async fn end(
+    workload: Workload,
+    clusters: Clusters,
+    before: Picture,
+    report: &mut Report,
+) -> Result<()> {
+    let recorded = workload.finish().await?;
+    registers::check(&recorded, clusters.all(), report).await?;
+    finish(clusters, report)?;
+    Picture::take()?.compare(&before, report);
+    Ok(())
+}
+
+/// Names and incarnations.
 fn voters(object: &Value) -> Vec<(String, String)> {
     let members = object["status"]["members"].as_array();
     let voters = members
@@ -236,14 +250,6 @@ impl<'a> Trial<'a> {
         ));
         self.told(moment, "MemberLost", report);
         tokio::time::sleep(CALM).await;
-        Ok(())
-    }
-
-    async fn end(self, clusters: Clusters, before: Picture, report: &mut Report) -> Result<()> {
-        let recorded = self.workload.finish().await?;
-        registers::check(&recorded, clusters.all(), report).await?;
-        finish(clusters, report)?;
-        Picture::take()?.compare(&before, report);
         Ok(())
     }
 }
