@@ -11,6 +11,7 @@ mod guard;
 mod http;
 mod inject;
 mod local;
+mod members;
 mod running;
 mod snapshot;
 mod status;
@@ -43,6 +44,8 @@ struct Cli {
 enum Command {
     Local(local::LocalArgs),
     Status(status::StatusArgs),
+    #[command(subcommand)]
+    Members(members::MembersCommand),
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
     #[command(subcommand)]
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Local(args) => local::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Members(command) => members::run(command),
         Command::Snapshot(command) => snapshot::run(command),
         Command::Backup(command) => backup::run(command),
         Command::Inject(args) => inject::run(&args),
@@ -197,6 +201,7 @@ mod tests {
         for word in [
             "local",
             "status",
+            "members",
             "snapshot",
             "backup",
             "inject",

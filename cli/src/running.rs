@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use synod_sidecar::config::Config;
 
 use crate::exit::Failure;
-use crate::local::folder::{Group, MemberFolder, is_in_use};
+use crate::local::folder::{Group, MemberFolder, is_in_use, numbers};
 
 /// Which group a command is about.
 #[derive(Debug, clap::Args)]
@@ -18,13 +18,18 @@ pub(crate) struct GroupArgs {
 // === impl GroupArgs ===
 
 impl GroupArgs {
+    /// The group, which runs.
+    pub(crate) fn group(&self) -> Result<Group, Failure> {
+        group(&self.data)
+    }
+
     /// The configurations of all members, in order.
     pub(crate) fn members(&self) -> Result<Vec<Config>, Failure> {
         members(&self.data)
     }
 }
 
-fn members(folder: &Path) -> Result<Vec<Config>, Failure> {
+fn group(folder: &Path) -> Result<Group, Failure> {
     let data = folder.display();
     let group = Group::read(folder)?.ok_or_else(|| {
         let what = if folder.exists() {
@@ -42,11 +47,17 @@ fn members(folder: &Path) -> Result<Vec<Config>, Failure> {
             group.service
         )));
     }
-    (1..)
-        .zip(&group.members)
-        .map(|(number, _)| {
-            let path = MemberFolder::of(folder, number).config();
-            Config::load(&path).map_err(Failure::failed)
-        })
+    Ok(group)
+}
+
+fn members(folder: &Path) -> Result<Vec<Config>, Failure> {
+    group(folder)?;
+    let configs = numbers(folder)
+        .into_iter()
+        .map(|number| MemberFolder::of(folder, number).config());
+    // One that is just being added has none yet.
+    configs
+        .filter(|it| it.exists())
+        .map(|path| Config::load(&path).map_err(Failure::failed))
         .collect()
 }

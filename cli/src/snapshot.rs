@@ -9,6 +9,7 @@ use synod_sidecar::config::Config;
 
 use crate::exit::Failure;
 use crate::local::control::control_of;
+use crate::local::folder;
 use crate::local::group::status;
 use crate::running::GroupArgs;
 use crate::status::Output;
@@ -115,11 +116,12 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
 }
 
 pub(crate) fn numbered(members: &[Config], number: u32) -> Result<&Config, Failure> {
-    let index = number as usize - 1;
-    members.get(index).ok_or_else(|| {
+    let named = |it: &&Config| it.member == folder::name(&it.service, number);
+    members.iter().find(named).ok_or_else(|| {
+        let names: Vec<&str> = members.iter().map(|it| it.member.as_str()).collect();
         Failure::usage(format!(
-            "--member {number}: there is no such member: use 1 to {}",
-            members.len()
+            "--member {number}: there is no such member, only {}",
+            names.join(", ")
         ))
     })
 }

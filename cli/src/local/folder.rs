@@ -27,8 +27,11 @@ pub(crate) struct Group {
     pub(crate) format: u32,
     /// Name of the service.
     pub(crate) service: String,
-    /// Names of the members, in order.
+    /// Names of the members that it should have, in order: the service's with a number behind it.
     pub(crate) members: Vec<String>,
+    /// Those of them that have no vote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) observers: Vec<String>,
     /// Where the app keeps its state, as a manifest or arguments said last; `None`: nobody has said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) state: Option<State>,
@@ -50,11 +53,12 @@ pub(crate) struct MemberFolder(PathBuf);
 
 impl Group {
     /// The group of `members` copies of a service.
-    pub(super) fn new(service: &str, members: u32, state: Option<State>) -> Self {
+    pub(crate) fn new(service: &str, members: u32, state: Option<State>) -> Self {
         Self {
             format: FORMAT,
             service: service.to_owned(),
-            members: (1..=members).map(|it| format!("{service}-{it}")).collect(),
+            members: (1..=members).map(|it| name(service, it)).collect(),
+            observers: Vec::new(),
             state,
         }
     }
@@ -68,10 +72,16 @@ impl Group {
     /// The group that has members in a folder; `None` when none has.
     pub(super) fn recorded(folder: &Path) -> Result<Option<Self>, Failure> {
         // A start that failed before it made any member has left nothing to keep.
-        Ok(Self::read(folder)?.filter(|_| MemberFolder::of(folder, 1).0.exists()))
+        Ok(Self::read(folder)?.filter(|_| !numbers(folder).is_empty()))
     }
 
-    /// Number of its members.
+    /// The number of a member, from 1.
+    pub(crate) fn number(&self, member: &str) -> Option<u32> {
+        let number = member.strip_prefix(&self.service)?.strip_prefix('-')?;
+        number.parse().ok().filter(|it| *it > 0)
+    }
+
+    /// The number of members that it should have.
     pub(super) fn count(&self) -> u32 {
         u32::try_from(self.members.len()).unwrap_or(u32::MAX)
     }
@@ -96,13 +106,49 @@ impl Group {
         }
         Ok(Some(group))
     }
+
+    /// Changes who should be in a running group; nobody else does so meanwhile.
+    pub(crate) fn edit(
+        folder: &Path,
+        change: impl FnOnce(&mut Self) -> Result<(), Failure>,
+    ) -> Result<Self, Failure> {
+        let path = folder.join("group.lock");
+        let lock = File::create(&path).map_err(|error| trouble("write", &path, &error))?;
+        lock.lock()
+            .map_err(|error| trouble("lock", &path, &error))?;
+        let mut group = Self::read(folder)?
+            .ok_or_else(|| Failure::failed("the group's folder was removed meanwhile"))?;
+        change(&mut group)?;
+        write(&folder.join("group.json"), &group)?;
+        Ok(group)
+    }
+}
+
+/// What a member is called.
+pub(crate) fn name(service: &str, number: u32) -> String {
+    format!("{service}-{number}")
+}
+
+/// The members that have something in a folder, in order.
+pub(crate) fn numbers(folder: &Path) -> Vec<u32> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let number = |it: fs::DirEntry| {
+        it.file_name()
+            .to_str()?
+            .strip_prefix("member-")?
+            .parse()
+            .ok()
+    };
+    let mut numbers: Vec<u32> = entries.filter_map(number).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 // === impl Folder ===
 
 impl Folder {
     /// Makes or takes over the folder for `group`; without a path, a temporary one.
-    pub(super) fn open(path: Option<&Path>, group: Group) -> Result<Self, Failure> {
+    pub(super) fn open(path: Option<&Path>, mut group: Group) -> Result<Self, Failure> {
         let (path, temporary) = if let Some(path) = path {
             let path = std::path::absolute(path).map_err(|error| trouble("use", path, &error))?;
             (path, None)
@@ -125,6 +171,8 @@ impl Folder {
         match Group::recorded(&path)? {
             Some(found) => {
                 check(&path, &found, &group)?;
+                group.members.clone_from(&found.members);
+                group.observers.clone_from(&found.observers);
                 if group.state.is_some() && found.state != group.state {
                     write(&path.join("group.json"), &group)?;
                 }
@@ -145,6 +193,29 @@ impl Folder {
 
     pub(super) fn group(&self) -> &Group {
         &self.group
+    }
+
+    /// Looks again who should be in the group; true when that has changed.
+    pub(super) fn look_again(&mut self) -> Result<bool, Failure> {
+        let Some(found) = Group::read(&self.path)? else {
+            return Ok(false);
+        };
+        let changed = found != self.group;
+        self.group = found;
+        Ok(changed)
+    }
+
+    /// All that should be in the group, or still have something here, in order.
+    pub(super) fn numbers(&self) -> Vec<u32> {
+        let wanted = self
+            .group
+            .members
+            .iter()
+            .filter_map(|it| self.group.number(it));
+        let mut numbers: Vec<u32> = wanted.chain(numbers(&self.path)).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
     }
 
     pub(super) fn is_temporary(&self) -> bool {
@@ -208,6 +279,32 @@ impl MemberFolder {
         self.0.join("sidecar.yaml")
     }
 
+    /// The file by which it gets into a group that runs.
+    pub(super) fn join(&self) -> PathBuf {
+        self.0.join("join.json")
+    }
+
+    /// While it is there, what the member has is to be thrown away before its next start.
+    pub(crate) fn replace_mark(&self) -> PathBuf {
+        self.0.join("replace")
+    }
+
+    /// Throws away what the member has, and then the mark that says so.
+    pub(super) fn empty(&self) -> std::io::Result<()> {
+        for path in [self.sidecar_data(), self.app_data(), self.work()] {
+            remove(fs::remove_dir_all(path))?;
+        }
+        for path in [self.join(), self.replace_mark()] {
+            remove(fs::remove_file(path))?;
+        }
+        Ok(())
+    }
+
+    /// Nobody needs the member any more.
+    pub(super) fn remove(&self) -> std::io::Result<()> {
+        remove(fs::remove_dir_all(&self.0))
+    }
+
     pub(super) fn peers(&self) -> PathBuf {
         self.0.join("peers.json")
     }
@@ -238,11 +335,16 @@ impl MemberFolder {
     /// Empties the app's folder: an app whose state goes with its process starts from nothing.
     pub(super) fn empty_app_data(&self) -> std::io::Result<()> {
         let path = self.app_data();
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove(fs::remove_dir_all(&path))?;
         fs::create_dir_all(path)
+    }
+}
+
+/// What is not there need not be removed.
+fn remove(removed: std::io::Result<()>) -> std::io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -334,18 +436,11 @@ fn check(path: &Path, found: &Group, asked: &Group) -> Result<(), Failure> {
     }
     if found.members.len() != asked.members.len() {
         return Err(Failure::usage(format!(
-            "{} belongs to a group of {} members, not {}: use --replicas {}, or another folder; members cannot be added or removed here in this version",
+            "{} belongs to a group of {} members, not {}: use --replicas {}, and once it runs `synod members add` or `remove`; or another folder",
             path.display(),
             found.members.len(),
             asked.members.len(),
             found.members.len()
-        )));
-    }
-    if found.members != asked.members {
-        return Err(Failure::usage(format!(
-            "{} belongs to other members ({}): use another folder",
-            path.display(),
-            found.members.join(", ")
         )));
     }
     let (kept, wanted) = (found.state_type(), asked.state_type());

@@ -1,15 +1,17 @@
 //! A whole group on this machine, from its folder to its end. Comes in: checked settings. Runs until
 //! a signal; starts what is missing, tells what happens, and leaves nothing behind.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
+use synod_api::members::{Plan, Step, Until};
 use synod_sidecar::admin::status::Status;
-use synod_sidecar::config::peers::{PeerAddress, PeerTable};
 use synod_sidecar::identity::Who;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, interval, sleep};
 
 use super::certificates::Certificates;
@@ -17,17 +19,21 @@ use super::folder::{Folder, Group};
 use super::formation;
 use super::keeper::{Context, Event, HOPELESS, Keeper, Part, What};
 use super::member::{Member, names, plan};
+use super::membership::{self, Look};
+use super::peers::Relays;
 use super::ports::somebody_listens;
 use super::screen::Screen;
-use super::settings::{Settings, pairs};
+use super::settings::Settings;
 use super::table::{self, Line};
-use super::{relay, words};
+use super::words;
 use crate::exit::Failure;
 use crate::guard::Guard;
 use crate::http::call;
 
 const STATUS_PERIOD: Duration = Duration::from_millis(250);
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
+/// How often the members are looked at while they are as they should be.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 const RENEWAL_PERIOD: Duration = Duration::from_secs(3600);
 /// Without a quorum for this long after the apps should listen, the reasons are told.
 const SLOW_START: Duration = Duration::from_secs(10);
@@ -46,21 +52,39 @@ struct Running {
     settings: Settings,
     folder: Folder,
     certificates: Certificates,
-    members: Vec<Member>,
-    statuses: Vec<Option<Status>>,
-    /// Who has answered before.
-    known: Vec<bool>,
-    /// What was told about each member's state, so that changes are told once.
-    told: Vec<String>,
+    context: Context,
+    /// By number.
+    places: BTreeMap<u32, Place>,
+    statuses: mpsc::Sender<(u32, Option<Status>)>,
     told_leader: Option<String>,
-    /// Whose app runs and does not listen.
-    silent: Vec<bool>,
     phase: Phase,
     since: Instant,
     /// A higher protocol was asked for.
     raised: bool,
     slow_told: bool,
+    relays: Relays,
+    /// The look at the members that is under way.
+    looking: JoinSet<anyhow::Result<Plan>>,
+    /// When the next look is due.
+    look_at: Instant,
+    /// What was told last about the members.
+    told_step: String,
     screen: Screen,
+}
+
+/// A member that is kept running.
+struct Place {
+    member: Member,
+    keeper: Keeper,
+    status: Option<Status>,
+    /// It has answered before.
+    known: bool,
+    /// What was told about its state, so that changes are told once.
+    told: String,
+    /// Its app runs and does not listen.
+    silent: bool,
+    /// Asks for its status until this is dropped.
+    _asking: JoinSet<()>,
 }
 
 /// The signals that end the group.
@@ -78,29 +102,29 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         ),
     )?;
     let formed = formation::is_formed(&folder)?;
-    let members = plan(&settings, &folder).await?;
-    let certificates = Certificates::new(folder.ca(), names(&settings.service));
-    certificates.ensure(&everybody(&members), SystemTime::now())?;
-    for member in &members {
-        member.write_config(&settings, &folder, &certificates)?;
+    let mut members = Vec::new();
+    let mut taken = BTreeSet::new();
+    for number in folder.numbers() {
+        let member = plan(&settings, &folder, number, &taken).await?;
+        taken.extend(member.ports());
+        members.push(member);
     }
-    write_peers(&members, &settings.rtts).await?;
+    let certificates = Certificates::new(folder.ca(), names(&settings.service));
     let own = Path::new(crate::OWN_PROGRAM);
     let guard = Guard::start(own, folder.is_temporary().then(|| folder.path()))
         .map_err(|error| Failure::failed(format!("cannot start this program again: {error}")))?;
     let (events, mut happened) = mpsc::unbounded_channel();
-    let context = Context {
-        own: own.to_owned(),
-        guard,
-        app_timeout: settings.app_timeout,
-        events,
-    };
+    let (sender, mut statuses) = mpsc::channel(64);
     let mut running = Running {
-        statuses: vec![None; members.len()],
-        known: vec![false; members.len()],
-        told: vec!["Starting".to_owned(); members.len()],
+        context: Context {
+            own: own.to_owned(),
+            guard,
+            app_timeout: settings.app_timeout,
+            events,
+        },
+        places: BTreeMap::new(),
+        statuses: sender,
         told_leader: None,
-        silent: vec![false; members.len()],
         phase: if formed {
             Phase::Starting
         } else {
@@ -109,11 +133,14 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         since: Instant::now(),
         raised: false,
         slow_told: false,
+        relays: Relays::new(&settings.rtts, &folder.numbers()),
+        looking: JoinSet::new(),
+        look_at: Instant::now(),
+        told_step: String::new(),
         screen: Screen::new(),
         settings,
         folder,
         certificates,
-        members,
     };
     running
         .screen
@@ -122,20 +149,9 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     if formed && !running.settings.policy_given && kept {
         running.screen.say(words::POLICY_KEPT);
     }
-    let keepers: Vec<_> = running
-        .members
-        .iter()
-        .map(|it| {
-            Keeper::start(
-                it.clone(),
-                running.settings.command.as_deref(),
-                context.clone(),
-            )
-        })
-        .collect();
-    let result = running.keep(&mut happened, &mut stop).await;
-    running.finish(keepers, &mut stop).await;
-    drop(context);
+    running.start(members).await?;
+    let result = running.keep(&mut happened, &mut statuses, &mut stop).await;
+    running.finish(&mut stop).await;
     running.screen.close();
     let kept = (!running.folder.is_temporary()).then(|| running.folder.path().to_owned());
     let closed = running.folder.close();
@@ -148,60 +164,62 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-fn everybody(members: &[Member]) -> Vec<Who> {
-    members
-        .iter()
-        .map(|it| Who::Member(it.name.clone()))
-        .chain([Who::Operator])
-        .collect()
-}
-
-/// Tells every member where the others are; with round-trip times, that is where a relay is.
-async fn write_peers(members: &[Member], rtts: &[Duration]) -> Result<(), Failure> {
-    let count = u32::try_from(members.len()).expect("a few members");
-    for own in members {
-        let mut table = PeerTable::default();
-        for peer in members {
-            let pair = (own.number.min(peer.number), own.number.max(peer.number));
-            let at = pairs(count).iter().position(|it| *it == pair);
-            let mut address = peer.listen.peer;
-            if let Some(rtt) = at.and_then(|it| rtts.get(it)) {
-                address = relay::start(address, *rtt)
-                    .await
-                    .map_err(|error| Failure::failed(format!("cannot start a relay: {error}")))?;
-            }
-            table.members.push(PeerAddress {
-                name: peer.name.clone(),
-                address: address.to_string(),
-            });
-        }
-        table.write(&own.folder.peers()).map_err(Failure::failed)?;
-    }
-    Ok(())
-}
-
 // === impl Running ===
 
 impl Running {
+    /// Starts members that have their folders and ports.
+    async fn start(&mut self, members: Vec<Member>) -> Result<(), Failure> {
+        let new: Vec<u32> = members.iter().map(|it| it.number).collect();
+        let old = self.places.values().map(|it| it.member.clone());
+        let all: Vec<Member> = old.chain(members.clone()).collect();
+        self.certificates
+            .ensure(&everybody(&all), SystemTime::now())?;
+        for member in &members {
+            member.write_config(&self.settings, &self.folder, &self.certificates)?;
+        }
+        self.relays.write_peers(&all).await?;
+        for (member, number) in members.into_iter().zip(new) {
+            let command = self.settings.command.as_deref();
+            let mut asking = JoinSet::new();
+            asking.spawn(ask(number, member.listen.admin, self.statuses.clone()));
+            let place = Place {
+                keeper: Keeper::start(member.clone(), command, self.context.clone()),
+                member,
+                status: None,
+                known: false,
+                told: "Starting".to_owned(),
+                silent: false,
+                _asking: asking,
+            };
+            self.places.insert(number, place);
+        }
+        Ok(())
+    }
+
     /// Watches over the group until a signal comes, or it turns out that it can never run.
     async fn keep(
         &mut self,
         happened: &mut mpsc::UnboundedReceiver<Event>,
+        statuses: &mut mpsc::Receiver<(u32, Option<Status>)>,
         stop: &mut Stop,
     ) -> Result<(), Failure> {
-        let (sender, mut statuses) = mpsc::channel(64);
-        for (member, index) in self.members.iter().zip(0..) {
-            tokio::spawn(ask(index, member.listen.admin, sender.clone()));
-        }
         let mut ticks = interval(STATUS_PERIOD);
         let mut renewals = interval(RENEWAL_PERIOD);
         loop {
             tokio::select! {
                 () = stop.recv() => return Ok(()),
                 Some(event) = happened.recv() => self.happened(event)?,
-                Some((index, status)) = statuses.recv() => {
-                    self.known[index] |= status.is_some();
-                    self.statuses[index] = status;
+                Some((number, status)) = statuses.recv() => {
+                    if let Some(place) = self.places.get_mut(&number) {
+                        place.known |= status.is_some();
+                        place.status = status;
+                    }
+                }
+                Some(looked) = self.looking.join_next() => {
+                    tokio::select! {
+                        () = self.looked(looked) => {}
+                        () = stop.recv() => return Ok(()),
+                    }
                 }
                 _ = ticks.tick() => {
                     tokio::select! {
@@ -211,7 +229,8 @@ impl Running {
                     self.show();
                 }
                 _ = renewals.tick() => {
-                    if let Err(error) = self.certificates.ensure(&everybody(&self.members), SystemTime::now()) {
+                    let all: Vec<Member> = self.members().cloned().collect();
+                    if let Err(error) = self.certificates.ensure(&everybody(&all), SystemTime::now()) {
                         self.screen.say(&format!("certificates cannot be renewed: {error:#}"));
                     }
                 }
@@ -219,25 +238,33 @@ impl Running {
         }
     }
 
+    fn members(&self) -> impl Iterator<Item = &Member> {
+        self.places.values().map(|it| &it.member)
+    }
+
     /// Goes on to the next phase when its time has come.
     async fn advance(&mut self) -> Result<(), Failure> {
         if self.phase == Phase::Forming
-            && formation::form(&self.folder, &self.statuses, &self.settings.policy)?
+            && formation::form(&self.folder, &self.said(), &self.settings.policy)?
         {
             self.phase = Phase::Starting;
         }
         let serving = |it: &Status| it.ready && it.serving && it.leader.is_some();
-        let up: Vec<usize> = (0..self.members.len())
-            .filter(|it| self.statuses[*it].as_ref().is_some_and(serving))
+        let up = self.places.values();
+        let up: Vec<Member> = up
+            .filter(|it| it.status.as_ref().is_some_and(serving))
+            .map(|it| it.member.clone())
             .collect();
-        if self.phase == Phase::Starting && up.len() > self.members.len() / 2 {
+        if self.phase == Phase::Starting && up.len() > self.folder.group().members.len() / 2 {
             self.phase = Phase::Running;
-            self.take_over_policy(up[0]).await;
-            self.screen
-                .say(&words::invitation(&self.settings, &self.members));
+            self.take_over_policy(&up[0]).await;
+            let members: Vec<&Member> = self.members().collect();
+            let text = words::invitation(&self.settings, &members);
+            self.screen.say(&text);
         }
         if self.phase == Phase::Running {
             self.raise_protocol().await;
+            self.look_at_members().await?;
         }
         let slow = self.settings.app_timeout + SLOW_START;
         if self.phase != Phase::Running && !self.slow_told && self.since.elapsed() > slow {
@@ -250,14 +277,137 @@ impl Running {
         Ok(())
     }
 
+    /// Who is wanted may have changed, and so may who is there.
+    async fn look_at_members(&mut self) -> Result<(), Failure> {
+        if self.folder.look_again()? {
+            self.look_at = Instant::now();
+        }
+        let marked = self.places.iter();
+        let marked = marked.filter(|(_, it)| it.member.folder.replace_mark().exists());
+        for number in marked.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.begin_anew(number).await;
+        }
+        if !self.looking.is_empty() || Instant::now() < self.look_at {
+            return Ok(());
+        }
+        let lines = self.lines();
+        let leader = table::leader(&lines);
+        let Some(leader) = self.members().find(|it| Some(it.name.as_str()) == leader) else {
+            return Ok(());
+        };
+        let there = self.places.values().map(|it| {
+            let process = it.status.as_ref().and_then(membership::process);
+            (it.member.name.clone(), (it.member.folder.clone(), process))
+        });
+        let look = Look {
+            certificates: self.certificates.clone(),
+            names: names(&self.settings.service),
+            group: self.folder.group().clone(),
+            leader: (leader.name.clone(), leader.listen.peer),
+            there: there.collect(),
+        };
+        self.looking.spawn(look.step());
+        Ok(())
+    }
+
+    /// Does what a look at the members has shown to be necessary.
+    async fn looked(&mut self, looked: Result<anyhow::Result<Plan>, JoinError>) {
+        self.look_at = Instant::now() + STATUS_PERIOD;
+        let plan = match looked {
+            Ok(Ok(plan)) => plan,
+            Ok(Err(error)) => return self.tell_step(format!("members: {error:#}")),
+            Err(error) => return self.tell_step(format!("members: {error}")),
+        };
+        let number = |it: &String| self.folder.group().number(it);
+        let start: Vec<u32> = plan.start.iter().filter_map(number).collect();
+        let gone: Vec<u32> = plan.take_away.iter().filter_map(number).collect();
+        let empty: Vec<u32> = plan.empty.iter().filter_map(number).collect();
+        match &plan.step {
+            Step::Nothing if start.is_empty() && gone.is_empty() && empty.is_empty() => {
+                self.look_at = Instant::now() + LOOK_PERIOD;
+                self.told_step.clear();
+            }
+            Step::Nothing
+            | Step::Wait {
+                until: Until::Settled,
+                ..
+            } => {}
+            step => self.tell_step(step.to_string()),
+        }
+        for number in start {
+            self.add(number).await;
+        }
+        for number in gone {
+            self.take_away(number).await;
+        }
+        for number in empty {
+            self.begin_anew(number).await;
+        }
+    }
+
+    fn tell_step(&mut self, text: String) {
+        if self.told_step != text {
+            self.screen.say(&text);
+            self.told_step = text;
+        }
+    }
+
+    /// Starts a member that is new.
+    async fn add(&mut self, number: u32) {
+        let taken = self.members().flat_map(Member::ports).collect();
+        let started = match plan(&self.settings, &self.folder, number, &taken).await {
+            Ok(member) => self.start(vec![member]).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = started {
+            self.tell_step(format!("members: {error}"));
+        }
+    }
+
+    /// Ends a member that nobody needs any more; what it has goes with it.
+    async fn take_away(&mut self, number: u32) {
+        let Some(place) = self.places.remove(&number) else {
+            return;
+        };
+        place.keeper.stop().await;
+        let name = &place.member.name;
+        let text = match place.member.folder.remove() {
+            Ok(()) => format!("{name} has left, and its folder is removed"),
+            Err(error) => format!("{name} has left, and its folder cannot be removed: {error}"),
+        };
+        self.screen.say(&text);
+    }
+
+    /// Starts a member with nothing: the group takes it in as a new one.
+    async fn begin_anew(&mut self, number: u32) {
+        let Some(place) = self.places.remove(&number) else {
+            return;
+        };
+        place.keeper.stop().await;
+        let name = &place.member.name;
+        match place.member.folder.empty() {
+            Ok(()) => {
+                self.screen
+                    .say(&format!("{name} begins anew, with nothing"));
+                self.add(number).await;
+            }
+            Err(error) => self.tell_step(format!("{name}: its folder cannot be emptied: {error}")),
+        }
+    }
+
+    /// What the members say, by number.
+    fn said(&self) -> Vec<Option<&Status>> {
+        self.places.values().map(|it| it.status.as_ref()).collect()
+    }
+
     /// A folder of an earlier version: the group goes on by what all members of this one speak.
     async fn raise_protocol(&mut self) {
-        let all: Option<Vec<&Status>> = self.statuses.iter().map(Option::as_ref).collect();
+        let all: Option<Vec<&Status>> = self.said().into_iter().collect();
         let all = all.unwrap_or_default();
         let speak = all.iter().map(|it| it.protocol[1]).min().unwrap_or(0);
         let in_force = all.iter().map(|it| it.protocol_in_force).max();
         let leader = all.iter().find_map(|it| it.leader.as_ref());
-        let leader = self.members.iter().find(|it| Some(&it.name) == leader);
+        let leader = self.members().find(|it| Some(&it.name) == leader).cloned();
         let (Some(in_force @ 1..), Some(leader)) = (in_force, leader) else {
             return;
         };
@@ -266,7 +416,7 @@ impl Running {
         }
         self.raised = true;
         let service = &self.settings.service;
-        let raised = formation::raise_protocol(&self.certificates, service, leader, speak).await;
+        let raised = formation::raise_protocol(&self.certificates, service, &leader, speak).await;
         let text = match raised {
             Ok(()) => format!(
                 "the group speaks protocol {speak} now: earlier versions of synod cannot run it any more"
@@ -278,12 +428,11 @@ impl Running {
         self.screen.say(&text);
     }
 
-    async fn take_over_policy(&mut self, through: usize) {
+    async fn take_over_policy(&mut self, member: &Member) {
         let policy = &self.settings.policy;
         if !self.settings.policy_given || !formation::has_changed(&self.folder, policy) {
             return;
         }
-        let member = &self.members[through];
         let text = match formation::propose(&self.folder, &self.certificates, member, policy).await
         {
             Ok(version) => format!("the changed manifest is in force as policy {version}"),
@@ -293,24 +442,26 @@ impl Running {
     }
 
     fn happened(&mut self, event: Event) -> Result<(), Failure> {
-        let member = &self.members[event.member as usize - 1];
+        let Some(place) = self.places.get_mut(&event.member) else {
+            // It was taken away meanwhile.
+            return Ok(());
+        };
         let hopeless = match &event.what {
             What::Ended { quick_deaths, .. } => *quick_deaths >= HOPELESS,
             What::CannotStart(_) => true,
             _ => false,
         };
-        let text = words::event(&event, member);
+        let text = words::event(&event, &place.member);
         if hopeless && self.phase != Phase::Running {
             return Err(Failure::failed(text));
         }
         if event.part == Part::App {
-            let silent = matches!(event.what, What::NotListening(_));
-            self.silent[event.member as usize - 1] = silent;
+            place.silent = matches!(event.what, What::NotListening(_));
         }
-        let silent = self.silent.iter().zip(&self.members);
-        let silent = silent.filter(|(silent, it)| **silent && !somebody_listens(it.app.port()));
-        let others = self.members.len() - silent.count();
-        if self.phase != Phase::Running && others <= self.members.len() / 2 {
+        let is_silent = |it: &&Place| it.silent && !somebody_listens(it.member.app.port());
+        let silent = self.places.values().filter(is_silent).count();
+        let count = self.places.len();
+        if self.phase != Phase::Running && count - silent <= count / 2 {
             let text = format!("{text}\n{}", words::HOPELESSLY_SILENT);
             return Err(Failure::failed(text));
         }
@@ -322,16 +473,14 @@ impl Running {
     }
 
     fn lines(&self) -> Vec<Line> {
-        self.members
-            .iter()
-            .zip(self.statuses.iter().zip(&self.known))
-            .map(|(member, (status, known))| Line {
-                name: member.name.clone(),
-                url: member.url(),
-                status: status.clone(),
-                known: *known,
-            })
-            .collect()
+        let places = self.places.values();
+        let line = |place: &Place| Line {
+            name: place.member.name.clone(),
+            url: place.member.url(),
+            status: place.status.clone(),
+            known: place.known,
+        };
+        places.map(line).collect()
     }
 
     /// The table on a terminal; elsewhere a line for each change.
@@ -342,10 +491,10 @@ impl Running {
                 .show(table::render(&lines, self.screen.colors()));
             return;
         }
-        for (line, told) in lines.iter().zip(&mut self.told) {
-            if line.state() != told.as_str() {
-                line.state().clone_into(told);
-                self.screen.say(&format!("{}: {told}", line.name));
+        for (line, place) in lines.iter().zip(self.places.values_mut()) {
+            if line.state() != place.told {
+                line.state().clone_into(&mut place.told);
+                self.screen.say(&format!("{}: {}", line.name, place.told));
             }
         }
         let leader = table::leader(&lines);
@@ -358,16 +507,16 @@ impl Running {
 
     /// Followers first, the leader last: the least work for everybody. A second signal ends it all
     /// at once; nothing acknowledged is lost by that.
-    async fn finish(&mut self, keepers: Vec<Keeper>, stop: &mut Stop) {
+    async fn finish(&mut self, stop: &mut Stop) {
         let lines = self.lines();
         let leader = table::leader(&lines).map(str::to_owned);
         self.screen.close();
         self.screen.say("stopping ..");
-        let mut order: Vec<_> = keepers.into_iter().zip(&self.members).collect();
-        order.sort_by_key(|(_, member)| Some(&member.name) == leader.as_ref());
+        let mut order: Vec<Place> = std::mem::take(&mut self.places).into_values().collect();
+        order.sort_by_key(|it| Some(&it.member.name) == leader.as_ref());
         let all = async {
-            for (keeper, _) in order {
-                keeper.stop().await;
+            for place in order {
+                place.keeper.stop().await;
             }
         };
         tokio::select! {
@@ -379,13 +528,13 @@ impl Running {
 
 /// Asks one member for its status, again and again.
 async fn ask(
-    index: usize,
+    number: u32,
     admin: std::net::SocketAddr,
-    statuses: mpsc::Sender<(usize, Option<Status>)>,
+    statuses: mpsc::Sender<(u32, Option<Status>)>,
 ) {
     loop {
         let status = status(admin).await;
-        if statuses.send((index, status)).await.is_err() {
+        if statuses.send((number, status)).await.is_err() {
             return;
         }
         sleep(STATUS_PERIOD).await;
@@ -398,6 +547,14 @@ pub(crate) async fn status(admin: std::net::SocketAddr) -> Option<Status> {
         Ok((StatusCode::OK, body)) => serde_json::from_slice(&body).ok(),
         _ => None,
     }
+}
+
+fn everybody(members: &[Member]) -> Vec<Who> {
+    members
+        .iter()
+        .map(|it| Who::Member(it.name.clone()))
+        .chain([Who::Operator])
+        .collect()
 }
 
 // === impl Stop ===

@@ -10,7 +10,7 @@ use synod_sidecar::config::{App, Config, Leader, Listen, Log, Protocol};
 use synod_sidecar::identity::{Names, Who};
 
 use super::certificates::Certificates;
-use super::folder::{Folder, MemberFolder};
+use super::folder::{self, Folder, MemberFolder};
 use super::ports;
 use super::process::Program;
 use super::settings::Settings;
@@ -34,42 +34,40 @@ pub(super) struct Member {
     pub(super) folder: MemberFolder,
 }
 
-/// Plans the members of a group: every port is known, and free at this moment.
-pub(super) async fn plan(settings: &Settings, folder: &Folder) -> Result<Vec<Member>, Failure> {
-    let names = &folder.group().members;
-    let mut clients = Vec::new();
-    for (name, index) in names.iter().zip(0_u16..) {
-        let mut address = settings.listen;
-        address.set_port(settings.listen.port() + index);
-        ports::check_free(address, name).await?;
-        clients.push(address);
-    }
-    let taken: BTreeSet<u16> = clients.iter().map(SocketAddr::port).collect();
-    let free = ports::free(names.len() * 3, &taken)
-        .map_err(|error| Failure::failed(format!("no ports for the members: {error}")))?;
-    let mut free = free
-        .into_iter()
-        .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    let mut next = || free.next().expect("three for each member");
-    names
-        .iter()
-        .zip(clients)
-        .zip(1..)
-        .map(|((name, http), number)| {
-            Ok(Member {
-                number,
-                name: name.clone(),
-                listen: Listen {
-                    http,
-                    peer: next(),
-                    admin: next(),
-                },
-                app: next(),
-                state: settings.state.kind,
-                folder: folder.member(number)?,
-            })
-        })
-        .collect()
+/// Plans a member: every port is known, is none of those that are `taken`, and free at this moment.
+pub(super) async fn plan(
+    settings: &Settings,
+    folder: &Folder,
+    number: u32,
+    taken: &BTreeSet<u16>,
+) -> Result<Member, Failure> {
+    let name = folder::name(&settings.service, number);
+    let mut http = settings.listen;
+    let port = u32::from(http.port()) + number - 1;
+    let port = u16::try_from(port).map_err(|_| {
+        Failure::usage(format!(
+            "{name} would serve on port {port}, which does not exist"
+        ))
+    })?;
+    http.set_port(port);
+    ports::check_free(http, &name).await?;
+    let mut taken = taken.clone();
+    taken.insert(port);
+    let free = ports::free(3, &taken)
+        .map_err(|error| Failure::failed(format!("no ports for {name}: {error}")))?;
+    let local = |it: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, free[it]));
+    Ok(Member {
+        number,
+        name,
+        listen: Listen {
+            http,
+            peer: local(0),
+            admin: local(1),
+        },
+        app: local(2),
+        state: settings.state.kind,
+        folder: folder.member(number)?,
+    })
 }
 
 /// The names in the certificates of a service.
@@ -84,6 +82,12 @@ pub(super) fn names(service: &str) -> Names {
 // === impl Member ===
 
 impl Member {
+    /// All that it listens on.
+    pub(super) fn ports(&self) -> [u16; 4] {
+        let Listen { http, peer, admin } = &self.listen;
+        [http, peer, admin, &self.app].map(SocketAddr::port)
+    }
+
     /// Where clients on this machine find it.
     pub(super) fn url(&self) -> String {
         format!("http://{}", ports::reachable(self.listen.http))
@@ -104,6 +108,7 @@ impl Member {
             namespace: NAMESPACE.to_owned(),
             data: self.folder.sidecar_data(),
             genesis: folder.genesis(),
+            join: Some(self.folder.join()),
             peers: self.folder.peers(),
             tls: certificates.files(&Who::Member(self.name.clone())),
             listen: self.listen.clone(),
@@ -125,7 +130,7 @@ impl Member {
         };
         let path = self.folder.config();
         let text = serde_yaml::to_string(&config)?;
-        super::folder::replace(&path, text.as_bytes())
+        folder::replace(&path, text.as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))
     }
 

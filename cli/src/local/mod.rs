@@ -9,6 +9,8 @@ mod formation;
 pub(crate) mod group;
 mod keeper;
 mod member;
+pub(crate) mod membership;
+mod peers;
 mod ports;
 mod process;
 mod relay;

@@ -21,7 +21,7 @@ pub(super) fn introduction(settings: &Settings, folder: &Folder) -> String {
     };
     let mut lines = vec![format!(
         "starting {} members of {} in {}{end}",
-        settings.members,
+        folder.numbers().len(),
         settings.service,
         folder.path().display()
     )];
@@ -39,9 +39,9 @@ pub(super) fn introduction(settings: &Settings, folder: &Folder) -> String {
 }
 
 /// A quorum is up: where it is, and three lines to paste.
-pub(super) fn invitation(settings: &Settings, members: &[Member]) -> String {
-    let first = &members[0];
-    let other = members.get(2).or(members.last()).unwrap_or(first);
+pub(super) fn invitation(settings: &Settings, members: &[&Member]) -> String {
+    let first = members[0];
+    let other = members.get(2).or(members.last()).unwrap_or(&first);
     let (path, data) = match settings.command {
         None => ("/notes", "text=hello"),
         Some(_) => ("/", "hello"),

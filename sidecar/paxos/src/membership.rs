@@ -101,15 +101,21 @@ impl Paxos {
         self.membership.current(&self.base)
     }
 
+    /// Whom this member is to ask and to answer: the members of its configuration, or, before it has
+    /// entered one that it is in, of the one that it was started with.
+    pub fn roster(&self) -> &Configuration {
+        let joining = self.membership.joining(&self.base);
+        joining.unwrap_or_else(|| self.configuration())
+    }
+
     /// Its number.
     pub fn epoch(&self) -> Epoch {
         self.configuration().epoch
     }
 
-    /// Everybody that this member is to be connected with: the other members of its configuration (or,
-    /// before it has entered one that it is in, of the one that it was started with), those that left
-    /// until they are not needed any more, and those of later epochs that have said hello. Look again
-    /// when [`Self::contacts_version`] has changed.
+    /// Everybody that this member is to be connected with: the others of its [`Self::roster`], those that
+    /// left until they are not needed any more, and those of later epochs that have said hello. Look
+    /// again when [`Self::contacts_version`] has changed.
     pub fn contacts(&self) -> Vec<Member> {
         let mut contacts = self.others();
         if !self.old_epoch_retired() {
@@ -189,15 +195,15 @@ impl Paxos {
         self.membership.removed
     }
 
-    /// All that were members once.
-    pub(crate) fn former_members(&self) -> Vec<Member> {
+    /// All that were members once and are not any more, by number: neither their numbers nor their
+    /// incarnations are used again (rule M4).
+    pub fn former_members(&self) -> Vec<Member> {
         self.membership.former_at(&self.base, Slot(u64::MAX))
     }
 
     fn others(&self) -> Vec<Member> {
-        let joining = self.membership.joining(&self.base);
-        let roster = joining.unwrap_or_else(|| self.configuration());
-        let others = roster.members.iter().filter(|it| it.id != self.me);
+        let others = self.roster().members.iter();
+        let others = others.filter(|it| it.id != self.me);
         others.cloned().collect()
     }
 

@@ -113,8 +113,8 @@ impl Paxos {
         Ok(())
     }
 
-    /// An observer of this epoch within a window of this leader's log.
-    fn has_caught_up(&self, member: MemberId) -> bool {
+    /// As far as this leader knows: a member of this epoch that it hears, within a window of its log.
+    pub fn has_caught_up(&self, member: MemberId) -> bool {
         let Office::Leader(leader) = &self.office else {
             return false;
         };

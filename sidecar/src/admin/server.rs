@@ -297,6 +297,7 @@ impl Admin {
             diverged: found.diverged,
             not_deterministic: found.not_deterministic,
             verified: self.parts.verified.borrow().slot().0,
+            removed: node.removed.map(|it| it.0),
         }
     }
 }

@@ -76,6 +76,10 @@ pub struct Status {
     /// The state of this copy is vouched for up to this slot: a majority has answered alike.
     #[serde(default)]
     pub verified: u64,
+    /// It is in the group no more, from that epoch on: it may be ended once an entry of that epoch is
+    /// chosen.
+    #[serde(default)]
+    pub removed: Option<u64>,
 }
 
 /// A snapshot of the app's state.

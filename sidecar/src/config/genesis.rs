@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use prost::Message as _;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use synod_paxos::{
     Configuration, Epoch, Genesis, GroupId, Identity, Incarnation, Member, MemberId, Quorums, Role,
@@ -111,26 +112,24 @@ impl GenesisFile {
         }
     }
 
+    /// The file that a group with this genesis began with.
+    pub(super) fn of(genesis: &Genesis, service: &str) -> Self {
+        Self {
+            service: service.to_owned(),
+            protocol: genesis.protocol,
+            members: genesis
+                .configuration
+                .members
+                .iter()
+                .map(Into::into)
+                .collect(),
+            policy: to_hex(&genesis.policy),
+        }
+    }
+
     /// Reads the file; `None` when there is none yet.
     pub fn read(path: &Path) -> Result<Option<Self>, GenesisError> {
-        let text = match std::fs::read(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => {
-                return Err(GenesisError::File {
-                    path: path.to_owned(),
-                    error,
-                });
-            }
-        };
-        let mut json = serde_json::Deserializer::from_slice(&text);
-        let file =
-            serde_path_to_error::deserialize(&mut json).map_err(|error| GenesisError::Content {
-                path: path.to_owned(),
-                field: error.path().to_string(),
-                problem: error.inner().to_string(),
-            })?;
-        Ok(Some(file))
+        read_json(path)
     }
 
     /// Writes the file if there is none; the loser of a race gets [`GenesisError::Exists`]. A
@@ -191,7 +190,7 @@ impl GenesisFile {
     }
 
     /// The first record of the group's logs; errors are `(field, problem)`.
-    fn to_genesis(&self) -> Result<Genesis, (String, String)> {
+    pub(super) fn to_genesis(&self) -> Result<Genesis, (String, String)> {
         let problem = |field: String, text: &str| (field, text.to_owned());
         if self.protocol == 0 {
             return Err(problem("protocol".into(), "must be at least 1"));
@@ -200,33 +199,7 @@ impl GenesisFile {
             .ok_or_else(|| problem("policy".into(), "is not a string of hex digits"))?;
         Policy::decode(&policy[..])
             .map_err(|error| problem("policy".into(), &format!("is no policy: {error}")))?;
-        let mut members = Vec::new();
-        let (mut ids, mut names, mut lives) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for (at, member) in self.members.iter().enumerate() {
-            let field = |name: &str| format!("members[{at}].{name}");
-            let incarnation = parse_incarnation(&member.incarnation)
-                .ok_or_else(|| problem(field("incarnation"), "is not 32 hex digits, or is zero"))?;
-            if member.id == 0 || !ids.insert(member.id) {
-                return Err(problem(field("id"), "must be a number of its own, from 1"));
-            }
-            if member.name.is_empty() || !names.insert(&member.name) {
-                return Err(problem(field("name"), "must be a name of its own"));
-            }
-            if !lives.insert(incarnation) {
-                return Err(problem(field("incarnation"), "must be its own"));
-            }
-            members.push(Member {
-                id: MemberId(member.id),
-                name: member.name.clone(),
-                incarnation,
-                role: member.role.into(),
-                region: member.region.clone(),
-            });
-        }
-        if !members.iter().any(|it| it.role == Role::Voter) {
-            return Err(problem("members".into(), "no voter is among them"));
-        }
-        members.sort_by_key(|it| it.id);
+        let members = read_members(&self.members)?;
         let mut genesis = Genesis {
             group: GroupId::default(),
             configuration: Configuration {
@@ -244,12 +217,89 @@ impl GenesisFile {
     }
 }
 
+/// Reads a file of this shape; `None` when there is none yet.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, GenesisError> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(GenesisError::File {
+                path: path.to_owned(),
+                error,
+            });
+        }
+    };
+    let mut json = serde_json::Deserializer::from_slice(&text);
+    let file =
+        serde_path_to_error::deserialize(&mut json).map_err(|error| GenesisError::Content {
+            path: path.to_owned(),
+            field: error.path().to_string(),
+            problem: error.inner().to_string(),
+        })?;
+    Ok(Some(file))
+}
+
+/// The members as the agreement has them, by number; errors are `(field, problem)`.
+pub(super) fn read_members(given: &[GenesisMember]) -> Result<Vec<Member>, (String, String)> {
+    let problem = |field: String, text: &str| (field, text.to_owned());
+    let mut members = Vec::new();
+    let (mut ids, mut names, mut lives) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for (at, member) in given.iter().enumerate() {
+        let field = |name: &str| format!("members[{at}].{name}");
+        let incarnation = parse_incarnation(&member.incarnation)
+            .ok_or_else(|| problem(field("incarnation"), "is not 32 hex digits, or is zero"))?;
+        if member.id == 0 || !ids.insert(member.id) {
+            return Err(problem(field("id"), "must be a number of its own, from 1"));
+        }
+        if member.name.is_empty() || !names.insert(&member.name) {
+            return Err(problem(field("name"), "must be a name of its own"));
+        }
+        if !lives.insert(incarnation) {
+            return Err(problem(field("incarnation"), "must be its own"));
+        }
+        members.push(Member {
+            id: MemberId(member.id),
+            name: member.name.clone(),
+            incarnation,
+            role: member.role.into(),
+            region: member.region.clone(),
+        });
+    }
+    if !members.iter().any(|it| it.role == Role::Voter) {
+        return Err(problem("members".into(), "no voter is among them"));
+    }
+    members.sort_by_key(|it| it.id);
+    Ok(members)
+}
+
 impl From<GenesisRole> for Role {
     fn from(role: GenesisRole) -> Self {
         match role {
             GenesisRole::Voter => Self::Voter,
             GenesisRole::Observer => Self::Observer,
             GenesisRole::Witness => Self::Witness,
+        }
+    }
+}
+
+impl From<Role> for GenesisRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Voter => Self::Voter,
+            Role::Observer => Self::Observer,
+            Role::Witness => Self::Witness,
+        }
+    }
+}
+
+impl From<&Member> for GenesisMember {
+    fn from(member: &Member) -> Self {
+        Self {
+            id: member.id.0,
+            name: member.name.clone(),
+            incarnation: member.incarnation.to_string(),
+            role: member.role.into(),
+            region: member.region.clone(),
         }
     }
 }

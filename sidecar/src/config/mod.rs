@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::identity::Names;
 
 pub mod genesis;
+pub mod join;
 pub mod limits;
 pub mod peers;
 pub mod state;
@@ -50,6 +51,10 @@ pub struct Config {
     pub data: PathBuf,
     /// File of the first configuration (rule M5); it may come to exist only later.
     pub genesis: PathBuf,
+    /// File by which this member gets into a group that runs already; it may come to exist only later.
+    /// Without a path, only the genesis can make it a member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<PathBuf>,
     /// File with the addresses of the members, read again when it changes.
     pub peers: PathBuf,
     /// Certificates.
@@ -313,7 +318,8 @@ impl Config {
             &mut self.tls.cert,
             &mut self.tls.key,
         ];
-        for path in own.into_iter().chain(volume.into_iter().flatten()) {
+        let own = own.into_iter().chain(self.join.as_mut());
+        for path in own.chain(volume.into_iter().flatten()) {
             if let Some(text) = path.to_str().filter(|it| it.contains(MEMBER)) {
                 *path = PathBuf::from(text.replace(MEMBER, &self.member));
             }
@@ -352,8 +358,22 @@ impl Config {
     }
 }
 
+/// Usable as the name of a region.
+pub(crate) fn is_region(value: &str) -> bool {
+    value.len() <= 63 && !value.chars().any(char::is_control)
+}
+
+/// A DNS label in lower case.
+pub(crate) fn is_label(value: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    (1..=63).contains(&value.len())
+        && value.chars().all(|c| inner(c) || c == '-')
+        && value.starts_with(inner)
+        && value.ends_with(inner)
+}
+
 fn check_region(field: &'static str, value: &str) -> Result<(), ConfigError> {
-    if value.len() <= 63 && !value.chars().any(char::is_control) {
+    if is_region(value) {
         return Ok(());
     }
     Err(ConfigError::Value {
@@ -365,12 +385,7 @@ fn check_region(field: &'static str, value: &str) -> Result<(), ConfigError> {
 
 /// A DNS label, as Kubernetes wants names to be; it becomes a segment of a certificate's name.
 fn check_label(field: &'static str, value: &str) -> Result<(), ConfigError> {
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let fits = (1..=63).contains(&value.len())
-        && value.chars().all(|c| inner(c) || c == '-')
-        && value.starts_with(inner)
-        && value.ends_with(inner);
-    if fits {
+    if is_label(value) {
         return Ok(());
     }
     Err(ConfigError::Value {

@@ -259,6 +259,10 @@ impl<B: Backend> Core<B> {
     ) -> Result<Response<ResponseBody>, Problem> {
         for _ in 0..MAX_CLASSIFICATIONS {
             let ordered = class.level == Level::Ordered;
+            if self.backend.node_status().borrow().removed.is_some() {
+                let gone = Problem::unavailable("this member is in the group no more: ask another");
+                return Err(if ordered { gone.of_ordered() } else { gone });
+            }
             if ordered && call.handed_over {
                 return Err(Problem::unavailable(
                     "the members' policies differ at the moment",

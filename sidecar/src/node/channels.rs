@@ -47,8 +47,7 @@ impl Channels {
         if status.member == member {
             return None;
         }
-        let members = &status.configuration.as_ref()?.members;
-        let name = members.iter().find(|it| it.id == member)?.name.clone();
+        let name = status.find(member)?.name.clone();
         let peers = self.peers.clone();
         let who = Who::Member(name.clone());
         Some(Connector::new(self.identity.clone(), who, move || {
@@ -60,6 +59,10 @@ impl Channels {
 impl PeerChannels for Channels {
     fn channel(&self, member: MemberId) -> Option<Channel> {
         let mut made = self.made.lock().expect("no holder panics");
+        if self.node.borrow().find(member).is_none() {
+            made.remove(&member);
+            return None;
+        }
         if let Some(channel) = made.get(&member) {
             return Some(channel.clone());
         }

@@ -1,23 +1,28 @@
 //! The `Control` service: what operators, command lines and other members ask of a member. Whoever
 //! comes through the door of the peer port with a certificate of this service may call it.
 
+mod members;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use synod_paxos::{CommandKind, GroupId, Incarnation, Member, MemberId, NotTaken, UpgradeRefused};
+use synod_paxos::{
+    CommandKind, Epoch, GroupId, Incarnation, Member, MemberId, NotTaken, UpgradeRefused,
+};
 use synod_proto::v1::acquire_stop_request::Claim as WireClaim;
 use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::control_server::{self, ControlServer};
 use synod_proto::v1::propose_policy_response::Result as Outcome;
 use synod_proto::v1::{
     AcquireDisruptionRequest, AcquireDisruptionResponse, AcquireStopRequest, AcquireStopResponse,
-    Bypass, KeptSnapshot, KeptSnapshotsRequest, KeptSnapshotsResponse, Policy,
-    PrepareShutdownRequest, PrepareShutdownResponse, ProposePolicyRequest, ProposePolicyResponse,
-    RaiseProtocolRequest, RaiseProtocolResponse, ReleaseDisruptionRequest,
-    ReleaseDisruptionResponse, StatusRequest, StatusResponse, TakeSnapshotRequest,
-    TakeSnapshotResponse, TransferLeadershipRequest, TransferLeadershipResponse,
+    Bypass, ChangeMembersRequest, ChangeMembersResponse, KeptSnapshot, KeptSnapshotsRequest,
+    KeptSnapshotsResponse, MembersRequest, MembersResponse, Policy, PrepareShutdownRequest,
+    PrepareShutdownResponse, ProposePolicyRequest, ProposePolicyResponse, RaiseProtocolRequest,
+    RaiseProtocolResponse, ReleaseDisruptionRequest, ReleaseDisruptionResponse, StatusRequest,
+    StatusResponse, TakeSnapshotRequest, TakeSnapshotResponse, TransferLeadershipRequest,
+    TransferLeadershipResponse,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -313,7 +318,7 @@ impl control_server::Control for Control {
         let moved = watch.wait_for(|it| it.leader != Some(it.member));
         match timeout(TRANSFER, moved).await {
             Ok(Ok(_)) => Ok(Response::new(response)),
-            Ok(Err(_)) => Err(Status::unavailable("this member is ending")),
+            Ok(Err(_)) => Err(ending()),
             Err(_) => Err(Status::deadline_exceeded(
                 "no other voter could take over in time",
             )),
@@ -358,7 +363,7 @@ impl control_server::Control for Control {
             };
             match timeout(HAND_OVER, handed_over).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(Status::unavailable("this member is ending")),
+                Ok(Err(_)) => return Err(ending()),
                 Err(_) => {
                     return Err(Status::deadline_exceeded(
                         "no other voter could take over in time",
@@ -461,7 +466,7 @@ impl control_server::Control for Control {
                 )));
             }
             Some(Err(error)) => return Err(Status::failed_precondition(error.to_string())),
-            None => return Err(Status::unavailable("this member is ending")),
+            None => return Err(ending()),
         }
         tracing::info!(protocol = version, "a higher protocol is proposed");
         let raised = timeout(PATIENCE, status.wait_for(|it| it.protocol >= version)).await;
@@ -469,9 +474,58 @@ impl control_server::Control for Control {
             Ok(Ok(status)) => Ok(Response::new(RaiseProtocolResponse {
                 version: status.protocol,
             })),
-            Ok(Err(_)) => Err(Status::unavailable("this member is ending")),
+            Ok(Err(_)) => Err(ending()),
             Err(_) => Err(Status::deadline_exceeded(
                 "not agreed on in time; it may be, later",
+            )),
+        }
+    }
+
+    async fn members(
+        &self,
+        request: Request<MembersRequest>,
+    ) -> Result<Response<MembersResponse>, Status> {
+        Caller::of(&request)?;
+        let membership = self.node.membership().await.ok_or_else(no_group)?;
+        let status = self.node.status().borrow().clone();
+        let response = members::to_response(&membership, &status, &self.facts.service);
+        Ok(Response::new(response))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<ChangeMembersRequest>,
+    ) -> Result<Response<ChangeMembersResponse>, Status> {
+        only_operators(&request)?;
+        let request = request.into_inner();
+        let changes = members::read(&request)?;
+        let mut status = self.node.status();
+        if status.borrow_and_update().group.is_none() {
+            return Err(no_group());
+        }
+        let expected = Epoch(request.epoch);
+        let asked = match self.node.change_members(expected, changes).await {
+            Some(Ok(configuration)) => configuration,
+            Some(Err(error)) => return Err(members::refused(&error, &status.borrow())),
+            None => return Err(ending()),
+        };
+        tracing::info!(epoch = %asked.epoch, "other members are proposed");
+        let entered = status.wait_for(|it| it.epoch >= asked.epoch);
+        match timeout(PATIENCE, entered).await {
+            Ok(Ok(status)) => match status.configuration.as_deref() {
+                Some(chosen) if members::is_same(&asked, chosen) => {
+                    let epoch = asked.epoch.0;
+                    Ok(Response::new(ChangeMembersResponse { epoch }))
+                }
+                _ => Err(Status::aborted(
+                    "another change was agreed on meanwhile: ask for the members and decide anew",
+                )),
+            },
+            Ok(Err(_)) => Err(Status::unknown(
+                "this member is ending; the change may be agreed on: ask for the members",
+            )),
+            Err(_) => Err(Status::deadline_exceeded(
+                "not agreed on in time; it may be, later: ask for the members",
             )),
         }
     }
@@ -508,6 +562,10 @@ fn only_operators<T>(request: &Request<T>) -> Result<(), Status> {
         Who::Operator => Ok(()),
         Who::Member(_) => Err(Status::permission_denied("only operators may ask for that")),
     }
+}
+
+fn ending() -> Status {
+    Status::unavailable("this member is ending")
 }
 
 fn no_group() -> Status {

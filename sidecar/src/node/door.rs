@@ -85,6 +85,19 @@ impl PeerDoor {
         );
     }
 
+    /// Ends the streams of whoever is nobody's peer any more.
+    pub(super) fn shut_out(&self, peer: MemberId) {
+        if let Some(inside) = self.inside.get() {
+            let mut streams = inside.streams.lock().expect("no holder panics");
+            streams.retain(|(of, _), stream| {
+                if *of == peer {
+                    stream.cancel();
+                }
+                *of != peer
+            });
+        }
+    }
+
     /// Everything up to the answer to a dialler's hello.
     async fn admit(
         &self,
@@ -116,7 +129,7 @@ impl PeerDoor {
             return Err(Status::permission_denied(words));
         }
         let ours = inside.check(hello.clone()).await?;
-        let peer = inside.roster.peers.get(&hello.member);
+        let peer = inside.roster.get(hello.member);
         let Some(peer) = peer.filter(|it| it.name == *name) else {
             let words = format!("member {} of this group is not {name:?}", hello.member);
             return Err(Status::permission_denied(words));
@@ -124,7 +137,7 @@ impl PeerDoor {
         let incoming = Incoming {
             hello,
             lane,
-            peer: peer.clone(),
+            peer,
             inputs: inside.inputs.clone(),
             room: inside.room.clone(),
         };

@@ -5,38 +5,39 @@
 //! its own, since a sync blocks. Everything that waits when the task wakes is handed in before any
 //! output is carried out: what queued meanwhile becomes one batch (rule P2).
 
+mod peers;
 mod publish;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use synod_paxos::{
-    Ballot, Base, CommandId, Configuration, Envelope, Io, Lane, MemberId, Message, NotTaken, Now,
-    Output, Paxos, ProposeRefused, Recovered, Settings, Slot, StartError, Ticket,
+    Ballot, Base, CommandId, Configuration, Envelope, Epoch, Io, Lane, Member, MemberId, Message,
+    NotTaken, Now, Output, Paxos, ProposeRefused, ReconfigureRefused, Recovered, Settings, Slot,
+    StartError, Ticket,
 };
 use synod_proto::v1::Policy;
 use synod_wal::{LogReader, LogWriter, Wal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::complaint::Complaints;
 use super::door::PeerDoor;
 use super::handle::{Decided, Description, Errand, Seat};
-use super::input::{Input, Inputs, LANES, Roster, lane_index};
+use super::input::{Input, Inputs};
 use super::leadership::Leadership;
-use super::link::Link;
-use super::outbox::Outbox;
-use super::queue::SendQueue;
+use super::members::{self, ChangeRefused, MemberChange, Membership};
 use super::reads::Reads;
 use super::wire::BatchHead;
 use crate::apply::{ApplyStatus, Beginning, FeedSender};
 use crate::config::peers::PeerTable;
-use crate::identity::{Connector, Identity, Who};
+use crate::identity::Identity;
+
+use self::peers::{Common, Peers};
 
 /// Inputs handed in before outputs are carried out.
 const BATCH: usize = 256;
@@ -127,9 +128,11 @@ struct EventLoop {
     elsewhere: watch::Sender<Slot>,
     looked_ns: u64,
     serving: Arc<AtomicBool>,
-    roster: Arc<Roster>,
+    peers: Peers,
+    /// As the agreement counts them.
+    contacts: Option<u64>,
+    /// Whom this member asks and answers.
     configuration: Arc<Configuration>,
-    queues: BTreeMap<MemberId, [Outbox; 3]>,
     synced: Io,
     installed: Slot,
     disk_full: bool,
@@ -153,6 +156,7 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
     let seen = parts.apply.borrow().clone();
     let now = (parts.seat.clocks)();
     let queue_bytes = parts.settings.queue_bytes;
+    let incarnation = parts.recovered.identity.incarnation;
     let mut paxos = Paxos::new(parts.settings, parts.recovered, now, rand::random())?;
     if let Some(base) = parts.snapshot.filter(|it| it.slot > paxos.last())
         && let Err(error) = paxos.handle_installed(now, base)
@@ -160,8 +164,7 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
         tracing::error!(%error, "the newest snapshot does not go with the log");
     }
     paxos.handle_applied(seen.applied);
-    let configuration = Arc::new(paxos.configuration().clone());
-    let roster = Arc::new(Roster::new(&configuration, paxos.member()));
+    let configuration = Arc::new(paxos.roster().clone());
     let (on_synced, on_failed) = (sender.clone(), sender.clone());
     let writer = LogWriter::spawn(
         parts.wal,
@@ -171,23 +174,22 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
     )
     .expect("the system lets a process start a thread");
     let serving = Arc::new(AtomicBool::new(seen.serving));
-    let queues = make_queues(&roster, queue_bytes);
-    let links = Links {
+    let common = Common {
         group: paxos.genesis().group,
-        roster: roster.clone(),
         inputs: sender.clone(),
         identity: parts.identity,
-        peers: parts.peers,
+        addresses: parts.peers,
         serving: serving.clone(),
+        queue_bytes,
+        door: parts.door,
     };
-    let links = links.start(&queues);
+    parts.seat.desk.open(paxos.member(), paxos.boot());
+    let peers = Peers::new(common, paxos.member(), incarnation);
     parts.feed.begin(Beginning {
         configuration: paxos.genesis().configuration.clone(),
         protocol: paxos.genesis().protocol,
         policy: parts.policy,
     });
-    parts.seat.desk.open(paxos.member(), paxos.boot());
-    parts.door.open(sender.clone(), roster.clone());
     let event_loop = EventLoop {
         paxos,
         inputs,
@@ -201,9 +203,9 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
         elsewhere: parts.elsewhere,
         looked_ns: 0,
         serving,
-        roster,
+        peers,
+        contacts: None,
         configuration,
-        queues,
         synced: Io(0),
         installed: Slot::ZERO,
         disk_full: false,
@@ -214,58 +216,8 @@ pub fn start(parts: Parts) -> Result<Running, StartError> {
         end: None,
     };
     let stop = CancellationToken::new();
-    let task = tokio::spawn(event_loop.run(stop.clone(), links));
+    let task = tokio::spawn(event_loop.run(stop.clone()));
     Ok(Running { task, stop })
-}
-
-fn make_queues(roster: &Roster, queue_bytes: u64) -> BTreeMap<MemberId, [Outbox; 3]> {
-    let outbox = |lane| Outbox {
-        queue: Arc::new(SendQueue::new(lane, queue_bytes)),
-        held: VecDeque::new(),
-    };
-    roster
-        .peers
-        .keys()
-        .map(|peer| (*peer, LANES.map(outbox)))
-        .collect()
-}
-
-/// What the links to all peers have in common.
-struct Links {
-    group: synod_paxos::GroupId,
-    roster: Arc<Roster>,
-    inputs: Inputs,
-    identity: Identity,
-    peers: watch::Receiver<PeerTable>,
-    serving: Arc<AtomicBool>,
-}
-
-impl Links {
-    fn start(self, queues: &BTreeMap<MemberId, [Outbox; 3]>) -> JoinSet<()> {
-        let mut tasks = JoinSet::new();
-        let complaints = Complaints::default();
-        for (id, peer) in &self.roster.peers {
-            for lane in LANES {
-                let (table, name) = (self.peers.clone(), peer.name.clone());
-                let who = Who::Member(peer.name.clone());
-                let link = Link {
-                    group: self.group,
-                    lane,
-                    roster: self.roster.clone(),
-                    peer: peer.clone(),
-                    queue: queues[id][lane_index(lane)].queue.clone(),
-                    connector: Connector::new(self.identity.clone(), who, move || {
-                        table.borrow().address_of(&name)
-                    }),
-                    inputs: self.inputs.clone(),
-                    serving: self.serving.clone(),
-                    complaints: complaints.clone(),
-                };
-                tasks.spawn(link.run());
-            }
-        }
-        tasks
-    }
 }
 
 // === impl Running ===
@@ -289,7 +241,7 @@ impl Running {
 // === impl EventLoop ===
 
 impl EventLoop {
-    async fn run(mut self, stop: CancellationToken, links: JoinSet<()>) -> NodeEnd {
+    async fn run(mut self, stop: CancellationToken) -> NodeEnd {
         let desk = self.seat.desk.clone();
         let mut buffer = Vec::with_capacity(BATCH);
         let mut alarm = pin!(tokio::time::sleep(Duration::ZERO));
@@ -309,7 +261,7 @@ impl EventLoop {
             }
             self.turn(&mut buffer);
         }
-        drop(links);
+        drop(self.peers);
         desk.end();
         let writer = self.writer;
         // It writes what is queued first.
@@ -336,9 +288,21 @@ impl EventLoop {
             self.paxos.handle_timeout(now);
         }
         while let Some(output) = self.paxos.poll_output() {
+            self.meet();
             self.carry_out(now, output);
         }
+        self.meet();
         self.publish(now);
+    }
+
+    /// Is connected with those whom the agreement wants to talk to.
+    fn meet(&mut self) {
+        let version = self.paxos.contacts_version();
+        if self.contacts != Some(version) {
+            self.contacts = Some(version);
+            self.configuration = Arc::new(self.paxos.roster().clone());
+            self.peers.meet(&self.paxos.contacts());
+        }
     }
 
     fn next_alarm(&self) -> Instant {
@@ -361,6 +325,8 @@ impl EventLoop {
             }
             Input::TheirHello { hello, reply } => {
                 let answer = self.paxos.handle_hello(now, &hello);
+                // Whoever was just met is known before it says more.
+                self.meet();
                 let _ = reply.send(answer.map(|()| self.paxos.hello()));
             }
             Input::Refused { peer, refusal } => {
@@ -382,8 +348,8 @@ impl EventLoop {
     }
 
     fn connection(&mut self, now: Now, peer: MemberId, lane: Lane, up: bool) {
-        if !up && let Some(boxes) = self.queues.get_mut(&peer) {
-            boxes[lane_index(lane)].held.clear();
+        if !up {
+            self.peers.went_down(peer, lane);
         }
         self.paxos.handle_connection(now, peer, lane, up);
     }
@@ -395,9 +361,9 @@ impl EventLoop {
         };
         self.others.insert(head.from, other);
         for message in messages {
-            if let (Message::Heartbeat(beat), Some(peer)) =
-                (&message, self.roster.peers.get(&head.from))
-                && !beat.hears.contains(&self.roster.me)
+            let roster = &self.peers.roster;
+            if let (Message::Heartbeat(beat), Some(peer)) = (&message, roster.get(head.from))
+                && !beat.hears.contains(&roster.me)
             {
                 peer.is_deaf();
             }
@@ -416,9 +382,7 @@ impl EventLoop {
     fn synced(&mut self, now: Now, io: Io) {
         assert!(io > self.synced, "writes are synced in order, each once");
         self.synced = io;
-        for outbox in self.queues.values_mut().flatten() {
-            outbox.release(io);
-        }
+        self.peers.release(io);
         self.paxos.handle_synced(now, io);
     }
 
@@ -500,11 +464,34 @@ impl EventLoop {
                 Errand::Upgrade(version, reply) => {
                     let _ = reply.send(self.paxos.upgrade(now, version));
                 }
+                Errand::ChangeMembers(expected, changes, reply) => {
+                    let _ = reply.send(self.change_members(now, expected, &changes));
+                }
+                Errand::Membership(reply) => {
+                    let _ = reply.send(Membership::of(&self.paxos));
+                }
             }
         }
         if reads && let Some(id) = self.reads.ask(picked_up.readers) {
             self.paxos.read(now, id);
         }
+    }
+
+    fn change_members(
+        &mut self,
+        now: Now,
+        expected: Epoch,
+        changes: &[MemberChange],
+    ) -> Result<Configuration, ChangeRefused> {
+        let current = self.paxos.configuration();
+        if expected != current.epoch {
+            let current = current.epoch;
+            return Err(ReconfigureRefused::Epoch { expected, current }.into());
+        }
+        let mut next = members::change(current, &self.paxos.former_members(), changes)?;
+        next.first_leader = self.paxos.best_first_leader(&next);
+        self.paxos.propose_configuration(now, expected, &next)?;
+        Ok(next)
     }
 
     fn refused(&mut self, id: CommandId, refused: ProposeRefused) {
@@ -528,13 +515,7 @@ impl EventLoop {
                 lane,
                 message,
                 after,
-            } => {
-                let boxes = self
-                    .queues
-                    .get_mut(&to)
-                    .expect("only members are spoken to");
-                boxes[lane_index(lane)].send(message, after, self.synced);
-            }
+            } => self.peers.send(to, lane, message, after, self.synced),
             Output::Chosen { through, entries } => self.feed.chosen(through, entries),
             Output::Resolved { id, slot } => self.seat.desk.decide(id, Decided::Chosen(slot)),
             Output::Withdrawn { id, reason } => {
@@ -559,8 +540,13 @@ impl EventLoop {
             Output::ProtocolChanged { slot, protocol } => {
                 tracing::info!(%slot, protocol, "the group has agreed on another protocol");
             }
-            Output::ConfigurationChanged { slot, epoch, .. } => {
-                tracing::info!(%slot, %epoch, "the group has agreed on other members");
+            Output::ConfigurationChanged {
+                slot,
+                epoch,
+                configuration,
+            } => {
+                let members: Vec<_> = configuration.members.iter().map(described).collect();
+                tracing::info!(%slot, %epoch, ?members, "the group has agreed on other members");
             }
             Output::Removed { epoch } => {
                 tracing::warn!(%epoch, "this member is in the group no more");
@@ -599,4 +585,8 @@ impl EventLoop {
         let found = members.iter().find(|it| it.id == member);
         found.map_or_else(|| format!("member {member}"), |it| it.name.clone())
     }
+}
+
+fn described(member: &Member) -> String {
+    format!("{} {} {:?}", member.id, member.name, member.role)
 }

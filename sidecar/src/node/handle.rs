@@ -15,6 +15,7 @@ use synod_paxos::{
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::clock;
+use super::members::{ChangeRefused, MemberChange, Membership};
 
 /// Commands of one start that may be unresolved at once: apply remembers as many above the floor.
 const WINDOW: u64 = 4_096;
@@ -76,7 +77,8 @@ pub struct NodeStatus {
     pub skewed: Vec<MemberId>,
     /// Members whose heartbeats it hears and that say that their own copy serves clients.
     pub serving: Vec<MemberId>,
-    /// The members of the group; `None` before genesis.
+    /// The members of the group; `None` before genesis. Of an epoch above [`NodeStatus::epoch`] while
+    /// this member is on its way into the group.
     pub configuration: Option<Arc<Configuration>>,
     /// The protocol version in force (rule P8).
     pub protocol: u32,
@@ -88,6 +90,8 @@ pub struct NodeStatus {
     pub needs_snapshot: Option<Slot>,
     /// Bytes of the log that are synced.
     pub log_bytes: u64,
+    /// This member is in the group no more, from that epoch on.
+    pub removed: Option<Epoch>,
 }
 
 /// Why the node did not even take a command: nothing was done.
@@ -168,6 +172,14 @@ pub(super) enum Errand {
     Install(Base, oneshot::Sender<Result<(), SnapshotRefused>>),
     /// Propose a higher protocol version.
     Upgrade(u32, oneshot::Sender<Result<(), UpgradeRefused>>),
+    /// Propose other members.
+    ChangeMembers(
+        Epoch,
+        Vec<MemberChange>,
+        oneshot::Sender<Result<Configuration, ChangeRefused>>,
+    ),
+    /// Say who is in the group.
+    Membership(oneshot::Sender<Membership>),
 }
 
 /// Everything that the agreement tells about itself.
@@ -314,6 +326,24 @@ impl NodeHandle {
     /// `None`: the node has ended.
     pub async fn upgrade(&self, version: u32) -> Option<Result<(), UpgradeRefused>> {
         self.ask(|reply| Errand::Upgrade(version, reply)).await
+    }
+
+    /// If this member leads: proposes the members that these edits make of those of epoch `expected`
+    /// (rules M2, M3), and returns what the configuration will be. `None`: the node has ended.
+    pub async fn change_members(
+        &self,
+        expected: Epoch,
+        changes: Vec<MemberChange>,
+    ) -> Option<Result<Configuration, ChangeRefused>> {
+        self.ask(|reply| Errand::ChangeMembers(expected, changes, reply))
+            .await
+    }
+
+    /// Who is in the group, as this member knows it; `None` before there is one, or after the node has
+    /// ended.
+    pub async fn membership(&self) -> Option<Membership> {
+        self.status.borrow().group?;
+        self.ask(Errand::Membership).await
     }
 
     async fn ask<T>(&self, errand: impl FnOnce(oneshot::Sender<T>) -> Errand) -> Option<T> {

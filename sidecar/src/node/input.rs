@@ -1,11 +1,11 @@
 //! What comes to the event loop from its own tasks and threads.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use synod_paxos::{
-    Configuration, Entry, Hello, HelloRefusal, Incarnation, Io, Lane, MemberId, Message, Ticket,
+    Entry, Hello, HelloRefusal, Incarnation, Io, Lane, Member, MemberId, Message, Ticket,
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -60,12 +60,12 @@ pub(super) enum Input {
 /// else by what the agreement has under way.
 pub(super) type Inputs = mpsc::UnboundedSender<Input>;
 
-/// The other members, and what tasks share about each.
+/// Whom this member is connected with, and what tasks share about each. Changes with the group.
 #[derive(Debug)]
 pub(super) struct Roster {
     pub(super) me: MemberId,
     pub(super) incarnation: Incarnation,
-    pub(super) peers: BTreeMap<MemberId, Arc<Peer>>,
+    peers: RwLock<BTreeMap<MemberId, Arc<Peer>>>,
 }
 
 /// One other member.
@@ -87,36 +87,51 @@ pub(super) struct Peer {
 // === impl Roster ===
 
 impl Roster {
-    pub(super) fn new(configuration: &Configuration, me: MemberId) -> Self {
-        let mut incarnation = Incarnation::default();
-        let mut peers = BTreeMap::new();
-        for member in &configuration.members {
-            if member.id == me {
-                incarnation = member.incarnation;
-                continue;
-            }
-            let peer = Peer {
-                id: member.id,
-                name: member.name.clone(),
-                incarnation: member.incarnation,
-                heard_ns: AtomicU64::new(clock::now().mono_ns),
-                silent_until_ns: AtomicU64::new(0),
-                deaf_ns: AtomicU64::new(0),
-                back: Default::default(),
-            };
-            peers.insert(member.id, Arc::new(peer));
-        }
+    /// Without peers so far.
+    pub(super) fn new(me: MemberId, incarnation: Incarnation) -> Self {
         Self {
             me,
             incarnation,
-            peers,
+            peers: RwLock::default(),
         }
+    }
+
+    pub(super) fn get(&self, peer: MemberId) -> Option<Arc<Peer>> {
+        self.lock().get(&peer).cloned()
+    }
+
+    /// From now on these are the peers. Returns those that come and those that go.
+    pub(super) fn set(&self, members: &[Member]) -> (Vec<Arc<Peer>>, Vec<MemberId>) {
+        let mut peers = self.peers.write().expect("no holder panics");
+        let stays = |id: &MemberId| members.iter().any(|it| it.id == *id);
+        let gone: Vec<MemberId> = peers.keys().filter(|it| !stays(it)).copied().collect();
+        peers.retain(|id, _| stays(id));
+        let new = members.iter().filter(|it| !peers.contains_key(&it.id));
+        let come: Vec<Arc<Peer>> = new.map(|it| Arc::new(Peer::new(it))).collect();
+        peers.extend(come.iter().map(|it| (it.id, it.clone())));
+        (come, gone)
+    }
+
+    fn lock(&self) -> RwLockReadGuard<'_, BTreeMap<MemberId, Arc<Peer>>> {
+        self.peers.read().expect("no holder panics")
     }
 }
 
 // === impl Peer ===
 
 impl Peer {
+    fn new(member: &Member) -> Self {
+        Self {
+            id: member.id,
+            name: member.name.clone(),
+            incarnation: member.incarnation,
+            heard_ns: AtomicU64::new(clock::now().mono_ns),
+            silent_until_ns: AtomicU64::new(0),
+            deaf_ns: AtomicU64::new(0),
+            back: Default::default(),
+        }
+    }
+
     /// A frame came from it.
     pub(super) fn heard(&self) {
         let now = clock::now().mono_ns;
@@ -169,18 +184,36 @@ pub(super) fn lane_index(lane: Lane) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use synod_paxos::Role;
+
     use super::*;
 
-    fn peer() -> Peer {
-        Peer {
-            id: MemberId(2),
-            name: "notes-2".into(),
-            incarnation: Incarnation(2),
-            heard_ns: AtomicU64::new(clock::now().mono_ns),
-            silent_until_ns: AtomicU64::new(0),
-            deaf_ns: AtomicU64::new(0),
-            back: Default::default(),
+    fn member(id: u32) -> Member {
+        Member {
+            id: MemberId(id),
+            name: format!("notes-{id}"),
+            incarnation: Incarnation(id.into()),
+            role: Role::Voter,
+            region: String::new(),
         }
+    }
+
+    fn peer() -> Peer {
+        Peer::new(&member(2))
+    }
+
+    #[test]
+    fn a_roster_tells_who_comes_and_who_goes_and_keeps_what_is_known_of_the_others() {
+        let roster = Roster::new(MemberId(1), Incarnation(1));
+        let (come, gone) = roster.set(&[member(2), member(3)]);
+        assert_eq!((come.len(), gone.len()), (2, 0));
+        let second = roster.get(MemberId(2)).expect("there");
+        let (come, gone) = roster.set(&[member(2), member(4)]);
+        assert_eq!(come[0].id, MemberId(4));
+        assert_eq!((come.len(), gone), (1, vec![MemberId(3)]));
+        let same = roster.get(MemberId(2)).expect("stays");
+        assert!(Arc::ptr_eq(&second, &same));
+        assert!(roster.get(MemberId(3)).is_none());
     }
 
     fn ago(seconds: u64) -> u64 {

@@ -16,6 +16,7 @@ pub mod handle;
 mod input;
 mod leadership;
 mod link;
+pub mod members;
 mod outbox;
 mod queue;
 mod reads;

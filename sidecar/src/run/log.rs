@@ -1,19 +1,19 @@
 //! The log of this member from the opened folder to the first record.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
-use synod_paxos::{Ballot, Epoch, Genesis, Identity, MemberId, Record, Recovered};
+use synod_paxos::{Ballot, Configuration, Genesis, Identity, Record, Recovered};
 use synod_proto::v1::Policy;
 use synod_wal::{Disk, FileDisk, OpenError, Options, Wal, new_incarnation};
 
 use crate::config::Config;
 use crate::config::genesis::{GenesisError, GenesisFile, group_of};
+use crate::config::join::JoinFile;
 use crate::config::limits;
 
-/// How often the genesis file is looked for.
+/// How often the files are looked for.
 const POLL: Duration = Duration::from_millis(200);
 
 /// Why a log never got its first record.
@@ -67,8 +67,8 @@ pub(super) fn open(config: &Config) -> Result<(Wal, Recovered), OpenError> {
     }
 }
 
-/// Waits until there is a genesis file, and makes it the first record of an empty log. Does
-/// nothing for a log that has a genesis: it never reads the file again (rule M5).
+/// Waits until the group is formed, or this member is added to it, and writes that to the log. Does
+/// nothing for a log that says already which group it is of, and where in it (rule M5).
 pub(super) async fn form(
     config: &Config,
     mut wal: Wal,
@@ -80,19 +80,28 @@ pub(super) async fn form(
                 "its group is not the hash of its content",
             ));
         }
-        let policy = policy_of(genesis, config)?;
-        return Ok((wal, recovered, policy));
+        if has_place(&recovered, genesis) {
+            let policy = policy_of(genesis, config)?;
+            return Ok((wal, recovered, policy));
+        }
     }
     tracing::info!(
         incarnation = %recovered.identity.incarnation,
         genesis = %config.genesis.display(),
         "a new log: waiting for the group to be formed"
     );
-    let genesis = wait_for(&config.genesis, &config.service, &recovered.identity).await?;
+    let (genesis, configuration) = wait_for(config, &recovered.identity).await?;
     let policy = policy_of(&genesis, config)?;
-    let record = Record::Genesis(genesis.clone());
+    let mut records = Vec::new();
+    match &recovered.genesis {
+        None => records.push(Record::Genesis(genesis.clone())),
+        // This process was killed between the two records.
+        Some(own) if *own == genesis => {}
+        Some(_) => return Err(FormError::Damaged("it is of another group")),
+    }
+    records.extend(configuration.clone().map(Record::Join));
     let written = tokio::task::spawn_blocking(move || {
-        wal.append(&[record]).map_err(|error| error.to_string())?;
+        wal.append(&records).map_err(|error| error.to_string())?;
         wal.sync().map_err(|error| error.to_string())?;
         Ok(wal)
     });
@@ -100,26 +109,61 @@ pub(super) async fn form(
         .await
         .unwrap_or_else(|error| Err(error.to_string()))
         .map_err(FormError::Write)?;
-    tracing::info!(group = %genesis.group, "the group is formed");
-    let beginning = Ballot {
-        epoch: Epoch(1),
-        round: 0,
-        node: MemberId(0),
-    };
-    recovered.genesis = Some(genesis);
-    recovered.promised = beginning;
-    recovered.accepted = beginning;
+    recovered.promised = Ballot::none(genesis.configuration.epoch);
+    recovered.accepted = recovered.promised;
+    match configuration {
+        None => {
+            tracing::info!(group = %genesis.group, "the group is formed");
+            recovered.genesis = Some(genesis);
+        }
+        Some(configuration) => {
+            let epoch = configuration.epoch;
+            tracing::info!(group = %genesis.group, %epoch, "this member was added to the group");
+            recovered = recovered.joining(genesis, configuration);
+        }
+    }
     Ok((wal, recovered, policy))
 }
 
+/// The log says how this member is in the group, or was.
+fn has_place(recovered: &Recovered, genesis: &Genesis) -> bool {
+    let own = recovered.identity.incarnation;
+    let first = genesis.configuration.members.iter();
+    first.into_iter().any(|it| it.incarnation == own)
+        || recovered.joining.is_some()
+        || recovered.base.is_some()
+        || !recovered.changes.is_empty()
+}
+
+/// What the group began with, and the configuration in which this member is in it if that is a later
+/// one.
 async fn wait_for(
-    path: &Path,
-    service: &str,
-    identity: &Identity,
-) -> Result<Genesis, GenesisError> {
+    config: &Config,
+    own: &Identity,
+) -> Result<(Genesis, Option<Configuration>), GenesisError> {
+    let (path, service) = (&config.genesis, &config.service);
+    let mut told = false;
     loop {
+        if let Some(path) = &config.join
+            && let Some(file) = JoinFile::read(path)?
+            && let Some((genesis, configuration)) = file.for_member(path, service, own)?
+        {
+            return Ok((genesis, Some(configuration)));
+        }
         if let Some(file) = GenesisFile::read(path)? {
-            return file.genesis_for(path, service, identity);
+            match file.genesis_for(path, service, own) {
+                Err(GenesisError::NotAMember { problem, .. }) if config.join.is_some() => {
+                    if !told {
+                        told = true;
+                        let incarnation = own.incarnation;
+                        tracing::info!(
+                            %incarnation, problem,
+                            "there is a group: waiting to be added to it"
+                        );
+                    }
+                }
+                formed => return formed.map(|genesis| (genesis, None)),
+            }
         }
         tokio::time::sleep(POLL).await;
     }

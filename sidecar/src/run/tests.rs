@@ -2,6 +2,7 @@
 
 mod copies;
 mod ends;
+mod members;
 mod snapshots;
 mod stops;
 
@@ -56,6 +57,9 @@ struct List {
     /// What is wrong with its copy.
     quirk: Arc<Mutex<Quirk>>,
 }
+
+/// Members that a group can have.
+const PLACES: usize = 5;
 
 /// How a copy of the list behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -171,13 +175,13 @@ impl Reads for List {
     }
 }
 
-/// Three members, none of which runs at first.
+/// Three members, none of which runs at first, and room for more that are added.
 struct Group {
     folder: tempfile::TempDir,
     authority: Authority,
     members: Vec<Option<Running>>,
     /// Size of the segments of each member's log.
-    segment_bytes: [u64; 3],
+    segment_bytes: [u64; PLACES],
     /// And its largest size.
     log_bytes: u64,
     /// Where the lists keep their state. With snapshots by HTTP, each has a server for them.
@@ -198,8 +202,8 @@ impl Group {
         Self {
             folder: tempfile::tempdir().expect("folder"),
             authority: Authority::new(),
-            members: vec![None, None, None],
-            segment_bytes: [4 << 20; 3],
+            members: [const { None }; PLACES].into(),
+            segment_bytes: [4 << 20; PLACES],
             log_bytes: 64 << 20,
             state: config::state::State::default(),
         }
@@ -220,6 +224,7 @@ impl Group {
             namespace: "local".into(),
             data: self.path(&name(number)),
             genesis: self.path("genesis.json"),
+            join: Some(self.path(&format!("join-{number}.json"))),
             peers: self.path("peers.json"),
             tls: self
                 .authority
@@ -495,7 +500,8 @@ async fn three_members_serve_one_list_and_a_restarted_one_has_it_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_that_another_members_log_cannot_hold_is_refused_and_says_whose() {
     let mut group = Group::new();
-    group.segment_bytes = [8 << 20, 4 << 20, 8 << 20];
+    group.segment_bytes[0] = 8 << 20;
+    group.segment_bytes[2] = 8 << 20;
     group.start_all().await;
     group.form().await;
     group.add(1, "a").await;

@@ -23,14 +23,15 @@ impl EventLoop {
             .filter(|(_, it)| it.serving && now.mono_ns.saturating_sub(it.heard_ns) < SERVING_NS);
         let status = NodeStatus {
             group: Some(self.paxos.genesis().group),
-            member: self.roster.me,
-            epoch: self.configuration.epoch,
+            member: self.paxos.member(),
+            epoch: self.paxos.epoch(),
+            removed: self.paxos.removed(),
             leader: self.paxos.leader(),
             led_since_ns: self.leadership.since_ns(),
             promised: self.paxos.promised(),
             last: self.paxos.last(),
             commit,
-            log_counts: self.log_counts,
+            log_counts: self.log_counts && self.paxos.removed().is_none(),
             clock: self.clock(now),
             skewed: self.paxos.skewed().to_vec(),
             serving: serving.map(|(id, _)| *id).collect(),

@@ -80,13 +80,13 @@ fn by_http(slots: u64) -> State {
 }
 
 /// Lines so long that few of them fill the log.
-fn line(number: usize) -> String {
+pub(super) fn line(number: usize) -> String {
     format!("{number}-{}", "x".repeat(200_000))
 }
 
 impl Group {
     /// Whose logs are so small that they are soon half full.
-    fn with_snapshots(slots: u64) -> Self {
+    pub(super) fn with_snapshots(slots: u64) -> Self {
         Self {
             log_bytes: 16 << 20,
             state: by_http(slots),
@@ -94,7 +94,11 @@ impl Group {
         }
     }
 
-    async fn until_status(&self, number: usize, wanted: impl Fn(&Status) -> bool) -> Status {
+    pub(super) async fn until_status(
+        &self,
+        number: usize,
+        wanted: impl Fn(&Status) -> bool,
+    ) -> Status {
         let asking = async {
             loop {
                 let status = self.admin_status(number).await;
