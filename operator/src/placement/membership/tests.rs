@@ -1,5 +1,6 @@
 //! From one picture of the clusters to the next, whoever ends on the way.
 
+use super::super::plan::tests::change;
 use super::super::view::Access;
 use super::*;
 use world::{FIRST, World};
@@ -206,4 +207,86 @@ fn an_epoch_that_has_just_begun_is_no_news_while_the_members_are_those_that_are_
     world.yaml = FIVE.to_owned();
     let (reason, _) = world.course().1.under_way.expect("it waits");
     assert_eq!(reason.name, "WaitingForQuorum");
+}
+
+#[test]
+fn one_that_knows_of_a_later_epoch_than_the_leader_that_was_asked_stays() {
+    let mut world = World::new();
+    world.yaml = FIVE.to_owned();
+    world.settle(usize::MAX);
+    world.yaml = FIRST.to_owned();
+    world.group.members.retain(|it| it.name != "notes-us-1");
+    world.report(0, true);
+    let stays = |world: &World| world.course().0.has("notes-us-1");
+    assert!(!stays(&world), "it has left");
+    let later = world.group.epoch + 1;
+    change(&mut world.views, 0, |it| {
+        let members = &mut it.status.as_mut().expect("a status").members;
+        let own = members.iter_mut().find(|it| it.name == "notes-us-1");
+        own.expect("there").epoch = later;
+    });
+    assert!(stays(&world), "it may be in the group again");
+}
+
+#[test]
+fn of_several_that_say_who_the_members_are_the_one_that_they_follow_is_believed() {
+    let mut world = World::new();
+    // Its operator has ended, so it goes on saying that it leads.
+    change(&mut world.views, 0, |it| {
+        let status = it.status.as_mut().expect("a status");
+        status.membership.as_mut().expect("it led").epoch = 9;
+        status.members[0].leader.clear();
+    });
+    world.group.leader = "notes-eu-0".to_owned();
+    for at in [1, 2] {
+        world.report(at, at == 1);
+    }
+    let found = roster::report(&world.views, "uid-1").expect("one leads");
+    assert_eq!((found.leader.as_str(), found.epoch), ("notes-eu-0", 1));
+    for at in [1, 2] {
+        change(&mut world.views, at, |it| {
+            it.status.as_mut().expect("a status").members[0]
+                .leader
+                .clear();
+        });
+    }
+    assert_eq!(roster::report(&world.views, "uid-1"), None);
+}
+
+#[test]
+fn while_nobody_leads_the_members_are_those_that_the_clusters_were_told_last() {
+    let mut world = World::new();
+    world.yaml = FIVE.to_owned();
+    world.settle(usize::MAX);
+    for at in 0..3 {
+        change(&mut world.views, at, |it| {
+            let status = it.status.as_mut().expect("a status");
+            status.membership = None;
+        });
+    }
+    // The hub has begun anew, and this cluster does not answer.
+    world.views[0].group = None;
+    world.views[0].access = Access::Starting;
+    let (roster, course, plan) = world.course();
+    assert_eq!(course, Course::default());
+    let mut voters: Vec<_> = roster
+        .members
+        .iter()
+        .filter(|it| members::votes(it.member.role))
+        .map(|it| (it.member.name.as_str(), it.cluster.as_str()))
+        .collect();
+    voters.sort_unstable();
+    let five = [
+        ("notes-ap-0", "ap"),
+        ("notes-eu-0", "eu"),
+        ("notes-eu-1", "eu"),
+        ("notes-us-0", "us"),
+        ("notes-us-1", "us"),
+    ];
+    assert_eq!(voters, five);
+    assert!(
+        plan.groups
+            .iter()
+            .all(|(_, it)| it.epoch == roster.epoch && it.peers.len() == 5)
+    );
 }

@@ -110,6 +110,8 @@ impl World {
         let (_, course, plan) = self.course();
         self.told
             .push(format!("{:?} {:?}", course.under_way, course.change));
+        let asked = plan.groups.iter().filter(|(_, it)| it.change.is_some());
+        assert!(asked.count() <= 1, "one leads");
         let mut idle = true;
         for (cluster, spec) in plan.groups {
             let mut views = self.views.iter_mut();
