@@ -1,17 +1,18 @@
-//! Members come and go in one cluster under constant traffic: by `kubectl scale`, and because a claim is
-//! lost. Nothing acknowledged is lost with them, and a majority is there all the time.
+//! Members come and go under constant traffic: by `kubectl scale`, because a claim is lost, and because a
+//! region is left. Nothing acknowledged is lost with them, and a majority is there all the time.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 use synod_system::report::Report;
 use synod_system::workload::Workload;
 
+use super::regions::install;
 use super::registers::{self, NAME};
 use super::trace::Picture;
 use super::{Settings, finish};
-use crate::product::Product;
+use crate::product::{Product, end_operators};
 use crate::service::{MemberPod, Service, member_pods, node_ports};
 use crate::watch::{Moment, Watch};
 use crate::{Cluster, Clusters};
@@ -20,6 +21,8 @@ use crate::{Cluster, Clusters};
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How often is looked whether something has happened.
 const GLANCE: Duration = Duration::from_millis(200);
+/// When operators are killed: in the middle of what they were asked for.
+const MIDDLE: Duration = Duration::from_secs(3);
 /// Between two changes: enough to see that traffic goes on.
 const CALM: Duration = Duration::from_secs(2);
 
@@ -33,7 +36,7 @@ struct Trial<'a> {
 pub(super) async fn scaled(settings: &Settings, report: &mut Report) -> Result<()> {
     let before = Picture::take()?;
     let clusters = begin(settings).await?;
-    let trial = Trial::start(clusters.first()).await?;
+    let trial = Trial::start(&clusters, "replicas: 3").await?;
     for members in [5, 3] {
         trial.scale(members, report).await?;
     }
@@ -48,13 +51,39 @@ pub(super) async fn scaled(settings: &Settings, report: &mut Report) -> Result<(
 pub(super) async fn claim_lost(settings: &Settings, report: &mut Report) -> Result<()> {
     let before = Picture::take()?;
     let clusters = begin(settings).await?;
-    let trial = Trial::start(clusters.first()).await?;
+    let trial = Trial::start(&clusters, "replicas: 3").await?;
     for (leads, what) in [
         (false, "a follower's claim and pod deleted"),
         (true, "the leader's claim and pod deleted"),
     ] {
         trial.lose(leads, what, report).await?;
     }
+    end(trial.workload, clusters, before, report).await
+}
+
+/// A region is left for a second member in another, and taken again: what it kept of its first member's
+/// log is thrown away then.
+pub(super) async fn region_left(settings: &Settings, report: &mut Report) -> Result<()> {
+    let before = Picture::take()?;
+    let product = Product::assemble(&settings.images())?;
+    let clusters = settings.clusters(3, 1, Duration::ZERO).await?;
+    install(&product, &clusters, 6).await?;
+    let place =
+        |at: usize, voters: u8| json!({"cluster": clusters.all()[at].name, "voters": voters});
+    let all = json!([place(0, 1), place(1, 1), place(2, 1)]);
+    let left = json!([place(0, 2), place(1, 1)]);
+    // Clients are where members are all the time.
+    let trial = Trial::start(&clusters, &format!("placement: {all}")).await?;
+    let far = &clusters.all()[2];
+    let life = trial.lives(far).await?;
+    trial.place(&left, "a region left", report).await?;
+    trial.gone_from(far).await?;
+    trial.place(&all, "the region taken again", report).await?;
+    let again = trial.lives(far).await?;
+    report.expect(
+        again.len() == 1 && again != life,
+        format!("after the logs {life:?} the region has {again:?}"),
+    );
     end(trial.workload, clusters, before, report).await
 }
 
@@ -96,10 +125,14 @@ fn voters(object: &Value) -> Vec<(String, String)> {
 // === impl Trial ===
 
 impl<'a> Trial<'a> {
-    async fn start(cluster: &'a Cluster) -> Result<Self> {
-        let service = registers::apply(cluster, "replicas: 3").await?;
+    /// Clients come by the first two clusters, if there are so many.
+    async fn start(clusters: &'a Clusters, members: &str) -> Result<Self> {
+        let service = registers::apply(clusters.first(), members).await?;
         service.wait("Ready", PATIENCE).await?;
-        let entrances = node_ports(cluster, NAME).await?;
+        let mut entrances = Vec::new();
+        for cluster in clusters.all().iter().take(2) {
+            entrances.extend(node_ports(cluster, NAME).await?);
+        }
         let trial = Self {
             service,
             workload: Workload::start(&entrances, registers::plan()),
@@ -143,6 +176,8 @@ impl<'a> Trial<'a> {
         let began = Instant::now();
         let (name, replicas) = (format!("rsvc/{NAME}"), format!("--replicas={members}"));
         cluster.kubectl(["scale", &name, &replicas]).await?;
+        tokio::time::sleep(MIDDLE).await;
+        end_operators(cluster).await?;
         let what = format!("there are {members} voters");
         let object = self.until(&what, |it| voters(it).len() == members).await?;
         report.say(format!(
@@ -160,6 +195,63 @@ impl<'a> Trial<'a> {
         self.changed(report).await?;
         tokio::time::sleep(CALM).await;
         Ok(())
+    }
+
+    /// Asks for members in other places, and waits until they are there.
+    async fn place(&self, placement: &Value, what: &str, report: &mut Report) -> Result<()> {
+        let moment = self.watch.now();
+        let began = Instant::now();
+        let risks = ["NoSnapshot", "RegionMajority"];
+        let patch = json!({"spec": {"placement": placement, "acknowledgedRisks": risks}});
+        let (name, patch) = (format!("rsvc/{NAME}"), patch.to_string());
+        self.service
+            .hub
+            .kubectl(["patch", &name, "--type=merge", "--patch", &patch])
+            .await?;
+        let wanted = |it: &Value| {
+            let voters = voters(it);
+            let mut places = placement.as_array().into_iter().flatten();
+            let fits = |place: &Value| {
+                let prefix = format!("{NAME}-{}-", place["cluster"].as_str().unwrap_or("?"));
+                let here = voters.iter().filter(|it| it.0.starts_with(&prefix));
+                Some(here.count() as u64) == place["voters"].as_u64()
+            };
+            voters.len() == 3 && places.all(fits)
+        };
+        let object = self.until(what, wanted).await?;
+        report.say(format!(
+            "{what}: all as desired after {:.1} s, in epoch {}",
+            began.elapsed().as_secs_f64(),
+            object["status"]["epoch"]
+        ));
+        self.told(moment, "MemberJoining", report);
+        tokio::time::sleep(CALM).await;
+        Ok(())
+    }
+
+    /// Incarnations of the voters in a cluster.
+    async fn lives(&self, cluster: &Cluster) -> Result<Vec<String>> {
+        let prefix = format!("{NAME}-{}-", cluster.name);
+        let voters = voters(&self.service.object().await?).into_iter();
+        let here = voters.filter(|it| it.0.starts_with(&prefix));
+        Ok(here.map(|it| it.1).collect())
+    }
+
+    /// Waits until nothing of the service is left in a cluster.
+    async fn gone_from(&self, cluster: &Cluster) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let name = format!("rgrp/{NAME}");
+            let get = ["get", &name, "--output=name", "--ignore-not-found"];
+            let group = cluster.kubectl(get).await?;
+            if group.is_empty() && member_pods(cluster, NAME).await?.is_empty() {
+                return Ok(());
+            }
+            if began.elapsed() > PATIENCE {
+                bail!("{} still has {group}", cluster.name);
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
     }
 
     /// Waits until no pod is left of those that are not wanted.
