@@ -9,10 +9,11 @@ use serde_json::json;
 use synod_paxos::GroupId;
 use synod_proto::v1::StatusRequest;
 use synod_sidecar::backup::{self, Found, Manifest, Progress};
-use synod_sidecar::config::Config;
+use synod_sidecar::config::{Config, Log};
 
 use crate::exit::Failure;
 use crate::local::control::{connector_of, control_of};
+use crate::local::founding::{self, Restore};
 use crate::running::GroupArgs;
 use crate::snapshot::{best, numbered, time};
 use crate::status::Output;
@@ -28,6 +29,11 @@ pub(crate) enum BackupCommand {
     List(ListArgs),
     /// Read all of a backup, and say whether it is whole
     Check(CheckArgs),
+    /// Make a new group that begins with what a backup has
+    ///
+    /// The new group has nothing to do with the old one, which may go on or be gone: its members never
+    /// talk to each other, and tokens of the old one's history are refused by the new one.
+    Restore(RestoreArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -57,12 +63,32 @@ pub(crate) struct CheckArgs {
     backup: PathBuf,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct RestoreArgs {
+    /// The folder of one backup
+    backup: PathBuf,
+    /// A new folder, for `synod local --data DIR`
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Leave out what was done at this slot and behind it. The header Synod-Slot of each answer, and
+    /// `synod backup list`, tell slots
+    #[arg(long, value_name = "SLOT")]
+    before: Option<u64>,
+    /// Number of members that the new group should have
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=9))]
+    replicas: u32,
+    /// Largest size of each log, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = Log::default().max_bytes)]
+    log_max_bytes: u64,
+}
+
 /// Does what was asked.
 pub(crate) fn run(command: BackupCommand) -> Result<(), Failure> {
     match command {
         BackupCommand::Create(args) => crate::block_on(create(&args))?,
         BackupCommand::List(args) => list(&args),
         BackupCommand::Check(args) => check(&args.backup),
+        BackupCommand::Restore(args) => restore(&args),
     }
 }
 
@@ -148,6 +174,22 @@ fn check(folder: &Path) -> Result<(), Failure> {
         manifest.service,
         manifest.snapshot_slot,
         manifest.through
+    ))
+}
+
+fn restore(args: &RestoreArgs) -> Result<(), Failure> {
+    let founded = founding::restore(&Restore {
+        backup: &args.backup,
+        before: args.before,
+        data: &args.data,
+        replicas: args.replicas,
+        log_max_bytes: args.log_max_bytes,
+    })?;
+    let data = args.data.display();
+    crate::print(&format!(
+        "{} begins anew with all up to slot {}: start it with `synod local --data {data}` and what the \
+         app needs\n",
+        founded.genesis.service, founded.through
     ))
 }
 

@@ -205,6 +205,15 @@ impl Folder {
         Ok(changed)
     }
 
+    /// Notes where the app keeps its state.
+    pub(super) fn keep_state(&self, state: State) -> Result<(), Failure> {
+        let group = Group {
+            state: Some(state),
+            ..self.group.clone()
+        };
+        write(&self.path.join("group.json"), &group)
+    }
+
     /// All that should be in the group, or still have something here, in order.
     pub(super) fn numbers(&self) -> Vec<u32> {
         let wanted = self

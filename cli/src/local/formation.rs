@@ -51,6 +51,13 @@ pub(super) fn form(
         let Some(status) = status.filter(|it| !it.incarnation.is_empty()) else {
             return Ok(false);
         };
+        if status.group.is_some() {
+            return Err(Failure::failed(format!(
+                "{} is in a group already, and {} is gone: without it nobody else can join; use another folder",
+                status.member,
+                folder.genesis().display()
+            )));
+        }
         members.push(GenesisMember {
             id,
             name: status.member.clone(),

@@ -17,6 +17,7 @@ use tokio::time::{Instant, interval, sleep};
 use super::certificates::Certificates;
 use super::folder::{Folder, Group};
 use super::formation;
+use super::founding;
 use super::keeper::{Context, Event, HOPELESS, Keeper, Part, What};
 use super::member::{Member, names, plan};
 use super::membership::{self, Look};
@@ -101,7 +102,19 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
             settings.state_given.clone(),
         ),
     )?;
-    let formed = formation::is_formed(&folder)?;
+    let mut formed = formation::is_formed(&folder)?;
+    if let Some(from) = &settings.import {
+        if formed {
+            return Err(Failure::usage(format!(
+                "--import: the group in {} has begun already, with another state: leave it out, or use another folder",
+                folder.path().display()
+            )));
+        }
+        println!("importing {} ..", from.display());
+        let imported = founding::import(&folder, from, &settings.policy, settings.log_max_bytes)?;
+        println!("imported: {} bytes", imported.state_bytes);
+        formed = true;
+    }
     let mut members = Vec::new();
     let mut taken = BTreeSet::new();
     for number in folder.numbers() {
@@ -264,6 +277,9 @@ impl Running {
         }
         if self.phase == Phase::Running {
             self.raise_protocol().await;
+        }
+        // A group that began with a state has one member at first.
+        if self.phase != Phase::Forming {
             self.look_at_members().await?;
         }
         let slow = self.settings.app_timeout + SLOW_START;

@@ -6,6 +6,7 @@ pub(crate) mod control;
 mod fields;
 pub(crate) mod folder;
 mod formation;
+pub(crate) mod founding;
 pub(crate) mod group;
 mod keeper;
 mod member;
@@ -58,6 +59,11 @@ pub(crate) struct LocalArgs {
     /// Simulated round-trip times between members, one for each pair: 1-2, 1-3, 2-3 and so on
     #[arg(long, value_name = "TIME,TIME,..")]
     rtt: Option<String>,
+    /// A folder with what the app has stored so far, which becomes the state of all copies: it is
+    /// copied, and nothing may write to it meanwhile. Only when the group begins, and with
+    /// `--state volume`
+    #[arg(long, value_name = "FOLDER")]
+    import: Option<PathBuf>,
     #[command(flatten)]
     state: state::StateArgs,
     /// The app and its arguments

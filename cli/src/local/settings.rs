@@ -5,7 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use synod_api::{AppProtocol, Endpoint, ReplicatedServiceSpec, Risk, State};
+use synod_api::{AppProtocol, Endpoint, ReplicatedServiceSpec, Risk, State, StateType};
 use synod_proto::v1::Policy;
 
 use super::LocalArgs;
@@ -33,6 +33,8 @@ pub(super) struct Settings {
     pub(super) rtts: Vec<Duration>,
     /// How long an app may take until it listens.
     pub(super) app_timeout: Duration,
+    /// What the state of the group begins with.
+    pub(super) import: Option<PathBuf>,
     /// `None`: the bundled example.
     pub(super) command: Option<Vec<String>>,
     pub(super) policy: Policy,
@@ -87,7 +89,14 @@ impl Settings {
             None => BUNDLED_NAME.to_owned(),
         });
         let bundled = command.is_none();
+        let kept = state_given.as_ref().map(|it| it.kind);
+        if args.import.is_some() && kept != Some(StateType::Volume) {
+            return Err(Failure::usage(
+                "--import: the state of such an app is not in files: add --state volume, or set spec.state.type to Volume",
+            ));
+        }
         Ok(Self {
+            import: args.import,
             policy: synod_api::policy(&service, &spec),
             policy_given: args.file.is_some(),
             service,

@@ -95,7 +95,7 @@ impl Member {
 
 impl Command {
     /// The command that ends an epoch with this configuration.
-    pub(crate) fn reconfigure(configuration: &Configuration) -> Self {
+    pub fn reconfigure(configuration: &Configuration) -> Self {
         let mut payload = VERSION.to_le_bytes().to_vec();
         configuration.put(&mut payload);
         Self {

@@ -84,6 +84,16 @@ impl Fold {
         }
     }
 
+    /// The same of a group that begins with a state which stands for all up to `slot`, as of `time`.
+    #[must_use]
+    pub fn behind(self, slot: Slot, time: AgreedTime) -> Self {
+        Self {
+            admitted: slot,
+            time,
+            ..self
+        }
+    }
+
     /// The last slot that was admitted.
     pub fn admitted(&self) -> Slot {
         self.admitted

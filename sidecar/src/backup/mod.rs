@@ -28,7 +28,7 @@ pub use service::service;
 
 use crate::identity::ConnectError;
 use crate::snapshot::transfer::FetchError;
-use crate::snapshot::{Store, StoreError};
+use crate::snapshot::{StateReader, Store, StoreError};
 
 /// Version of `backup.json`, and of all that it stands for.
 const FORMAT: u32 = 1;
@@ -197,25 +197,35 @@ pub fn check(folder: &Path) -> Result<Manifest, BackupError> {
         path: folder.to_owned(),
         what,
     };
-    let store = open_store(folder)?;
-    let all = store.list();
-    let snapshot = all
-        .iter()
-        .find(|it| it.id.to_string() == manifest.snapshot)
-        .ok_or_else(|| damaged("its snapshot is gone".to_owned()))?;
-    let mut reader = store.read(snapshot.id)?;
+    let (mut reader, _) = open(folder)?;
+    let slot = reader.snapshot().head.slot;
     io::copy(&mut reader, &mut io::sink()).map_err(|error| damaged(error.to_string()))?;
-    let summary = entries::check(&folder.join(ENTRIES), snapshot.head.slot.next())
+    let summary = entries::check(&folder.join(ENTRIES), slot.next())
         .map_err(|error| damaged(error.to_string()))?;
     if summary.hash.to_hex().as_str() != manifest.entries {
         return Err(damaged(
             "its entries are not those that were saved".to_owned(),
         ));
     }
-    if summary.through.unwrap_or(snapshot.head.slot) != Slot(manifest.through) {
+    if summary.through.unwrap_or(slot) != Slot(manifest.through) {
         return Err(damaged("entries are missing at its end".to_owned()));
     }
     Ok(manifest)
+}
+
+/// For reading all of a backup: its state, and the entries behind that. Blocks.
+pub fn open(folder: &Path) -> Result<(StateReader, Reader), BackupError> {
+    let manifest = Manifest::read(folder)?;
+    let store = open_store(folder)?;
+    let all = store.list();
+    let snapshot = all.iter().find(|it| it.id.to_string() == manifest.snapshot);
+    let snapshot = snapshot.ok_or_else(|| BackupError::Damaged {
+        path: folder.to_owned(),
+        what: "its snapshot is gone".to_owned(),
+    })?;
+    let from = snapshot.head.slot.next();
+    let entries = Reader::open(&folder.join(ENTRIES), from)?;
+    Ok((store.read(snapshot.id)?, entries))
 }
 
 fn open_store(folder: &Path) -> Result<Store, BackupError> {

@@ -23,10 +23,25 @@ pub struct GenesisFile {
     pub service: String,
     /// The protocol version that the group starts with.
     pub protocol: u32,
+    /// The epoch of the first members: 1, or 0 of a group that begins with a state.
+    #[serde(default = "first_epoch", skip_serializing_if = "is_first_epoch")]
+    pub epoch: u64,
     /// The first members.
     pub members: Vec<GenesisMember>,
     /// The bytes of `synod.v1.Policy` number 1 in hex: they are agreed on as they are.
     pub policy: String,
+    /// BLAKE3 of the state that the group begins with, in hex; empty: with none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub initial_state: String,
+}
+
+fn first_epoch() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_first_epoch(epoch: &u64) -> bool {
+    *epoch == first_epoch()
 }
 
 /// One of the first members.
@@ -107,13 +122,15 @@ impl GenesisFile {
         Self {
             service: service.to_owned(),
             protocol,
+            epoch: first_epoch(),
             members,
             policy: to_hex(&policy.encode_to_vec()),
+            initial_state: String::new(),
         }
     }
 
     /// The file that a group with this genesis began with.
-    pub(super) fn of(genesis: &Genesis, service: &str) -> Self {
+    pub(crate) fn of(genesis: &Genesis, service: &str) -> Self {
         Self {
             service: service.to_owned(),
             protocol: genesis.protocol,
@@ -124,6 +141,8 @@ impl GenesisFile {
                 .map(Into::into)
                 .collect(),
             policy: to_hex(&genesis.policy),
+            epoch: genesis.configuration.epoch.0,
+            initial_state: to_hex(&genesis.initial_state),
         }
     }
 
@@ -199,18 +218,24 @@ impl GenesisFile {
             .ok_or_else(|| problem("policy".into(), "is not a string of hex digits"))?;
         Policy::decode(&policy[..])
             .map_err(|error| problem("policy".into(), &format!("is no policy: {error}")))?;
+        let initial_state = from_hex(&self.initial_state)
+            .ok_or_else(|| problem("initialState".into(), "is not a string of hex digits"))?;
+        if self.epoch != u64::from(initial_state.is_empty()) {
+            let what = "must be 0 of a group that begins with a state, otherwise 1";
+            return Err(problem("epoch".into(), what));
+        }
         let members = read_members(&self.members)?;
         let mut genesis = Genesis {
             group: GroupId::default(),
             configuration: Configuration {
-                epoch: Epoch(1),
+                epoch: Epoch(self.epoch),
                 members,
                 quorums: Quorums::Majority,
                 first_leader: MemberId(0),
             },
             policy: Bytes::from(policy),
             protocol: self.protocol,
-            initial_state: Bytes::new(),
+            initial_state: Bytes::from(initial_state),
         };
         genesis.group = group_of(&genesis);
         Ok(genesis)

@@ -16,7 +16,7 @@ mod gate;
 mod states;
 mod turns;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,6 +132,11 @@ pub struct Keeper {
     complaint: String,
 }
 
+/// Where a member has its snapshots.
+pub(crate) fn snapshots(data: &Path) -> PathBuf {
+    data.join(FOLDER)
+}
+
 /// Opens the store and the volume. `group`: the one whose log is there already.
 pub fn begin<A: App>(
     config: &Config,
@@ -141,7 +146,7 @@ pub fn begin<A: App>(
     maker: synod_paxos::Incarnation,
     group: Option<GroupId>,
 ) -> Result<Beginning, KeeperError> {
-    let (store, findings) = Store::open(&config.data.join(FOLDER), RESERVE_BYTES)?;
+    let (store, findings) = Store::open(&snapshots(&config.data), RESERVE_BYTES)?;
     findings.iter().for_each(tell_finding);
     let volume = config.state.volume.as_ref();
     let volume = volume

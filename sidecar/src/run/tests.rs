@@ -3,6 +3,7 @@
 mod copies;
 mod ends;
 mod members;
+mod restored;
 mod snapshots;
 mod stops;
 
@@ -186,6 +187,8 @@ struct Group {
     log_bytes: u64,
     /// Where the lists keep their state. With snapshots by HTTP, each has a server for them.
     state: config::state::State,
+    /// Members can be added.
+    grows: bool,
 }
 
 struct Running {
@@ -206,6 +209,7 @@ impl Group {
             segment_bytes: [4 << 20; PLACES],
             log_bytes: 64 << 20,
             state: config::state::State::default(),
+            grows: true,
         }
     }
 
@@ -224,7 +228,9 @@ impl Group {
             namespace: "local".into(),
             data: self.path(&name(number)),
             genesis: self.path("genesis.json"),
-            join: Some(self.path(&format!("join-{number}.json"))),
+            join: self
+                .grows
+                .then(|| self.path(&format!("join-{number}.json"))),
             peers: self.path("peers.json"),
             tls: self
                 .authority
@@ -686,7 +692,10 @@ async fn what_keeps_a_member_from_starting_is_said_with_its_own_exit_code() {
 
 #[tokio::test]
 async fn a_member_that_the_genesis_does_not_name_ends_and_says_so() {
-    let mut group = Group::new();
+    let mut group = Group {
+        grows: false,
+        ..Group::new()
+    };
     group.start(1).await;
     let stranger = GenesisMember {
         id: 1,

@@ -83,7 +83,7 @@ impl Group {
     }
 
     /// It runs, is added as an observer, and then made a voter.
-    async fn add_member(&self, number: usize) {
+    pub(super) async fn add_member(&self, number: usize) {
         let newcomer = self.newcomer(number).await;
         let leader = self.change(|_| vec![Change::Add(newcomer.clone())]).await;
         std::fs::write(self.join_file(number), &leader.members.join).expect("written");
@@ -95,9 +95,9 @@ impl Group {
         promoted.await;
     }
 
-    async fn remove_member(&self, number: usize) -> Leader {
+    pub(super) async fn remove_member(&self, number: usize) {
         self.change(|members| vec![Change::Remove(id(members, number))])
-            .await
+            .await;
     }
 }
 

@@ -116,7 +116,7 @@ impl Group {
     }
 
     /// Adds lines until the logs of these members begin behind that slot; how many.
-    async fn fill(&self, mut lines: usize, members: &[usize], behind: u64) -> usize {
+    pub(super) async fn fill(&self, mut lines: usize, members: &[usize], behind: u64) -> usize {
         for _ in 0..100 {
             let mut bases = Vec::new();
             for number in members {
@@ -132,7 +132,7 @@ impl Group {
     }
 
     /// An operator's connection to a member.
-    fn operators_connector(&self, number: usize) -> Connector {
+    pub(super) fn operators_connector(&self, number: usize) -> Connector {
         let files = self
             .authority
             .issue(&self.path("operator"), &[names().operator()]);
