@@ -179,7 +179,7 @@ pub struct GroupMember {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 64))]
     pub incarnation: String,
-    /// An earlier life of its log, which is thrown away with its claim if that is what it has; empty:
+    /// An earlier life of its log, which is thrown away with its claims if that is what it has; empty:
     /// nothing is thrown away.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 64))]

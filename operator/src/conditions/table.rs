@@ -83,7 +83,7 @@ reasons! {
         "Wait: it takes as long as copying the newest snapshot and the log behind it.";
     MEMBER_REPLACING = "MemberReplacing" on [READY, PROGRESSING, RECONCILING]:
         "A member has another volume for its log than the one it was in the group with: the old one leaves, and it joins anew." =>
-        "Wait. Where the message says that its log is of another group or of another member, give it an empty volume: delete its pod and the claim of its log.";
+        "Wait. Where the message says that its log is of another group or of another member, give it an empty volume: delete its claims and its pod.";
     MEMBER_LEAVING = "MemberLeaving" on [READY, PROGRESSING, RECONCILING]:
         "A member that is not asked for any more leaves the group; its pod goes afterwards, its claims as `volumeClaimRetentionPolicy.whenScaled` says." =>
         "Wait. One vote goes at a time.";

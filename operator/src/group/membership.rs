@@ -1,7 +1,7 @@
 //! The members of the group, by the cluster whose member leads: who they are is asked and reported,
-//! and the change that the hub plans is handed to the leader. And, in any cluster, the disk that an
-//! earlier life of a member has left is taken from it. Every part of it may be done again: the leader
-//! refuses a change of another epoch, and a disk goes only while it holds the life that is meant.
+//! and the change that the hub plans is handed to the leader. And, in any cluster, the disks that an
+//! earlier life of a member has left are taken from it. Every part of it may be done again: the leader
+//! refuses a change of another epoch, and disks go only while they hold the life that is meant.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Preconditions};
@@ -14,6 +14,7 @@ use synod_proto::v1::{
 
 use super::adopt;
 use super::apply::words;
+use super::dereference::state_volume;
 use super::members::Asker;
 use super::observe::Observed;
 use super::pods::PodView;
@@ -73,20 +74,22 @@ impl Work<'_> {
         }
     }
 
-    /// Takes the disks of earlier lives from members that are to begin with empty ones.
+    /// Takes the disks of earlier lives from members that are to begin with empty ones: a new log does
+    /// not begin beside files of the app either.
     pub(super) async fn discard(&self, report: &mut Report) {
         let meant: Vec<_> = self.discarded(report);
         for (member, pod) in meant {
-            let name = self.log_claim(&member, &pod);
+            let claims = self.claims_of(&member, &pod);
             tracing::info!(
                 service = self.valid.name,
-                name,
-                "an earlier life's log is thrown away"
+                member,
+                ?claims,
+                "what an earlier life has left is thrown away"
             );
             let client = &self.process.client;
-            if let Err(error) = take_disk(client, self.valid.namespace, &name, &pod).await {
+            if let Err(error) = take_disks(client, self.valid.namespace, &claims, &pod).await {
                 let words = words(&error);
-                report.failure = Some(format!("cannot give {member} an empty log: {words}"));
+                report.failure = Some(format!("cannot give {member} empty disks: {words}"));
             }
         }
     }
@@ -106,23 +109,27 @@ impl Work<'_> {
     }
 
     /// A StatefulSet of the user's calls the claims of its own template after its pods.
-    fn log_claim(&self, member: &str, pod: &PodView) -> String {
+    fn claims_of(&self, member: &str, pod: &PodView) -> Vec<String> {
         let own = self.live.set().is_some_and(adopt::has_log_claim);
-        names::log_claim(if own { &pod.name } else { member })
+        let log = names::log_claim(if own { &pod.name } else { member });
+        let state = state_volume(self.valid).map(|it| format!("{it}-{member}"));
+        std::iter::once(log).chain(state).collect()
     }
 }
 
-/// First the claim, which stays for as long as the pod is there, so that no new pod gets it.
-async fn take_disk(
+/// First the claims, which stay for as long as the pod is there, so that no new pod gets them.
+async fn take_disks(
     client: &Client,
     namespace: &str,
-    claim: &str,
+    names: &[String],
     pod: &PodView,
 ) -> kube::Result<()> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let deleted = claims.delete(claim, &DeleteParams::default()).await;
-    gone(deleted.map(drop))?;
+    for name in names {
+        let deleted = claims.delete(name, &DeleteParams::default()).await;
+        gone(deleted.map(drop))?;
+    }
     let params = DeleteParams {
         preconditions: Some(Preconditions {
             uid: Some(pod.uid.clone()),

@@ -1,6 +1,7 @@
-//! What is asked of a leader, what is told of its answer, and how a disk is taken away.
+//! What is asked of a leader, what is told of its answer, and how disks are taken away.
 
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use http::{Request, Response};
 use kube::client::Body;
@@ -115,18 +116,19 @@ fn a_change_is_handed_on_in_the_epoch_that_it_was_made_from_and_once_that_has_se
     assert_eq!((role.id, role.role()), (4, WireRole::Voter));
 }
 
-/// An API server with one pod and one claim. It answers so many requests, then the operator is dead.
+const CLAIMS: [&str; 2] = ["synod-log-notes-us-1", "synod-state-notes-us-1"];
+
+/// An API server with one pod and its claims. It answers so many requests, then the operator is dead.
 #[derive(Clone, Default)]
 struct Server(Arc<Mutex<Kept>>);
 
 #[derive(Default)]
 struct Kept {
     left: usize,
-    claim: bool,
     pod: bool,
-    /// It was deleted, and goes with the pod.
-    claim_goes: bool,
-    done: Vec<String>,
+    claims: BTreeSet<String>,
+    /// They were deleted, and go with the pod.
+    leaving: BTreeSet<String>,
 }
 
 impl Server {
@@ -145,50 +147,55 @@ impl Server {
     }
 
     fn answer(&self, method: &str, path: &str) -> Option<(u16, serde_json::Value)> {
-        let mut kept = self.0.lock().expect("no panic");
+        let mut kept = self.kept();
         kept.left = kept.left.checked_sub(1)?;
         assert_eq!(method, "DELETE");
         let name = path.rsplit('/').next().expect("a name").to_owned();
-        let there = match name.as_str() {
-            "synod-log-notes-us-1" => std::mem::replace(&mut kept.claim_goes, true) || kept.claim,
-            "notes-us-1" => std::mem::take(&mut kept.pod),
-            other => panic!("{other}"),
+        let there = if name == "notes-us-1" {
+            let leaving = std::mem::take(&mut kept.leaving);
+            kept.claims.retain(|it| !leaving.contains(it));
+            assert!(kept.claims.is_empty(), "the next pod would get them again");
+            std::mem::take(&mut kept.pod)
+        } else {
+            assert!(CLAIMS.contains(&name.as_str()), "{name}");
+            kept.leaving.insert(name.clone());
+            kept.claims.contains(&name)
         };
-        if !kept.pod && kept.claim_goes {
-            kept.claim = false;
-        }
-        assert!(kept.pod || !kept.claim, "the next pod would get it again");
-        kept.done.push(name);
         let good = json!({"kind": "Status", "apiVersion": "v1", "status": "Success"});
         let bad = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
                          "reason": "NotFound", "message": "it is not there", "code": 404});
         Some(if there { (200, good) } else { (404, bad) })
     }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().expect("no panic")
+    }
 }
 
 #[tokio::test]
-async fn a_disk_goes_for_good_wherever_the_operator_ends_on_the_way() {
+async fn disks_go_for_good_wherever_the_operator_ends_on_the_way() {
     let pod = PodView {
         name: "notes-us-1".to_owned(),
         uid: "uid-1".to_owned(),
         ..PodView::default()
     };
-    for requests in 0..3 {
+    let claims = CLAIMS.map(str::to_owned);
+    for requests in 0..=3 {
         let server = Server::default();
         {
-            let mut kept = server.0.lock().expect("no panic");
-            (kept.left, kept.claim, kept.pod) = (requests, true, true);
+            let mut kept = server.kept();
+            (kept.left, kept.pod) = (requests, true);
+            // That somebody has deleted one already is no reason to stop.
+            kept.claims = claims.iter().skip(requests % 2).cloned().collect();
         }
-        let first = take_disk(&server.client(), "default", "synod-log-notes-us-1", &pod).await;
-        assert_eq!(first.is_ok(), requests == 2);
-        server.0.lock().expect("no panic").left = 2;
+        let first = take_disks(&server.client(), "default", &claims, &pod).await;
+        assert_eq!(first.is_ok(), requests == 3);
+        server.kept().left = 3;
         // The next operator hears the same life, unless the pod is gone.
-        if server.0.lock().expect("no panic").pod {
-            take_disk(&server.client(), "default", "synod-log-notes-us-1", &pod)
-                .await
-                .expect("it is alive");
+        if server.kept().pod {
+            let next = take_disks(&server.client(), "default", &claims, &pod).await;
+            next.expect("it is alive");
         }
-        let kept = server.0.lock().expect("no panic");
-        assert!(!kept.claim && !kept.pod, "{:?}", kept.done);
+        assert!(server.kept().claims.is_empty() && !server.kept().pod);
     }
 }
