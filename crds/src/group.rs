@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::app::AppProtocol;
 use crate::int_or_string::IntOrString;
+use crate::membership::{MembersChange, Membership};
 use crate::placement::Overrides;
 use crate::raw::RawObject;
 use crate::runtime::{Leader, Network, Service, Sidecar, Update};
@@ -139,6 +140,16 @@ pub struct ReplicaGroupSpec {
     /// The protocol version to which the leader, if it is here, raises the group; 0: as it is.
     #[serde(default)]
     pub protocol: u32,
+    /// The epoch that the numbers and roles of `members` are of; 0: as the group was formed.
+    #[serde(default)]
+    pub epoch: u64,
+    /// What the leader, if it is here, is asked to change about the members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<MembersChange>,
+    /// How members here with an empty log get into the group: the text of their join file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 524_288))]
+    pub join: Option<String>,
 }
 
 /// A snapshot that somebody asks for.
@@ -160,11 +171,19 @@ pub struct GroupMember {
     /// Name of its pod, and of the member.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Its number in the configuration.
-    #[schemars(range(min = 1))]
+    /// Its number in the configuration; 0: it is not in the group, or not yet.
     pub id: u32,
     /// What it does.
     pub role: MemberRole,
+    /// The life of its log with which it is in the group; empty: it is not, or that is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub incarnation: String,
+    /// An earlier life of its log, which is thrown away with its claims if that is what it has; empty:
+    /// nothing is thrown away.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub discard: String,
 }
 
 /// The app, with every default filled in.
@@ -236,6 +255,9 @@ pub struct ReplicaGroupStatus {
     /// What came of the last snapshot that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotAnswer>,
+    /// Who is in the group, while a member here leads it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub membership: Option<Membership>,
     /// Further facts by name, for people.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]

@@ -11,6 +11,7 @@ mod group;
 mod int_or_string;
 mod manifest;
 pub mod members;
+mod membership;
 mod meta;
 mod ordering;
 mod placement;
@@ -33,6 +34,7 @@ pub use group::{
 };
 pub use int_or_string::IntOrString;
 pub use manifest::{ManifestError, parse};
+pub use membership::{ConfiguredMember, JoiningMember, MembersChange, Membership, RoleChange};
 pub use meta::{Manifest, ObjectMeta};
 pub use ordering::{Idempotency, Lane, LaneKey, Ordering, Principal};
 pub use placement::{LocalObjectReference, Overrides, Placement};

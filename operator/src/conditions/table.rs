@@ -75,6 +75,24 @@ reasons! {
     ROLLING_BACK = "RollingBack" on [READY, PROGRESSING, RECONCILING]:
         "An app ended, and nobody knows what it had done of its last request: its volume is put back to the last snapshot, and executed anew from there. Its pod is replaced for that, one at a time, since kubelet would start the app upon files that are being changed." =>
         "Wait. If it happens often, look why the app ends: `kubectl logs POD -c CONTAINER --previous`.";
+    MEMBER_JOINING = "MemberJoining" on [READY, PROGRESSING, RECONCILING]:
+        "A member that `replicas` or `placement` ask for starts, and comes into the group: without a vote, until it has caught up." =>
+        "Wait. If it does not move on, the member in the message does not start, or the leader does not reach it: its pod and its log tell why.";
+    MEMBER_CATCHING_UP = "MemberCatchingUp" on [READY, PROGRESSING, RECONCILING]:
+        "A new member is in the group and takes over what it has missed; then it becomes a voter." =>
+        "Wait: it takes as long as copying the newest snapshot and the log behind it.";
+    MEMBER_REPLACING = "MemberReplacing" on [READY, PROGRESSING, RECONCILING]:
+        "A member has another volume for its log than the one it was in the group with: the old one leaves, and it joins anew." =>
+        "Wait. Where the message says that its log is of another group or of another member, give it an empty volume: delete its claims and its pod.";
+    MEMBER_LEAVING = "MemberLeaving" on [READY, PROGRESSING, RECONCILING]:
+        "A member that is not asked for any more leaves the group; its pod goes afterwards, its claims as `volumeClaimRetentionPolicy.whenScaled` says." =>
+        "Wait. One vote goes at a time.";
+    WAITING_FOR_QUORUM = "WaitingForQuorum" on [READY, PROGRESSING, RECONCILING]:
+        "The members are to be others, and too few voters are heard to agree on that; or they have just become others, and have agreed on nothing since." =>
+        "Bring back the members that are not heard. Nothing is removed meanwhile.";
+    WAITING_FOR_PROTOCOL = "WaitingForProtocol" on [READY, PROGRESSING, RECONCILING]:
+        "The members are to be others, and some of them run a sidecar that does not know how." =>
+        "Update the sidecars: see updates.md. The protocol is raised by itself when all speak it.";
     DELETING = "Deleting" on [READY, AVAILABLE, PROGRESSING, RECONCILING]:
         "The service is being deleted in all its clusters." =>
         "Wait. A cluster that cannot be reached is named in the message: bring it back, or remove its registration (`synod cluster remove`), which leaves there what is there.";
@@ -104,9 +122,6 @@ reasons! {
     UNSUPPORTED = "Unsupported" on [READY, AVAILABLE, STALLED]:
         "The manifest asks for something that this version cannot do yet." =>
         "Change the field that the message names as it says, or install a version that can. What runs goes on as it was.";
-    MEMBERSHIP_CHANGE_UNSUPPORTED = "MembershipChangeUnsupported" on [READY, PROGRESSING]:
-        "`replicas` or `placement` ask for other members than those the service was formed with. This version does not change the members of a running service; nothing is done about it." =>
-        "Put back the numbers it was formed with: the message has them.";
     CLAIM_CHANGE_UNSUPPORTED = "ClaimChangeUnsupported" on [READY, PROGRESSING]:
         "The manifest asks for other volume claims than the members have. This version does not change claims that exist; nothing is done about it." =>
         "Put back what the manifest said about the claims that the message names, or make a new service.";
@@ -143,8 +158,8 @@ reasons! {
         "The operator hears nothing from a member." =>
         "Look at its pod and its node.";
     MEMBER_LOST = "MemberLost" on [READY, DEGRADED]:
-        "A member has lost its volume, and with it its part of the log. It takes no part any more." =>
-        "Nothing is done by itself in this version: replacing a member comes with the next release. The others go on; see that a majority stays.";
+        "A member has lost its volume, and with it its part of the log: that life of it takes no part any more." =>
+        "Wait: it is replaced by itself while a majority of the voters is there. Without one, bring others back.";
     MEMBER_QUARANTINED = "MemberQuarantined" on [READY, DEGRADED]:
         "A copy answered differently from the others and was taken out." =>
         "It is rebuilt by itself. If it happens again, the app is not deterministic for the named request: see the guide on which programs fit.";

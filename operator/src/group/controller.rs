@@ -202,6 +202,13 @@ async fn tell(context: &Context, before: &ReplicaGroup, done: &Done) {
             format!("members use version {version} of their protocol from now on"),
         )
     }));
+    events.extend(done.changed.map(|epoch| {
+        (
+            EventType::Normal,
+            "MembersChanged".to_owned(),
+            format!("the group has other members from now on (epoch {epoch})"),
+        )
+    }));
     let reference = before.object_ref(&());
     for (type_, reason, note) in events {
         let note = shorten(note, NOTE);

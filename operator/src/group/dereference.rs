@@ -177,7 +177,7 @@ async fn claims(client: &Client, valid: &Valid<'_>) -> kube::Result<Vec<Persiste
 }
 
 /// The claim template for the app's volume, by which its claims are named.
-fn state_volume(valid: &Valid<'_>) -> Option<String> {
+pub(super) fn state_volume(valid: &Valid<'_>) -> Option<String> {
     let spec = &valid.group.spec;
     let volume = spec.state.volume.as_ref()?;
     let own = spec.state.kind == StateType::Volume && !valid.labelled;

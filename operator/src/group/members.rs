@@ -18,10 +18,10 @@ use rustls::{
 };
 use synod_proto::v1::control_client::ControlClient;
 use synod_proto::v1::{
-    AcquireDisruptionRequest, AcquireDisruptionResponse, KeptSnapshot, KeptSnapshotsRequest,
-    Policy, PrepareShutdownRequest, ProposePolicyRequest, ProposePolicyResponse,
-    RaiseProtocolRequest, ReleaseDisruptionRequest, StatusRequest, StatusResponse,
-    TakeSnapshotRequest,
+    AcquireDisruptionRequest, AcquireDisruptionResponse, ChangeMembersRequest, KeptSnapshot,
+    KeptSnapshotsRequest, MembersRequest, MembersResponse, Policy, PrepareShutdownRequest,
+    ProposePolicyRequest, ProposePolicyResponse, RaiseProtocolRequest, ReleaseDisruptionRequest,
+    StatusRequest, StatusResponse, TakeSnapshotRequest,
 };
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -241,6 +241,38 @@ impl Asker {
                 .await;
             let answer = answer.map_err(|status| refused(leader, &status))?;
             Ok(answer.into_inner().version)
+        };
+        within(LONG, leader, address, ask).await
+    }
+
+    /// Who is in the group, as this member knows it.
+    pub(crate) async fn members(
+        &self,
+        member: &str,
+        address: SocketAddr,
+    ) -> Result<MembersResponse, AskError> {
+        let ask = async {
+            let mut client = self.client(member, address).await?;
+            let answer = client.members(MembersRequest {}).await;
+            Ok(answer
+                .map_err(|status| refused(member, &status))?
+                .into_inner())
+        };
+        within(PATIENCE, member, address, ask).await
+    }
+
+    /// The leader changes the members of its group; goes out: their epoch.
+    pub(crate) async fn change_members(
+        &self,
+        leader: &str,
+        address: SocketAddr,
+        change: ChangeMembersRequest,
+    ) -> Result<u64, AskError> {
+        let ask = async {
+            let mut client = self.client(leader, address).await?;
+            let answer = client.change_members(change).await;
+            let answer = answer.map_err(|status| refused(leader, &status))?;
+            Ok(answer.into_inner().epoch)
         };
         within(LONG, leader, address, ask).await
     }

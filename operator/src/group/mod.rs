@@ -15,6 +15,7 @@ mod controller;
 mod dereference;
 mod disruptions;
 mod members;
+mod membership;
 mod names;
 mod observe;
 mod plan;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use futures::future::join_all;
-use synod_api::{MemberRole, NetworkMode, SnapshotType};
+use synod_api::{MemberRole, NetworkMode, ReplicaGroupSpec, SnapshotType};
 use synod_proto::v1::{KeptSnapshot, StatusResponse};
 
 use super::build::Kind;
@@ -160,7 +160,7 @@ impl Observed {
         }
     }
 
-    /// Its log is of another life than the one that the group was formed with.
+    /// Its log is of another life than the one with which it is in the group.
     pub(crate) fn is_lost(&self, formed: &BTreeMap<String, String>) -> bool {
         match (self.said(), formed.get(&self.name)) {
             (Some(said), Some(incarnation)) => said.incarnation != *incarnation,
@@ -169,8 +169,19 @@ impl Observed {
     }
 }
 
-/// Who was in the group when it was formed, and with which log.
-pub(crate) fn formed(genesis: &str) -> BTreeMap<String, String> {
+/// Who is in the group, and with which log: as the hub says, or as it was formed.
+pub(crate) fn formed(spec: &ReplicaGroupSpec) -> BTreeMap<String, String> {
+    let known = spec.members.iter().filter(|it| !it.incarnation.is_empty());
+    let known: BTreeMap<_, _> = known
+        .map(|it| (it.name.clone(), it.incarnation.clone()))
+        .collect();
+    let first = spec.genesis.as_deref().filter(|_| spec.epoch == 0);
+    let mut all = first.map(first_members).unwrap_or_default();
+    all.extend(known);
+    all
+}
+
+fn first_members(genesis: &str) -> BTreeMap<String, String> {
     let value: serde_json::Value = serde_json::from_str(genesis).unwrap_or_default();
     let members = value["members"].as_array().cloned().unwrap_or_default();
     members
@@ -180,4 +191,34 @@ pub(crate) fn formed(genesis: &str) -> BTreeMap<String, String> {
             Some((text("name")?, text("incarnation")?))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_api::ReplicaGroup;
+
+    use super::*;
+
+    #[test]
+    fn a_members_log_is_the_one_that_the_hub_knows_and_before_that_the_first() {
+        let mut group: ReplicaGroup =
+            serde_yaml::from_str(include_str!("build/testdata/group.yaml")).expect("a group");
+        let known = |group: &ReplicaGroup| {
+            let all = formed(&group.spec).into_iter();
+            all.map(|(name, life)| format!("{name}={life}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(known(&group), [""; 0]);
+        group.spec.genesis = Some(
+            r#"{"members": [{"name": "notes-us-east-0", "incarnation": "a"},
+                            {"name": "notes-us-east-1", "incarnation": "b"}]}"#
+                .to_owned(),
+        );
+        assert_eq!(known(&group), ["notes-us-east-0=a", "notes-us-east-1=b"]);
+        group.spec.members[1].incarnation = "c".to_owned();
+        assert_eq!(known(&group), ["notes-us-east-0=a", "notes-us-east-1=c"]);
+        // It joins again: the life that it began with is over.
+        group.spec.epoch = 7;
+        assert_eq!(known(&group), ["notes-us-east-1=c"]);
+    }
 }

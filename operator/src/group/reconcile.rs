@@ -77,6 +77,8 @@ pub(super) struct Done {
     pub(super) step: Option<Step>,
     /// The protocol version that is in force from now on, if it was raised.
     pub(super) raised: Option<u32>,
+    /// The epoch of the members, if they were changed.
+    pub(super) changed: Option<u64>,
     /// What failed, though the status was written.
     pub(super) failure: Option<String>,
 }
@@ -150,6 +152,7 @@ pub(super) async fn reconcile(
         group,
         step: report.step,
         raised: report.raised,
+        changed: report.changed,
         failure: report.failure,
     })
 }
@@ -168,7 +171,7 @@ pub(super) struct Work<'a> {
 impl Work<'_> {
     async fn go(&self, report: &mut Report) {
         let spec = &self.valid.group.spec;
-        report.formed = spec.genesis.as_deref().map(formed).unwrap_or_default();
+        report.formed = formed(spec);
         let certificates = match self.certificates() {
             Ok(certificates) => certificates,
             Err(error) => {
@@ -209,15 +212,20 @@ impl Work<'_> {
         };
         report.members = observe(self.valid, self.live, asker.as_ref(), runs).await;
         self.say_what_is_weak(report);
+        if let Some(asker) = &asker {
+            Box::pin(self.membership(report, asker)).await;
+        }
         if !children_stand {
             return;
         }
         self.show_configuration(report).await;
         self.retry(report).await;
+        self.discard(report).await;
         if let Some(asker) = &asker {
             Box::pin(self.policy(report, asker)).await;
             Box::pin(self.raise(report, asker)).await;
             Box::pin(self.snapshot(report, asker)).await;
+            Box::pin(self.change(report, asker)).await;
             Box::pin(self.roll(report, asker)).await;
         }
     }
@@ -515,7 +523,11 @@ impl Work<'_> {
     /// now.
     async fn show_configuration(&self, report: &mut Report) {
         let spec = &self.valid.group.spec;
-        let digest = build::digest(&json!([build::peers(self.valid), spec.genesis]));
+        let mut shown = json!([build::peers(self.valid), spec.genesis]);
+        if let (Some(join), Some(shown)) = (&spec.join, shown.as_array_mut()) {
+            shown.push(json!(join));
+        }
+        let digest = build::digest(&shown);
         for member in &report.members {
             let Some(pod) = member.pod.as_ref().filter(|it| !it.leaving && it.ran) else {
                 continue;

@@ -22,7 +22,10 @@ const WORDS: usize = 1_000;
 
 impl Work<'_> {
     /// The member that leads, if it is one of this cluster.
-    fn leader_here(&self, report: &Report) -> Option<(String, SocketAddr, StatusResponse)> {
+    pub(super) fn leader_here(
+        &self,
+        report: &Report,
+    ) -> Option<(String, SocketAddr, StatusResponse)> {
         report.members.iter().find_map(|it| {
             let said = it.said()?;
             let leads = !said.group.is_empty() && said.leader == it.name;

@@ -40,6 +40,7 @@ impl Work<'_> {
             Ok(elsewhere) => plan(elsewhere),
             Err(why) => Step::Wait(why),
         };
+        let step = held_by_change(step, self.valid.group.spec.change.is_some());
         match self.take(step, report, asker).await {
             Ok(step) => report.step = Some(step),
             Err((step, words)) => {
@@ -180,6 +181,14 @@ fn prepared(pod: &PodView, said: Result<(), AskError>) -> Result<(), String> {
     }
 }
 
+/// A change of the members counts on every voter that is there: none is taken away until it is made.
+fn held_by_change(step: Step, changing: bool) -> Step {
+    if changing && step.needs_token() {
+        return Step::Wait("the members are being changed".to_owned());
+    }
+    step
+}
+
 /// Voters of other clusters.
 fn voters_elsewhere(valid: &Valid<'_>) -> usize {
     let spec = &valid.group.spec;
@@ -201,9 +210,10 @@ pub(super) fn disruptions(valid: &Valid<'_>, now: Timestamp) -> u32 {
     if !valid.alone() {
         return u32::from(disruptions::is_open(valid, now));
     }
-    let voters = valid.voters();
-    let spare = voters - (voters / 2 + 1).min(voters);
-    u32::try_from(spare).expect("bounded by the schema")
+    // While the members change, as many as leave one before the change and after it.
+    let spare = |voters: usize| voters - (voters / 2 + 1).min(voters);
+    let (before, after) = (valid.voters(), valid.voters_after_change());
+    u32::try_from(spare(before).min(spare(after))).expect("bounded by the schema")
 }
 
 #[cfg(test)]
@@ -228,6 +238,63 @@ mod tests {
         assert!(words.contains("nobody took over"), "{words}");
         pod.ready = false;
         assert_eq!(prepared(&pod, refused()), Ok(()));
+    }
+
+    #[test]
+    fn no_vote_is_taken_away_while_the_members_are_being_changed() {
+        let delete = |care| Step::Delete {
+            pod: "notes-local-0".to_owned(),
+            uid: "uid".to_owned(),
+            why: "it does not work",
+            care,
+        };
+        for care in [Care::Votes, Care::Budget] {
+            assert_eq!(held_by_change(delete(care), false), delete(care));
+            assert!(matches!(held_by_change(delete(care), true), Step::Wait(_)));
+        }
+        assert_eq!(held_by_change(delete(Care::None), true), delete(Care::None));
+        assert_eq!(held_by_change(Step::Done, true), Step::Done);
+    }
+
+    #[test]
+    fn a_budget_fits_the_members_before_a_change_and_after_it() {
+        let mut group: synod_api::ReplicaGroup =
+            serde_yaml::from_str(include_str!("build/testdata/group.yaml")).expect("a group");
+        let member = |id: u32, role| synod_api::GroupMember {
+            name: format!("notes-us-east-{}", id - 1),
+            id,
+            role,
+            incarnation: String::new(),
+            discard: String::new(),
+        };
+        group.spec.peers.clear();
+        let open = |group: &synod_api::ReplicaGroup| {
+            let valid = super::super::validate::validate(group, "us-east").expect("valid");
+            disruptions(&valid, Timestamp::now())
+        };
+        let mut five: Vec<_> = (1..=5).map(|id| member(id, MemberRole::Voter)).collect();
+        group.spec.members.clone_from(&five);
+        assert_eq!(open(&group), 2);
+        group.spec.change = Some(synod_api::MembersChange {
+            epoch: 7,
+            leave: vec![5],
+            ..synod_api::MembersChange::default()
+        });
+        assert_eq!(open(&group), 1, "of four, three must stay");
+        five[4].role = MemberRole::Observer;
+        group.spec.members = five;
+        let voter = synod_api::RoleChange {
+            id: 5,
+            role: MemberRole::Voter,
+        };
+        group.spec.change = Some(synod_api::MembersChange {
+            epoch: 7,
+            roles: vec![voter],
+            ..synod_api::MembersChange::default()
+        });
+        assert_eq!(open(&group), 1, "four are there until it is made");
+        group.spec.change = None;
+        assert_eq!(open(&group), 1);
     }
 
     #[test]

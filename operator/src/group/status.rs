@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use synod_api::{
-    GroupMemberStatus, MemberRole, MemberState, ReplicaGroup, ReplicaGroupStatus, SnapshotAnswer,
-    SnapshotStatus, SnapshotType, Standing,
+    GroupMemberStatus, MemberRole, MemberState, Membership, ReplicaGroup, ReplicaGroupStatus,
+    SnapshotAnswer, SnapshotStatus, SnapshotType, Standing,
 };
 use synod_proto::v1::KeptSnapshot;
 
@@ -39,7 +39,7 @@ pub(crate) struct Report {
     pub(crate) certificates: Option<Problem>,
     /// The members; empty when nothing was looked at.
     pub(crate) members: Vec<Observed>,
-    /// Incarnations of the group as it was formed.
+    /// Incarnations with which members are in the group.
     pub(crate) formed: BTreeMap<String, String>,
     /// What is done about pods.
     pub(crate) step: Option<Step>,
@@ -51,6 +51,10 @@ pub(crate) struct Report {
     pub(crate) soon: bool,
     /// The protocol version that is in force from now on, if it was raised.
     pub(crate) raised: Option<u32>,
+    /// Who is in the group, if it is led from here.
+    pub(crate) membership: Option<Membership>,
+    /// The epoch of the members, if they were changed.
+    pub(crate) changed: Option<u64>,
     /// What came of a snapshot that was asked for.
     pub(crate) snapshot: Option<SnapshotAnswer>,
     /// Further facts.
@@ -94,6 +98,7 @@ pub(crate) fn status(group: &ReplicaGroup, report: &Report, now: Timestamp) -> R
             .clone()
             .or(before.snapshot)
             .filter(|_| group.spec.snapshot.is_some()),
+        membership: report.membership.clone(),
         facts: report.facts.clone(),
     }
 }
@@ -342,7 +347,7 @@ fn bad(
         return Some(Matter {
             reason: &conditions::MEMBER_LOST,
             message: format!(
-                "{lost}: the log is another than the one that the group was formed with"
+                "{lost}: the log is another one than that with which it is in the group"
             ),
         });
     }

@@ -1,6 +1,6 @@
 //! What a group must be before anything is made of it. Pure.
 
-use synod_api::{MemberRole, NetworkMode, ReplicaGroup};
+use synod_api::{GroupMember, MemberRole, NetworkMode, ReplicaGroup};
 
 use super::names;
 use crate::conditions::{self, Reason};
@@ -153,5 +153,20 @@ impl Valid<'_> {
     pub(crate) fn voters(&self) -> usize {
         let members = self.group.spec.members.iter();
         members.filter(|it| it.role != MemberRole::Observer).count()
+    }
+
+    /// The same once the leader has done what it is asked to change.
+    pub(crate) fn voters_after_change(&self) -> usize {
+        let spec = &self.group.spec;
+        let votes = |it: &&GroupMember| {
+            let change = spec.change.as_ref();
+            let leaves = change.is_some_and(|change| change.leave.contains(&it.id));
+            let mut roles = change.into_iter().flat_map(|it| &it.roles);
+            let role = roles
+                .find(|role| role.id == it.id)
+                .map_or(it.role, |it| it.role);
+            !leaves && role != MemberRole::Observer
+        };
+        spec.members.iter().filter(votes).count()
     }
 }

@@ -199,6 +199,8 @@ mod tests {
                 name: format!("notes-{cluster}-0"),
                 id,
                 role: MemberRole::Voter,
+                incarnation: String::new(),
+                discard: String::new(),
             },
         };
         vec![member(1, "us"), member(2, "eu"), member(3, "ap")]

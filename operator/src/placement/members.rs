@@ -1,8 +1,7 @@
-//! Who the members are. Before genesis: what the manifest asks for. Afterwards: what was recorded,
-//! whatever the manifest says. Pure.
+//! Members by name, number and place: those that a manifest asks for, and those of the first
+//! configuration. Pure.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use synod_api::{GroupMember, MemberRole, Placement, ReplicatedServiceSpec};
 
@@ -14,7 +13,7 @@ use super::genesis::{GenesisFile, GenesisMember};
 pub(crate) struct Member {
     /// Its cluster.
     pub(crate) cluster: String,
-    /// The region of that, as it was when the service was formed.
+    /// The region of that, as it was when the member came into the group.
     pub(crate) region: String,
     /// Name, number and role.
     pub(crate) member: GroupMember,
@@ -23,6 +22,11 @@ pub(crate) struct Member {
 /// Name of the workload of one cluster; its pods, and so the members there, are called after it.
 pub(crate) fn workload(service: &str, cluster: &str) -> String {
     format!("{service}-{cluster}")
+}
+
+/// Name of a member, and of its pod.
+pub(crate) fn name(service: &str, cluster: &str, ordinal: usize) -> String {
+    format!("{}-{ordinal}", workload(service, cluster))
 }
 
 /// The placement that a manifest means: `replicas` is one in the operator's own cluster.
@@ -60,9 +64,11 @@ pub(crate) fn desired(
                 cluster: it.cluster.clone(),
                 region: regions.get(&it.cluster).cloned().unwrap_or_default(),
                 member: GroupMember {
-                    name: format!("{}-{ordinal}", workload(service, &it.cluster)),
+                    name: name(service, &it.cluster, ordinal),
                     id: all.len() as u32 + 1,
                     role,
+                    incarnation: String::new(),
+                    discard: String::new(),
                 },
             });
         }
@@ -80,14 +86,21 @@ pub(crate) fn recorded(service: &str, genesis: &GenesisFile) -> Option<Vec<Membe
                 name: it.name.clone(),
                 id: it.id,
                 role: it.role,
+                incarnation: it.incarnation.clone(),
+                discard: String::new(),
             },
         })
     };
     genesis.members.iter().map(member).collect()
 }
 
+/// Its number in its cluster.
+pub(crate) fn ordinal(member: &str) -> Option<usize> {
+    member.rsplit_once('-')?.1.parse().ok()
+}
+
 /// `<service>-<cluster>-<ordinal>`: the cluster may hold dashes itself, the others are known.
-fn cluster_of<'a>(service: &str, member: &'a str) -> Option<&'a str> {
+pub(crate) fn cluster_of<'a>(service: &str, member: &'a str) -> Option<&'a str> {
     let rest = member.strip_prefix(service)?.strip_prefix('-')?;
     let (cluster, ordinal) = rest.rsplit_once('-')?;
     let good = !cluster.is_empty() && !ordinal.is_empty();
@@ -116,35 +129,6 @@ pub(crate) fn same(one: &[Member], other: &[Member]) -> bool {
         keys
     };
     key(one) == key(other)
-}
-
-/// In words: `us-east: 1 voter; ap-south: 1 voter, 1 observer`.
-pub(crate) fn words(members: &[Member]) -> String {
-    let mut text = String::new();
-    for cluster in clusters(members) {
-        let mut parts = Vec::new();
-        for (role, word) in [
-            (MemberRole::Voter, "voter"),
-            (MemberRole::Observer, "observer"),
-            (MemberRole::Witness, "witness"),
-        ] {
-            let count = members
-                .iter()
-                .filter(|it| it.cluster == cluster && it.member.role == role)
-                .count();
-            match count {
-                0 => {}
-                1 => parts.push(format!("1 {word}")),
-                _ if role == MemberRole::Witness => parts.push(format!("{count} witnesses")),
-                _ => parts.push(format!("{count} {word}s")),
-            }
-        }
-        if !text.is_empty() {
-            text.push_str("; ");
-        }
-        write!(text, "{cluster}: {}", parts.join(", ")).expect("a string takes everything");
-    }
-    text
 }
 
 /// Whether it votes.
@@ -191,7 +175,6 @@ mod tests {
             ("us-1", "")
         );
         assert_eq!(clusters(&all), ["us", "eu-west"]);
-        assert_eq!(words(&all), "us: 2 voters, 1 observer; eu-west: 1 voter");
     }
 
     #[test]

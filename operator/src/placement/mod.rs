@@ -14,6 +14,7 @@ mod finalize;
 mod genesis;
 mod groups;
 mod members;
+mod membership;
 mod plan;
 mod reconcile;
 mod rollout;

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use synod_api::{
-    GroupIssuer, GroupMember, GroupMemberStatus, GroupPeer, MemberState, ReplicaGroupSpec,
-};
+use synod_api::{GroupIssuer, GroupMemberStatus, GroupPeer, MemberState, ReplicaGroupSpec};
 
 use super::authority::{Asks, Issued};
 use super::genesis::{self, NotYet};
@@ -21,7 +19,7 @@ use crate::conditions;
 pub(crate) struct Plan {
     /// The group of each cluster, as it should be.
     pub(crate) groups: Vec<(String, ReplicaGroupSpec)>,
-    /// Clusters whose group should not be there. Only before the service is formed.
+    /// Clusters whose group should not be there: nobody there is needed.
     pub(crate) surplus: Vec<String>,
 }
 
@@ -143,27 +141,22 @@ fn blocked(roster: &Roster, views: &[View]) -> Option<Stall> {
 
 /// The work for every cluster.
 pub(crate) fn plan(valid: &Valid, views: &[View], issued: &Issued, trust_domain: &str) -> Plan {
-    let (roster, spec) = (&valid.roster, &valid.spec);
+    let (roster, spec, course) = (&valid.roster, &valid.spec, &valid.course);
     let clusters = members::clusters(&roster.members);
     let peers = peers(roster, views);
     let granted = grant(roster, views);
     let protocol = protocol(roster, views);
     let mut plan = Plan::default();
     for cluster in &clusters {
-        let own: Vec<_> = roster
-            .members
-            .iter()
-            .filter(|it| it.cluster == *cluster)
-            .collect();
+        let members = roster.members.iter();
+        let mut own: Vec<_> = members.filter(|it| it.cluster == *cluster).collect();
+        own.sort_by_key(|it| members::ordinal(&it.member.name));
         let group = ReplicaGroupSpec {
             owner: roster.uid.clone(),
             cluster: (*cluster).to_owned(),
             region: own.first().map(|it| it.region.clone()).unwrap_or_default(),
             trust_domain: trust_domain.to_owned(),
-            members: own
-                .iter()
-                .map(|it| it.member.clone())
-                .collect::<Vec<GroupMember>>(),
+            members: own.iter().map(|it| it.member.clone()).collect(),
             template: spec.template.clone().unwrap_or_default(),
             app: valid.app.clone(),
             log: spec.log.clone(),
@@ -186,16 +179,17 @@ pub(crate) fn plan(valid: &Valid, views: &[View], issued: &Issued, trust_domain:
             paused: false,
             snapshot: None,
             protocol,
+            epoch: roster.epoch,
+            change: course.change_in(cluster),
+            join: course.join_in(cluster),
         };
         plan.groups.push(((*cluster).to_owned(), group));
     }
-    if roster.formed == Formed::No {
-        plan.surplus = views
-            .iter()
-            .filter(|it| it.own(&roster.uid).is_some() && !clusters.contains(&it.cluster.as_str()))
-            .map(|it| it.cluster.clone())
-            .collect();
-    }
+    plan.surplus = views
+        .iter()
+        .filter(|it| it.own(&roster.uid).is_some() && !clusters.contains(&it.cluster.as_str()))
+        .map(|it| it.cluster.clone())
+        .collect();
     plan
 }
 
@@ -219,6 +213,7 @@ pub(crate) fn upkeep(
             spec.issuer = issuer(issued, cluster);
             spec.rollout = granted.get(cluster).copied().unwrap_or(false);
             spec.paused = paused.unwrap_or(spec.paused);
+            spec.change = None;
             Some((cluster.to_owned(), spec))
         });
     Plan {

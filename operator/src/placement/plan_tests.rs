@@ -316,6 +316,12 @@ fn a_service_whose_manifest_is_not_carried_out_keeps_its_groups_and_has_upkeep()
         }
         assert_eq!(plan.groups[1].1.issuer.chain, "new chain");
     }
+    // What the manifest asked for before is not done any more.
+    change(&mut views, 1, |it| {
+        it.spec.change = Some(synod_api::MembersChange::default());
+    });
+    let plan = upkeep(&valid.roster, &views, &issued, None);
+    assert!(plan.groups.iter().all(|(_, it)| it.change.is_none()));
     // One that is not there cannot be made from nothing.
     views[0].group = None;
     assert_eq!(upkeep(&valid.roster, &views, &issued, None).groups.len(), 2);

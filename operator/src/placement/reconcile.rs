@@ -135,7 +135,7 @@ impl Look<'_> {
             Ok(valid) => valid,
             Err(stall) => {
                 report.stall = Some(stall);
-                let roster = Roster::recorded(&self.key.1, &self.uid, &found.formed);
+                let roster = Roster::standing(&self.key.1, &self.uid, &found.formed, &found.views);
                 report.roster = roster.as_ref();
                 let paused = Some(service.spec.paused);
                 return self.keep_up(&found, report, &before, paused).await;
@@ -337,7 +337,7 @@ impl Look<'_> {
     async fn unreadable(&self, problem: String) -> Result<Action, PlacementError> {
         let before = self.status();
         let found = self.found(None, &before).await?;
-        let roster = Roster::recorded(&self.key.1, &self.uid, &found.formed);
+        let roster = Roster::standing(&self.key.1, &self.uid, &found.formed, &found.views);
         let mut report = self.report(&found, false);
         report.roster = roster.as_ref();
         report.stall = Some(Stall {

@@ -1,7 +1,6 @@
 //! What is reported of a service. Comes in: what was planned, seen and failed. Goes out: its status.
 //! Pure.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use k8s_openapi::jiff::Timestamp;
@@ -10,7 +9,7 @@ use synod_api::{
     SnapshotType, Standing,
 };
 
-use super::genesis::{GenesisFile, NotYet};
+use super::genesis::NotYet;
 use super::members;
 use super::plan;
 use super::roster::{Formed, Roster};
@@ -24,6 +23,8 @@ use crate::conditions::{
 
 /// In the facts of a group: which claims are not as the manifest asks.
 const CLAIMS_FACT: &str = "claims";
+/// In the facts of a group: why the leader there has not changed the members.
+const CHANGE_FACT: &str = "change";
 
 /// One look at a service.
 pub(crate) struct Report<'a> {
@@ -236,9 +237,6 @@ fn unverified(snapshot: Option<&SnapshotStatus>) -> Option<Matter> {
 
 /// What the manifest asks for and this version leaves as it is.
 fn not_done(report: &Report<'_>) -> Option<Matter> {
-    if let Some(change) = report.valid.and_then(|it| it.change.as_ref()) {
-        return Some(matter(&conditions::MEMBERSHIP_CHANGE_UNSUPPORTED, change));
-    }
     let several = report.views.len() > 1;
     report.views.iter().find_map(|view| {
         let facts = &view.own(report.uid)?.status.as_ref()?.facts;
@@ -364,6 +362,9 @@ fn progress(report: &Report<'_>, roster: &Roster, members: &Tally<'_>) -> Option
     if roster.formed == Formed::No || members.epoch().is_none() {
         return Some(not_formed(report, roster));
     }
+    if let Some(it) = members_change(report) {
+        return Some(it);
+    }
     for view in report.views.iter().filter(|it| it.is_open()) {
         if !view.is_settled(report.uid) {
             let message = format!(
@@ -396,6 +397,15 @@ fn progress(report: &Report<'_>, roster: &Roster, members: &Tally<'_>) -> Option
     }
     let bad = group_conditions(report, &READY, Status::False.as_str()).next();
     bad.map(|(reason, message)| matter(fits(reason, &PROGRESSING), message))
+}
+
+/// The step by which the members become those that they should be, and why it is not taken yet.
+fn members_change(report: &Report<'_>) -> Option<Matter> {
+    let (reason, words) = report.valid?.course.under_way.as_ref()?;
+    let mut groups = report.views.iter().filter_map(|it| it.own(report.uid));
+    let refused = groups.find_map(|it| it.status.as_ref()?.facts.get(CHANGE_FACT));
+    let words = refused.map_or_else(|| words.clone(), |why| format!("{words}; {why}"));
+    Some(matter(reason, words))
 }
 
 /// What is less than it should be.
@@ -469,28 +479,21 @@ fn ending(report: &Report<'_>) -> Option<Matter> {
         .map(|(reason, message)| matter(reason, message))
 }
 
-/// Members whose log is not the one that they were formed with (rule M4): told, never acted upon.
+/// Members whose log is not the one that they are in the group with (rule M4).
 fn lost(roster: &Roster, members: &Tally<'_>) -> Option<Matter> {
-    let Formed::Genesis(text) = &roster.formed else {
-        return None;
-    };
-    let genesis = GenesisFile::parse(text).ok()?;
-    let first: BTreeMap<&str, &str> = genesis
-        .members
-        .iter()
-        .map(|it| (it.name.as_str(), it.incarnation.as_str()))
-        .collect();
     let lost = members.names(|it| {
-        !it.incarnation.is_empty()
-            && first
-                .get(it.name.as_str())
-                .is_some_and(|was| *was != it.incarnation)
+        let mut all = roster.members.iter().map(|it| &it.member);
+        let known = all.find(|member| member.name == it.name);
+        let known = known.filter(|it| !it.incarnation.is_empty());
+        known.is_some_and(|member| {
+            !it.incarnation.is_empty() && it.incarnation != member.incarnation
+        })
     });
     (!lost.is_empty()).then(|| {
         matter(
             &conditions::MEMBER_LOST,
             format!(
-                "{}: the volume with its log is not the one it began with; the others go on without it",
+                "{}: the volume with its log is another one; the others go on without it",
                 lost.join(", ")
             ),
         )

@@ -438,13 +438,23 @@ fn clusters_are_told_before_anything_is_there() {
 #[test]
 fn a_change_of_members_is_told_and_a_paused_service_says_so() {
     let (mut valid, views) = well();
-    valid.change = Some("put the numbers back".to_owned());
+    let words = "notes-us-1 joins with an empty log".to_owned();
+    valid.course.under_way = Some((&conditions::MEMBER_JOINING, words));
     let status = say(&report(Some(&valid), &views));
+    assert_eq!(word(&status, "Progressing"), "True MemberJoining");
+    assert_eq!(word(&status, "Ready"), "False MemberJoining");
+    let mut refused = views.clone();
+    change(&mut refused, 0, |it| {
+        let facts = &mut it.status.as_mut().expect("a status").facts;
+        facts.insert("change".to_owned(), "the leader is busy".to_owned());
+    });
+    let status = say(&report(Some(&valid), &refused));
+    let progressing = status.conditions.iter();
+    let mut progressing = progressing.filter(|it| it.kind == "Progressing");
     assert_eq!(
-        word(&status, "Progressing"),
-        "False MembershipChangeUnsupported"
+        progressing.next().map(|it| it.message.as_str()),
+        Some("notes-us-1 joins with an empty log; the leader is busy")
     );
-    assert_eq!(word(&status, "Ready"), "False MembershipChangeUnsupported");
     let (valid, views) = well();
     let mut paused = report(Some(&valid), &views);
     paused.paused = true;

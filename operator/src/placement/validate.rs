@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use synod_api::{GroupApp, Overrides, Placement, RawObject, ReplicatedServiceSpec, Risk};
 
 use super::members::{self, Member};
+use super::membership::{self, Course};
 use super::roster::{Formed, Roster};
 use super::unsupported::unsupported;
 use super::view::{self, Access, View};
@@ -40,8 +41,8 @@ pub(crate) struct Valid {
     pub(crate) app: GroupApp,
     /// What differs in which cluster.
     pub(crate) overrides: BTreeMap<String, Overrides>,
-    /// The manifest asks for other members than there are: what it should say.
-    pub(crate) change: Option<String>,
+    /// What is done about its members.
+    pub(crate) course: Course,
 }
 
 /// Why nothing is done, until somebody changes something.
@@ -102,47 +103,59 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
         .iter()
         .map(|it| (it.cluster.clone(), it.region.clone()))
         .collect();
-    let wanted = members::desired(name, &placement, &regions);
-    let (roster, change) = if formed == Formed::No {
+    let mut wanted = members::desired(name, &placement, &regions);
+    let (roster, course) = if formed == Formed::No {
         known(&placement, views)?;
         majority(&spec, &wanted)?;
         let roster = Roster {
             name: name.to_owned(),
             uid: uid.to_owned(),
             members: wanted,
+            epoch: 0,
             formed,
         };
-        (roster, None)
+        (roster, Course::default())
     } else {
-        let roster = Roster::recorded(name, uid, &formed).ok_or_else(|| {
+        let standing = Roster::standing(name, uid, &formed, views);
+        let mut roster = standing.ok_or_else(|| {
             let words = format!(
                 "the record {} cannot be read: put it back from a backup",
                 super::genesis::record_name(name)
             );
             stall(&conditions::GENESIS_LOST, words)
         })?;
-        let change = (!members::same(&roster.members, &wanted)).then(|| {
-            format!(
-                "the service was formed with {}; the manifest asks for {}. This version does \
-                 not change the members of a running service: nothing was done, put the \
-                 numbers back",
-                members::words(&roster.members),
-                members::words(&wanted)
-            )
-        });
-        (roster, change)
+        for it in &mut wanted {
+            let mut there = roster.members.iter();
+            if let Some(there) = there.find(|there| there.member.name == it.member.name) {
+                it.region.clone_from(&there.region);
+            }
+        }
+        if !members::same(&roster.members, &wanted) {
+            let held = members::clusters(&roster.members);
+            let new = |it: &&Placement| !held.contains(&it.cluster.as_str());
+            known(placement.iter().filter(new), views)?;
+            majority(&spec, &wanted)?;
+        }
+        let course = membership::course(&mut roster, &wanted, views);
+        (roster, course)
     };
     let app = GroupApp::of(&spec).expect("validation found the container");
-    let overrides = placement
-        .into_iter()
-        .filter_map(|it| Some((it.cluster, it.overrides?)))
+    // Where members only wait for their leave, nothing else changes.
+    let left = views.iter().filter(|view| {
+        let mut placed = placement.iter();
+        placed.all(|it| it.cluster != view.cluster)
+    });
+    let mut overrides: BTreeMap<_, _> = left
+        .filter_map(|it| Some((it.cluster.clone(), it.own(uid)?.spec.overrides.clone())))
         .collect();
+    let placed = placement.into_iter();
+    overrides.extend(placed.filter_map(|it| Some((it.cluster, it.overrides?))));
     Ok(Valid {
         roster,
         spec,
         app,
         overrides,
-        change,
+        course,
     })
 }
 
@@ -184,7 +197,10 @@ fn twice(views: &[View]) -> Result<(), Stall> {
     Ok(())
 }
 
-fn known(placement: &[Placement], views: &[View]) -> Result<(), Stall> {
+fn known<'a>(
+    placement: impl IntoIterator<Item = &'a Placement>,
+    views: &[View],
+) -> Result<(), Stall> {
     for it in placement {
         let words = match view::find(views, &it.cluster).map(|it| &it.access) {
             None | Some(Access::Unknown) => format!(
@@ -284,7 +300,7 @@ pub(super) mod tests {
         );
         assert_eq!(valid.app.passthrough_ports, [9090]);
         assert_eq!(valid.roster.members.len(), 3);
-        assert_eq!(valid.change, None);
+        assert_eq!(valid.course, Course::default());
     }
 
     #[test]
@@ -359,7 +375,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn after_genesis_the_members_are_those_of_the_record_and_a_change_is_told() {
+    fn after_genesis_the_members_are_those_that_there_are_until_a_leader_tells_of_them() {
         let first = judge(&spec(PLACED), Formed::No, &three()).expect("good");
         let record = GenesisFile::of_members("notes", &first.roster.members).text();
         let changed = spec(
@@ -368,14 +384,24 @@ pub(super) mod tests {
         // Also with a cluster that is not registered any more.
         let valid = judge(&changed, Formed::Genesis(record.clone()), &three()[..1]).expect("good");
         assert_eq!(valid.roster.members, first.roster.members);
-        let change = valid.change.expect("told");
-        assert!(
-            change.contains("ap: 1 voter") && change.contains("eu: 2 voters"),
-            "{change}"
-        );
-        let same = judge(&spec(PLACED), Formed::Genesis(record), &three()).expect("good");
-        assert_eq!(same.change, None);
+        let (reason, words) = valid.course.under_way.expect("told");
+        assert_eq!(reason.name, "WaitingForQuorum", "{words}");
+        let same = judge(&spec(PLACED), Formed::Genesis(record.clone()), &three()).expect("good");
+        assert_eq!(same.course, Course::default());
         let broken = judge(&spec(PLACED), Formed::Genesis("{".to_owned()), &three());
         assert_eq!(broken.expect_err("broken").reason.name, "GenesisLost");
+        for (yaml, reason) in [
+            (
+                "placement: [{cluster: us, voters: 1}, {cluster: xx, voters: 2}]",
+                "UnknownCluster",
+            ),
+            (
+                "placement: [{cluster: us, voters: 2}, {cluster: eu, voters: 1}]",
+                "RegionMajority",
+            ),
+        ] {
+            let stall = judge(&spec(yaml), Formed::Genesis(record.clone()), &three());
+            assert_eq!(stall.expect_err(yaml).reason.name, reason);
+        }
     }
 }

@@ -11,14 +11,21 @@ use crate::group::names;
 use crate::group::validate::Valid;
 use crate::inject::names as pod;
 
+/// How a member with an empty log gets into the group: it comes to exist when there is one.
+const JOIN_FILE: &str = "join.json";
+
 /// One file for all members: what differs between them comes by the environment and `{member}`.
 pub(crate) fn config_map(valid: &Valid<'_>) -> Child {
     let config = serde_yaml::to_string(&config(valid)).expect("JSON is YAML");
+    let mut data = json!({"config.yaml": config, "peers.json": peers(valid)});
+    if let Some(join) = &valid.group.spec.join {
+        data[JOIN_FILE] = json!(join);
+    }
     Child::new(
         valid,
         Kind::ConfigMap,
         &pod::config_map(valid.name),
-        json!({"data": {"config.yaml": config, "peers.json": peers(valid)}}),
+        json!({"data": data}),
     )
 }
 
@@ -114,6 +121,10 @@ fn config(valid: &Valid<'_>) -> Value {
         "log": {"maxBytes": spec.log.max_size.bytes()},
         "leader": {"preferredRegions": spec.leader.preferred_regions},
     });
+    // Sidecars of before members changed do not know it, and none is asked for before all do.
+    if spec.epoch > 0 {
+        config["join"] = json!(format!("{}/{JOIN_FILE}", pod::CONFIG_PATH));
+    }
     // Sidecars of before there were snapshots do not know it, and run on beside this operator.
     if let Some(state) = state::section(&spec.state) {
         config["state"] = state;

@@ -63,6 +63,34 @@ fn the_children_of_the_example_are_these() {
 }
 
 #[test]
+fn how_to_get_in_is_where_members_look_for_it_once_they_know_of_that() {
+    let mut group = group(GROUP);
+    let data = |group: &ReplicaGroup| {
+        let valid = validate(group, "us-east").expect("valid");
+        config_map(&valid).value["data"].clone()
+    };
+    let path = "join: /etc/synod/config/join.json";
+    let first = data(&group);
+    assert!(
+        !first["config.yaml"]
+            .as_str()
+            .expect("a text")
+            .contains("join:")
+    );
+    group.spec.epoch = 7;
+    let changed = data(&group);
+    assert!(
+        changed["config.yaml"]
+            .as_str()
+            .expect("a text")
+            .contains(path)
+    );
+    assert_eq!(changed["join.json"], serde_json::Value::Null);
+    group.spec.join = Some("how to get in".to_owned());
+    assert_eq!(data(&group)["join.json"], "how to get in");
+}
+
+#[test]
 fn every_child_has_the_group_as_its_owner_and_the_labels_by_which_it_is_found() {
     for document in rendered(&group(GROUP)).split("---\n") {
         let child: Yaml = serde_yaml::from_str(document).expect("YAML");

@@ -9,10 +9,9 @@ use rustls::server::WebPkiClientVerifier;
 use synod_proto::v1::control_server::{Control, ControlServer};
 use synod_proto::v1::{
     AcquireDisruptionRequest, AcquireDisruptionResponse, AcquireStopRequest, AcquireStopResponse,
-    ChangeMembersRequest, ChangeMembersResponse, KeptSnapshotsResponse, MembersRequest,
-    MembersResponse, PrepareShutdownResponse, RaiseProtocolResponse, ReleaseDisruptionResponse,
-    SkipRequest, SkipResponse, TakeSnapshotResponse, TransferLeadershipRequest,
-    TransferLeadershipResponse,
+    ChangeMembersResponse, KeptSnapshotsResponse, PrepareShutdownResponse, RaiseProtocolResponse,
+    ReleaseDisruptionResponse, SkipRequest, SkipResponse, TakeSnapshotResponse,
+    TransferLeadershipRequest, TransferLeadershipResponse,
 };
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -108,14 +107,21 @@ impl Control for Member {
         &self,
         _: Request<MembersRequest>,
     ) -> Result<Response<MembersResponse>, Status> {
-        Err(Status::unavailable("no group yet"))
+        Ok(Response::new(MembersResponse {
+            epoch: 7,
+            leads: true,
+            ..MembersResponse::default()
+        }))
     }
 
     async fn change_members(
         &self,
-        _: Request<ChangeMembersRequest>,
+        request: Request<ChangeMembersRequest>,
     ) -> Result<Response<ChangeMembersResponse>, Status> {
-        Err(Status::unavailable("no group yet"))
+        match request.into_inner().epoch {
+            7 => Ok(Response::new(ChangeMembersResponse { epoch: 8 })),
+            _ => Err(Status::failed_precondition("the epoch is 7")),
+        }
     }
 
     async fn skip(&self, _: Request<SkipRequest>) -> Result<Response<SkipResponse>, Status> {
@@ -241,6 +247,26 @@ async fn a_member_tells_its_snapshots_and_why_it_makes_none() {
     assert_eq!(
         refused.expect_err("refused").to_string(),
         "notes-local-0: this member does not lead"
+    );
+}
+
+#[tokio::test]
+async fn a_leader_tells_the_members_and_changes_them_in_their_epoch() {
+    let authority = Authority::new();
+    let address = authority.member("notes-local-0").await;
+    let asker = authority.asker();
+    let said = asker.members("notes-local-0", address).await.expect("told");
+    assert_eq!((said.epoch, said.leads), (7, true));
+    let change = |epoch| ChangeMembersRequest {
+        epoch,
+        changes: Vec::new(),
+    };
+    let done = asker.change_members("notes-local-0", address, change(7));
+    assert_eq!(done.await, Ok(8));
+    let late = asker.change_members("notes-local-0", address, change(6));
+    assert_eq!(
+        late.await.expect_err("refused").to_string(),
+        "notes-local-0: the epoch is 7"
     );
 }
 

@@ -238,7 +238,7 @@ async fn generation(cluster: &Cluster) -> Result<String> {
     cluster.kubectl(["get", &name, form]).await
 }
 
-/// Members cannot be changed yet, and that is said.
+/// An observer comes and goes where it is asked for.
 async fn other_members(service: &Service<'_>, report: &mut Report) -> Result<()> {
     let patch = |count: u8| {
         json!([{"op": "add", "path": "/spec/placement/0/observers", "value": count}]).to_string()
@@ -249,11 +249,20 @@ async fn other_members(service: &Service<'_>, report: &mut Report) -> Result<()>
         let arguments = ["patch", &name, "--type=json", "--patch", &patch];
         service.hub.kubectl(arguments).await
     };
-    apply(1).await?;
-    let words = ["MembershipChangeUnsupported", service.hub.name.as_str()];
-    told(service, "Ready", &words, report).await?;
-    apply(0).await?;
-    service.wait("Ready", PATIENCE).await?;
+    for count in [1, 0] {
+        let before = member_pods(service.hub, NAME).await?.len();
+        apply(count).await?;
+        if count == 1 {
+            let words = ["MemberJoining", service.hub.name.as_str()];
+            told(service, "Ready", &words, report).await?;
+        }
+        let began = Instant::now();
+        while member_pods(service.hub, NAME).await?.len() == before {
+            anyhow::ensure!(began.elapsed() < PATIENCE, "as many pods as before");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        service.wait("Ready", PATIENCE).await?;
+    }
     Ok(())
 }
 

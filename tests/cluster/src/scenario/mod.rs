@@ -8,6 +8,7 @@ mod faults;
 mod first_service;
 mod half_steps;
 mod injected;
+mod members;
 mod regions;
 mod registers;
 mod state;
@@ -107,5 +108,8 @@ pub const ALL: &[Scenario] = scenarios! {
     "clusters/what goes wrong between them is said in words, and does no harm", true => between::what_goes_wrong,
     "state/in memory: the log is cut behind snapshots, and a new pod begins from one", true => state::in_memory,
     "state/on a volume: an app that is killed goes back to its last snapshot in a new pod", true => state::on_a_volume,
+    "members/scaled to five and back to three: they come and go one vote at a time", true => members::scaled,
+    "members/a region is left for another and taken again", true => members::region_left,
+    "members/a claim is lost: its member is replaced, the leader's too", true => members::claim_lost,
     "bad-input/what is wrong is said in words, and ends when it is put right", false => bad_input::what_is_said,
 };
