@@ -8,14 +8,18 @@
 
 mod app;
 mod calendar;
+mod changes;
 mod checkpoint;
 mod client;
 mod clock;
 mod copy;
+mod coverage;
 mod dice;
 mod disk;
 mod faults;
 mod invariants;
+mod links;
+mod membership;
 mod network;
 mod placement;
 mod process;
@@ -27,6 +31,7 @@ mod traffic;
 mod wires;
 mod world;
 
+pub use coverage::{Coverage, Sight};
 pub use invariants::Violation;
 pub use swarm::{Plant, Swarm};
 
@@ -68,6 +73,8 @@ pub struct Report {
     pub violation: Option<Violation>,
     /// The last lines of the trace, when asked for.
     pub tail: Vec<String>,
+    /// What was seen of changing members.
+    pub coverage: Coverage,
     /// What the swarm drew.
     pub parameters: String,
     /// Faults of each kind that took place.
