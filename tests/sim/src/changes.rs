@@ -40,6 +40,8 @@ pub(crate) enum Odd {
     Reuse,
     /// Its first leader has no vote.
     FirstLeader,
+    /// Whoever could decide is to go, and whose disks are lost are to stay.
+    TooFew,
 }
 
 // === impl Odd ===
@@ -54,6 +56,7 @@ impl Odd {
             Self::TwoVoters,
             Self::Reuse,
             Self::FirstLeader,
+            Self::TooFew,
         ];
         all[dice.pick(all.len())]
     }
@@ -85,7 +88,7 @@ impl World {
             configuration: next,
         };
         if let Some(odd) = odd {
-            self.spoil_request(&mut request, &before, odd)?;
+            self.spoil_request(to, &mut request, &before, odd)?;
         }
         Some(request)
     }
@@ -164,6 +167,7 @@ impl World {
 
     fn spoil_request(
         &mut self,
+        to: usize,
         request: &mut Request,
         before: &Configuration,
         odd: Odd,
@@ -210,6 +214,14 @@ impl World {
                 next.members.insert(at, member);
             }
             Odd::FirstLeader => next.first_leader = MemberId(u32::MAX),
+            Odd::TooFew => {
+                next.members.clone_from(&before.members);
+                let lost = |it: &Member| self.is_lost(index_of(it.id)) && it.role.votes();
+                next.members.iter().find(|it| lost(it))?;
+                let stays = |it: &Member| lost(it) || it.id == id_of(to) || !it.role.votes();
+                next.members.retain(stays);
+                next.first_leader = MemberId(0);
+            }
         }
         let voters = next.voters().count();
         if odd != Odd::FirstLeader && !next.quorums.fit(voters) {
@@ -255,6 +267,8 @@ impl World {
             return Ok(());
         }
         let ends_epoch = self.ends_epoch(member);
+        let machines = 0..self.hosts.len();
+        let lost = machines.filter(|it| self.is_lost(*it)).map(id_of).collect();
         let Some(process) = &mut self.hosts[member].process else {
             return Ok(());
         };
@@ -264,6 +278,7 @@ impl World {
             last: paxos.last(),
             ends_epoch,
             configuration: paxos.configuration().clone(),
+            lost,
         };
         let Request {
             expected,

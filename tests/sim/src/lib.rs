@@ -55,6 +55,8 @@ pub struct Options {
 pub struct Report {
     /// The seed.
     pub seed: u64,
+    /// Events that took place.
+    pub events: u64,
     /// Virtual time that passed, in nanoseconds.
     pub simulated_ns: u64,
     /// Operations of clients that were answered and checked.

@@ -93,8 +93,10 @@ impl World {
     }
 
     pub(crate) fn removed(&mut self, member: usize, epoch: Epoch) -> Result<(), Violation> {
-        self.checks.chosen.epochs.removed(member, epoch)?;
         let process = self.hosts[member].process.as_mut().expect("it was polled");
+        let (own, chosen) = (process.paxos.epoch(), &self.checks.chosen);
+        let reached = chosen.reached();
+        chosen.epochs.removed(member, own, epoch, reached)?;
         if std::mem::replace(&mut process.told_removed, true) {
             let text = format!("member {} is told twice that it is removed", member + 1);
             return Err(Violation::new("M6", text));

@@ -134,7 +134,7 @@ fn explain(arguments: &Arguments, seed: u64, options: &Options) {
         );
         return;
     };
-    eprintln!("seed {seed}: {violation}");
+    eprintln!("seed {seed}, after {} events: {violation}", report.events);
     eprintln!("parameters: {}", report.parameters);
     let steps = arguments
         .steps

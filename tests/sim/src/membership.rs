@@ -97,7 +97,11 @@ impl World {
         let second = self.dice.chance(membership.twice);
         for _ in 0..=usize::from(second) {
             let odd = self.dice.chance(membership.odd);
-            let odd = odd.then(|| Odd::draw(&mut self.dice));
+            let mut odd = odd.then(|| Odd::draw(&mut self.dice));
+            let lost = self.configured().iter().any(|it| self.is_lost(*it));
+            if lost && self.dice.chance(0.2) {
+                odd = Some(Odd::TooFew);
+            }
             if let Some(request) = self.draw_change(to, odd) {
                 self.ask(to, request, delay);
             }

@@ -300,6 +300,7 @@ impl World {
     pub(crate) fn report(self, violation: Option<Violation>) -> Report {
         Report {
             seed: self.swarm.seed,
+            events: self.steps,
             simulated_ns: self.now_ns,
             operations: self.checks.answers.operations(),
             handovers: self.tally.handovers,

@@ -47,7 +47,7 @@ impl Chosen {
     pub(crate) fn synced(&mut self, member: usize, disk: &Disk) -> Result<(), Violation> {
         let state = disk.synced();
         let machines = self.compared.len();
-        let Some((configuration, quorum)) = self.epochs.quorum(state.accepted.epoch) else {
+        let Some((voters, quorum)) = self.epochs.quorum(state.accepted.epoch) else {
             let text = format!(
                 "member {} votes in {}, an epoch that nobody chose",
                 member + 1,
@@ -60,10 +60,8 @@ impl Chosen {
             .entry(state.accepted)
             .or_insert_with(|| vec![Slot::ZERO; machines]);
         votes[member] = votes[member].max(state.last);
-        let mut sorted: Vec<Slot> = configuration
-            .voters()
-            .map(|it| votes[index_of(it)])
-            .collect();
+        let voters = voters.into_iter();
+        let mut sorted: Vec<Slot> = voters.map(|it| votes[index_of(it)]).collect();
         sorted.sort_unstable_by(|a, b| b.cmp(a));
         let point = sorted[quorum - 1];
         self.through = self.through.max(point);

@@ -10,7 +10,8 @@
 use std::collections::BTreeMap;
 
 use synod_paxos::{
-    Ballot, CommandKind, Configuration, Entry, Epoch, Incarnation, Member, MemberId, Message, Role,
+    Ballot, CommandKind, Configuration, Entry, Epoch, Incarnation, Member, MemberId, Message,
+    Quorums, Role,
 };
 
 use super::Violation;
@@ -49,6 +50,29 @@ pub(crate) fn follows(before: &Entry, entry: &Entry) -> Result<(), Violation> {
         ));
     }
     Ok(())
+}
+
+/// Who counts in quorums; by an opinion of this module's own, as all that it judges by.
+pub(crate) fn voters(configuration: &Configuration) -> Vec<MemberId> {
+    let members = configuration.members.iter();
+    let voters = members.filter(|it| matches!(it.role, Role::Voter | Role::Witness));
+    voters.map(|it| it.id).collect()
+}
+
+/// How many voters it takes for each phase.
+pub(crate) fn quorums(configuration: &Configuration) -> (usize, usize) {
+    let majority = voters(configuration).len() / 2 + 1;
+    match configuration.quorums {
+        Quorums::Majority => (majority, majority),
+        Quorums::Flexible { phase1, phase2 } => (phase1 as usize, phase2 as usize),
+    }
+}
+
+/// Those that get a vote by a change.
+pub(crate) fn new_voters(before: &Configuration, after: &Configuration) -> Vec<MemberId> {
+    let old = voters(before);
+    let all = voters(after).into_iter();
+    all.filter(|it| !old.contains(it)).collect()
 }
 
 // === impl Epochs ===
@@ -95,8 +119,7 @@ impl Epochs {
                 .member(*it)
                 .is_some_and(|old| old.role == Role::Observer)
         };
-        let voted = |it: &MemberId| before.voters().any(|old| old == *it);
-        let new: Vec<MemberId> = configuration.voters().filter(|it| !voted(it)).collect();
+        let new = new_voters(before, &configuration);
         if new.len() > 1 || !new.iter().all(observed) {
             return wrong("M2", "one observer at a time becomes a voter");
         }
@@ -147,10 +170,9 @@ impl Epochs {
     }
 
     /// Voters of the epoch and how many of them choose.
-    pub(crate) fn quorum(&self, epoch: Epoch) -> Option<(&Configuration, usize)> {
+    pub(crate) fn quorum(&self, epoch: Epoch) -> Option<(Vec<MemberId>, usize)> {
         let configuration = self.of(epoch)?;
-        let voters = configuration.voters().count();
-        Some((configuration, configuration.quorums.phase2(voters)))
+        Some((voters(configuration), quorums(configuration).1))
     }
 
     /// A member says that this is the configuration of its epoch, and acts by it.
@@ -230,8 +252,18 @@ impl Epochs {
         Err(Violation::new("M6", text))
     }
 
-    /// A member was told that it is in the group no more from this epoch on.
-    pub(crate) fn removed(&self, member: usize, epoch: Epoch) -> Result<(), Violation> {
+    /// A member that is in epoch `own` was told that it is in the group no more from this epoch on. It
+    /// helps its own as long as that may be needed: till an entry of the later one is chosen.
+    pub(crate) fn removed(
+        &self,
+        member: usize,
+        own: Epoch,
+        epoch: Epoch,
+        reached: Option<Epoch>,
+    ) -> Result<(), Violation> {
+        if own < epoch {
+            self.retires(member, epoch, reached)?;
+        }
         let configuration = self.of(epoch);
         if configuration.is_some_and(|it| it.member(id_of(member)).is_none()) {
             return Ok(());
@@ -254,7 +286,7 @@ impl Epochs {
         let place = self
             .of(ballot.epoch)
             .and_then(|it| it.member(id_of(member)));
-        if place.is_some_and(|it| !stands || it.role.votes()) {
+        if place.is_some_and(|it| !stands || it.role != Role::Observer) {
             return Ok(());
         }
         let text = format!("member {}, there {place:?}, sends {message:?}", member + 1);

@@ -7,7 +7,7 @@
 use synod_paxos::{Configuration, Epoch, MemberId, ReconfigureRefused, Role, Slot};
 
 use super::Violation;
-use super::epochs::Epochs;
+use super::epochs::{Epochs, new_voters, quorums, voters};
 
 /// What whoever was asked looked like before.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(crate) struct Seen {
     /// Its log ends with the stop-sign of its epoch.
     pub(crate) ends_epoch: bool,
     pub(crate) configuration: Configuration,
+    /// Those whose machines are gone, which it does not hear.
+    pub(crate) lost: Vec<MemberId>,
 }
 
 /// The request was taken. `reached`: the epoch of the last entry that is chosen.
@@ -34,15 +36,19 @@ pub(crate) fn taken(
             .member(*it)
             .is_some_and(|it| it.role == Role::Observer)
     };
-    let voted = |it: &MemberId| current.voters().any(|voter| voter == *it);
-    let new: Vec<MemberId> = next.voters().filter(|it| !voted(it)).collect();
+    let new = new_voters(current, next);
     let is_first = current.epoch == Epoch(1);
     let same = |it: &synod_paxos::Member| {
         let old = current.member(it.id);
         old.is_some_and(|old| old.incarnation == it.incarnation)
     };
     let again = |it: &&synod_paxos::Member| !same(it) && epochs.used(it);
+    let mut there = voters(next);
+    there.retain(|it| !seen.lost.contains(it));
+    let (phase1, phase2) = quorums(next);
+    let few = there.len() < phase1.max(phase2);
     let wrong = [
+        (few, "M2", "too few of its voters are there"),
         (!seen.leads, "M2", "it does not lead"),
         (
             expected != current.epoch,

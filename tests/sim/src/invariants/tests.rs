@@ -316,9 +316,14 @@ fn an_epoch_that_is_retired_too_early_and_a_false_removal_are_seen() {
     epochs.chosen(&stop_sign(5, &of_voters(2, 2))).unwrap();
     assert_eq!(broken(epochs.retires(0, Epoch(2), Some(Epoch(1)))), "M6");
     epochs.retires(0, Epoch(2), Some(Epoch(2))).unwrap();
-    epochs.removed(2, Epoch(2)).unwrap();
-    assert_eq!(broken(epochs.removed(1, Epoch(2))), "M6");
-    assert_eq!(broken(epochs.removed(2, Epoch(3))), "M6");
+    let told = |member, own, epoch, reached| {
+        epochs.removed(member, Epoch(own), Epoch(epoch), Some(Epoch(reached)))
+    };
+    told(2, 2, 2, 1).unwrap();
+    told(2, 1, 2, 2).unwrap();
+    assert_eq!(broken(told(2, 1, 2, 1)), "M6", "its vote may be needed");
+    assert_eq!(broken(told(1, 2, 2, 2)), "M6");
+    assert_eq!(broken(told(2, 3, 3, 3)), "M6");
 }
 
 #[test]
@@ -419,6 +424,7 @@ fn taken(
         last: Slot(7),
         ends_epoch,
         configuration: first,
+        lost: vec![MemberId(2)],
     };
     requests::taken(0, &seen, Epoch(expected), next, &epochs, None)
 }
@@ -439,6 +445,7 @@ fn a_change_that_had_to_be_refused_is_seen() {
         ),
         (configuration(2, &[(1, Voter), (5, Voter)]), "M2"),
         (configuration(2, &[(1, Observer)]), "M2"),
+        (configuration(2, &[(1, Voter), (2, Voter)]), "M2"),
     ];
     for (next, rule) in &wrong {
         assert_eq!(broken(taken(true, false, 1, next)), *rule, "{next:?}");
@@ -458,6 +465,7 @@ fn a_change_before_the_last_is_over_and_a_refusal_with_an_effect_are_seen() {
         last: Slot(7),
         ends_epoch: false,
         configuration: two,
+        lost: Vec::new(),
     };
     let next = of_voters(3, 1);
     let taken = |reached| requests::taken(0, &seen, Epoch(2), &next, &epochs, Some(Epoch(reached)));
