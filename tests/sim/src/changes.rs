@@ -10,7 +10,7 @@ use crate::coverage::Sight;
 use crate::dice::Dice;
 use crate::invariants::Violation;
 use crate::invariants::requests::{self, Seen};
-use crate::membership::Seat;
+use crate::membership::{Seat, runs_app};
 use crate::network::{id_of, index_of};
 use crate::swarm::draw_quorums;
 use crate::world::World;
@@ -325,7 +325,7 @@ impl World {
             .iter()
             .any(|it| self.hosts[*it].disk.faulty_count() > 0);
         // So may the only state, since witnesses have none.
-        let has = |it: &usize| self.runs_app(&request.configuration, *it);
+        let has = |it: &usize| runs_app(&request.configuration, *it);
         misled || (removes && rots) || !self.keeps_state(has)
     }
 

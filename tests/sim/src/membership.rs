@@ -48,6 +48,12 @@ pub(crate) enum Seat {
     Gone,
 }
 
+/// The machine's member has an app.
+pub(crate) fn runs_app(configuration: &Configuration, machine: usize) -> bool {
+    let place = configuration.member(id_of(machine));
+    place.is_some_and(|it| it.role != Role::Witness)
+}
+
 // === impl MembershipSwarm ===
 
 impl MembershipSwarm {
@@ -213,17 +219,12 @@ impl World {
         let stays = |it: &synod_paxos::MemberId| {
             index_of(*it) != member && self.hosts[index_of(*it)].seat == Seat::Taken
         };
-        let has = |it: &usize| *it != member && self.runs_app(configuration, *it);
+        let has = |it: &usize| *it != member && runs_app(configuration, *it);
         if configuration.voters().filter(stays).count() < needed || !self.keeps_state(has) {
             return;
         }
         self.coverage.saw(Sight::DisksLost);
         self.vacate(member, Seat::Lost);
-    }
-
-    pub(crate) fn runs_app(&self, configuration: &Configuration, member: usize) -> bool {
-        let place = configuration.member(id_of(member));
-        place.is_some_and(|it| it.role != Role::Witness)
     }
 
     /// One of these could give a state to whoever's log has forgotten the most.

@@ -346,17 +346,15 @@ fn name_of(index: usize) -> String {
 }
 
 fn host(index: usize, genesis: &Genesis, swarm: &Swarm, dice: &mut Dice) -> Host {
-    let (identity, seat) = match genesis.configuration.members.get(index) {
-        Some(voter) => {
-            let name = voter.name.clone();
-            let incarnation = voter.incarnation;
-            (Identity { name, incarnation }, Seat::Taken)
-        }
-        None => {
-            let name = name_of(index);
-            let incarnation = Incarnation(dice.bits());
-            (Identity { name, incarnation }, Seat::Waiting)
-        }
+    let first = genesis.configuration.members.get(index);
+    let identity = Identity {
+        name: name_of(index),
+        incarnation: first.map_or_else(|| Incarnation(dice.bits()), |it| it.incarnation),
+    };
+    let seat = if first.is_some() {
+        Seat::Taken
+    } else {
+        Seat::Waiting
     };
     let ppm = |dice: &mut Dice| {
         let bound = swarm.drift_ppm.cast_signed();
