@@ -516,6 +516,10 @@ impl Paxos {
         if !self.peers.contains_key(&leader) || matches!(self.office, Office::Leader(_)) {
             return;
         }
+        // (One that passes through epochs before its time, or after it, has no say in them.)
+        if self.removed().is_some() || self.configuration().member(self.me).is_none() {
+            return;
+        }
         let Some(slot) = self.votable() else { return };
         if !again && self.acceptor.voted.is_some_and(|voted| slot <= voted) {
             return;

@@ -2,6 +2,10 @@
 
 mod common;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
 use common::reconfiguration::{WITH_4, epoch, three, three_and_an_observer, write};
 use common::{MS, Net, id};
 use synod_paxos::Role::{Observer, Voter, Witness};
@@ -124,6 +128,56 @@ fn m4_a_member_never_votes_before_it_has_entered_an_epoch_that_names_it_a_voter(
     net.heal();
     net.until(5000, "a leader", |net| net.settled_leader().is_some());
     write(&mut net, id(4), 2);
+}
+
+/// Notes the epochs that `voter` votes in from now on.
+fn votes_of(net: &mut Net, voter: u32) -> Rc<RefCell<BTreeSet<Epoch>>> {
+    let votes = Rc::new(RefCell::new(BTreeSet::new()));
+    let noted = Rc::clone(&votes);
+    net.filter = Box::new(move |from, _, message| {
+        if let Message::Accepted { ballot, .. } = message
+            && from == id(voter)
+        {
+            noted.borrow_mut().insert(ballot.epoch);
+        }
+        true
+    });
+    votes
+}
+
+#[test]
+fn m4_a_member_votes_in_no_epoch_that_is_before_its_time() {
+    let mut net = three();
+    net.change_now(&WITH_4);
+    write(&mut net, id(1), 3);
+    let more = [
+        (1, Voter),
+        (2, Voter),
+        (3, Voter),
+        (4, Observer),
+        (5, Observer),
+    ];
+    net.change_now(&more);
+    let votes = votes_of(&mut net, 5);
+    net.join(5);
+    let last = net.paxos(id(1)).last();
+    net.until_all_applied(5000, last);
+    write(&mut net, id(1), 2);
+    assert_eq!(*votes.borrow(), [Epoch(3)].into());
+}
+
+#[test]
+fn m4_a_member_votes_in_no_epoch_that_it_was_removed_by() {
+    let mut net = three();
+    write(&mut net, id(1), 2);
+    let votes = votes_of(&mut net, 3);
+    write(&mut net, id(1), 2);
+    net.change_now(&[(1, Voter), (2, Voter)]);
+    net.until(2000, "3 knows", |net| {
+        net.node(id(3)).removed == Some(Epoch(2))
+    });
+    write(&mut net, id(1), 2);
+    assert_eq!(*votes.borrow(), [Epoch(1)].into());
 }
 
 #[test]

@@ -94,6 +94,10 @@ pub(crate) enum Event {
         process: u64,
         attempt: Attempt,
     },
+    /// Somebody looks after the group's members.
+    Operate,
+    /// A request for other members arrives.
+    Change { member: usize, number: u64 },
     /// A client begins something.
     Wake { client: usize },
     /// The pause before a client's retry is over.

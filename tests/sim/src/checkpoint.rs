@@ -4,6 +4,7 @@ use synod_paxos::Slot;
 
 use crate::calendar::Event;
 use crate::invariants::Violation;
+use crate::network::index_of;
 use crate::world::World;
 
 /// How often convergence is looked for.
@@ -16,7 +17,8 @@ impl World {
     pub(crate) fn become_calm(&mut self) -> Result<(), Violation> {
         self.calm = true;
         self.trace.line(self.now_ns, || "*** everything is healed");
-        for from in 0..self.swarm.members {
+        self.stop_operating();
+        for from in 0..self.hosts.len() {
             for to in self.network.others(from) {
                 self.heal_path(from, to);
             }
@@ -27,7 +29,7 @@ impl World {
             self.hosts[member].absent_since_ns = Some(self.now_ns);
             self.tally.absent += 1;
         }
-        for member in 0..self.swarm.members {
+        for member in self.seated.clone() {
             if let Some(process) = &self.hosts[member].process {
                 let life = process.life;
                 self.resume(member, life)?;
@@ -42,6 +44,7 @@ impl World {
 
     /// Has the group converged, and leadership come to rest? If so, the run is over.
     pub(crate) fn check_converged(&mut self) -> Result<(), Violation> {
+        self.operate_calmly()?;
         let unfinished = self.unfinished();
         if unfinished.is_none() || self.resting.is_some() {
             if self.rests(unfinished)? {
@@ -52,7 +55,12 @@ impl World {
             return Ok(());
         }
         let reason = unfinished.unwrap_or_default();
-        if self.now_ns > self.swarm.safety_ns + self.swarm.liveness_ns {
+        // Who comes last executes all that was chosen.
+        let rebuild_ns = match self.swarm.membership {
+            Some(_) => self.checks.chosen.through().0 * 2 * self.swarm.app_ns,
+            None => 0,
+        };
+        if self.now_ns > self.swarm.safety_ns + self.swarm.liveness_ns + rebuild_ns {
             return Err(Violation::new(
                 "liveness",
                 format!("after everything was healed, {reason}"),
@@ -75,8 +83,13 @@ impl World {
                 ));
             }
         }
+        if let Some(reason) = self.members_unfinished() {
+            return Some(reason);
+        }
+        let epoch = self.checks.chosen.epochs.latest().epoch;
         let mut agreed = None;
-        for (index, host) in self.hosts.iter().enumerate() {
+        for index in self.configured() {
+            let host = &self.hosts[index];
             if host.absent_since_ns.is_some() {
                 continue;
             }
@@ -89,6 +102,12 @@ impl World {
             if leader.is_none() || *agreed.get_or_insert(leader) != leader {
                 return Some(format!("member {name} follows {leader:?}"));
             }
+            if process.paxos.epoch() != epoch {
+                return Some(format!(
+                    "member {name} is in epoch {} of {epoch}",
+                    process.paxos.epoch()
+                ));
+            }
             if commit != self.checks.chosen.through() {
                 return Some(format!(
                     "member {name} has commit {commit} of {}, waiting on {:?}",
@@ -96,7 +115,7 @@ impl World {
                     process.paxos.status().waiting_on
                 ));
             }
-            if applied != commit || !process.copy.machine.serving() {
+            if !host.witness && (applied != commit || !process.copy.machine.serving()) {
                 return Some(format!(
                     "member {name} has applied {applied} of {commit}: {:?}",
                     process.copy.machine.blocked()
@@ -115,15 +134,16 @@ impl World {
     /// Once all run and hear each other, a member knows a time that is no earlier than what a majority of
     /// the clocks reads; round trips aside.
     fn clock_that_lags(&self) -> Option<String> {
-        let members = self.swarm.members;
-        if self.hosts.iter().any(|it| it.process.is_none()) {
+        let members = self.configured();
+        if members.iter().any(|it| self.hosts[*it].process.is_none()) {
             return None;
         }
-        let mut clocks: Vec<_> = (0..members).map(|it| self.clock(it).wall_ns).collect();
+        let voters = self.checks.chosen.epochs.latest().voters();
+        let mut clocks: Vec<_> = voters.map(|it| self.clock(index_of(it)).wall_ns).collect();
         clocks.sort_unstable();
-        let majority_ns = clocks[members - (members / 2 + 1)];
-        for (index, host) in self.hosts.iter().enumerate() {
-            let process = host.process.as_ref()?;
+        let majority_ns = clocks[clocks.len() - (clocks.len() / 2 + 1)];
+        for index in members {
+            let process = self.hosts[index].process.as_ref()?;
             let now_ns = self.clock(index).mono_ns;
             let known = process.paxos.agreed_clock().map(|it| it.at(now_ns).0);
             if known.is_none_or(|known| known + LAG_NS < majority_ns) {
@@ -138,10 +158,10 @@ impl World {
 
     /// All copies are equal, and something was done at all.
     fn check_end(&self) -> Result<(), Violation> {
-        let mut copies = self.hosts.iter().enumerate();
-        let mut copies = copies
-            .by_ref()
-            .filter(|(_, host)| host.absent_since_ns.is_none())
+        let members = self.configured().into_iter();
+        let mut copies = members
+            .map(|member| (member, &self.hosts[member]))
+            .filter(|(_, host)| host.absent_since_ns.is_none() && !host.witness)
             .map(|(member, host)| (member + 1, host.app.digest()));
         let (one, digest) = copies.next().expect("somebody runs");
         if let Some((odd, _)) = copies.find(|(_, other)| *other != digest) {

@@ -177,8 +177,11 @@ impl World {
     /// Reads from the log what the machine wants next.
     fn feed(&mut self, member: usize) -> Result<(), Violation> {
         let tampered = self.swarm.plant == Plant::TamperedCommit && member == 0;
+        let mut lacks = None;
         let Host {
             disk,
+            snapshots,
+            witness,
             process: Some(process),
             ..
         } = &mut self.hosts[member]
@@ -194,13 +197,17 @@ impl World {
             let Some(slot) = admit.or_else(|| copy.machine.next_to_execute()) else {
                 break;
             };
-            // What the log has forgotten is in the snapshot that it begins with: the state at its
-            // slot is what executing all before it comes to. A slot whose body is lost comes when it
-            // is repaired.
-            let kept = if slot <= disk.base_slot() {
+            // What the log has forgotten is in the snapshot that it begins with, or in a later one:
+            // the state at its slot is what executing all before it comes to. (Who was a witness has
+            // to get one first.) A slot whose body is lost comes when it is repaired.
+            let base = disk.base_slot();
+            let kept = if slot > base {
+                disk.read(slot)
+            } else if snapshots.last().is_some_and(|it| it.slot >= base) {
                 self.checks.chosen.value(slot)
             } else {
-                disk.read(slot)
+                lacks = Some(base);
+                None
             };
             let Some(entry) = kept else { break };
             let time = entry.time;
@@ -214,6 +221,11 @@ impl World {
                 copy.machine.handle_entry(entry);
             }
             copy.time = copy.time.max(time);
+        }
+        let lacks = lacks.filter(|_| !*witness && !process.fetches_state);
+        if let Some(base) = lacks {
+            process.fetches_state = true;
+            self.plan_fetch(member, base);
         }
         Ok(())
     }
@@ -233,7 +245,8 @@ impl World {
     /// Tells the agreement how far the app is.
     fn tell_paxos(&mut self, member: usize) {
         let now = self.clock(member);
-        let Some(process) = &mut self.hosts[member].process else {
+        let host = &mut self.hosts[member];
+        let Some(process) = &mut host.process else {
             return;
         };
         let copy = &mut process.copy;
@@ -242,7 +255,8 @@ impl World {
             copy.told_applied = applied;
             process.paxos.handle_applied(applied);
         }
-        let stalled = copy.machine.blocked().is_some() && applied < copy.through;
+        // A witness has no app that could.
+        let stalled = copy.machine.blocked().is_some() && applied < copy.through && !host.witness;
         if stalled != copy.told_stalled {
             copy.told_stalled = stalled;
             process.paxos.handle_app(now, stalled);
@@ -417,7 +431,7 @@ impl World {
     /// A new process of the app listens, and the start signal is given.
     pub(crate) fn app_up(&mut self, member: usize) {
         let host = &mut self.hosts[member];
-        if host.app.up {
+        if host.app.up || host.witness {
             return;
         }
         host.app.start(self.swarm.registers);

@@ -118,6 +118,24 @@ impl Disk {
         }
     }
 
+    /// The disk of a member that comes later: it begins with whom to ask for the log.
+    pub(crate) fn joining(
+        identity: Identity,
+        genesis: Genesis,
+        configuration: Configuration,
+        lies: bool,
+    ) -> Self {
+        Self {
+            joining: Some(configuration),
+            ..Self::new(identity, genesis, lies)
+        }
+    }
+
+    /// Whose it is.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// Writes one record behind all others. The error says which rule of the record was broken.
     pub(crate) fn write(&mut self, record: &Record) -> Result<(), String> {
         let undo = match record {

@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     DiskFullOf {
         member: usize,
     },
+    /// A disk is lost for good, and the member with it.
+    DiskLoss,
     /// Not a fault, but something that happens at any time: leadership is handed over.
     Transfer,
 }
@@ -77,6 +79,7 @@ impl World {
             Fault::AppKill,
             Fault::DiskFull,
             Fault::Transfer,
+            Fault::DiskLoss,
         ] {
             self.plan_next(fault);
         }
@@ -95,6 +98,7 @@ impl World {
             Fault::AppKill => swarm.app_kill,
             Fault::DiskFull => swarm.disk_full,
             Fault::Transfer => swarm.transfer,
+            Fault::DiskLoss => self.swarm.membership.as_ref().and_then(|it| it.lose),
             Fault::CutPath { .. } | Fault::PartitionOf { .. } | Fault::DiskFullOf { .. } => None,
         };
         if let Some(mean) = mean {
@@ -109,7 +113,7 @@ impl World {
             return Ok(());
         }
         self.plan_next(fault);
-        let member = self.dice.pick(self.swarm.members);
+        let member = self.seated[self.dice.pick(self.seated.len())];
         let length = self.dice.gap(self.swarm.faults.length_ns);
         let machine = self.dice.chance(self.swarm.faults.machine);
         self.trace.line(self.now_ns, || {
@@ -118,7 +122,7 @@ impl World {
         match fault {
             Fault::Crash => self.kill(member, machine, length),
             Fault::CrashAll => {
-                for member in 0..self.swarm.members {
+                for member in self.seated.clone() {
                     let length = self.dice.gap(self.swarm.faults.length_ns);
                     self.kill(member, machine, length);
                 }
@@ -126,7 +130,7 @@ impl World {
             Fault::Pause => self.pause(member, length),
             Fault::Cut => self.cut(member, length),
             Fault::Partition => {
-                let mask = self.dice.range(1, (1 << self.swarm.members) - 1) as u32;
+                let mask = self.dice.range(1, (1 << self.hosts.len()) - 1) as u32;
                 self.tally.partitions += 1;
                 self.set_partition(mask, true);
                 self.plan(length, Event::Heal(Fault::PartitionOf { mask }));
@@ -151,6 +155,7 @@ impl World {
                     return self.settle(member);
                 }
             }
+            Fault::DiskLoss => self.lose_disk(member),
             Fault::CutPath { .. } | Fault::PartitionOf { .. } | Fault::DiskFullOf { .. } => {
                 unreachable!("these only end")
             }
@@ -203,7 +208,7 @@ impl World {
     }
 
     fn cut(&mut self, from: usize, length: u64) {
-        let to = self.dice.pick(self.swarm.members);
+        let to = self.seated[self.dice.pick(self.seated.len())];
         if from == to {
             return;
         }
@@ -217,7 +222,7 @@ impl World {
     }
 
     fn set_partition(&mut self, mask: u32, cut: bool) {
-        for from in 0..self.swarm.members {
+        for from in 0..self.hosts.len() {
             for to in self.network.others(from) {
                 if (mask >> from) & 1 == (mask >> to) & 1 {
                     continue;
@@ -251,6 +256,7 @@ impl World {
 
     fn set_disk_full(&mut self, member: usize, full: bool) -> Result<(), Violation> {
         let now = self.clock(member);
+        self.hosts[member].disk_full = full;
         if let Some(process) = self.hosts[member].process.as_mut().filter(|p| !p.paused) {
             process.paxos.handle_disk(now, full);
             return self.settle(member);
@@ -274,7 +280,8 @@ impl World {
             };
             let elsewhere = self.network.others(member).any(|other| {
                 let disk = &self.hosts[other].disk;
-                disk.synced().last >= slot && disk.read(slot) == Some(entry)
+                let stays = self.seated.contains(&other) && self.stays(other);
+                stays && disk.synced().last >= slot && disk.read(slot) == Some(entry)
             });
             if elsewhere {
                 self.tally.spoiled_entries += 1;

@@ -8,14 +8,18 @@
 
 mod app;
 mod calendar;
+mod changes;
 mod checkpoint;
 mod client;
 mod clock;
 mod copy;
+mod coverage;
 mod dice;
 mod disk;
 mod faults;
 mod invariants;
+mod links;
+mod membership;
 mod network;
 mod placement;
 mod process;
@@ -27,6 +31,7 @@ mod traffic;
 mod wires;
 mod world;
 
+pub use coverage::{Coverage, Sight};
 pub use invariants::Violation;
 pub use swarm::{Plant, Swarm};
 
@@ -50,6 +55,8 @@ pub struct Options {
 pub struct Report {
     /// The seed.
     pub seed: u64,
+    /// Events that took place.
+    pub events: u64,
     /// Virtual time that passed, in nanoseconds.
     pub simulated_ns: u64,
     /// Operations of clients that were answered and checked.
@@ -68,6 +75,8 @@ pub struct Report {
     pub violation: Option<Violation>,
     /// The last lines of the trace, when asked for.
     pub tail: Vec<String>,
+    /// What was seen of changing members.
+    pub coverage: Coverage,
     /// What the swarm drew.
     pub parameters: String,
     /// Faults of each kind that took place.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use synod_sim::{Options, Plant, Report, run};
+use synod_sim::{Coverage, Options, Plant, Report, run};
 
 /// Whole groups under virtual time, one seed each.
 #[derive(Debug, Parser)]
@@ -81,6 +81,23 @@ fn main() -> ExitCode {
         totals.installs,
         totals.violations
     );
+    let seen: Vec<String> = totals
+        .coverage
+        .all()
+        .map(|(sight, count)| format!("{sight:?}={count}"))
+        .collect();
+    println!("sim: members: {}", seen.join(" "));
+    let missing: Vec<String> = totals
+        .coverage
+        .missing()
+        .map(|it| format!("{it:?}"))
+        .collect();
+    if !missing.is_empty() {
+        println!(
+            "sim: NEVER SEEN, so nothing is proved about it: {}",
+            missing.join(" ")
+        );
+    }
     if totals.violations == 0 {
         ExitCode::SUCCESS
     } else {
@@ -117,7 +134,7 @@ fn explain(arguments: &Arguments, seed: u64, options: &Options) {
         );
         return;
     };
-    eprintln!("seed {seed}: {violation}");
+    eprintln!("seed {seed}, after {} events: {violation}", report.events);
     eprintln!("parameters: {}", report.parameters);
     let steps = arguments
         .steps
@@ -135,6 +152,7 @@ struct Totals {
     handovers: u64,
     compactions: u64,
     installs: u64,
+    coverage: Coverage,
     violations: u64,
 }
 
@@ -148,6 +166,7 @@ impl Totals {
         self.handovers += report.handovers;
         self.compactions += report.compactions;
         self.installs += report.installs;
+        self.coverage.add(&report.coverage);
         self.violations += u64::from(report.violation.is_some());
     }
 }

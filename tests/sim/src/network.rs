@@ -253,6 +253,10 @@ impl Network {
         self.cut[from * self.members + to]
     }
 
+    pub(crate) fn is_any_cut(&self) -> bool {
+        self.cut.contains(&true)
+    }
+
     pub(crate) fn set_cut(&mut self, from: usize, to: usize, cut: bool) {
         self.cut[from * self.members + to] = cut;
     }

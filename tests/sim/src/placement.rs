@@ -7,7 +7,7 @@ use crate::dice::Dice;
 use crate::invariants::Violation;
 use crate::network::{id_of, index_of};
 use crate::world::World;
-use synod_paxos::{Ballot, MemberId};
+use synod_paxos::{Ballot, MemberId, Role};
 
 /// What began in the safety phase, as a sync that takes seconds, is over so long after it.
 const AFTERMATH_NS: u64 = 5_000_000_000;
@@ -51,6 +51,16 @@ impl Placement {
         Self {
             regions,
             preferences,
+        }
+    }
+
+    /// So many more, each like one of the first.
+    pub(crate) fn grow(&mut self, dice: &mut Dice, more: usize) {
+        let first = self.regions.len();
+        for _ in 0..more {
+            let like = dice.pick(first);
+            self.regions.push(self.regions[like].clone());
+            self.preferences.push(self.preferences[like]);
         }
     }
 
@@ -125,12 +135,14 @@ impl World {
     }
 
     fn promises(&self) -> impl Iterator<Item = Ballot> {
-        let running = self.hosts.iter().filter_map(|it| it.process.as_ref());
+        let members = self.configured().into_iter();
+        let running = members.filter_map(|it| self.hosts[it].process.as_ref());
         running.map(|it| it.paxos.promised())
     }
 
     fn leader(&self) -> Option<(MemberId, Ballot)> {
-        let process = self.hosts.iter().find_map(|it| it.process.as_ref())?;
+        let mut members = self.configured().into_iter();
+        let process = members.find_map(|it| self.hosts[it].process.as_ref())?;
         let leader = process.paxos.leader()?;
         let process = self.hosts[index_of(leader)].process.as_ref()?;
         Some((leader, process.paxos.promised()))
@@ -145,7 +157,11 @@ impl World {
         };
         let (leader, _) = self.leader()?;
         let own = preference(index_of(leader))?;
-        (0..self.swarm.members).find_map(|member| {
+        // (A witness leads only when no voter with an app can.)
+        let configuration = self.checks.chosen.epochs.latest();
+        let voters = configuration.members.iter();
+        let voters = voters.filter(|it| it.role == Role::Voter);
+        voters.map(|it| index_of(it.id)).find_map(|member| {
             let better = preference(member).filter(|it| *it > own)?;
             let better = format!("{better} of member {}", member + 1);
             Some(format!("member {leader} leads with {own} against {better}"))

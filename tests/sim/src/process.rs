@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use synod_paxos::{CommandId, Io, Lane, MemberId, Message, Paxos, ReadId, Slot};
+use synod_paxos::{CommandId, Epoch, Io, Lane, MemberId, Message, Paxos, ReadId, Slot};
 
 use crate::calendar::{Event, Life};
 use crate::client::Attempt;
@@ -57,14 +57,28 @@ pub(crate) struct Process {
     /// Reads that wait until their index is applied.
     pub(crate) ready_reads: BTreeMap<(Slot, ReadId), Attempt>,
     pub(crate) steps: u64,
+    /// With whom it is to be connected, and the version of that.
+    pub(crate) contacts: Vec<usize>,
+    pub(crate) contacts_version: Option<u64>,
+    /// The shell was told of the configurations up to this epoch.
+    pub(crate) told_epoch: Epoch,
+    /// It has asked others for a state to begin with.
+    pub(crate) fetches_state: bool,
+    /// It was told that it is in the group no more.
+    pub(crate) told_removed: bool,
 }
 
 // === impl Process ===
 
 impl Process {
-    pub(crate) fn new(life: Life, paxos: Paxos, copy: Copy, members: usize) -> Self {
+    pub(crate) fn new(life: Life, paxos: Paxos, copy: Copy, machines: usize) -> Self {
         Self {
             life,
+            contacts: Vec::new(),
+            contacts_version: None,
+            told_epoch: paxos.base().configuration.epoch,
+            fetches_state: false,
+            told_removed: false,
             paxos,
             copy,
             paused: false,
@@ -73,7 +87,7 @@ impl Process {
             synced_io: Io(0),
             writes: VecDeque::new(),
             syncing: 0,
-            held: (0..members * LANES.len())
+            held: (0..machines * LANES.len())
                 .map(|_| VecDeque::new())
                 .collect(),
             sequence: 0,

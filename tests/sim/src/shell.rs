@@ -8,7 +8,7 @@ use crate::client::Reply;
 use crate::copy::Copy;
 use crate::invariants::time::{self, Right};
 use crate::invariants::{Violation, limits, unsynced};
-use crate::network::{LANES, id_of};
+use crate::network::id_of;
 use crate::process::{Outgoing, Process, Write};
 use crate::swarm::Plant;
 use crate::world::World;
@@ -39,6 +39,8 @@ impl World {
         }
         self.set_timer(member);
         self.check(member)?;
+        self.keep_in_touch(member)?;
+        self.note_changes();
         self.make_snapshot(member)
     }
 
@@ -128,9 +130,13 @@ impl World {
                 Ok(())
             }
             Output::Installed { base } => self.installed(member, base.slot),
-            Output::ProtocolChanged { .. }
-            | Output::ConfigurationChanged { .. }
-            | Output::Removed { .. } => Ok(()),
+            Output::ProtocolChanged { .. } => Ok(()),
+            Output::ConfigurationChanged {
+                slot,
+                configuration,
+                ..
+            } => self.configuration_changed(member, slot, &configuration),
+            Output::Removed { epoch } => self.removed(member, epoch),
             Output::Outdated { protocol, .. } => Err(Violation::new(
                 "P8",
                 format!("member {} does not speak {protocol}", member + 1),
@@ -160,9 +166,11 @@ impl World {
             self.trace.line(self.now_ns, || {
                 format!("{} writes {}", member + 1, brief(record))
             });
-            self.checks.written(member, record)?;
+            let host = &self.hosts[member];
+            self.checks.written(member, host.life, record, &host.disk)?;
             if let Record::Append(entry) = record {
                 self.check_stamp(member, entry)?;
+                self.note_first_leader(member, entry);
             }
             let written = self.hosts[member].disk.write(record);
             written.map_err(|text| {
@@ -342,17 +350,12 @@ impl World {
         let mut copy = Copy::new(&genesis, &host.ledger);
         copy.machine.handle_app(crate::copy::look(host));
         copy.hand_over(paxos.base().slot);
-        host.process = Some(Process::new(host.life, paxos, copy, self.swarm.members));
+        host.process = Some(Process::new(host.life, paxos, copy, self.swarm.machines()));
         self.offer_own_snapshot(member)?;
         let applied = self.tell_applied_at_start(member);
         self.checks.restarted(member, &self.hosts[member].disk)?;
         self.trace.mix(applied.0);
-        for other in self.network.others(member) {
-            for lane in LANES {
-                let out = self.network.stream(member, other, lane);
-                self.plan_connect(out);
-            }
-        }
+        self.keep_in_touch(member)?;
         if !self.hosts[member].app.up {
             self.plan(1_000_000, Event::AppUp { member });
         }
@@ -419,7 +422,7 @@ impl World {
 
     /// What a leader stamps lies within the clocks that nobody sets, if they are a majority.
     fn check_stamp(&self, member: usize, entry: &Entry) -> Result<(), Violation> {
-        let (members, stepped) = (self.swarm.members, self.swarm.stepped);
+        let (members, stepped) = (self.swarm.machines(), self.swarm.stepped);
         if entry.ballot.node != id_of(member) || stepped > (members - 1) / 2 {
             return Ok(());
         }

@@ -5,16 +5,17 @@
 //! state that executing all up to its slot comes to, and that is how a copy gets it here: it executes
 //! what was chosen, from the beginning.
 
-use synod_paxos::{Base, Slot, SnapshotRefused};
+use synod_paxos::{Base, Epoch, Role, Slot, SnapshotRefused};
 
 use crate::calendar::{Event, Life};
+use crate::coverage::Sight;
 use crate::invariants::Violation;
+use crate::network::index_of;
 use crate::world::World;
 
 impl World {
     /// A member whose copy is far enough behind its last snapshot makes another.
     pub(crate) fn make_snapshot(&mut self, member: usize) -> Result<(), Violation> {
-        let now = self.clock(member);
         let host = &mut self.hosts[member];
         let every = self.swarm.snapshot_slots;
         let Some(process) = host.process.as_mut().filter(|it| !it.paused && every > 0) else {
@@ -22,6 +23,9 @@ impl World {
         };
         let applied = process.copy.machine.applied();
         let newest = host.snapshots.last().map_or(Slot::ZERO, |base| base.slot);
+        if host.witness {
+            return self.forget_as_witness(member);
+        }
         if applied.0 < newest.0 + every || applied > process.paxos.commit() {
             return Ok(());
         }
@@ -37,6 +41,39 @@ impl World {
         if host.snapshots.len() < 2 || older.slot <= process.paxos.base().slot {
             return Ok(());
         }
+        self.forget(member, older)
+    }
+
+    /// A witness makes none: it forgets what a majority of those that run the app have in theirs.
+    fn forget_as_witness(&mut self, member: usize) -> Result<(), Violation> {
+        let process = self.hosts[member]
+            .process
+            .as_ref()
+            .expect("the caller has looked");
+        let paxos = &process.paxos;
+        let members = paxos.configuration().members.iter();
+        let copies = members.filter(|it| it.role != Role::Witness);
+        let newest = copies.map(|it| self.hosts[index_of(it.id)].snapshots.last());
+        let mut newest: Vec<Slot> = newest
+            .map(|it| it.map_or(Slot::ZERO, |it| it.slot))
+            .collect();
+        newest.sort_unstable_by(|a, b| b.cmp(a));
+        let Some(slot) = newest.get(newest.len() / 2).copied() else {
+            return Ok(());
+        };
+        if slot.0 < paxos.base().slot.0 + self.swarm.snapshot_slots {
+            return Ok(());
+        }
+        let time = self.checks.chosen.value(slot).map(|entry| entry.time);
+        match time.and_then(|time| paxos.base_at(slot, time)) {
+            Some(base) => self.forget(member, base),
+            None => Ok(()),
+        }
+    }
+
+    fn forget(&mut self, member: usize, older: Base) -> Result<(), Violation> {
+        let now = self.clock(member);
+        let process = self.hosts[member].process.as_mut().expect("it runs");
         self.trace.line(self.now_ns, || {
             format!("{} forgets all up to {}", member + 1, older.slot)
         });
@@ -82,9 +119,11 @@ impl World {
         {
             return Ok(());
         }
-        let from = self.dice.pick(self.swarm.members);
+        let from = self.seated[self.dice.pick(self.seated.len())];
         let host = &self.hosts[from];
         let found = host.snapshots.last().filter(|base| base.slot >= at_least);
+        // What a witness keeps is no state.
+        let found = found.filter(|_| !host.witness);
         let Some(base) = found.filter(|_| host.process.is_some()).cloned() else {
             self.plan_fetch(member, at_least);
             return Ok(());
@@ -94,8 +133,13 @@ impl World {
             .last()
             .is_none_or(|it| it.slot < base.slot)
         {
-            keep(&mut self.hosts[member].snapshots, base.clone());
+            let host = &mut self.hosts[member];
+            if !host.witness {
+                keep(&mut host.snapshots, base.clone());
+            }
         }
+        let process = self.hosts[member].process.as_mut().expect("it runs");
+        process.fetches_state = false;
         self.offer(member, base)?;
         self.settle(member)
     }
@@ -141,6 +185,12 @@ impl World {
         self.checks.chosen.claimed(member, slot, "installs")?;
         let process = self.hosts[member].process.as_mut().expect("it was polled");
         process.copy.hand_over(slot);
+        if process.paxos.base().configuration.epoch > process.told_epoch {
+            self.coverage.saw(Sight::InstalledAcrossEpochs);
+            if member >= self.swarm.members && process.told_epoch == Epoch(1) {
+                self.coverage.saw(Sight::JoinedBySnapshot);
+            }
+        }
         Ok(())
     }
 }

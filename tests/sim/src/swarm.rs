@@ -4,6 +4,7 @@
 use synod_paxos::{Quorums, Settings};
 
 use crate::dice::Dice;
+use crate::membership::MembershipSwarm;
 use crate::placement::Placement;
 
 const MS: u64 = 1_000_000;
@@ -71,8 +72,10 @@ pub(crate) struct FaultSwarm {
 pub struct Swarm {
     /// The seed.
     pub seed: u64,
-    /// Voters.
+    /// Voters that the group begins with.
     pub members: usize,
+    /// How its members change; `None`: never.
+    pub(crate) membership: Option<MembershipSwarm>,
     /// What is built in on purpose.
     pub plant: Plant,
     pub(crate) network: NetworkSwarm,
@@ -130,6 +133,7 @@ impl Swarm {
         let mut swarm = Self {
             seed,
             members,
+            membership: None,
             plant,
             faults: draw_faults(dice, calm, pace),
             safety_ns: dice.log_range(10 * S, 60 * S) * pace,
@@ -173,7 +177,30 @@ impl Swarm {
         if dice.chance(0.7) {
             swarm.snapshot_slots = dice.log_range(5, 2_000);
         }
+        swarm.change_members();
         swarm
+    }
+
+    /// Drawn from dice of its own: a seed whose members never change is the same without all this.
+    fn change_members(&mut self) {
+        let dice = &mut Dice::new(self.seed ^ 0x6d65_6d62_6572);
+        let Some(membership) = MembershipSwarm::draw(dice, self) else {
+            return;
+        };
+        self.placement.grow(dice, membership.spares);
+        // Whoever is a minority now may be a majority later.
+        self.stepped = [0, self.members + membership.spares][dice.pick(2)];
+        self.absent = 0;
+        // Who comes later asks for the log page by page.
+        self.settings.max_message_bytes = self.settings.max_message_bytes.max(8 << 10);
+        let burst = self.settings.largest_burst_bytes();
+        self.settings.queue_bytes = self.settings.queue_bytes.max(burst);
+        self.membership = Some(membership);
+    }
+
+    /// Machines that there are, or will be.
+    pub(crate) fn machines(&self) -> usize {
+        self.members + self.membership.as_ref().map_or(0, |it| it.spares)
     }
 
     /// Far more work comes in than goes through while a leader is missed: what waits at one entrance
@@ -205,7 +232,7 @@ impl Swarm {
     }
 }
 
-fn draw_quorums(dice: &mut Dice, voters: u32) -> Quorums {
+pub(crate) fn draw_quorums(dice: &mut Dice, voters: u32) -> Quorums {
     if dice.chance(0.7) {
         return Quorums::Majority;
     }

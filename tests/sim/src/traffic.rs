@@ -47,7 +47,7 @@ impl World {
             op: operation.work.op,
             number: operation.attempts,
         };
-        let member = self.dice.pick(self.swarm.members);
+        let member = self.seated[self.dice.pick(self.seated.len())];
         let delay = self.dice.range(10_000, 2_000_000);
         self.plan(delay, Event::Request { attempt, member });
         self.plan(self.swarm.client_timeout_ns, Event::GiveUp { attempt });
@@ -63,7 +63,8 @@ impl World {
         let Some(operation) = self.clients[attempt.client].operation_of(attempt.op) else {
             return Ok(());
         };
-        if self.hosts[member].process.is_none() {
+        let host = &self.hosts[member];
+        if host.process.is_none() || host.witness {
             self.send_reply(attempt, Reply::NotOrdered);
             return Ok(());
         }

@@ -149,7 +149,7 @@ impl World {
         let Some(process) = &self.hosts[from].process else {
             return Ok(());
         };
-        if self.network.is_connected(stream) {
+        if self.network.is_connected(stream) || !process.contacts.contains(&to) {
             return Ok(());
         }
         let possible = !process.paused && self.hosts[to].process.is_some();

@@ -8,18 +8,21 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use synod_paxos::{
     Base, Configuration, Epoch, Genesis, GroupId, Identity, Incarnation, Member as Voter, MemberId,
-    Now, Quorums, Role, Settings,
+    Now, Role, Settings,
 };
 
 use crate::app::App;
 use crate::calendar::{Calendar, Event, Life};
+use crate::changes::Request;
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::copy::Ledger;
+use crate::coverage::Coverage;
 use crate::dice::Dice;
 use crate::disk::Disk;
 use crate::faults::Tally;
 use crate::invariants::{Checks, Violation};
+use crate::membership::Seat;
 use crate::network::{LANES, Network, Packet, StreamId, id_of};
 use crate::placement::Resting;
 use crate::process::Process;
@@ -44,6 +47,10 @@ pub(crate) struct Host {
     pub(crate) absent_since_ns: Option<u64>,
     /// How often it has handed over to a preferred member in this life.
     pub(crate) handovers: u64,
+    pub(crate) seat: Seat,
+    /// It votes and has no app, as far as it knows.
+    pub(crate) witness: bool,
+    pub(crate) disk_full: bool,
 }
 
 /// A packet that turns up again.
@@ -82,6 +89,19 @@ pub(crate) struct World {
     pub(crate) turn: u64,
     /// By stream: in which turn something was sent last, and how many bytes in that turn.
     pub(crate) bursts: Vec<(u64, u64)>,
+    pub(crate) genesis: Genesis,
+    /// Machines with members, or with such as may still be needed.
+    pub(crate) seated: Vec<usize>,
+    /// Requests for changes under way.
+    pub(crate) requests: BTreeMap<u64, Request>,
+    pub(crate) next_request: u64,
+    /// Changes that leaders took.
+    pub(crate) proposals: Vec<Configuration>,
+    /// Changes up to this epoch were counted.
+    pub(crate) noted: Epoch,
+    /// The last epoch whose first leader proposed without phase 1.
+    pub(crate) led_first: Epoch,
+    pub(crate) coverage: Coverage,
     steps: u64,
 }
 
@@ -90,20 +110,24 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(swarm: Swarm, options: &Options) -> Self {
         let mut dice = Dice::new(swarm.seed);
-        let members = swarm.members;
-        let network = Network::new(members, swarm.network.clone(), &swarm.placement, &mut dice);
+        let machines = swarm.machines();
+        let network = Network::new(machines, swarm.network.clone(), &swarm.placement, &mut dice);
         let genesis = genesis(&swarm, &mut dice);
-        let hosts = (0..members)
+        let hosts = (0..machines)
             .map(|index| host(index, &genesis, &swarm, &mut dice))
             .collect();
-        let quorum = match swarm.quorums {
-            Quorums::Majority => members / 2 + 1,
-            Quorums::Flexible { phase2, .. } => phase2 as usize,
-        };
         let mut world = Self {
-            checks: Checks::new(members, quorum, swarm.registers),
+            checks: Checks::new(machines, &genesis.configuration, swarm.registers),
+            noted: genesis.configuration.epoch,
+            led_first: genesis.configuration.epoch,
+            genesis,
+            seated: (0..swarm.members).collect(),
+            requests: BTreeMap::new(),
+            next_request: 0,
+            proposals: Vec::new(),
+            coverage: Coverage::default(),
             clients: (0..swarm.clients).map(|_| Client::new()).collect(),
-            connecting: vec![false; members * members * LANES.len()],
+            connecting: vec![false; machines * machines * LANES.len()],
             trace: Trace::new(options.text, options.echo),
             dice,
             now_ns: 0,
@@ -119,7 +143,7 @@ impl World {
             late: BTreeMap::new(),
             steps: 0,
             turn: 0,
-            bursts: vec![(0, 0); members * members * LANES.len()],
+            bursts: vec![(0, 0); machines * machines * LANES.len()],
             swarm,
         };
         world.set_out();
@@ -137,6 +161,10 @@ impl World {
             self.calendar.put(at, Event::Wake { client });
         }
         self.plan_faults();
+        if let Some(membership) = &self.swarm.membership {
+            let at = self.dice.gap(membership.every_ns);
+            self.calendar.put(at, Event::Operate);
+        }
         self.calendar.put(self.swarm.safety_ns, Event::Calm);
     }
 
@@ -220,6 +248,8 @@ impl World {
                 life,
                 at_least,
             } => self.fetched(member, life, at_least),
+            Event::Operate => self.operate(),
+            Event::Change { member, number } => self.request_change(member, number),
             Event::Wake { client } => {
                 self.wake(client);
                 Ok(())
@@ -253,6 +283,7 @@ impl World {
             | Event::Slow { member, .. }
             | Event::StartSignal { member }
             | Event::AppDone { member, .. }
+            | Event::Change { member, .. }
             | Event::Request { member, .. } => Some(*member),
             _ => None,
         }
@@ -269,6 +300,7 @@ impl World {
     pub(crate) fn report(self, violation: Option<Violation>) -> Report {
         Report {
             seed: self.swarm.seed,
+            events: self.steps,
             simulated_ns: self.now_ns,
             operations: self.checks.answers.operations(),
             handovers: self.tally.handovers,
@@ -278,6 +310,7 @@ impl World {
             trace_hash: self.trace.hash(),
             violation,
             tail: self.trace.tail(),
+            coverage: self.coverage,
             parameters: format!("{:?}", self.swarm),
             faults: format!("{:?}", self.tally),
         }
@@ -288,7 +321,7 @@ fn genesis(swarm: &Swarm, dice: &mut Dice) -> Genesis {
     let members = (0..swarm.members)
         .map(|index| Voter {
             id: id_of(index),
-            name: format!("member-{}", index + 1),
+            name: name_of(index),
             incarnation: Incarnation(dice.bits()),
             role: Role::Voter,
             region: swarm.placement.regions[index].clone(),
@@ -308,11 +341,20 @@ fn genesis(swarm: &Swarm, dice: &mut Dice) -> Genesis {
     }
 }
 
+fn name_of(index: usize) -> String {
+    format!("member-{}", index + 1)
+}
+
 fn host(index: usize, genesis: &Genesis, swarm: &Swarm, dice: &mut Dice) -> Host {
-    let voter = &genesis.configuration.members[index];
+    let first = genesis.configuration.members.get(index);
     let identity = Identity {
-        name: voter.name.clone(),
-        incarnation: voter.incarnation,
+        name: name_of(index),
+        incarnation: first.map_or_else(|| Incarnation(dice.bits()), |it| it.incarnation),
+    };
+    let seat = if first.is_some() {
+        Seat::Taken
+    } else {
+        Seat::Waiting
     };
     let ppm = |dice: &mut Dice| {
         let bound = swarm.drift_ppm.cast_signed();
@@ -336,5 +378,8 @@ fn host(index: usize, genesis: &Genesis, swarm: &Swarm, dice: &mut Dice) -> Host
         },
         absent_since_ns: None,
         handovers: 0,
+        seat,
+        witness: false,
+        disk_full: false,
     }
 }

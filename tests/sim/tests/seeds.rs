@@ -1,7 +1,7 @@
 //! The simulator on a few seeds, its determinism, and the proof that its checks see what they are
 //! for.
 
-use synod_sim::{Options, Plant, Report, run};
+use synod_sim::{Coverage, Options, Plant, Report, Sight, run};
 
 /// Seeds for each test that only needs some.
 const SEEDS: u64 = 12;
@@ -18,18 +18,35 @@ fn assert_clean(report: &Report) {
 #[test]
 fn the_first_seeds_keep_all_invariants_and_converge() {
     let (mut operations, mut compactions, mut installs) = (0, 0, 0);
+    let mut coverage = Coverage::default();
     for seed in 1..=SEEDS {
         let report = run(seed, &Options::default());
         assert_clean(&report);
         operations += report.operations;
         compactions += report.compactions;
         installs += report.installs;
+        coverage.add(&report.coverage);
     }
     assert!(
         compactions > 100 && installs > 0,
         "{compactions} {installs}"
     );
     assert!(operations > 1_000, "{operations} operations prove nothing");
+    let changes = coverage.count(Sight::Changes);
+    assert!(changes > 50, "members hardly changed: {changes}");
+    let missing: Vec<Sight> = coverage.missing().collect();
+    assert!(missing.len() < 10, "hardly anything was seen: {missing:?}");
+    for sight in [
+        Sight::Promoted,
+        Sight::LeadersRemoved,
+        Sight::FirstLeaders,
+        Sight::JoinedBySnapshot,
+        Sight::ThrownAway,
+        Sight::StaleRefused,
+        Sight::SecondRefused,
+    ] {
+        assert!(!missing.contains(&sight), "never seen: {sight:?}");
+    }
 }
 
 #[test]

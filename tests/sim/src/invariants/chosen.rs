@@ -1,16 +1,18 @@
 //! I4: a chosen slot never changes; and no member believes more to be chosen than is.
 //!
-//! The checker counts votes itself: a slot is chosen once a phase-2 quorum of voters has, in one
-//! ballot, a *synced* log that reaches it. Source: Lamport, *Paxos Made Simple* (2001), section
+//! The checker counts votes itself: a slot is chosen once a phase-2 quorum of the voters of an epoch
+//! has, in one ballot of that epoch, a *synced* log that reaches it. Source: Lamport, *Paxos Made Simple* (2001), section
 //! 2.1 (what chosen means) and P2a; Howard, Malkhi, Spiegelman, *Flexible Paxos* (2016) for the
 //! size of the quorum.
 
 use std::collections::BTreeMap;
 
-use synod_paxos::{Ballot, Base, Entry, Slot};
+use synod_paxos::{Ballot, Base, Configuration, Entry, Epoch, Slot};
 
 use super::Violation;
+use super::epochs::{self, Epochs};
 use crate::disk::Disk;
+use crate::network::index_of;
 
 /// Ballots whose votes are remembered; older ones cannot choose anything any more in practice.
 const BALLOTS: usize = 256;
@@ -18,7 +20,7 @@ const BALLOTS: usize = 256;
 /// What is chosen, by the checker's own count.
 #[derive(Debug)]
 pub(crate) struct Chosen {
-    quorum: usize,
+    pub(crate) epochs: Epochs,
     votes: BTreeMap<Ballot, Vec<Slot>>,
     /// All slots up to here are chosen.
     through: Slot,
@@ -31,28 +33,37 @@ pub(crate) struct Chosen {
 // === impl Chosen ===
 
 impl Chosen {
-    pub(crate) fn new(members: usize, quorum: usize) -> Self {
+    pub(crate) fn new(machines: usize, genesis: &Configuration) -> Self {
         Self {
-            quorum,
+            epochs: Epochs::new(genesis, machines),
             votes: BTreeMap::new(),
             through: Slot::ZERO,
             values: Vec::new(),
-            compared: vec![Slot::ZERO; members],
+            compared: vec![Slot::ZERO; machines],
         }
     }
 
     /// A member's disk has finished a sync.
     pub(crate) fn synced(&mut self, member: usize, disk: &Disk) -> Result<(), Violation> {
         let state = disk.synced();
-        let members = self.compared.len();
+        let machines = self.compared.len();
+        let Some((voters, quorum)) = self.epochs.quorum(state.accepted.epoch) else {
+            let text = format!(
+                "member {} votes in {}, an epoch that nobody chose",
+                member + 1,
+                state.accepted
+            );
+            return Err(Violation::new("M1", text));
+        };
         let votes = self
             .votes
             .entry(state.accepted)
-            .or_insert_with(|| vec![Slot::ZERO; members]);
+            .or_insert_with(|| vec![Slot::ZERO; machines]);
         votes[member] = votes[member].max(state.last);
-        let mut sorted = votes.clone();
+        let voters = voters.into_iter();
+        let mut sorted: Vec<Slot> = voters.map(|it| votes[index_of(it)]).collect();
         sorted.sort_unstable_by(|a, b| b.cmp(a));
-        let point = sorted[self.quorum - 1];
+        let point = sorted[quorum - 1];
         self.through = self.through.max(point);
         if self.votes.len() > BALLOTS {
             self.votes.pop_first();
@@ -94,8 +105,9 @@ impl Chosen {
 
     fn push(&mut self, entry: &Entry) -> Result<(), Violation> {
         if let Some(before) = self.values.last() {
-            super::epochs::follows(before, entry)?;
+            epochs::follows(before, entry)?;
         }
+        self.epochs.chosen(entry)?;
         self.values.push(entry.clone());
         Ok(())
     }
@@ -112,7 +124,7 @@ impl Chosen {
             return Err(Violation::new("I4", text));
         }
         self.begins(member, base.slot);
-        Ok(())
+        self.epochs.acts(member, &base.configuration)
     }
 
     /// The member's log has nothing up to `base` to be compared.
@@ -157,14 +169,24 @@ impl Chosen {
         self.compare(member, commit, disk)
     }
 
+    /// The epoch of the last entry that was seen chosen.
+    pub(crate) fn reached(&self) -> Option<Epoch> {
+        self.values.last().map(|it| it.ballot.epoch)
+    }
+
     /// A member hands this entry to its apply.
     pub(crate) fn handed(&self, member: usize, entry: &Entry) -> Result<(), Violation> {
+        self.told(member, entry, "applies")
+    }
+
+    /// A member takes this entry for chosen, or gives it to others as such.
+    pub(crate) fn told(&self, member: usize, entry: &Entry, how: &str) -> Result<(), Violation> {
         match self.values.get(entry.slot.0 as usize - 1) {
             Some(chosen) if same_value(chosen, entry) => Ok(()),
             Some(chosen) => Err(Violation::new(
                 "I4",
                 format!(
-                    "member {} applies {} at slot {}, where {} was chosen",
+                    "member {} {how} {} at slot {}, where {} was chosen",
                     member + 1,
                     entry.command.id,
                     entry.slot,
@@ -174,7 +196,7 @@ impl Chosen {
             None => Err(Violation::new(
                 "I4",
                 format!(
-                    "member {} applies slot {}, which is not chosen",
+                    "member {} {how} slot {}, which is not chosen",
                     member + 1,
                     entry.slot
                 ),

@@ -14,6 +14,7 @@ pub(crate) mod once;
 pub(crate) mod one_value;
 pub(crate) mod promised;
 pub(crate) mod read_index;
+pub(crate) mod requests;
 #[cfg(test)]
 mod tests;
 pub(crate) mod time;
@@ -23,7 +24,7 @@ pub(crate) mod votes;
 
 use std::fmt;
 
-use synod_paxos::{Message, Record, Slot};
+use synod_paxos::{Configuration, Message, Record, Slot};
 
 use self::answers::Answers;
 use self::applied::{Applied, Effect};
@@ -33,6 +34,7 @@ use self::once::Once;
 use self::one_value::OneValue;
 use self::promised::Promised;
 use crate::app::{Register, Work};
+use crate::calendar::Life;
 use crate::disk::Disk;
 
 /// A broken invariant.
@@ -80,23 +82,45 @@ impl fmt::Display for Violation {
 // === impl Checks ===
 
 impl Checks {
-    pub(crate) fn new(members: usize, quorum: usize, registers: u64) -> Self {
+    /// For so many machines, of a group that begins with this configuration.
+    pub(crate) fn new(machines: usize, genesis: &Configuration, registers: u64) -> Self {
         Self {
-            promised: Promised::new(members),
+            promised: Promised::new(machines),
             one_value: OneValue::default(),
-            chosen: Chosen::new(members, quorum),
-            commit: Commit::new(members),
+            chosen: Chosen::new(machines, genesis),
+            commit: Commit::new(machines),
             applied: Applied::default(),
             once: Once::default(),
             answers: Answers::new(registers),
         }
     }
 
-    /// A member wrote a record.
-    pub(crate) fn written(&mut self, member: usize, record: &Record) -> Result<(), Violation> {
+    /// A member writes a record upon what its disk holds.
+    pub(crate) fn written(
+        &mut self,
+        member: usize,
+        life: Life,
+        record: &Record,
+        disk: &Disk,
+    ) -> Result<(), Violation> {
         match record {
-            Record::Append(entry) | Record::Stage { entry, .. } => {
+            Record::Append(entry) => {
+                let last = disk.entry(entry.slot.prev());
+                self.chosen.epochs.appends(member, life, last, entry)?;
                 self.one_value.written(member, entry)
+            }
+            Record::Stage { entry, .. } => self.one_value.written(member, entry),
+            Record::Learn(entry) => {
+                self.chosen.told(member, entry, "learns")?;
+                self.chosen.cut(member, entry.slot.prev());
+                self.one_value.written(member, entry)
+            }
+            Record::Enter {
+                slot,
+                configuration,
+            } => {
+                self.chosen.committed(member, *slot, disk)?;
+                self.chosen.epochs.enters(member, life, configuration)
             }
             Record::Adopt { from, .. } => {
                 self.chosen.cut(member, from.prev());
@@ -133,12 +157,17 @@ impl Checks {
     ) -> Result<(), Violation> {
         unsynced::leaves(member, message, disk.synced())?;
         votes::leaves(member, message, disk.first_faulty_above(commit))?;
+        self.chosen.epochs.leaves(member, message)?;
         let said = match message {
             Message::Promise { commit, .. }
             | Message::Prepare { commit, .. }
             | Message::Accept { commit, .. }
             | Message::AcceptSync { commit, .. } => *commit,
             Message::Heartbeat(heartbeat) => heartbeat.commit,
+            Message::Learn { entries } => {
+                let mut entries = entries.iter();
+                return entries.try_for_each(|it| self.chosen.told(member, it, "teaches"));
+            }
             _ => return Ok(()),
         };
         self.chosen.claimed(member, said, "announces")

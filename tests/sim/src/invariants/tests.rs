@@ -3,12 +3,14 @@
 
 use synod_paxos::{
     AgreedTime, Ballot, Base, Boot, Command, CommandId, CommandKind, Configuration, Entry, Epoch,
-    Genesis, GroupId, Identity, Incarnation, MemberId, Message, Quorums, Record, Settings, Slot,
-    Status,
+    Genesis, GroupId, Identity, Incarnation, Member, MemberId, Message, Quorums, Record, Role,
+    Settings, Slot, Status,
 };
 
 use super::*;
 use crate::disk::Summary;
+
+mod members;
 
 fn ballot(epoch: u64, round: u64) -> Ballot {
     Ballot {
@@ -34,6 +36,43 @@ fn entry(slot: u64, ballot: Ballot, sequence: u64) -> Entry {
             ..Command::default()
         },
     }
+}
+
+fn member(number: u32, role: Role) -> Member {
+    Member {
+        id: MemberId(number),
+        name: format!("member-{number}"),
+        incarnation: Incarnation(u128::from(number)),
+        role,
+        region: String::new(),
+    }
+}
+
+fn configuration(epoch: u64, members: &[(u32, Role)]) -> Configuration {
+    Configuration {
+        epoch: Epoch(epoch),
+        members: members
+            .iter()
+            .map(|(it, role)| member(*it, *role))
+            .collect(),
+        quorums: Quorums::Majority,
+        first_leader: MemberId(0),
+    }
+}
+
+fn of_voters(epoch: u64, voters: u32) -> Configuration {
+    let voters: Vec<_> = (1..=voters).map(|it| (it, Role::Voter)).collect();
+    configuration(epoch, &voters)
+}
+
+fn stop_sign(slot: u64, next: &Configuration) -> Entry {
+    let mut entry = entry(slot, ballot(next.epoch.0 - 1, 1), slot);
+    let mut payload = 1_u32.to_le_bytes().to_vec();
+    next.put(&mut payload);
+    entry.command.kind = CommandKind::RECONFIGURE;
+    entry.command.payload = payload.into();
+    assert!(entry.reconfigures_to().is_some(), "it is one");
+    entry
 }
 
 fn work(op: u64) -> Work {
@@ -74,7 +113,7 @@ fn two_values_in_one_ballot_and_slot_are_seen() {
 
 #[test]
 fn a_commit_without_a_quorum_is_seen() {
-    let chosen = Chosen::new(3, 2);
+    let chosen = Chosen::new(3, &of_voters(1, 3));
     assert_eq!(broken(chosen.claimed(0, Slot(1), "has")), "I4");
 }
 
@@ -82,17 +121,12 @@ fn a_commit_without_a_quorum_is_seen() {
 fn a_log_that_begins_behind_something_that_was_not_chosen_is_seen() {
     let genesis = Genesis {
         group: GroupId([1; 16]),
-        configuration: Configuration {
-            epoch: Epoch(1),
-            members: Vec::new(),
-            quorums: Quorums::Majority,
-            first_leader: MemberId(0),
-        },
+        configuration: of_voters(1, 3),
         policy: bytes::Bytes::new(),
         protocol: 2,
         initial_state: bytes::Bytes::new(),
     };
-    let mut chosen = Chosen::new(3, 2);
+    let mut chosen = Chosen::new(3, &of_voters(1, 3));
     for member in 0..2 {
         let identity = Identity {
             name: format!("member-{member}"),
@@ -262,7 +296,7 @@ fn an_operation_that_takes_effect_twice_is_seen() {
 
 /// Two writes to one register, at slots 1 and 2.
 fn two_writes() -> Checks {
-    let mut checks = Checks::new(1, 1, 1);
+    let mut checks = Checks::new(1, &of_voters(1, 1), 1);
     let first = Register::default().append(7);
     checks.executed(0, Slot(1), work(7), first, 1).unwrap();
     checks
@@ -310,7 +344,11 @@ fn a_read_of_an_older_state_or_of_a_value_that_never_was_is_seen() {
 #[test]
 fn an_answer_at_a_slot_that_is_not_chosen_is_seen() {
     assert_eq!(
-        broken(undone::answered(7, Slot(1), &Chosen::new(3, 2))),
+        broken(undone::answered(
+            7,
+            Slot(1),
+            &Chosen::new(3, &of_voters(1, 3))
+        )),
         "I15"
     );
 }

@@ -1,0 +1,174 @@
+//! What a run has to have seen of changing members before it proves anything about them.
+
+/// Something that must happen now and then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Sight {
+    /// A change of the configuration was chosen.
+    Changes,
+    /// It added an observer.
+    Added,
+    /// It made an observer a voter.
+    Promoted,
+    /// It took a member's vote.
+    Demoted,
+    /// It made a member a witness.
+    Witnesses,
+    /// It removed a member.
+    Removed,
+    /// It removed, or took the vote of, the leader that proposed it.
+    LeadersRemoved,
+    /// It put an observer in the place of a voter whose disk is lost.
+    Replaced,
+    /// It changed the quorums only.
+    Requorums,
+    /// It named no first leader.
+    NoFirstLeader,
+    /// The first leader that it named, another than its proposer, proposed without phase 1.
+    FirstLeaders,
+    /// A member that came later began.
+    Joined,
+    /// And got there by a snapshot.
+    JoinedBySnapshot,
+    /// A log went on behind a snapshot of a later epoch than its own.
+    InstalledAcrossEpochs,
+    /// A disk was lost for good.
+    DisksLost,
+    /// A member that was told of its removal stayed for a while.
+    ToldRemoved,
+    /// A removed member was thrown away, as the core allows.
+    ThrownAway,
+    /// A request computed from an epoch that is over was refused.
+    StaleRefused,
+    /// A request while another was under way was refused.
+    SecondRefused,
+    /// A vote for a member that has not caught up was refused.
+    UncaughtRefused,
+    /// Two new voters at once were refused.
+    TwoVotersRefused,
+    /// A number or an incarnation for the second time was refused.
+    ReuseRefused,
+    /// Voters that are not heard were refused.
+    UnheardRefused,
+    /// A configuration that cannot be was refused.
+    InvalidRefused,
+    /// Whoever does not lead refused.
+    FollowersRefused,
+    /// A change was chosen while a member was down.
+    AmidCrash,
+    /// While one was paused.
+    AmidPause,
+    /// While a path was cut.
+    AmidCut,
+    /// While a disk was full.
+    AmidFullDisk,
+    /// While an entry could not be read.
+    AmidRot,
+    /// While clocks were being set.
+    AmidClocks,
+    /// While a snapshot was on its way.
+    AmidInstall,
+    /// While a member had not entered the epoch before.
+    AmidLaggard,
+}
+
+impl Sight {
+    const COUNT: usize = Self::AmidLaggard as usize + 1;
+    const ALL: [Self; Self::COUNT] = [
+        Self::Changes,
+        Self::Added,
+        Self::Promoted,
+        Self::Demoted,
+        Self::Witnesses,
+        Self::Removed,
+        Self::LeadersRemoved,
+        Self::Replaced,
+        Self::Requorums,
+        Self::NoFirstLeader,
+        Self::FirstLeaders,
+        Self::Joined,
+        Self::JoinedBySnapshot,
+        Self::InstalledAcrossEpochs,
+        Self::DisksLost,
+        Self::ToldRemoved,
+        Self::ThrownAway,
+        Self::StaleRefused,
+        Self::SecondRefused,
+        Self::UncaughtRefused,
+        Self::TwoVotersRefused,
+        Self::ReuseRefused,
+        Self::UnheardRefused,
+        Self::InvalidRefused,
+        Self::FollowersRefused,
+        Self::AmidCrash,
+        Self::AmidPause,
+        Self::AmidCut,
+        Self::AmidFullDisk,
+        Self::AmidRot,
+        Self::AmidClocks,
+        Self::AmidInstall,
+        Self::AmidLaggard,
+    ];
+}
+
+/// How often each was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coverage([u64; Sight::COUNT]);
+
+// === impl Coverage ===
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self([0; Sight::COUNT])
+    }
+}
+
+impl Coverage {
+    pub(crate) fn saw(&mut self, sight: Sight) {
+        self.0[sight as usize] += 1;
+    }
+
+    /// How often this was seen.
+    pub fn count(&self, sight: Sight) -> u64 {
+        self.0[sight as usize]
+    }
+
+    /// Takes in what another run saw.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, more) in self.0.iter_mut().zip(other.0) {
+            *sum += more;
+        }
+    }
+
+    /// What was never seen.
+    pub fn missing(&self) -> impl Iterator<Item = Sight> + '_ {
+        let all = Sight::ALL.into_iter();
+        all.filter(|sight| self.count(*sight) == 0)
+    }
+
+    /// All counts by name.
+    pub fn all(&self) -> impl Iterator<Item = (Sight, u64)> + '_ {
+        Sight::ALL
+            .into_iter()
+            .map(|sight| (sight, self.count(sight)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sight_has_a_count_of_its_own() {
+        let mut coverage = Coverage::default();
+        for (at, sight) in Sight::ALL.into_iter().enumerate() {
+            assert_eq!(sight as usize, at);
+            assert_eq!(coverage.missing().next(), Some(sight));
+            coverage.saw(sight);
+        }
+        assert_eq!(coverage.missing().next(), None);
+        let mut sum = coverage;
+        sum.add(&coverage);
+        assert!(sum.all().all(|(_, count)| count == 2));
+    }
+}
