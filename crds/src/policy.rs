@@ -44,12 +44,12 @@ pub fn policy(service: &str, spec: &ReplicatedServiceSpec) -> v1::Policy {
         apply_timeout_ms: spec.app.apply_timeout.as_millis(),
         service: service.to_owned(),
         divergence: divergence(&spec.divergence),
-        poison: poison(&spec.poison),
+        poison: poison(spec.poison),
     }
 }
 
 /// Likewise nothing where it says what is so anyway.
-fn poison(poison: &Poison) -> Option<v1::PoisonPolicy> {
+fn poison(poison: Poison) -> Option<v1::PoisonPolicy> {
     use v1::poison_policy::Skip;
 
     let skip = match poison.skip {

@@ -542,8 +542,10 @@ impl Machine {
             App::Running(_) => {
                 let next = self.next_executed();
                 let asked = next.filter(|next| self.promises.contains_key(next));
+                let unproven = next.filter(|_| self.waits_for_proof());
                 let paused = self.paused.map(Blocked::Pause);
-                paused.or(asked.map(Blocked::Asked))
+                let asked = asked.map(Blocked::Asked);
+                paused.or(asked).or(unproven.map(Blocked::Unproven))
             }
             App::Restoring { slot, .. } => Some(Blocked::Restore(slot)),
             App::Asking { .. } => Some(Blocked::Restore(self.base)),

@@ -62,7 +62,9 @@ impl<A: App, S: States> Executor<A, S> {
             sent: machine.sent(),
             serving: machine.serving() && !behind,
             rebuilding: machine.rebuilding(),
-            app_stalled: blocked.is_some() || stalled_at.is_some() || machine.rebuilding(),
+            app_stalled: blocked.is_some_and(|it| !matches!(it, Blocked::Unproven(_)))
+                || stalled_at.is_some()
+                || machine.rebuilding(),
             // One that must be stopped first is there.
             app_absent: machine.condemned().is_none()
                 && blocked.or_else(|| machine.blocked()) == Some(Blocked::NoApp),
@@ -98,6 +100,8 @@ impl<A: App, S: States> Executor<A, S> {
             Some(Blocked::Pause(slot)) => Some(("app", slot)),
             Some(Blocked::NoApp) => Some(("app", next)),
             Some(Blocked::Asked(slot)) => Some(("poison", slot)),
+            // It is a quorum that proves it.
+            Some(Blocked::Unproven(slot)) => Some(("quorum", slot)),
             Some(Blocked::Restore(slot)) => Some(("snapshot", slot)),
             None if self.machine.rebuilding() => Some(("app", next)),
             None => {

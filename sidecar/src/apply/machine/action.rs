@@ -194,6 +194,9 @@ pub enum Blocked {
     Asked(Slot),
     /// This slot failed more than once, or could not be sent: the next attempt is later.
     Pause(Slot),
+    /// It is not known yet what was chosen when this life began: nothing from this slot on is executed
+    /// before, since it may be skipped (rule K2).
+    Unproven(Slot),
     /// The copy differs from others, and was told to stop before this slot.
     Differs(Slot),
     /// This slot holds something unknown.

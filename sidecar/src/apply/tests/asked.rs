@@ -146,6 +146,12 @@ async fn nothing_is_executed_before_the_log_is_known_up_to_what_was_chosen_at_th
     soon(status.wait_for(|it| it.admitted == Slot(3) && it.app_starts == 1))
         .await
         .unwrap();
+    let waits = async {
+        while handle.waiting_on().is_none_or(|it| it.on != "quorum") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(waits).await;
     proves.send(Slot(4)).unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(app.executed(), [], "it does not know slot 4 yet");

@@ -37,7 +37,7 @@ impl Fate {
     pub(super) async fn meet(file: &Path, path: &str) {
         match Self::told_by(file, path) {
             None => {}
-            Some(Self::Dies) => std::process::exit(70),
+            Some(Self::Dies) => std::process::abort(),
             Some(Self::Hangs) => std::future::pending().await,
         }
     }

@@ -123,6 +123,8 @@ struct Group {
     proposed: Vec<Slot>,
     /// Of an earlier ballot, in the present leader's log behind what is known to be chosen.
     adopted: Vec<Slot>,
+    /// The policy in force.
+    skip: SkipWhen,
     now_ms: u64,
     counts: Counts,
 }
@@ -159,6 +161,7 @@ impl Group {
             chosen: Vec::new(),
             proposed: Vec::new(),
             adopted: Vec::new(),
+            skip: SkipWhen::AllFailed,
             now_ms: 0,
             counts: Counts::default(),
         };
@@ -171,7 +174,7 @@ impl Group {
         let left = std::mem::take(&mut self.proposed);
         self.adopted.extend(left);
         let dice = &mut self.dice;
-        self.adopted.retain(|_| dice.below(2) == 0);
+        self.adopted.retain(|_| dice.below(4) > 0);
         let round = self.leaders.last().map_or(1, |it| it.round + 1);
         let copies = (1..=MEMBERS).map(MemberId).collect();
         let judge = Judge::new(ballot(round), copies, rules());
@@ -230,6 +233,10 @@ impl Group {
     fn lead(&mut self, at: usize) {
         let leads = at + 1 == self.leaders.len();
         let Leader { round, judge } = &mut self.leaders[at];
+        judge.handle_rules(Rules {
+            skip: self.skip,
+            ..rules()
+        });
         for step in judge.poll(self.now_ms) {
             match step {
                 Step::Ask { to, ask } => self.messages.push((*round, Message::Ask(to, ask))),
@@ -318,13 +325,13 @@ impl Group {
             }
             7 => self.lead(leader),
             8 if self.dice.below(3) == 0 => self.settle(),
-            9 if !calm && self.dice.below(6) == 0 => self.elect(),
+            9 if !calm && self.dice.below(5) == 0 => self.elect(),
             10 if !calm && self.dice.below(3) == 0 => {
                 // Its process only: what it has executed, sent and promised it still knows.
                 let copy = self.copies.get_mut(&number).unwrap();
                 copy.up = !copy.up;
             }
-            11 if self.adopted.is_empty() => {
+            11 if self.adopted.is_empty() && self.dice.below(8) == 0 => {
                 for slot in std::mem::take(&mut self.proposed) {
                     self.choose(slot);
                 }
@@ -332,6 +339,12 @@ impl Group {
             12 if !calm && !self.messages.is_empty() => {
                 let at = self.dice.below(self.messages.len() as u64) as usize;
                 self.messages.swap_remove(at);
+            }
+            13 if !calm && self.dice.below(8) == 0 => {
+                self.skip = match self.skip {
+                    SkipWhen::Never => SkipWhen::AllFailed,
+                    _ => SkipWhen::Never,
+                };
             }
             _ => self.deliver(),
         }
@@ -354,6 +367,7 @@ fn nothing_that_was_executed_is_skipped_and_all_copies_come_to_the_same_end() {
             group.turn(false);
         }
         group.copies.values_mut().for_each(|it| it.up = true);
+        group.skip = SkipWhen::AllFailed;
         let mut turns = 0;
         while !group.is_done() {
             group.turn(true);
