@@ -146,13 +146,15 @@ impl Paxos {
         self.log.append(entry.clone());
         self.clock.stamped(self.now.mono_ns, self.log.time());
         let accepted = self.acceptor.accepted;
-        self.journal.record(
+        let io = self.journal.record(
             Record::Learn(entry),
             Effect::Log {
                 accepted,
                 last: slot,
             },
         );
+        // A promise tells of this entry too: it leaves behind it (rule P1b).
+        self.acceptor.promise_io = io;
         self.raise_commit(slot);
     }
 }

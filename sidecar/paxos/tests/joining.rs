@@ -9,7 +9,7 @@ use std::rc::Rc;
 use common::reconfiguration::{WITH_4, epoch, three, three_and_an_observer, write};
 use common::{MS, Net, id};
 use synod_paxos::Role::{Observer, Voter, Witness};
-use synod_paxos::{Epoch, Message, Quorums, Settings};
+use synod_paxos::{Ballot, Epoch, Message, Quorums, Settings, Slot};
 
 #[test]
 fn m5_a_member_that_comes_later_gets_all_of_the_log_through_all_epochs() {
@@ -229,4 +229,67 @@ fn a_witness_votes_and_leads_only_when_no_voter_with_an_app_can() {
     net.until(5000, "2 leads", |net| net.settled_leader() == Some(id(2)));
     let next = net.next(&[(2, Voter), (3, Observer), (4, Witness)]);
     assert_eq!(next.first_leader, id(2), "not the witness");
+}
+
+#[test]
+fn p1b_a_promise_leaves_behind_what_was_learnt_since_it_was_given() {
+    let settings = Settings {
+        max_message_bytes: 500,
+        ..Settings::default()
+    };
+    let mut net = Net::with(&[Voter; 3], Quorums::Majority, settings);
+    net.elect_member(id(1));
+    net.run(300);
+    net.cut(3, 1);
+    net.cut(3, 2);
+    write(&mut net, id(1), 30);
+    let next = net.next(&WITH_4);
+    net.propose_at(id(1), &next).expect("proposed");
+    net.run(3000);
+    let ballot = Ballot {
+        epoch: Epoch(1),
+        round: 50,
+        node: id(2),
+    };
+    let prepare = Message::Prepare {
+        ballot,
+        accepted: net.paxos(id(3)).accepted(),
+        last: Slot::ZERO,
+        commit: Slot::ZERO,
+        handed_over: false,
+    };
+    net.inject(id(2), id(3), prepare);
+    net.run(50);
+    assert_eq!(net.paxos(id(3)).promised(), ballot);
+    let synced = net.paxos(id(3)).synced();
+    let told = Rc::new(RefCell::new(BTreeSet::new()));
+    let noted = Rc::clone(&told);
+    net.filter = Box::new(move |from, _, message| {
+        if let Message::Promise { last, .. } = message
+            && from == id(3)
+        {
+            noted.borrow_mut().insert(*last);
+        }
+        true
+    });
+    net.stalled.insert(id(3));
+    net.cuts.clear();
+    net.reset(3, 1);
+    net.reset(3, 2);
+    net.until(3000, "it learns", |net| net.paxos(id(3)).last() > synced);
+    net.inject(
+        id(2),
+        id(3),
+        Message::Prepare {
+            ballot,
+            accepted: net.paxos(id(3)).accepted(),
+            last: synced,
+            commit: Slot::ZERO,
+            handed_over: false,
+        },
+    );
+    net.run(3);
+    assert!(told.borrow().iter().all(|last| *last <= synced), "{told:?}");
+    net.stalled.clear();
+    net.until(5000, "the next epoch", |net| epoch(net, 3) == 2);
 }

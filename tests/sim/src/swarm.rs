@@ -192,7 +192,7 @@ impl Swarm {
         self.stepped = [0, self.members + membership.spares][dice.pick(2)];
         self.absent = 0;
         // Who comes later asks for the log page by page.
-        self.settings.max_message_bytes = self.settings.max_message_bytes.max(8 << 10);
+        self.settings.max_message_bytes = self.settings.max_message_bytes.max(64 << 10);
         let burst = self.settings.largest_burst_bytes();
         self.settings.queue_bytes = self.settings.queue_bytes.max(burst);
         self.membership = Some(membership);
