@@ -138,6 +138,12 @@ impl Workload {
     /// Begins no more operations, waits for those that run, reads every key once through each
     /// member, and returns what was seen.
     pub async fn finish(self) -> anyhow::Result<Recorded> {
+        let all: Vec<u32> = (1..).take(self.shared.members.len()).collect();
+        self.finish_through(&all).await
+    }
+
+    /// The same where only these members, from 1, are there at the end.
+    pub async fn finish_through(self, members: &[u32]) -> anyhow::Result<Recorded> {
         self.shared.stop.store(true, Ordering::Release);
         self.generator.await?;
         let shared = self.shared;
@@ -145,7 +151,7 @@ impl Workload {
             shared.running.load(Ordering::Acquire) == 0
         });
         anyhow::ensure!(ended.await, "operations still run long after their limit");
-        for member in 0..shared.members.len() {
+        for member in members.iter().map(|it| *it as usize - 1) {
             for number in 0..shared.plan.keys {
                 let (key, _) = key_and_kind(number);
                 operate(Arc::clone(&shared), member, key, Action::Get, false).await;

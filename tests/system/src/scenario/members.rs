@@ -55,7 +55,7 @@ pub(super) async fn come_and_go(settings: &Settings, report: &mut Report) -> any
         change(&group, &workload, settings.seed, span),
     );
     let seconds = begun.elapsed().as_secs_f64();
-    let recorded = workload.finish().await?;
+    let recorded = workload.finish_through(&group.numbers()).await?;
     tell_traffic(&recorded, seconds, report);
     match deeds {
         Ok(deeds) => report.say(format!("{} faults", deeds.faults.len())),
