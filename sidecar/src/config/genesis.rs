@@ -23,7 +23,7 @@ pub struct GenesisFile {
     pub service: String,
     /// The protocol version that the group starts with.
     pub protocol: u32,
-    /// The epoch of the first members: 1, or 0 of a group that begins with a state.
+    /// The epoch of the first members: 1, or 0 of a group that was restored.
     #[serde(default = "first_epoch", skip_serializing_if = "is_first_epoch")]
     pub epoch: u64,
     /// The first members.
@@ -220,8 +220,8 @@ impl GenesisFile {
             .map_err(|error| problem("policy".into(), &format!("is no policy: {error}")))?;
         let initial_state = from_hex(&self.initial_state)
             .ok_or_else(|| problem("initialState".into(), "is not a string of hex digits"))?;
-        if self.epoch != u64::from(initial_state.is_empty()) {
-            let what = "must be 0 of a group that begins with a state, otherwise 1";
+        if self.epoch > 1 || (self.epoch == 0 && initial_state.is_empty()) {
+            let what = "must be 1, or 0 of a group that was restored";
             return Err(problem("epoch".into(), what));
         }
         let members = read_members(&self.members)?;

@@ -39,8 +39,10 @@ use crate::node::wire::PROTOCOL;
 use crate::snapshot::volume::Volume;
 use crate::snapshot::{Head, Method, Snapshot, Standing, StateDigest, Store};
 
-/// The epoch of the genesis: below all that the founder's log may begin with.
-const FIRST: Epoch = Epoch(0);
+/// The epoch of the genesis of a restored group: below all that the founder's log may begin with.
+const BEFORE: Epoch = Epoch(0);
+/// The epoch of an imported one.
+const FIRST: Epoch = Epoch(1);
 /// The slot that an imported state stands for.
 const FOUNDED: Slot = Slot(1);
 
@@ -116,6 +118,7 @@ pub fn restore(
         fold.policy(),
         head.protocol,
         &reader.snapshot().state_digest,
+        BEFORE,
     );
     let start = Start {
         head: Head {
@@ -172,7 +175,7 @@ pub fn import(
     let mut digest = Digest::default();
     from.stage()?.pack(&mut digest)?;
     let digest = StateDigest(*digest.0.finalize().as_bytes());
-    let genesis = genesis(founder, own, policy, *PROTOCOL.end(), &digest);
+    let genesis = genesis(founder, own, policy, *PROTOCOL.end(), &digest, FIRST);
     let configuration = genesis.configuration.clone();
     let now = AgreedTime(clock::now().wall_ns);
     let fold = Fold::new(configuration, genesis.protocol, policy.clone()).behind(FOUNDED, now);
@@ -221,10 +224,11 @@ fn genesis(
     policy: &Policy,
     protocol: u32,
     state: &StateDigest,
+    epoch: Epoch,
 ) -> Genesis {
     let mut genesis = Genesis {
         group: GroupId::default(),
-        configuration: alone(founder, own, MemberId(1), FIRST),
+        configuration: alone(founder, own, MemberId(1), epoch),
         policy: policy.encode_to_vec().into(),
         protocol,
         initial_state: Bytes::copy_from_slice(&state.0),

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use synod_paxos::{
-    AgreedTime, Ballot, Boot, CommandKind, Entry, Header, Identity, Record, Recovered, Slot,
+    AgreedTime, Ballot, Boot, CommandKind, Entry, Epoch, Header, Identity, Record, Recovered, Slot,
 };
 
 use crate::disk::{Disk, LockError};
@@ -13,6 +13,7 @@ use crate::error::{OpenError, ReadError};
 use crate::format::{Kind, VERSION_1};
 use crate::opening::{Opening, Start};
 use crate::options::Options;
+use crate::outline::GENESIS_BALLOT;
 use crate::page::{MAX_NAME_BYTES, SegmentPage};
 use crate::reader::LogReader;
 use crate::recover::{self, Recovery, first_predecessor};
@@ -276,13 +277,21 @@ fn recovered(wal: &Wal, genesis: Option<synod_paxos::Genesis>) -> Result<Recover
     } else {
         None
     };
+    // Nobody promises or accepts in an epoch before the first: a member waits there for the base of
+    // a later one.
+    let waits = genesis
+        .as_ref()
+        .is_some_and(|it| it.configuration.epoch < GENESIS_BALLOT.epoch)
+        && state.base.is_none()
+        && state.changes.is_empty();
+    let ballot = |noted: Ballot| if waits { Ballot::none(Epoch(0)) } else { noted };
     Ok(Recovered {
         last_time,
         identity: wal.identity.clone(),
         boot: wal.superblock.boot,
         genesis,
-        promised: state.outline.promised,
-        accepted: state.outline.accepted,
+        promised: ballot(state.outline.promised),
+        accepted: ballot(state.outline.accepted),
         kept: state.outline.kept,
         upgrades: state.outline.upgrades.into_iter().collect(),
         joining: state.joining,

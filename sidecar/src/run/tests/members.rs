@@ -84,10 +84,16 @@ impl Group {
 
     /// It runs, is added as an observer, and then made a voter.
     pub(super) async fn add_member(&self, number: usize) {
+        self.let_in(number).await;
+        self.promote(number).await;
+    }
+
+    /// It runs, and is added as an observer. Returns who leads.
+    pub(super) async fn let_in(&self, number: usize) -> usize {
         let newcomer = self.newcomer(number).await;
         let leader = self.change(|_| vec![Change::Add(newcomer.clone())]).await;
         std::fs::write(self.join_file(number), &leader.members.join).expect("written");
-        self.promote(number).await;
+        leader.number
     }
 
     async fn promote(&self, number: usize) {

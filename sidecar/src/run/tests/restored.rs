@@ -78,6 +78,23 @@ async fn a_group_goes_on_from_the_slot_before_a_mistake_with_other_members() {
         new.add_member(number).await;
     }
     let all = format!("{wanted},new");
+    // One that is killed on its way in, when it has nothing but the way.
+    new.start(4).await;
+    let leader = new.let_in(4).await;
+    new.members[leader - 1]
+        .take()
+        .expect("runs")
+        .member
+        .kill()
+        .await;
+    let group_of = async |number| new.admin_status(number).await.group;
+    while group_of(4).await.is_none() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    new.members[3].take().expect("runs").member.kill().await;
+    new.start(4).await;
+    new.start(leader).await;
+    assert!(new.show(4).await == wanted);
     assert!(new.add(3, "new").await == all);
     for number in 1..=3 {
         assert!(new.show(number).await == all, "member {number}");
