@@ -133,16 +133,28 @@ impl Options {
 impl Group {
     /// Starts three members and waits until all serve.
     pub async fn start(options: &Options) -> anyhow::Result<Self> {
-        let mut group = Self::launch(options)?;
-        group.wait_until_all_serve(options.patience()).await?;
-        Ok(group)
+        Self::launch(options)?.started(options).await
     }
 
     /// The same on a folder that is there already.
     pub async fn start_on(options: &Options, data: &Path) -> anyhow::Result<Self> {
-        let mut group = Self::launch_on(options, Some(data))?;
-        group.wait_until_all_serve(options.patience()).await?;
-        Ok(group)
+        Self::launch_on(options, Some(data))?.started(options).await
+    }
+
+    /// All serve, and `synod local` has seen it: apps that die from now on are no failed start.
+    async fn started(mut self, options: &Options) -> anyhow::Result<Self> {
+        self.wait_until_all_serve(options.patience()).await?;
+        let told = eventually(
+            Duration::from_secs(10),
+            Duration::from_millis(20),
+            async || self.said().contains(" is up:"),
+        );
+        ensure!(
+            told.await,
+            "synod local does not say that it is up:\n{}",
+            self.said()
+        );
+        Ok(self)
     }
 
     /// Starts `synod local` without waiting for anything.

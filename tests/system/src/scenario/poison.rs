@@ -274,13 +274,22 @@ pub(super) async fn given_up(_: &Settings, report: &mut Report) -> anyhow::Resul
     );
     expect_skipped(&sent.await??, report);
     let client = Client::new(group.address(2));
-    let put = client
-        .send(request("PUT", "/r/other", "1"), 15 * SECOND)
-        .await?;
-    report.expect(
-        put.status == 200,
-        format!("then {} {}", put.status, put.text()),
-    );
+    // What is refused meanwhile says when to try again.
+    let mut said = String::new();
+    let taken = eventually(10 * SECOND, SECOND, async || {
+        let put = client.send(request("PUT", "/r/other", "1"), 15 * SECOND);
+        match put.await {
+            Ok(put) => {
+                said = format!("{} {}", put.status, put.text());
+                put.status == 200
+            }
+            Err(error) => {
+                said = error.to_string();
+                false
+            }
+        }
+    });
+    report.expect(taken.await, format!("then {said}"));
     let away = group
         .process(AWAY, Part::Sidecar)
         .context("it does not run")?;
