@@ -1,7 +1,7 @@
 //! `synod members`: who is in a running local group, and how that is changed. What is wanted is
 //! written into the group's folder; `synod local` takes the steps, and this shows them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use comfy_table::{Cell, CellAlignment, Table};
@@ -143,7 +143,8 @@ async fn add(args: &AddArgs) -> Result<(), Failure> {
     let there = folder::numbers(data);
     let group = Group::edit(data, |group| {
         let wanted = group.members.iter().filter_map(|it| group.number(it));
-        let last = wanted.chain(there).max().unwrap_or(0);
+        let taken: BTreeSet<u32> = wanted.chain(there).collect();
+        let free = (1..).filter(|it| !taken.contains(it));
         if group.members.len() + args.count as usize > MOST {
             return Err(Failure::usage(format!(
                 "{} members and {} more are too many: `synod local` runs {MOST} at most",
@@ -151,7 +152,7 @@ async fn add(args: &AddArgs) -> Result<(), Failure> {
                 args.count
             )));
         }
-        for number in last + 1..=last + args.count {
+        for number in free.take(args.count as usize) {
             let name = folder::name(&group.service, number);
             if args.observer {
                 group.observers.push(name.clone());
