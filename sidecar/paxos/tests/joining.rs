@@ -9,7 +9,16 @@ use std::rc::Rc;
 use common::reconfiguration::{WITH_4, epoch, three, three_and_an_observer, write};
 use common::{MS, Net, id};
 use synod_paxos::Role::{Observer, Voter, Witness};
-use synod_paxos::{Ballot, Epoch, Message, Quorums, Settings, Slot};
+use synod_paxos::{Ballot, Epoch, Message, Quorums, Role, Settings, Slot};
+
+/// Three voters, and two that come without a vote.
+const WITH_4_AND_5: [(u32, Role); 5] = [
+    (1, Voter),
+    (2, Voter),
+    (3, Voter),
+    (4, Observer),
+    (5, Observer),
+];
 
 #[test]
 fn m5_a_member_that_comes_later_gets_all_of_the_log_through_all_epochs() {
@@ -17,14 +26,7 @@ fn m5_a_member_that_comes_later_gets_all_of_the_log_through_all_epochs() {
     write(&mut net, id(1), 3);
     net.change_now(&WITH_4);
     write(&mut net, id(1), 3);
-    let more = [
-        (1, Voter),
-        (2, Voter),
-        (3, Voter),
-        (4, Observer),
-        (5, Observer),
-    ];
-    net.change_now(&more);
+    net.change_now(&WITH_4_AND_5);
     write(&mut net, id(1), 3);
     net.join(5);
     let last = net.paxos(id(1)).last();
@@ -150,14 +152,7 @@ fn m4_a_member_votes_in_no_epoch_that_is_before_its_time() {
     let mut net = three();
     net.change_now(&WITH_4);
     write(&mut net, id(1), 3);
-    let more = [
-        (1, Voter),
-        (2, Voter),
-        (3, Voter),
-        (4, Observer),
-        (5, Observer),
-    ];
-    net.change_now(&more);
+    net.change_now(&WITH_4_AND_5);
     let votes = votes_of(&mut net, 5);
     net.join(5);
     let last = net.paxos(id(1)).last();

@@ -467,7 +467,7 @@ impl control_server::Control for Control {
         let skipped = found.wait_for(|it| it.skipped.iter().any(|it| is_it(&it)));
         let late = |_| Status::deadline_exceeded("not skipped in time; it may be, later");
         let skipped = timeout(PATIENCE, skipped).await.map_err(late)?;
-        let skipped = skipped.map_err(|_| Status::unavailable("this member is ending"))?;
+        let skipped = skipped.map_err(|_| ending())?;
         let skipped = skipped.skipped.iter().find(is_it).cloned();
         let skipped = skipped.ok_or_else(|| Status::internal("it was skipped a moment ago"))?;
         Ok(Response::new(SkipResponse {

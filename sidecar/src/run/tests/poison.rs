@@ -67,7 +67,7 @@ impl Group {
         let mut control = self.control(1).await;
         control.propose_policy(proposing).await.expect("agreed on");
         for number in 1..=3 {
-            let known = self.until_told(number, |it| it.policy_version == 2);
+            let known = self.until_status(number, |it| it.policy_version == 2);
             known.await;
         }
     }
@@ -76,27 +76,6 @@ impl Group {
         for running in self.members.iter().flatten() {
             die(&running.list);
         }
-    }
-
-    pub(super) async fn until_told(
-        &self,
-        number: usize,
-        wanted: impl Fn(&Status) -> bool,
-    ) -> Status {
-        let asking = async {
-            loop {
-                let status = self.admin_status(number).await;
-                if wanted(&status) {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let asked = tokio::time::timeout(PATIENCE, asking).await;
-        let Ok(status) = asked else {
-            panic!("member {number}: {:?}", self.admin_status(number).await);
-        };
-        status
     }
 
     /// Sends a line through member 1, in the background.
@@ -142,7 +121,7 @@ async fn a_request_that_kills_every_copy_is_skipped_and_its_client_told() {
     let list = group.add(2, "b").await;
     assert_eq!(list, "a,b");
     for number in 1..=3 {
-        let told = group.until_told(number, |it| !it.skipped.is_empty() && it.serving);
+        let told = group.until_status(number, |it| !it.skipped.is_empty() && it.serving);
         let told = told.await;
         assert_eq!(told.skipped.len(), 1);
         let skipped = &told.skipped[0];
@@ -179,7 +158,7 @@ async fn a_member_that_is_down_is_waited_for_by_name_and_nothing_new_is_taken_me
     assert_eq!(waiting.on, "poison");
     let other = 3 - leader;
     group
-        .until_told(other, |it| {
+        .until_status(other, |it| {
             it.waiting_on.as_ref().is_some_and(|it| it.on == "poison")
         })
         .await;
@@ -205,7 +184,7 @@ async fn a_member_that_is_down_is_waited_for_by_name_and_nothing_new_is_taken_me
     die(&group.running(3).list);
     drop(supervise(&group, 3));
     for number in 1..=3 {
-        group.until_told(number, |it| it.skipped.len() == 1).await;
+        group.until_status(number, |it| it.skipped.len() == 1).await;
     }
     assert_eq!(group.add(1, "c").await, "a,c");
 }
@@ -221,7 +200,7 @@ async fn what_one_copy_has_executed_is_not_skipped_and_the_others_get_its_state(
     let slot = group.running(1).member.node().status().borrow().commit.0;
     for number in [2, 3] {
         group
-            .until_told(number, |it| it.serving && it.applied >= slot)
+            .until_status(number, |it| it.serving && it.applied >= slot)
             .await;
         assert_eq!(group.running(number).list.text(), "a,poison");
     }

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use synod_system::report::Report;
 use synod_system::workload::Workload;
 
+use super::Settings;
 use super::regions::install;
 use super::registers::{self, NAME};
+use super::state::{begin, end};
 use super::trace::Picture;
-use super::{Settings, finish};
 use crate::product::{Product, end_operators};
 use crate::service::{MemberPod, Service, member_pods, node_ports};
 use crate::watch::{Moment, Watch};
@@ -26,6 +27,9 @@ const MIDDLE: Duration = Duration::from_secs(3);
 /// Between two changes: enough to see that traffic goes on.
 const CALM: Duration = Duration::from_secs(2);
 
+/// A claim binds a volume once: there are some for those that come anew.
+const VOLUMES: u8 = 4;
+
 /// A service under traffic.
 struct Trial<'a> {
     service: Service<'a>,
@@ -35,7 +39,7 @@ struct Trial<'a> {
 
 pub(super) async fn scaled(settings: &Settings, report: &mut Report) -> Result<()> {
     let before = Picture::take()?;
-    let clusters = begin(settings).await?;
+    let clusters = begin(settings, VOLUMES).await?;
     let trial = Trial::start(&clusters, "replicas: 3").await?;
     for members in [5, 3] {
         trial.scale(members, report).await?;
@@ -50,7 +54,7 @@ pub(super) async fn scaled(settings: &Settings, report: &mut Report) -> Result<(
 
 pub(super) async fn claim_lost(settings: &Settings, report: &mut Report) -> Result<()> {
     let before = Picture::take()?;
-    let clusters = begin(settings).await?;
+    let clusters = begin(settings, VOLUMES).await?;
     let trial = Trial::start(&clusters, "replicas: 3").await?;
     for (leads, what) in [
         (false, "a follower's claim and pod deleted"),
@@ -85,28 +89,6 @@ pub(super) async fn region_left(settings: &Settings, report: &mut Report) -> Res
         format!("after the logs {life:?} the region has {again:?}"),
     );
     end(trial.workload, clusters, before, report).await
-}
-
-/// A claim binds a volume once: there are some for those that come anew.
-async fn begin(settings: &Settings) -> Result<Clusters> {
-    let product = Product::assemble(&settings.images())?;
-    let clusters = settings.clusters(1, 3, Duration::ZERO).await?;
-    product.load(clusters.first(), 4).await?;
-    product.install(clusters.first(), &[]).await?;
-    Ok(clusters)
-}
-
-async fn end(
-    workload: Workload,
-    clusters: Clusters,
-    before: Picture,
-    report: &mut Report,
-) -> Result<()> {
-    let recorded = workload.finish().await?;
-    registers::check(&recorded, clusters.all(), report).await?;
-    finish(clusters, report)?;
-    Picture::take()?.compare(&before, report);
-    Ok(())
 }
 
 /// Names and incarnations.

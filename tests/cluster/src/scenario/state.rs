@@ -111,7 +111,7 @@ pub(super) async fn on_a_volume(settings: &Settings, report: &mut Report) -> Res
     end(trial.workload, clusters, before, report).await
 }
 
-async fn begin(settings: &Settings, volumes: u8) -> Result<Clusters> {
+pub(super) async fn begin(settings: &Settings, volumes: u8) -> Result<Clusters> {
     let product = Product::assemble(&settings.images())?;
     let clusters = settings.clusters(1, 3, Duration::ZERO).await?;
     product.load(clusters.first(), volumes).await?;
@@ -119,7 +119,7 @@ async fn begin(settings: &Settings, volumes: u8) -> Result<Clusters> {
     Ok(clusters)
 }
 
-async fn end(
+pub(super) async fn end(
     workload: Workload,
     clusters: Clusters,
     before: Picture,
