@@ -24,12 +24,13 @@ pub(super) enum Barrier {
 impl Machine {
     /// A snapshot is to be taken at the next slot where that can be done: [`Action::TakeSnapshot`]
     /// or [`Action::DropSnapshot`] follows. `None`: not now, since one is on its way, there is
-    /// nothing new, the copy does not serve, or the leader asks about a slot.
+    /// nothing new, the copy does not serve, the leader asks about a slot, or the log of the start is
+    /// still to be admitted: nothing is executed before, and nothing is admitted at a barrier.
     pub fn handle_take_snapshot(&mut self) -> Option<Job> {
         let slot = self.fold.admitted();
         let may =
             self.serving() && self.barrier.is_none() && !self.shutting_down && slot > self.base;
-        if !may || !self.promises.is_empty() {
+        if !may || !self.promises.is_empty() || self.waits_for_proof() {
             return None;
         }
         let job = self.next_job();

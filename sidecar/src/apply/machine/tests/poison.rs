@@ -286,6 +286,35 @@ fn nothing_is_executed_before_the_log_is_known_up_to_what_was_chosen_at_the_star
 }
 
 #[test]
+fn no_snapshot_holds_up_the_proof_of_a_start() {
+    let (mut bench, execute) = stuck(StateType::Ephemeral);
+    bench.machine.handle_response(execute.run);
+    bench.run();
+    // The same app, by a sidecar that was started anew.
+    let applied = bench.machine.applied();
+    let mut next = bench.restarted(Some(instance(1)));
+    next.machine.gated = true;
+    next.run();
+    assert!(next.machine.serving());
+    for sequence in 11..=12 {
+        next.choose(sequence, &request());
+    }
+    let late = next.log.split_off(next.log.len() - 1);
+    assert_eq!(next.run().0, [] as [u64; 0]);
+    assert_eq!(next.machine.applied(), applied);
+    assert_eq!(
+        next.machine.handle_take_snapshot(),
+        None,
+        "nothing would be admitted before it, and nothing executed before that"
+    );
+    let proven = late[0].slot;
+    next.log.extend(late);
+    next.machine.handle_proven(proven);
+    assert_eq!(next.run().0, [proven.0 - 1, proven.0]);
+    assert!(next.machine.handle_take_snapshot().is_some());
+}
+
+#[test]
 fn what_a_life_knew_about_its_app_says_nothing_about_the_next_app() {
     let mut bench = Bench::begin(Found::Record(Record::default()), Vec::new());
     bench.machine.handle_app(None);
