@@ -98,7 +98,16 @@ impl Builder {
 
     fn buildah(&self, arguments: &[&str]) -> Result<()> {
         let (root, run) = (self.folder.join("store"), self.folder.join("run"));
+        // It locks a folder of networks, also where it needs none: not that of the machine.
+        let settings = self.folder.join("containers.conf");
+        let networks = self.folder.join("networks");
+        let line = format!(
+            "[network]\nnetwork_config_dir = \"{}\"\n",
+            networks.display()
+        );
+        fs::write(&settings, line)?;
         let output = Command::new("buildah")
+            .env("CONTAINERS_CONF", &settings)
             .args(["--storage-driver=vfs", "--root"])
             .arg(root)
             .arg("--runroot")
@@ -117,7 +126,7 @@ impl Builder {
 impl Drop for Builder {
     /// The archives stay.
     fn drop(&mut self) {
-        for folder in ["store", "run"] {
+        for folder in ["store", "run", "networks"] {
             let _ = fs::remove_dir_all(self.folder.join(folder));
         }
     }
