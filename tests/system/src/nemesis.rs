@@ -40,6 +40,8 @@ pub struct Fault {
     pub part: Part,
     /// What.
     pub act: Act,
+    /// The member's app was killed with its sidecar.
+    pub whole: bool,
     /// The member led the group then.
     pub leader: bool,
     /// The victim was not serving yet since an earlier fault.
@@ -233,8 +235,12 @@ async fn hit(
         return Ok(None);
     }
     let process = found.with_context(|| format!("{part:?} {member} does not run"))?;
+    let whole = (part, act) == (Part::Sidecar, Act::Kill) && random.random_range(0..3) == 0;
     let at_ns = workload.now_ns();
     let mut pause_ms = 0;
+    if whole && let Some(app) = group.process(member, Part::App) {
+        app.signal(Signal::KILL)?;
+    }
     match act {
         Act::Kill => {
             process.signal(Signal::KILL)?;
@@ -265,6 +271,7 @@ async fn hit(
         member,
         part,
         act,
+        whole,
         leader,
         again,
         pause_ms,

@@ -12,12 +12,15 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use tokio::process::Command;
+use tokio::time::{sleep, sleep_until};
 
 use super::Settings;
 use super::agreement::{conclude, tell_traffic};
+use super::poison;
 use super::states::{BY_HTTP, every};
+use crate::app::Fate;
 use crate::client::{Client, request};
-use crate::group::{self, Group, Options, Part};
+use crate::group::{self, Group, MEMBERS, Options, Part};
 use crate::nemesis;
 use crate::process::{Process, eventually};
 use crate::report::{Distribution, Report};
@@ -25,6 +28,12 @@ use crate::workload::{Plan, Try, Workload, latencies};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
+/// At these the apps of all copies end, and hang.
+const POISONS: [&str; 2] = ["/r/poison-dies", "/r/poison-hangs"];
+/// How often one is sent.
+const POISON_EVERY: Duration = Duration::from_secs(60);
+/// Faults and changes may keep a member away that must say what it did.
+const SKIPPED_WITHIN: Duration = Duration::from_secs(120);
 /// Voters at least, and members at most.
 const SIZES: (usize, usize) = (3, 5);
 /// Of a sidecar, in bytes: logs, windows and snapshots are on disk, or bounded.
@@ -37,10 +46,27 @@ struct Step {
     ended_ns: u64,
 }
 
-/// Members are added, removed and made anew while single processes are killed and stopped.
+impl Step {
+    fn overlaps(&self, one: &Try) -> bool {
+        self.began_ns <= one.ended_ns && one.begun_ns <= self.ended_ns
+    }
+
+    fn milliseconds(&self) -> f64 {
+        (self.ended_ns - self.began_ns) as f64 / 1e6
+    }
+}
+
+/// Members are added, removed and made anew while processes are killed and stopped, whole members too,
+/// and requests come at which the apps of all copies end or hang.
 pub(super) async fn come_and_go(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
     let state = format!("{{snapshot: {{{BY_HTTP}, {}}}}}", every(settings, 8));
-    let mut group = Group::start(&Options::with_state(&[], &state)?).await?;
+    let spec = format!("app: {{applyTimeout: 1s}}\n  state: {state}");
+    // One file of all members, of those that come later too.
+    let fates = ["--fates", "{data}/../../fates"];
+    let mut group = Group::start(&Options::with_spec(&fates, &spec)?).await?;
+    let [dies, hangs] = POISONS;
+    let text = [Fate::Dies.line(dies), Fate::Hangs.line(hangs)].concat();
+    fs::write(group.data().join("fates"), text)?;
     let plan = Plan {
         rate: settings.rate,
         seed: settings.seed.wrapping_mul(31).wrapping_add(7),
@@ -50,20 +76,29 @@ pub(super) async fn come_and_go(settings: &Settings, report: &mut Report) -> any
     let span = Duration::from_secs(settings.fault_seconds / 2);
     let mut random = StdRng::seed_from_u64(settings.seed);
     let begun = Instant::now();
-    let (deeds, steps) = tokio::join!(
+    let (deeds, steps, skips) = tokio::join!(
         nemesis::torment(&group, &workload, &mut random, span),
         change(&group, &workload, settings.seed, span),
+        send_poison(&group, &workload, span),
     );
     let seconds = begun.elapsed().as_secs_f64();
     let recorded = workload.finish_through(&group.numbers()).await?;
     tell_traffic(&recorded, seconds, report);
     match deeds {
-        Ok(deeds) => report.say(format!("{} faults", deeds.faults.len())),
+        Ok(deeds) => report.say(format!(
+            "{} faults, {} of whole members",
+            deeds.faults.len(),
+            deeds.faults.iter().filter(|it| it.whole).count()
+        )),
         Err(error) => report.fail(format!("faults: {error:#}")),
     }
     match steps {
         Ok(steps) => tell_steps(&steps, &recorded.tries, span, report),
         Err(error) => report.fail(format!("members: {error:#}")),
+    }
+    match skips {
+        Ok(skips) => report.say(format!("requests that fail everywhere: {skips}")),
+        Err(error) => report.fail(format!("requests that fail everywhere: {error:#}")),
     }
     tell_memory(&group, report);
     conclude(settings, &mut group, "come-and-go", recorded, report).await?;
@@ -75,6 +110,51 @@ pub(super) async fn come_and_go(settings: &Settings, report: &mut Report) -> any
     report.expect(bounded.await, format!("a log was not cut: {members:?}"));
     group.stop().await?;
     Ok(())
+}
+
+/// Sends a request that no copy survives every minute, or four in a shorter time, and waits until it is
+/// skipped; how long that takes.
+async fn send_poison(
+    group: &Group,
+    workload: &Workload,
+    span: Duration,
+) -> anyhow::Result<Distribution> {
+    let end = Instant::now() + span;
+    let every = POISON_EVERY.min(span / 4);
+    let mut times = Vec::new();
+    let mut due = Instant::now() + every / 2;
+    while due < end {
+        sleep_until(due.into()).await;
+        let number = times.len();
+        let path = POISONS[number % POISONS.len()];
+        let began_ns = workload.now_ns();
+        loop {
+            // Through whoever is there now: members go.
+            let numbers = group.numbers();
+            let through = numbers[number % numbers.len()];
+            let client = Client::new(group.address(through));
+            let key = format!("poison-{number}");
+            let answer = poison::send_through(&client, path, &key, 15 * SECOND).await;
+            if let Ok(answer) = answer {
+                ensure!(
+                    answer.status == 502 && answer.outcome() == Some("skipped"),
+                    "{path} {number}: {} {}",
+                    answer.status,
+                    answer.text()
+                );
+                break;
+            }
+            let waited = Duration::from_nanos(workload.now_ns() - began_ns);
+            ensure!(
+                waited < SKIPPED_WITHIN,
+                "{path} {number}: {answer:?} after {waited:?}"
+            );
+        }
+        times.push((workload.now_ns() - began_ns) as f64 / 1e6);
+        due += every;
+    }
+    ensure!(!times.is_empty(), "none was sent: the run is invalid");
+    Ok(Distribution::new(times))
 }
 
 /// Changes one after another, until the time is over.
@@ -141,16 +221,15 @@ async fn change(
 fn tell_steps(steps: &[Step], tries: &[Try], span: Duration, report: &mut Report) {
     let mut kinds: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for step in steps {
-        let milliseconds = (step.ended_ns - step.began_ns) as f64 / 1e6;
-        kinds.entry(step.what).or_default().push(milliseconds);
+        kinds
+            .entry(step.what)
+            .or_default()
+            .push(step.milliseconds());
     }
     for (what, times) in kinds {
         report.say(format!("members {what}: {}", Distribution::new(times)));
     }
-    let within = |one: &Try| {
-        let overlaps = |it: &Step| it.began_ns <= one.ended_ns && one.begun_ns <= it.ended_ns;
-        steps.iter().any(overlaps)
-    };
+    let within = |one: &Try| steps.iter().any(|it| it.overlaps(one));
     let (during, beside): (Vec<Try>, Vec<Try>) = tries.iter().copied().partition(within);
     let p99 = |tries: &[Try]| latencies(tries, true).value_at_quantile(0.99) as f64 / 1e3;
     report.say(format!(
@@ -180,6 +259,80 @@ fn tell_memory(group: &Group, report: &mut Report) {
         most < MEMORY,
         format!("a sidecar has taken {most} bytes of memory"),
     );
+}
+
+/// Snapshots are taken and members made anew while nothing else goes wrong: who writes waits no longer.
+pub(super) async fn nobody_waits(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let from = folder.path().join("used");
+    fill(&from, settings.import_bytes)?;
+    let mut options = Options::with_state(
+        &["--keep", "{data}"],
+        "{type: Volume, volume: {mountPath: /data}, snapshot: {type: Volume, every: {slots: 1000000}}}",
+    )?;
+    options.arguments = vec!["--import".to_owned(), from.display().to_string()];
+    options.patience = Some(Duration::from_secs(600));
+    let mut group = Group::start(&options).await?;
+    let plan = Plan {
+        rate: settings.rate / 2,
+        seed: settings.seed,
+        ..Plan::default()
+    };
+    let workload = Workload::start(&group.addresses(), plan);
+    let begun = Instant::now();
+    let mut steps = Vec::new();
+    for round in 0..4 {
+        for what in ["snapshot", "catch-up"] {
+            sleep(5 * SECOND).await;
+            let leader = group.leader().await.context("nobody leads")?;
+            let follower = (1..=MEMBERS).find(|it| *it != leader && it % 2 == round % 2);
+            let follower = format!("registers-{}", follower.unwrap_or(leader % MEMBERS + 1));
+            let arguments = match what {
+                "snapshot" => vec!["snapshot", "take"],
+                _ => vec!["members", "replace", &follower],
+            };
+            let began_ns = workload.now_ns();
+            let output = group.command(&arguments).await?;
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(output.status.success(), "synod {arguments:?}: {error}");
+            steps.push(Step {
+                what,
+                began_ns,
+                ended_ns: workload.now_ns(),
+            });
+        }
+    }
+    sleep(5 * SECOND).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    let recorded = workload.finish_through(&group.numbers()).await?;
+    tell_traffic(&recorded, seconds, report);
+    let p99 = |what: Option<&str>| {
+        let chosen = recorded.tries.iter().copied().filter(|one| {
+            let kinds = steps.iter().filter(|it| it.overlaps(one));
+            let kinds: Vec<&str> = kinds.map(|it| it.what).collect();
+            what.map_or(kinds.is_empty(), |what| kinds.contains(&what))
+        });
+        let chosen: Vec<Try> = chosen.collect();
+        latencies(&chosen, true).value_at_quantile(0.99) as f64 / 1e3
+    };
+    let beside = p99(None);
+    for what in ["snapshot", "catch-up"] {
+        let took = steps.iter().filter(|it| it.what == what);
+        let took = Distribution::new(took.map(Step::milliseconds).collect());
+        let during = p99(Some(what));
+        let ratio = during / beside;
+        report.say(format!(
+            "writes during a {what} ({took}): p99 {during:.1} ms, {ratio:.2} times the {beside:.1} ms beside"
+        ));
+        // A machine that others use too is given some milliseconds.
+        report.expect(
+            ratio <= 1.5 || during - beside < 5.0,
+            format!("a {what} makes who writes wait {ratio:.2} times as long"),
+        );
+    }
+    conclude(settings, &mut group, "nobody-waits", recorded, report).await?;
+    group.stop().await?;
+    Ok(())
 }
 
 // === groups that begin with a state ===

@@ -43,21 +43,30 @@ fn decree(group: &Group, members: impl IntoIterator<Item = u32>, fate: Fate) -> 
 /// Sends the request through a member until it is known what became of it.
 fn send(group: &Group, index: u32, key: &str) -> JoinHandle<anyhow::Result<Answer>> {
     let client = Client::new(group.address(index));
-    let key = format!("\"{key}\"");
-    tokio::spawn(async move {
-        let begun = Instant::now();
-        loop {
-            let mut put = request("PUT", PATH, "1");
-            put.headers_mut().insert("idempotency-key", key.parse()?);
-            match client.send(put, 15 * SECOND).await {
-                Ok(answer) if !matches!(answer.outcome(), Some("not-ordered" | "unknown")) => {
-                    return Ok(answer);
-                }
-                other => ensure!(begun.elapsed() < 90 * SECOND, "{other:?}"),
+    let key = key.to_owned();
+    tokio::spawn(async move { send_through(&client, PATH, &key, 90 * SECOND).await })
+}
+
+/// The same with a write of any path, at most so long.
+pub(super) async fn send_through(
+    client: &Client,
+    path: &str,
+    key: &str,
+    patience: Duration,
+) -> anyhow::Result<Answer> {
+    let begun = Instant::now();
+    loop {
+        let mut put = request("PUT", path, "1");
+        let key = format!("\"{key}\"").parse()?;
+        put.headers_mut().insert("idempotency-key", key);
+        match client.send(put, 15 * SECOND).await {
+            Ok(answer) if !matches!(answer.outcome(), Some("not-ordered" | "unknown")) => {
+                return Ok(answer);
             }
-            sleep(LOOK).await;
+            other => ensure!(begun.elapsed() < patience, "{other:?}"),
         }
-    })
+        sleep(LOOK).await;
+    }
 }
 
 fn expect_skipped(answer: &Answer, report: &mut Report) {
