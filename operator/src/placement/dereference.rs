@@ -82,6 +82,9 @@ pub(crate) async fn dereference(
         .map(Formed::Genesis);
     let record_lost = record.is_none() && handed_out.is_some();
     let formed = record.or(handed_out).unwrap_or(Formed::No);
+    let placed = placed(spec, &context.flags.cluster);
+    let standing = Roster::standing(&key.1, uid, &formed, &views);
+    views.retain(|it| !is_left(it, &placed, standing.as_ref(), uid));
     let mut found = Found {
         template: spec.and_then(|it| it.template.clone()),
         workload: None,
@@ -111,17 +114,32 @@ fn needed(
     key: &Key,
     uid: &str,
 ) -> Vec<String> {
-    let placement = spec.map(|it| members::placement(it, local));
-    let placed = placement.into_iter().flatten().map(|it| it.cluster);
     let roster = record.and_then(|it| Roster::recorded(&key.1, uid, it));
     let members = roster.into_iter().flat_map(|it| it.members);
     let mut names: Vec<String> = Vec::new();
+    let placed = placed(spec, local).into_iter();
     for name in placed.chain(members.map(|it| it.cluster)) {
         if !names.contains(&name) {
             names.push(name);
         }
     }
     names
+}
+
+fn placed(spec: Option<&ReplicatedServiceSpec>, local: &str) -> Vec<String> {
+    let placement = spec.map(|it| members::placement(it, local));
+    let places = placement.into_iter().flatten();
+    places.map(|it| it.cluster).collect()
+}
+
+/// Whether the members that the record places there have all gone to others, and their group with them.
+fn is_left(view: &View, placed: &[String], standing: Option<&Roster>, uid: &str) -> bool {
+    let members = standing.into_iter().flat_map(|it| &it.members);
+    let mut clusters = members.map(|it| &it.cluster);
+    view.is_open()
+        && !may_hold(view, uid)
+        && !placed.contains(&view.cluster)
+        && clusters.all(|it| *it != view.cluster)
 }
 
 /// Whether a group of this service is there, or may be. A cluster that is not registered any more was
@@ -384,6 +402,29 @@ mod tests {
             ["us", "eu", "ap"],
             "though the manifest cannot be read"
         );
+    }
+
+    #[test]
+    fn a_cluster_is_left_when_its_members_and_their_group_have_gone() {
+        let mut standing = Roster::recorded("notes", "uid-1", &formed()).expect("formed");
+        let us = open("us", "us-1");
+        let (here, elsewhere) = (["us".to_owned()], ["asia".to_owned()]);
+        let left = |view: &View, placed: &[String], standing: &Roster| {
+            is_left(view, placed, Some(standing), "uid-1")
+        };
+        assert!(!left(&us, &elsewhere, &standing), "a member is still there");
+        standing.members.retain(|it| it.cluster != "us");
+        assert!(left(&us, &elsewhere, &standing));
+        assert!(!left(&us, &here, &standing), "members are wanted there");
+        let plan = plan::plan(&valid(formed()), &three(), &Issued::default(), "a.example");
+        let group = &taken_up(&plan, three())[0];
+        assert_eq!(group.cluster, "us");
+        assert!(!left(group, &elsewhere, &standing), "its group is there");
+        let silent = View {
+            access: Access::Starting,
+            ..us
+        };
+        assert!(!left(&silent, &elsewhere, &standing), "its group may be");
     }
 
     #[test]

@@ -464,7 +464,7 @@ fn degraded(report: &Report<'_>, roster: &Roster, members: &Tally<'_>) -> Option
         return Some(matter(reason, message));
     }
     if members.epoch().is_some() {
-        let silent = members.names(|it| it.state == MemberState::Unreachable);
+        let silent = members.silent();
         if !silent.is_empty() {
             return Some(matter(&conditions::MEMBER_UNREACHABLE, silent.join(", ")));
         }

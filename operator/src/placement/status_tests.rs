@@ -5,6 +5,7 @@ use synod_api::{Condition, MemberState};
 use super::super::authority::Issued;
 use super::super::plan::tests::{change, formed, taken_up, three, valid};
 use super::*;
+use crate::placement::roster::outside;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time")
@@ -442,6 +443,23 @@ fn a_change_of_members_is_told_and_a_paused_service_says_so() {
     valid.course.under_way = Some((&conditions::MEMBER_JOINING, words));
     let status = say(&report(Some(&valid), &views));
     assert_eq!(word(&status, "Progressing"), "True MemberJoining");
+    assert_eq!(word(&status, "Ready"), "False MemberJoining");
+    // It has only been begun: its pod does not answer yet.
+    let mut begun = views.clone();
+    change(&mut begun, 0, |it| {
+        let members = &mut it.status.as_mut().expect("a status").members;
+        let mut newcomer = members[0].clone();
+        newcomer.name = "notes-us-1".to_owned();
+        newcomer.state = MemberState::Unreachable;
+        newcomer.ready = false;
+        newcomer.epoch = 0;
+        members.push(newcomer);
+    });
+    let mut joining = valid.clone();
+    let newcomer = outside("us", "us-1", "notes-us-1");
+    joining.roster.members.push(newcomer);
+    let status = say(&report(Some(&joining), &begun));
+    assert_eq!(word(&status, "Degraded"), "False AsDesired");
     assert_eq!(word(&status, "Ready"), "False MemberJoining");
     let mut refused = views.clone();
     change(&mut refused, 0, |it| {

@@ -52,6 +52,17 @@ impl<'a> Tally<'a> {
             .collect()
     }
 
+    /// Members of the group that do not answer in their cluster. One that is still to come into it has
+    /// only been begun.
+    pub(crate) fn silent(&self) -> Vec<&'a str> {
+        let silent = |it: &GroupMemberStatus| it.state == MemberState::Unreachable;
+        self.all
+            .iter()
+            .filter(|(it, status)| it.member.id != 0 && status.is_some_and(silent))
+            .map(|(it, _)| it.member.name.as_str())
+            .collect()
+    }
+
     fn is_alive(status: Option<&GroupMemberStatus>) -> bool {
         status.is_some_and(|it| it.ready && it.epoch > 0 && it.state != MemberState::Unreachable)
     }

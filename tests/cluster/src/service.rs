@@ -90,12 +90,17 @@ impl Service<'_> {
     }
 
     /// Waits until a condition says something that contains `words`.
-    pub async fn wait_until_said(&self, kind: &str, words: &str, limit: Duration) -> Result<()> {
+    pub async fn wait_until_said(
+        &self,
+        kind: &str,
+        words: &str,
+        limit: Duration,
+    ) -> Result<String> {
         let began = Instant::now();
         loop {
-            let said = self.conditions().await?;
-            if said.get(kind).is_some_and(|it| it.contains(words)) {
-                return Ok(());
+            let mut said = self.conditions().await?;
+            if let Some(it) = said.remove(kind).filter(|it| it.contains(words)) {
+                return Ok(it);
             }
             if began.elapsed() > limit {
                 bail!("{kind} never said {words:?}: {said:#?}");

@@ -96,9 +96,7 @@ pub(super) async fn told(
     words: &[&str],
     report: &mut Report,
 ) -> Result<String> {
-    service.wait_until_said(kind, words[0], PATIENCE).await?;
-    let said = service.conditions().await?.remove(kind);
-    let said = said.unwrap_or_default();
+    let said = service.wait_until_said(kind, words[0], PATIENCE).await?;
     report.say(format!("{kind}: {said}"));
     for word in words {
         report.expect(
