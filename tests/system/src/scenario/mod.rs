@@ -92,6 +92,7 @@ pub const ALL: &[Scenario] = scenarios! {
     "states/single faults lose nothing while snapshots cut the log" => states::faults_in_memory,
     "states/single faults lose nothing on a volume that is rolled back" => states::faults_rolled_back,
     "states/single faults lose nothing with an app that tells its slot" => states::faults_with_applied,
+    "states/requests are replayed as fast as over one connection" => states::replayed_fast,
     "states/snapshots are taken on request and listed" => states::on_request,
     "states/the example app on a volume keeps every note once" => states::example_rolled_back,
     "states/the example app that tells its slot keeps every note once" => states::example_with_applied,

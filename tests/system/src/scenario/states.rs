@@ -5,10 +5,15 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use bytes::Bytes;
+use futures::future::join_all;
+use http::Request;
+use http_body_util::Full;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
 use serde_json::Value;
+use tokio::time::sleep;
 
 use super::Settings;
 use super::agreement::{conclude, start, tell_traffic, torment};
@@ -325,4 +330,83 @@ async fn note(client: &Client, text: &str) -> anyhow::Result<()> {
     });
     ensure!(done.await, "{text} was not taken: {last}");
     Ok(())
+}
+
+/// Writes that are replayed.
+const REPLAYED: u64 = 30_000;
+/// Of an app's own one-connection rate, the least that a replay reaches.
+const REPLAY_SHARE: f64 = 0.9;
+
+/// An app that begins anew is handed all requests as fast as anybody could over one connection.
+pub(super) async fn replayed_fast(_: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let mut group = Group::start(&Options::sample_app()?).await?;
+    let clients: Vec<Client> = group.addresses().into_iter().map(Client::new).collect();
+    let done: Vec<anyhow::Result<()>> = join_all((0..64_u64).map(async |lane| {
+        let client = &clients[lane as usize % clients.len()];
+        for number in (lane..REPLAYED).step_by(64) {
+            let answer = client.send(small_write(number), 30 * SECOND).await?;
+            ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
+        }
+        Ok(())
+    }))
+    .await;
+    done.into_iter().collect::<anyhow::Result<()>>()?;
+    group.wait_until_level(60 * SECOND).await?;
+    let mut shares = Vec::new();
+    for index in 1..=MEMBERS {
+        // The app alone, as one who is level, over one connection; then it is made anew.
+        let alone = Client::new(group.app_address(index)?);
+        let begun = Instant::now();
+        for number in 0..REPLAYED / 2 {
+            alone.send(small_write(number), 10 * SECOND).await?;
+        }
+        let own = (REPLAYED / 2) as f64 / begun.elapsed().as_secs_f64();
+        let process = group.process(index, Part::App).context("no app")?;
+        process.signal(Signal::KILL)?;
+        // From a tenth on, so that the start of the process is not counted.
+        let mut at = applied_within(&group, index, REPLAYED / 10, |it| it < REPLAYED / 2).await?;
+        let first = at;
+        while at.0 < REPLAYED {
+            at = applied_within(&group, index, at.0 + 1, |_| true).await?;
+        }
+        let replayed = (at.0 - first.0) as f64 / (at.1 - first.1).as_secs_f64();
+        report.say(format!(
+            "member {index}: replay {replayed:.0}/s, the app alone over one connection {own:.0}/s: {:.0} %",
+            100.0 * replayed / own
+        ));
+        shares.push(replayed / own);
+    }
+    let best = shares.into_iter().fold(0.0, f64::max);
+    report.expect(
+        best >= REPLAY_SHARE,
+        format!("a replay reaches {:.0} % at best", 100.0 * best),
+    );
+    group.stop().await?;
+    Ok(())
+}
+
+fn small_write(number: u64) -> Request<Full<Bytes>> {
+    request("PUT", &format!("/r/{}", number % 100), number.to_string())
+}
+
+/// The first slot from `least` on that a member says to have executed, and when.
+async fn applied_within(
+    group: &Group,
+    index: u32,
+    least: u64,
+    wanted: impl Fn(u64) -> bool,
+) -> anyhow::Result<(u64, Instant)> {
+    let begun = Instant::now();
+    loop {
+        let told = group.tell(index).await.unwrap_or_default();
+        let applied = told["applied"].as_u64().unwrap_or(0);
+        if applied >= least && wanted(applied) {
+            return Ok((applied, Instant::now()));
+        }
+        ensure!(
+            begun.elapsed() < 60 * SECOND,
+            "member {index} stays at {applied}"
+        );
+        sleep(Duration::from_millis(5)).await;
+    }
 }
