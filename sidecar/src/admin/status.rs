@@ -119,7 +119,7 @@ impl From<Outsider> for Bypass {
 }
 
 /// All that a member may wait for.
-pub const WAITING_ON: [&str; 12] = [
+pub const WAITING_ON: [&str; 13] = [
     "genesis",
     "quorum",
     "sync",
@@ -132,6 +132,7 @@ pub const WAITING_ON: [&str; 12] = [
     "policy",
     "upgrade",
     "divergence",
+    "revision",
 ];
 
 /// Why nothing goes on.

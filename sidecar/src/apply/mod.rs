@@ -58,8 +58,8 @@ pub use ids::Ids;
 pub use keys::KeyLookup;
 pub use ledger::{Found, History, InFlight, Ledger, LedgerError, Record};
 pub use machine::{
-    Action, Answer as MachineAnswer, Ask, Blocked, Execute, Job, Lineage, Machine, Progress, Run,
-    Setup, Standing, StateType, UncleanCrash,
+    Action, Answer as MachineAnswer, Ask, Blocked, Execute, Job, Lineage, Machine, Progress,
+    RevisionStatus, Run, Setup, Standing, StateType, UncleanCrash,
 };
 pub use promises::PromisesError;
 pub use states::{NoSnapshots, RestoreError, StateError, States, Take};
