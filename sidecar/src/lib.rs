@@ -22,5 +22,6 @@ pub mod keeper;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod node;
 pub mod poison;
+mod revision;
 pub mod run;
 pub mod snapshot;

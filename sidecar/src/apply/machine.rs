@@ -482,6 +482,11 @@ impl Machine {
         }
     }
 
+    /// Whatever listens, as far as was seen.
+    pub fn listens(&self) -> Option<Instance> {
+        self.app.instance()
+    }
+
     /// The instance that must be stopped.
     pub fn condemned(&self) -> Option<Instance> {
         match self.app {

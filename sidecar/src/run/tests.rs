@@ -5,6 +5,7 @@ mod ends;
 mod members;
 mod poison;
 mod restored;
+mod revisions;
 mod scrub;
 mod snapshots;
 mod stops;
@@ -62,6 +63,8 @@ struct List {
     hangs_at: Arc<Mutex<Option<String>>>,
     /// How many requests it has executed.
     executed: Arc<AtomicU64>,
+    /// Which revision it is: it keeps another line for `which`.
+    revision: Arc<AtomicU64>,
     /// What is wrong with its copy.
     quirk: Arc<Mutex<Quirk>>,
 }
@@ -143,6 +146,7 @@ impl App for List {
         let quirk = self.take_quirk();
         self.lines.lock().expect("list").push(match quirk {
             Quirk::Stores => format!("not {line}"),
+            _ if line == "which" => format!("of-{}", self.revision.load(Ordering::SeqCst)),
             _ => line,
         });
         let mut headers = http::HeaderMap::new();
@@ -260,6 +264,7 @@ impl Group {
                 address: "127.0.0.1:9".parse().expect("address"),
                 protocol: config::Protocol::Http1,
                 token: None,
+                revision: Some(self.path(&format!("revision-{number}"))),
             },
             log: Log {
                 max_bytes: self.log_bytes,

@@ -43,6 +43,8 @@ pub(super) struct Revisions {
 /// How far a change of the app is on this member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RevisionStatus {
+    /// The rest is known: apply has looked at the app and at the newest snapshot.
+    pub is_known: bool,
     /// Of the app that clients are answered by.
     pub in_force: u64,
     /// It executes what follows this slot.
@@ -160,6 +162,7 @@ impl Machine {
         };
         let wants = next > self.revisions.base && !self.revisions.begins_with_base(next);
         RevisionStatus {
+            is_known: self.recovered.is_none(),
             in_force: self.fold.revision(),
             barrier: self.fold.barrier(),
             is_unfinished: self.fold.is_unfinished(),
