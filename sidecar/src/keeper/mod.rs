@@ -301,7 +301,7 @@ impl Handle {
         tokio::spawn(async move {
             match handle.take().await {
                 Ok(made) => {
-                    tracing::info!(slot = %made.head.slot, "the old app's last state is saved")
+                    tracing::info!(slot = %made.head.slot, "the old app's last state is saved");
                 }
                 Err(error) => {
                     tracing::warn!(slot = %end, %error, "the old app's last state was not saved");

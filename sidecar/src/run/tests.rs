@@ -289,6 +289,10 @@ impl Group {
         let started = Member::start_with(node, config, list.clone(), list.clone());
         let member = started.await.expect("starts");
         // The app starts behind its sidecar, as it does beside a native sidecar.
+        if let Ok(revision) = std::fs::read_to_string(self.path(&format!("revision-{number}"))) {
+            let revision = revision.parse().expect("a number");
+            list.revision.store(revision, Ordering::SeqCst);
+        }
         list.start();
         member.apply().app_started();
         self.members[number - 1] = Some(Running { member, list });

@@ -85,6 +85,7 @@ impl Machine {
         };
         self.revisions.recover(record.revision);
         self.lineage.is_known = true;
+        self.lineage.revision = record.revision;
         self.astray = record.astray;
         self.stands = record.stands;
         self.interrupted = record.in_flight.map(|in_flight| Interrupted {

@@ -91,6 +91,11 @@ impl Revisions {
         self.state = Some(revision);
     }
 
+    /// Of the app that listens, or did last.
+    pub(super) fn app(&self) -> u64 {
+        self.app
+    }
+
     /// An app has started.
     pub(super) fn begin(&mut self) {
         self.app = self.offered;
@@ -215,6 +220,7 @@ impl Machine {
 
     /// Another revision takes over.
     pub(super) fn begin_revision(&mut self, number: u64, barrier: Slot) {
+        let lacked = self.lacks_state();
         self.revisions.barriers.insert(number, barrier);
         if barrier == self.fold.admitted() {
             self.revisions.tables.insert(barrier, self.fold.clone());
@@ -233,7 +239,9 @@ impl Machine {
                 self.handle_unknown(run.expect("it was there a moment ago"));
             }
             // What it waits for may be here.
-            App::Restoring { instance, .. } if !self.lacks_state() => self.restore(instance),
+            App::Restoring { instance, .. } if lacked && !self.lacks_state() => {
+                self.restore(instance);
+            }
             App::Asking { instance, .. } if !self.is_of_its_own() => self.roll_back(instance),
             _ => {}
         }

@@ -88,10 +88,7 @@ fn conflict(control: &Control) -> Status {
 
 fn words(in_force: u64, is_unfinished: bool) -> String {
     if is_unfinished {
-        format!(
-            "not all copies run revision {in_force} yet: wait for that, or take it back \
-             (takes_back)"
-        )
+        format!("not all copies run revision {in_force} yet: wait for that, or take it back")
     } else {
         format!(
             "revision {in_force} has taken over: it cannot be taken back, only followed by another"

@@ -384,6 +384,24 @@ fn the_next_process_knows_which_revision_runs() {
 }
 
 #[test]
+fn a_change_that_is_learnt_while_a_state_is_put_back_does_not_begin_that_anew() {
+    let mut bench = at_the_barrier();
+    save(&mut bench);
+    bench.choose_revision_done(1);
+    bench.choose_revision(8, 2, false);
+    let mut next = bench.restarted(None);
+    next.machine.handle_offered(1);
+    next.machine.handle_app(Some(instance(2)));
+    let actions = next.step();
+    let restores = actions.iter();
+    let restores = restores.filter(|it| matches!(it, Action::Restore { .. }));
+    assert_eq!(restores.count(), 1, "{actions:?}");
+    let (job, _) = restored(&actions).expect("one");
+    next.machine.handle_restored(job);
+    assert_eq!(next.run().0, [5, 6]);
+}
+
+#[test]
 fn a_skip_that_is_learnt_at_the_barrier_is_part_of_what_is_saved_there() {
     let mut bench = Bench::new();
     bench.choose(1, &request());
