@@ -541,6 +541,8 @@ fn what_a_revision_that_was_taken_back_has_answered_is_compared_with_nothing() {
     // One that has not heard of it yet, and one that stands at the barrier.
     says_as(&mut comparer, 1, 1, 6, &usual());
     says_as(&mut comparer, 0, 3, 4, &usual());
+    // What a majority of the other has answered there counts no more.
+    says_as(&mut comparer, 2, 3, 5, &other_body("new"));
     for slot in 5..=6 {
         says_as(&mut comparer, 2, 2, slot, &other_body("new"));
     }

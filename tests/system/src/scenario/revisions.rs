@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::Settings;
-use super::agreement::{conclude, start, tell_traffic};
+use super::agreement::{conclude, start};
 use super::states::BY_HTTP;
 use crate::client::{Answer, Client, request};
 use crate::group::{Group, MEMBERS, Options};
@@ -122,8 +122,12 @@ pub(super) async fn changed(settings: &Settings, report: &mut Report) -> anyhow:
     ends.store(true, Ordering::SeqCst);
     let seconds = begun.elapsed().as_secs_f64();
     let recorded = workload.finish().await?;
-    tell_traffic(&recorded, seconds, report);
-    report.say(format!("{} faults", deeds?.faults.len()));
+    report.say(format!(
+        "{} operations in {seconds:.0} s, {} of unknown outcome; {} faults",
+        recorded.history.completed(),
+        recorded.history.unknown(),
+        deeds?.faults.len()
+    ));
     let mut barriers = Vec::new();
     for (output, _) in switched? {
         barriers.push(expect_switched(&output, report)?);

@@ -250,6 +250,9 @@ fn a_volume_is_put_back_to_the_barrier_before_the_next_revision_has_it() {
             start(&mut bench, 2, 1);
         }
         assert_eq!(bench.run().0, [3], "{state:?}");
+        // Its answers are compared with those of its own revision.
+        let lineage = bench.machine.lineage();
+        assert_eq!((lineage.revision, lineage.from), (1, Slot(2)), "{state:?}");
     }
 }
 
@@ -578,7 +581,7 @@ impl World {
 #[test]
 fn in_a_random_life_no_revision_executes_what_is_anothers() {
     let (mut executed, mut restores, mut changes) = (0, 0, 0);
-    for seed in 1..=60_u64 {
+    for seed in 1..=24_u64 {
         let mut dice = Dice(seed * 0x9E37_79B9_7F4A);
         let mut world = World {
             bench: Bench::begin(Found::Record(Record::default()), Vec::new()),
@@ -639,5 +642,5 @@ fn in_a_random_life_no_revision_executes_what_is_anothers() {
         restores += world.restores;
         changes += fold.revision();
     }
-    assert!(executed > 3_000 && restores > 100 && changes > 60);
+    assert!(executed > 1_000 && restores > 40 && changes > 24);
 }
