@@ -2,6 +2,7 @@
 //! manifests and configurations that cannot be used. One build serves: `synod` starts itself again
 //! as sidecar, as example app, and as what ties processes together.
 
+mod app;
 mod backup;
 mod cluster;
 mod example_app;
@@ -49,6 +50,8 @@ enum Command {
     Members(members::MembersCommand),
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    #[command(subcommand)]
+    App(app::AppCommand),
     Skip(skip::SkipArgs),
     #[command(subcommand)]
     Backup(backup::BackupCommand),
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Members(command) => members::run(command),
         Command::Snapshot(command) => snapshot::run(command),
+        Command::App(command) => app::run(command),
         Command::Skip(args) => skip::run(&args),
         Command::Backup(command) => backup::run(command),
         Command::Inject(args) => inject::run(&args),

@@ -49,7 +49,7 @@ async fn skip(args: &SkipArgs) -> Result<(), Failure> {
 }
 
 /// The member that says that it leads.
-async fn leader(members: &[Config]) -> Result<&Config, Failure> {
+pub(crate) async fn leader(members: &[Config]) -> Result<&Config, Failure> {
     for member in members {
         let status = status(member.listen.admin).await;
         if status.and_then(|it| it.leader).as_ref() == Some(&member.member) {

@@ -22,5 +22,7 @@ pub mod keeper;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod node;
 pub mod poison;
+#[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
+mod revision;
 pub mod run;
 pub mod snapshot;

@@ -293,6 +293,18 @@ impl MemberFolder {
         self.0.join("join.json")
     }
 
+    /// The revision of the app that is started, or was last.
+    pub(super) fn revision(&self) -> PathBuf {
+        self.0.join("revision")
+    }
+
+    /// The folder of the group.
+    pub(super) fn group(&self) -> &Path {
+        self.0
+            .parent()
+            .expect("a member's folder is in its group's")
+    }
+
     /// While it is there, what the member has is to be thrown away before its next start.
     pub(crate) fn replace_mark(&self) -> PathBuf {
         self.0.join("replace")
@@ -303,7 +315,7 @@ impl MemberFolder {
         for path in [self.sidecar_data(), self.app_data(), self.work()] {
             remove(fs::remove_dir_all(path))?;
         }
-        for path in [self.join(), self.replace_mark()] {
+        for path in [self.join(), self.revision(), self.replace_mark()] {
             remove(fs::remove_file(path))?;
         }
         Ok(())

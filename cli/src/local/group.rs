@@ -15,6 +15,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, interval, sleep};
 
 use super::certificates::Certificates;
+use super::commands::Commands;
 use super::folder::{Folder, Group};
 use super::formation;
 use super::founding;
@@ -63,6 +64,8 @@ struct Running {
     /// A higher protocol was asked for.
     raised: bool,
     slow_told: bool,
+    /// The app was changed since the group began.
+    is_revised: bool,
     relays: Relays,
     /// The look at the members that is under way.
     looking: JoinSet<anyhow::Result<Plan>>,
@@ -92,7 +95,7 @@ struct Place {
 struct Stop(Vec<Signal>);
 
 /// Runs a group until a signal ends it.
-pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
+pub(super) async fn run(mut settings: Settings) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let folder = Folder::open(
         settings.data.as_deref(),
@@ -102,6 +105,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
             settings.state_given.clone(),
         ),
     )?;
+    settings.command = Commands::begin(folder.path(), settings.command.take())?;
     let mut formed = formation::is_formed(&folder)?;
     if let Some(from) = &settings.import {
         if formed {
@@ -146,6 +150,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         since: Instant::now(),
         raised: false,
         slow_told: false,
+        is_revised: Commands::read(folder.path())?.is_revised(),
         relays: Relays::new(&settings.rtts, &folder.numbers()),
         looking: JoinSet::new(),
         look_at: Instant::now(),
@@ -462,7 +467,10 @@ impl Running {
             // It was taken away meanwhile.
             return Ok(());
         };
+        // A later revision of the app can be taken back, as long as the members run.
+        let may_be_changed = event.part == Part::App && self.is_revised;
         let hopeless = match &event.what {
+            _ if may_be_changed => false,
             What::Ended { quick_deaths, .. } => *quick_deaths >= HOPELESS,
             What::CannotStart(_) => true,
             _ => false,
@@ -477,7 +485,7 @@ impl Running {
         let is_silent = |it: &&Place| it.silent && !somebody_listens(it.member.app.port());
         let silent = self.places.values().filter(is_silent).count();
         let count = self.places.len();
-        if self.phase != Phase::Running && count - silent <= count / 2 {
+        if self.phase != Phase::Running && !self.is_revised && count - silent <= count / 2 {
             let text = format!("{text}\n{}", words::HOPELESSLY_SILENT);
             return Err(Failure::failed(text));
         }

@@ -14,6 +14,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::commands::{Commands, own};
+use super::folder::replace;
 use super::member::Member;
 use super::ports::somebody_listens;
 use super::process::{Backoff, Program, Running, how};
@@ -225,7 +227,7 @@ impl Keep {
 
     /// An app starts on a port that its predecessor has left, and from nothing or from the files that
     /// the sidecar has seen to.
-    async fn prepare(&self, admin: SocketAddr) -> Result<(), String> {
+    async fn prepare(&mut self, admin: SocketAddr) -> Result<(), String> {
         let port = self.member.app.port();
         let end = Instant::now() + APP_GRACE * 2;
         while somebody_listens(port) {
@@ -236,8 +238,9 @@ impl Keep {
             }
             sleep(RETRY).await;
         }
+        let revision = self.choose(admin).await?;
         if self.member.state == StateType::Volume {
-            self.until_it_may_start(admin).await;
+            self.until_it_may_start(admin, revision).await;
             return Ok(());
         }
         self.member.folder.empty_app_data().map_err(|error| {
@@ -248,13 +251,46 @@ impl Keep {
         })
     }
 
+    /// Which revision of the app is due, whose command is run then. The sidecar finds that in a file.
+    async fn choose(&mut self, admin: SocketAddr) -> Result<u64, String> {
+        let revision = self.due(admin).await;
+        let folder = &self.member.folder;
+        let commands = Commands::read(folder.group()).map_err(|error| error.to_string())?;
+        let Some(command) = commands.of(revision) else {
+            return Err(format!(
+                "revision {revision} of the app is due, and {} has no command for it: was it changed from \
+                 another folder?",
+                folder.group().display()
+            ));
+        };
+        self.program = self.member.app(&self.context.own, own(command));
+        let path = folder.revision();
+        replace(&path, format!("{revision}\n").as_bytes())
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        Ok(revision)
+    }
+
+    /// A sidecar that does not answer knows nothing.
+    async fn due(&self, admin: SocketAddr) -> u64 {
+        loop {
+            let answer = call(admin, Method::GET, "/lifecycle/app-revision", CALL_LIMIT).await;
+            if let Ok((StatusCode::OK, body)) = answer
+                && let Ok(revision) = plain(&body).parse()
+            {
+                return revision;
+            }
+            sleep(RETRY).await;
+        }
+    }
+
     /// Returns when the sidecar says that the app's files are as they must be. Nothing of the last
     /// start runs any more, so nobody writes to them. A sidecar that does not answer allows nothing.
-    async fn until_it_may_start(&self, admin: SocketAddr) {
+    async fn until_it_may_start(&self, admin: SocketAddr, revision: u64) {
+        let hook = format!("/lifecycle/app-may-start?revision={revision}");
         let begun = Instant::now();
         let mut told = None;
         loop {
-            let answer = call(admin, Method::GET, "/lifecycle/app-may-start", CALL_LIMIT).await;
+            let answer = call(admin, Method::GET, &hook, CALL_LIMIT).await;
             let reason = match answer {
                 Ok((StatusCode::OK, _)) => return,
                 Ok((StatusCode::SERVICE_UNAVAILABLE, body)) => plain(&body),

@@ -60,6 +60,7 @@ async fn serve_admin(admin: Arc<Admin>) -> SocketAddr {
                 }
             }),
         )
+        .route("/lifecycle/app-revision", get(|| async { "0\n" }))
         .route(
             "/lifecycle/app-started",
             post(move || async move {
@@ -110,6 +111,7 @@ impl Stage {
             events: sender,
         };
         let command = ["sh", "-c", app].map(str::to_owned);
+        Commands::begin(folder.path(), Some(command.to_vec())).expect("noted");
         Self {
             keeper: Keeper::start(member.clone(), Some(&command), context),
             events,

@@ -119,6 +119,7 @@ impl Member {
                     AppProtocol::H2c => Protocol::H2c,
                 },
                 token: None,
+                revision: Some(self.folder.revision()),
             },
             log: Log {
                 max_bytes: settings.log_max_bytes,

@@ -2,6 +2,7 @@
 //! process and one app process for each member, real mutual TLS between them, real logs on disk.
 
 mod certificates;
+pub(crate) mod commands;
 pub(crate) mod control;
 mod fields;
 pub(crate) mod folder;
@@ -16,7 +17,7 @@ mod ports;
 mod process;
 mod relay;
 mod screen;
-mod settings;
+pub(crate) mod settings;
 mod state;
 pub(crate) mod table;
 mod words;

@@ -228,7 +228,7 @@ pub(super) fn pairs(members: u32) -> Vec<(u32, u32)> {
 }
 
 /// Refuses a program that is not there, before anything is started.
-fn find_program(program: &str) -> Result<(), Failure> {
+pub(crate) fn find_program(program: &str) -> Result<(), Failure> {
     if program.contains('{') {
         // Known only when its member is.
         return Ok(());

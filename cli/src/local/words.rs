@@ -107,7 +107,7 @@ pub(super) fn event(event: &Event, member: &Member) -> String {
             humantime::format_duration(*again_in)
         ),
         What::StoppedForRebuild => {
-            format!("{name}: the app is stopped: its state is not known any more and is made again")
+            format!("{name}: the app is stopped, and its copy is made anew")
         }
         What::HeldBack(reason) => format!("{name}: the app is not started yet: {reason}"),
         What::CannotStart(problem) => format!("{name}: {title} cannot be started: {problem}"),

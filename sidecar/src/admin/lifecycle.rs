@@ -1,7 +1,9 @@
 //! Hooks of the pod's containers.
 //!
 //! `/lifecycle/app-started`: the app's container was started (rule A5). `/lifecycle/app-may-start`:
-//! whether it may be; not while its volume must be put back to a snapshot. `/lifecycle/drain`: this
+//! whether it may be; not while its volume must be put back to a snapshot, nor if it is of another
+//! revision than the one that is due here, where `?revision=` says which it is of.
+//! `/lifecycle/app-revision`: the revision that is due, a decimal number. `/lifecycle/drain`: this
 //! member's process is about to be ended; with `?of=app` only the app's container is, and the member
 //! may go on. A hook of the user's own that stood in the place of ours is called from here: at
 //! `127.0.0.1`, by `port` and `path` (and `host`, if it sets that header) of the query.
@@ -27,6 +29,7 @@ use super::server::{TOKEN, text};
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// Longest wait for the app to take the user's own hook after its start.
 const STARTING: Duration = Duration::from_secs(60);
+const NOT_KNOWN: &str = "which revision of the app is due is not known yet\n";
 /// Gap between two attempts.
 const AGAIN: Duration = Duration::from_millis(100);
 /// Longest that a user's own hook may take; a kubelet gives up earlier.
@@ -42,6 +45,7 @@ pub(super) struct Refused;
 #[derive(Debug, PartialEq, Eq)]
 struct Query {
     of_app: bool,
+    revision: Option<u64>,
     call: Option<Call>,
 }
 
@@ -73,7 +77,8 @@ pub(super) async fn answer<T>(
     };
     match request.uri().path() {
         "/lifecycle/app-started" => started(parts, query),
-        "/lifecycle/app-may-start" => Ok(may_start(parts)),
+        "/lifecycle/app-may-start" => Ok(may_start(parts, query.revision)),
+        "/lifecycle/app-revision" => Ok(revision(parts)),
         "/lifecycle/drain" => Ok(drain(parts, query).await),
         _ => Ok(text(StatusCode::NOT_FOUND, "there is no such hook\n")),
     }
@@ -92,7 +97,24 @@ fn started(parts: &AdminParts, query: Query) -> Result<Response<Full<Bytes>>, Re
     Ok(text(StatusCode::OK, "noted\n"))
 }
 
-fn may_start(parts: &AdminParts) -> Response<Full<Bytes>> {
+fn revision(parts: &AdminParts) -> Response<Full<Bytes>> {
+    match (parts.revision_due)() {
+        Some(due) => text(StatusCode::OK, format!("{due}\n")),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, NOT_KNOWN),
+    }
+}
+
+fn may_start(parts: &AdminParts, revision: Option<u64>) -> Response<Full<Bytes>> {
+    let unavailable = |words: String| text(StatusCode::SERVICE_UNAVAILABLE, words);
+    match (revision, (parts.revision_due)()) {
+        (Some(_), None) => return unavailable(NOT_KNOWN.to_owned()),
+        (Some(revision), Some(due)) if revision != due => {
+            return unavailable(format!(
+                "the app is of revision {revision}, and revision {due} is due here: start that one\n"
+            ));
+        }
+        _ => {}
+    }
     let may_start = parts.apply.borrow().may_start;
     if !parts.has_volume || (may_start && (parts.let_start)()) {
         return text(StatusCode::OK, "it may\n");
@@ -140,6 +162,7 @@ async fn drain(parts: &AdminParts, query: Query) -> Response<Full<Bytes>> {
 impl Query {
     fn of<T>(request: &Request<T>) -> Result<Self, &'static str> {
         let (mut port, mut path, mut host, mut of_app) = (None, None, None, false);
+        let mut revision = None;
         let query = request.uri().query().unwrap_or_default();
         for pair in query.split('&').filter(|it| !it.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -147,6 +170,10 @@ impl Query {
                 decoded(value).ok_or("a value of the query is not percent-encoded UTF-8\n")?;
             match (key, value.as_str()) {
                 ("of", "app") => of_app = true,
+                ("revision", _) => {
+                    let number = value.parse::<u64>().ok();
+                    revision = Some(number.ok_or("revision must be a decimal number\n")?);
+                }
                 ("port", _) => {
                     let number = value.parse::<u16>().ok().filter(|it| *it != 0);
                     port = Some(number.ok_or("port must be a number from 1 to 65535\n")?);
@@ -156,7 +183,7 @@ impl Query {
                     let value = HeaderValue::from_str(&value);
                     host = Some(value.map_err(|_| "host cannot stand in a header\n")?);
                 }
-                _ => return Err("the query may have: of=app, port, path, host\n"),
+                _ => return Err("the query may have: of=app, revision, port, path, host\n"),
             }
         }
         let call = match (port, path) {
@@ -164,7 +191,11 @@ impl Query {
             (Some(port), Some(path)) => Some(Call::new(port, path, host, request.headers())),
             _ => return Err("port and path belong together\n"),
         };
-        Ok(Self { of_app, call })
+        Ok(Self {
+            of_app,
+            revision,
+            call,
+        })
     }
 }
 
@@ -471,7 +502,7 @@ mod tests {
     #[tokio::test]
     async fn an_app_with_a_volume_may_be_started_once_its_files_are_as_they_should_be() {
         let (mut parts, control) = testing::parts();
-        let ask = |parts: &AdminParts| may_start(parts).status();
+        let ask = |parts: &AdminParts| may_start(parts, None).status();
         assert_eq!(ask(&parts), StatusCode::OK, "it has no volume");
         parts.has_volume = true;
         assert_eq!(ask(&parts), StatusCode::SERVICE_UNAVAILABLE);
@@ -483,6 +514,40 @@ mod tests {
             StatusCode::SERVICE_UNAVAILABLE,
             "they are changed"
         );
+    }
+
+    #[tokio::test]
+    async fn an_app_of_another_revision_than_the_one_that_is_due_is_not_started() {
+        let (mut parts, _control) = testing::parts();
+        parts.revision_due = Box::new(|| Some(3));
+        for (target, status, words) in [
+            ("/lifecycle/app-revision", 200, "3"),
+            ("/lifecycle/app-may-start", 200, "it may"),
+            ("/lifecycle/app-may-start?revision=3", 200, "it may"),
+            (
+                "/lifecycle/app-may-start?revision=2",
+                503,
+                "revision 3 is due",
+            ),
+            (
+                "/lifecycle/app-may-start?revision=new",
+                400,
+                "decimal number",
+            ),
+        ] {
+            let answered = answer(&parts, &get(target)).await.expect("answered");
+            assert_eq!(answered.status(), status, "{target}");
+            let body = body(answered).await;
+            assert!(body.contains(words), "{target}: {body}");
+        }
+        parts.revision_due = Box::new(|| None);
+        for target in [
+            "/lifecycle/app-revision",
+            "/lifecycle/app-may-start?revision=3",
+        ] {
+            let answered = answer(&parts, &get(target)).await.expect("answered");
+            assert_eq!(answered.status(), 503, "{target}");
+        }
     }
 
     #[tokio::test]

@@ -59,6 +59,8 @@ pub struct AdminParts {
     pub has_volume: bool,
     /// The app may be started from now on; false: not now.
     pub let_start: Box<dyn Fn() -> bool + Send + Sync>,
+    /// The revision of the app that is to be started here; `None`: it is not known yet.
+    pub revision_due: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     /// The newest snapshot.
     pub snapshot: Box<dyn Fn() -> Option<status::Snapshot> + Send + Sync>,
     /// How long the app takes for ordered requests.

@@ -25,7 +25,7 @@ use super::gauges::Gauges;
 use super::health::{self, AppProbe};
 use super::lifecycle::{self, Refused};
 use super::observer::{LOOK_EVERY, Observer};
-use super::status::{Bypass, Status, WAITING_ON, Waiting};
+use super::status::{Bypass, Revision, Status, WAITING_ON, Waiting};
 use crate::node::{Description, NodeStatus};
 
 /// For a client to say what it wants, also between two requests.
@@ -301,6 +301,13 @@ impl Admin {
             verified: self.parts.verified.borrow().slot().0,
             removed: node.removed.map(|it| it.0),
             undecided: poison.undecided,
+            revision: Revision {
+                in_force: apply.revision.in_force,
+                barrier: apply.revision.barrier.0,
+                unfinished: apply.revision.is_unfinished,
+                running: apply.revision.running,
+                due: apply.revision.due,
+            },
             skipped: poison.skipped,
         }
     }
@@ -339,11 +346,8 @@ fn probe(result: Result<(), &'static str>) -> Response<Full<Bytes>> {
     }
 }
 
-pub(super) fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = typed(
-        "text/plain; charset=utf-8",
-        Bytes::from_static(text.as_bytes()),
-    );
+pub(super) fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = typed("text/plain; charset=utf-8", text.into());
     *response.status_mut() = status;
     response
 }

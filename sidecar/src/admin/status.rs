@@ -84,9 +84,27 @@ pub struct Status {
     /// The request that no copy gets past, as the leader has found; `None` on other members.
     #[serde(default)]
     pub undecided: Option<UndecidedRequest>,
+    /// Which revision of the app answers, and which runs here.
+    #[serde(default)]
+    pub revision: Revision,
     /// Requests that were skipped, as far as that was learnt since this start; the last ones.
     #[serde(default)]
     pub skipped: Vec<SkippedRequest>,
+}
+
+/// How far a change of the app is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Revision {
+    /// The one whose copies answer clients; 0 is the first.
+    pub in_force: u64,
+    /// It executes what follows this slot.
+    pub barrier: u64,
+    /// Not all copies run it yet, and it may be taken back.
+    pub unfinished: bool,
+    /// The one that runs here; `None`: none does.
+    pub running: Option<u64>,
+    /// The one that is to be started here.
+    pub due: u64,
 }
 
 /// A snapshot of the app's state.
@@ -119,7 +137,7 @@ impl From<Outsider> for Bypass {
 }
 
 /// All that a member may wait for.
-pub const WAITING_ON: [&str; 12] = [
+pub const WAITING_ON: [&str; 13] = [
     "genesis",
     "quorum",
     "sync",
@@ -132,6 +150,7 @@ pub const WAITING_ON: [&str; 12] = [
     "policy",
     "upgrade",
     "divergence",
+    "revision",
 ];
 
 /// Why nothing goes on.

@@ -72,6 +72,7 @@ pub(super) fn parts() -> (AdminParts, Control) {
         may_stop: Box::new(|_| true),
         has_volume: false,
         let_start: Box::new(|| true),
+        revision_due: Box::new(|| Some(0)),
         snapshot: Box::new(|| None),
         app_started: Box::new(move || {
             counted.fetch_add(1, Ordering::Relaxed);

@@ -173,6 +173,7 @@ impl Compared {
         let is_news = noise_known != word.noise_known;
         let after = if is_same { word.after } else { Slot::ZERO };
         Batch {
+            revision: copy.lineage.revision,
             mark: copy.mark.clone(),
             noise: if is_news {
                 copy.noise.clone()
@@ -346,6 +347,7 @@ mod tests {
             number,
             from: Slot(0),
             is_known: true,
+            revision: 0,
         }
     }
 

@@ -178,6 +178,8 @@ pub struct Digests {
 pub struct Batch {
     /// Of which state of the copy they are: another number when it was made anew. 0: of none yet.
     pub lineage: u64,
+    /// The revision of the app that has that state.
+    pub revision: u64,
     /// The slot of that state when it began here.
     pub from: Slot,
     /// All up to here was compared by a leader, this one or an earlier one.

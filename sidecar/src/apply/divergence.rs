@@ -19,7 +19,8 @@ pub use verdict::{Mark, OnDivergence, Rules, Verdict};
 /// Slots that wait for a copy's digest, at most: a copy that is away for longer is not waited for.
 const PENDING: usize = 16_384;
 
-/// See the module's documentation. Every copy that it knows of runs the revision that answers.
+/// See the module's documentation. Copies of different revisions of the app are not compared: up to the
+/// barrier counts what the revision before has answered, and beyond it what the one in force has.
 ///
 /// A leader begins with nothing. What earlier ones have found is with the copies: the slots of which
 /// they have thrown their digests away are judged, and who was found to differ brings its [`Mark`].
@@ -30,6 +31,10 @@ pub struct Comparer {
     copies: BTreeSet<MemberId>,
     serving: BTreeSet<MemberId>,
     quarantined: BTreeSet<MemberId>,
+    /// The revision of the app in force, and its barrier.
+    in_force: (u64, Slot),
+    /// That of each copy.
+    revisions: BTreeMap<MemberId, u64>,
     /// The state that each copy has.
     lineages: BTreeMap<MemberId, u64>,
     /// How far each copy has reported.
@@ -56,6 +61,8 @@ impl Comparer {
             copies: BTreeSet::new(),
             serving: BTreeSet::new(),
             quarantined: BTreeSet::new(),
+            in_force: (0, Slot::ZERO),
+            revisions: BTreeMap::new(),
             lineages: BTreeMap::new(),
             through: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -78,6 +85,7 @@ impl Comparer {
         let copies = &self.copies;
         self.through.retain(|member, _| copies.contains(member));
         self.lineages.retain(|member, _| copies.contains(member));
+        self.revisions.retain(|member, _| copies.contains(member));
         self.marks.retain(|member, _| copies.contains(member));
         self.told.retain(|member, _| copies.contains(member));
         self.over.retain(|member| copies.contains(member));
@@ -90,11 +98,37 @@ impl Comparer {
         self.take_out_more();
     }
 
-    /// What a copy has answered.
-    pub fn handle_batch(&mut self, member: MemberId, batch: Batch) {
-        if !self.copies.contains(&member) {
+    /// This revision of the app executes what follows this slot. Whatever an earlier one has answered
+    /// beyond is void: it was taken back.
+    pub fn handle_revision(&mut self, number: u64, barrier: Slot) {
+        if self.in_force == (number, barrier) {
             return;
         }
+        self.in_force = (number, barrier);
+        let earlier = self.revisions.iter().filter(|(_, it)| **it < number);
+        let earlier: BTreeSet<MemberId> = earlier.map(|(member, _)| *member).collect();
+        for (member, through) in &mut self.through {
+            if earlier.contains(member) {
+                *through = barrier.min(*through);
+            }
+        }
+        for digests in self.pending.range_mut(barrier.next()..).map(|it| it.1) {
+            digests.retain(|member, _| !earlier.contains(member));
+        }
+        self.pending.retain(|_, digests| !digests.is_empty());
+    }
+
+    /// What a copy has answered.
+    pub fn handle_batch(&mut self, member: MemberId, mut batch: Batch) {
+        let (in_force, barrier) = self.in_force;
+        // Of a revision that is not in force as far as is known here, more is asked for again.
+        if !self.copies.contains(&member) || batch.revision > in_force {
+            return;
+        }
+        if batch.revision < in_force {
+            batch.through = barrier.min(batch.through);
+        }
+        self.revisions.insert(member, batch.revision);
         self.finish(batch.released);
         for noise in &batch.noise {
             if self.noise.len() < NOISE {

@@ -49,6 +49,7 @@ pub(super) struct Inputs<S> {
     pub(super) signals: Arc<Signals>,
     pub(super) calls: mpsc::Receiver<Call>,
     pub(super) state: StateType,
+    pub(super) revision: Arc<dyn Fn() -> io::Result<u64> + Send + Sync>,
     pub(super) states: Arc<S>,
 }
 
@@ -131,6 +132,10 @@ pub(super) async fn run<A: App, S: States>(
     });
     let commit = inputs.feed.news().commit;
     machine.handle_commit(commit);
+    match (inputs.revision)() {
+        Ok(revision) => machine.handle_offered(revision),
+        Err(error) => tracing::warn!(%error, "cannot see which revision the app is of"),
+    }
     let new = found == Found::Missing && prelude.proven;
     machine.handle_app(if new { None } else { prelude.first });
     let mut executor = Executor {
@@ -578,7 +583,7 @@ impl<A: App, S: States> Executor<A, S> {
 
     fn see(&mut self) -> io::Result<Option<Instance>> {
         self.looked_at = Instant::now();
-        let seen = self.app.look();
+        let seen = self.app.look().and_then(|seen| self.recognise(seen));
         if let Err(error) = &seen
             && !self.look_failed
         {
@@ -586,6 +591,14 @@ impl<A: App, S: States> Executor<A, S> {
         }
         self.look_failed = seen.is_err();
         seen
+    }
+
+    /// Of whatever was not there before the machine must know the revision first (rule V1).
+    fn recognise(&mut self, seen: Option<Instance>) -> io::Result<Option<Instance>> {
+        if seen.is_none() || seen != self.machine.listens() {
+            self.machine.handle_offered((self.inputs.revision)()?);
+        }
+        Ok(seen)
     }
 
     fn note(&mut self, tell: impl FnOnce(&mut Machine)) {

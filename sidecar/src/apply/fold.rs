@@ -8,20 +8,22 @@ use prost::Message;
 use synod_paxos::{
     AgreedTime, Boot, CommandId, CommandKind, Configuration, Entry, Member, MemberId, Slot,
 };
-use synod_proto::v1::{Policy, Request, Skip};
+use synod_proto::v1::{Policy, Request, Revision, RevisionDone, Skip};
 
 use super::Outcome;
 use super::ids::Ids;
 use super::keys::{First, KeyLookup, KeyUse, Keys};
 
 /// What a slot may hold, as far as this version knows.
-const KINDS: [CommandKind; 6] = [
+const KINDS: [CommandKind; 8] = [
     CommandKind::NOOP,
     CommandKind::REQUEST,
     CommandKind::POLICY,
     CommandKind::SKIP,
     CommandKind::UPGRADE,
     CommandKind::RECONFIGURE,
+    CommandKind::REVISION,
+    CommandKind::REVISION_DONE,
 ];
 
 /// The replicated state besides the app's own. [`Fold::save`] and [`Fold::load`] make it part of
@@ -41,6 +43,10 @@ pub struct Fold {
     pub(super) skipped: BTreeSet<Slot>,
     /// The revision of the app that answers clients.
     pub(super) revision: u64,
+    /// It executes what follows this slot.
+    pub(super) barrier: Slot,
+    /// Not all copies run it yet, and it may be taken back.
+    pub(super) unfinished: bool,
     /// The protocol version in force.
     pub(super) protocol: u32,
 }
@@ -63,6 +69,8 @@ pub(super) enum Admission {
         /// Somebody may have been told that it was executed.
         unsure: bool,
     },
+    /// Another revision executes what follows the barrier (rule V1).
+    Revision { number: u64, barrier: Slot },
     /// This version does not know what it is: apply stops before it (rule P8).
     Unknown(CommandKind),
 }
@@ -85,6 +93,8 @@ impl Fold {
             keys: Keys::default(),
             skipped: BTreeSet::new(),
             revision: 0,
+            barrier: Slot::ZERO,
+            unfinished: false,
             protocol,
         }
     }
@@ -139,6 +149,16 @@ impl Fold {
         self.revision
     }
 
+    /// That revision executes what follows this slot (rule V1).
+    pub fn barrier(&self) -> Slot {
+        self.barrier
+    }
+
+    /// Not all copies run that revision yet, and it may be taken back.
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished
+    }
+
     /// Slots that nobody executes, in ascending order.
     pub fn skipped(&self) -> &BTreeSet<Slot> {
         &self.skipped
@@ -178,12 +198,18 @@ impl Fold {
             // Nor is this, and it may be proposed more than once.
             return self.admit_skip(entry);
         }
+        if kind == CommandKind::REVISION_DONE {
+            // Nor this.
+            self.admit_revision_done(entry);
+            return Admission::Nothing;
+        }
         if !self.take(entry.command.id, entry.command.floor) {
             return Admission::Settled(Outcome::Duplicate);
         }
         match kind {
             CommandKind::REQUEST => self.admit_request(entry),
             CommandKind::POLICY => self.admit_policy(entry),
+            CommandKind::REVISION => self.admit_revision(entry),
             // Of the group's own, and says nothing that makes sense: the same everywhere.
             _ => Admission::Nothing,
         }
@@ -272,5 +298,34 @@ impl Fold {
         };
         self.policy = Arc::new(policy);
         Admission::Settled(Outcome::Done)
+    }
+
+    /// By compare-and-set: a next one when the last has taken over, or one that takes the place of the
+    /// last, and with it its barrier, before that.
+    fn admit_revision(&mut self, entry: &Entry) -> Admission {
+        let Ok(revision) = Revision::decode(entry.command.payload.clone()) else {
+            return Admission::Settled(Outcome::Skipped);
+        };
+        let is_next = revision.number.checked_sub(1) == Some(self.revision);
+        if !is_next || revision.takes_back != self.unfinished {
+            return Admission::Settled(Outcome::Conflict);
+        }
+        self.revision = revision.number;
+        if !revision.takes_back {
+            self.barrier = entry.slot;
+        }
+        self.unfinished = true;
+        Admission::Revision {
+            number: self.revision,
+            barrier: self.barrier,
+        }
+    }
+
+    fn admit_revision_done(&mut self, entry: &Entry) {
+        if let Ok(done) = RevisionDone::decode(entry.command.payload.clone())
+            && done.number == self.revision
+        {
+            self.unfinished = false;
+        }
     }
 }

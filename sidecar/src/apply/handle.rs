@@ -17,7 +17,7 @@ use super::digests::Batch;
 use super::divergence::Mark;
 use super::fold::Fold;
 use super::keys::KeyLookup;
-use super::machine::{Ask, Standing};
+use super::machine::{Ask, RevisionStatus, Standing};
 use super::promises::PromisesError;
 use crate::admin::status::Waiting;
 use crate::app::Instance;
@@ -205,6 +205,8 @@ pub struct ApplyStatus {
     pub rollback: Option<Slot>,
     /// The app may be started: none runs, and its volume, if it has one, is as it should be.
     pub may_start: bool,
+    /// Which revision of the app runs here and in the group.
+    pub revision: RevisionStatus,
 }
 
 /// What the tables know about an Idempotency-Key, for the outcome endpoint.

@@ -9,7 +9,8 @@
 //! (16), instance (8), applied (8), numbers of slots in flight and of slots done above `applied`
 //! (1 + 1), unused (6), up to 7 x in flight (slot 8, attempt 4), up to 11 x done (8), unused (4),
 //! checksum (8). A serial apply has at most one slot in flight and none done above `applied`; with
-//! flag 4 the history is in that place: admitted, answered, sent and forgotten (8 each).
+//! flag 4 the history is in that place: admitted, answered, sent and forgotten (8 each). Behind that the
+//! first slot that differs (8), with flag 8, and the revision of the app (8).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -38,6 +39,7 @@ const FLAG_STANDS: u16 = 16;
 const KNOWN_FLAGS: u16 = FLAG_UNKNOWN | FLAG_ROLLBACK | FLAG_HISTORY | FLAG_ASTRAY | FLAG_STANDS;
 const DONE_AT: usize = 156;
 const ASTRAY_AT: usize = DONE_AT + 32;
+const REVISION_AT: usize = ASTRAY_AT + 8;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What is known about the app's state.
@@ -58,6 +60,8 @@ pub struct Record {
     pub astray: Option<Slot>,
     /// Therefore nothing is executed upon it any more.
     pub stands: bool,
+    /// The revision of the app that has, or had, this state (rule V1).
+    pub revision: u64,
     /// What was done by whatever instance; `None` in a record of an earlier version.
     pub history: Option<History>,
 }
@@ -272,6 +276,7 @@ impl Cell {
         if let Some(astray) = record.astray {
             put(ASTRAY_AT, &astray.0.to_le_bytes());
         }
+        put(REVISION_AT, &record.revision.to_le_bytes());
         let sum = checksum(&bytes);
         bytes[CHECKSUM_AT..].copy_from_slice(&sum);
         bytes
@@ -307,6 +312,7 @@ impl Cell {
                 rollback: flags & FLAG_ROLLBACK != 0,
                 stands: flags & FLAG_STANDS != 0,
                 astray: (flags & FLAG_ASTRAY != 0).then(|| Slot(u64_at(ASTRAY_AT))),
+                revision: u64_at(REVISION_AT),
                 history: (flags & FLAG_HISTORY != 0).then(|| History {
                     admitted: Slot(u64_at(DONE_AT)),
                     answered: Slot(u64_at(DONE_AT + 8)),
@@ -367,6 +373,7 @@ mod tests {
             rollback: false,
             astray: None,
             stands: false,
+            revision: 0,
             history: Some(History {
                 admitted: Slot(applied + 3),
                 answered: Slot(applied + 2),
@@ -401,7 +408,12 @@ mod tests {
             Record {
                 astray: Some(Slot(3)),
                 stands: true,
+                revision: 3,
                 ..record(5, None)
+            },
+            Record {
+                revision: u64::MAX - 1,
+                ..record(6, None)
             },
         ] {
             ledger.write(&written).unwrap();

@@ -18,6 +18,7 @@ mod action;
 mod life;
 mod lineage;
 mod poison;
+mod revisions;
 mod snapshots;
 mod steps;
 #[cfg(test)]
@@ -29,6 +30,8 @@ pub use self::action::{
 };
 use self::life::{Files, Interrupted};
 pub use self::lineage::Lineage;
+pub use self::revisions::RevisionStatus;
+use self::revisions::Revisions;
 use self::snapshots::Barrier;
 use self::steps::doubled;
 use super::Outcome;
@@ -133,6 +136,8 @@ pub struct Machine {
     astray: Option<Slot>,
     /// Nothing is executed upon it any more, since it differs.
     stands: bool,
+    /// Which revisions of the app execute what.
+    revisions: Revisions,
     /// What was promised about slots that the leader asks about.
     promises: BTreeMap<Slot, Ask>,
     /// Of all earlier lives.
@@ -183,6 +188,7 @@ impl Machine {
     /// is listening at the app's address ([`Machine::handle_app`]) and the log from there on.
     pub fn new(setup: Setup) -> Self {
         let base = setup.fold.admitted();
+        let revisions = Revisions::behind(&setup.fold);
         let answered = match &setup.ledger {
             Found::Record(record) => record.applied,
             Found::Missing | Found::OtherBoot => Slot::ZERO,
@@ -207,6 +213,7 @@ impl Machine {
             lineage: Lineage::default(),
             astray: None,
             stands: false,
+            revisions,
             promises: setup
                 .promises
                 .into_iter()
@@ -451,6 +458,7 @@ impl Machine {
         self.app_runs()
             && self.halted.is_none()
             && !self.stands
+            && self.end().is_none()
             && self.applied >= self.target
             && self.fold.admitted() >= self.target
             && self.paused.is_none()
@@ -474,6 +482,11 @@ impl Machine {
         }
     }
 
+    /// Whatever listens, as far as was seen.
+    pub fn listens(&self) -> Option<Instance> {
+        self.app.instance()
+    }
+
     /// The instance that must be stopped.
     pub fn condemned(&self) -> Option<Instance> {
         match self.app {
@@ -495,7 +508,8 @@ impl Machine {
         }
     }
 
-    /// An app may be started: what it finds on its volume is what it should find.
+    /// An app of the revision that is due ([`Machine::revision_status`]) may be started: what it finds on
+    /// its volume is what it should find.
     pub fn may_start(&self) -> bool {
         self.recovered.is_none() && self.rollback().is_none()
     }
@@ -539,6 +553,9 @@ impl Machine {
         }
         match self.app {
             App::Running(_) if self.stands => Some(Blocked::Differs(self.applied.next())),
+            App::Running(_) if self.end().is_some_and(|end| self.applied >= end) => {
+                Some(Blocked::Revision(self.applied))
+            }
             App::Running(_) => {
                 let next = self.next_executed();
                 let asked = next.filter(|next| self.promises.contains_key(next));
@@ -547,6 +564,7 @@ impl Machine {
                 let asked = asked.map(Blocked::Asked);
                 paused.or(asked).or(unproven.map(Blocked::Unproven))
             }
+            App::Restoring { slot, .. } if self.lacks_state() => Some(Blocked::Revision(slot)),
             App::Restoring { slot, .. } => Some(Blocked::Restore(slot)),
             App::Asking { .. } => Some(Blocked::Restore(self.base)),
             _ => Some(Blocked::NoApp),

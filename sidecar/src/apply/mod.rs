@@ -58,8 +58,8 @@ pub use ids::Ids;
 pub use keys::KeyLookup;
 pub use ledger::{Found, History, InFlight, Ledger, LedgerError, Record};
 pub use machine::{
-    Action, Answer as MachineAnswer, Ask, Blocked, Execute, Job, Lineage, Machine, Progress, Run,
-    Setup, Standing, StateType, UncleanCrash,
+    Action, Answer as MachineAnswer, Ask, Blocked, Execute, Job, Lineage, Machine, Progress,
+    RevisionStatus, Run, Setup, Standing, StateType, UncleanCrash,
 };
 pub use promises::PromisesError;
 pub use states::{NoSnapshots, RestoreError, StateError, States, Take};
@@ -96,6 +96,9 @@ pub struct Parts<A, S> {
     pub app: Arc<A>,
     /// Where the app keeps its state.
     pub state: StateType,
+    /// Of which revision an app is that is about to start or has just started; an error: nobody can tell
+    /// now.
+    pub revision: Arc<dyn Fn() -> io::Result<u64> + Send + Sync>,
     /// The snapshots of this member.
     pub states: Arc<S>,
 }
@@ -174,6 +177,7 @@ pub fn start<A: App, S: States>(
             signals,
             calls: calls_receiver,
             state: parts.state,
+            revision: parts.revision,
             states: parts.states,
         },
         published::Published {

@@ -75,6 +75,7 @@ impl<A: App, S: States> Executor<A, S> {
             restoring: machine.restoring(),
             rollback: machine.rollback(),
             may_start: machine.may_start() && machine.is_absent(),
+            revision: machine.revision_status(),
         };
         let reads = machine.instance().filter(|_| status.serving);
         if self.reads != reads {
@@ -97,6 +98,7 @@ impl<A: App, S: States> Executor<A, S> {
         let waiting = match blocked {
             Some(Blocked::Unknown(slot)) => Some(("upgrade", slot)),
             Some(Blocked::Differs(slot)) => Some(("divergence", slot)),
+            Some(Blocked::Revision(slot)) => Some(("revision", slot)),
             Some(Blocked::Pause(slot)) => Some(("app", slot)),
             Some(Blocked::NoApp) => Some(("app", next)),
             Some(Blocked::Asked(slot)) => Some(("poison", slot)),

@@ -44,6 +44,8 @@ impl Fold {
             time_ns: self.time.0,
             protocol: self.protocol,
             revision: self.revision,
+            revision_barrier: self.barrier.0,
+            revision_unfinished: self.unfinished,
             configuration: Some(save_configuration(&self.configuration)),
             former: self.former.iter().map(save_member).collect(),
             policy: Some((*self.policy).clone()),
@@ -97,6 +99,8 @@ impl Fold {
                 .map(Slot)
                 .collect::<BTreeSet<_>>(),
             revision: tables.revision,
+            barrier: Slot(tables.revision_barrier),
+            unfinished: tables.revision_unfinished,
             protocol: tables.protocol,
         };
         // Also finds lists that are not sorted, and what this version would lose.

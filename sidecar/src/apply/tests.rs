@@ -272,6 +272,7 @@ impl Process {
             proof: Box::pin(std::future::ready(log.last())),
             app: Arc::new(app),
             state,
+            revision: Arc::new(|| Ok(0)),
             states: Arc::new(states),
         })
         .unwrap();
@@ -384,6 +385,7 @@ async fn entries_admitted_before_their_news_is_read_are_fetched_from_the_log() {
             later: Mutex::new(entries[1..].to_vec()),
         }),
         state: StateType::Ephemeral,
+        revision: Arc::new(|| Ok(0)),
         states: Arc::new(NoSnapshots),
     })
     .unwrap();

@@ -2,6 +2,7 @@
 //! holds local matters only; whatever members must agree on is in the replicated policy (rule P7).
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -135,6 +136,27 @@ pub struct App {
     /// token here they need none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Token>,
+    /// A file with the revision of the app, a decimal number, written before one of that revision is
+    /// started and while none runs. Without it the app is always of revision 0, the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<PathBuf>,
+}
+
+impl App {
+    /// The revision of an app that is about to start.
+    pub fn read_revision(&self) -> io::Result<u64> {
+        let Some(path) = &self.revision else {
+            return Ok(0);
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) => text.trim().parse().map_err(|_| {
+                let words = format!("{} does not hold a decimal number", path.display());
+                io::Error::new(io::ErrorKind::InvalidData, words)
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// How the app is spoken to.

@@ -122,6 +122,8 @@ impl Comparison {
         let name = |member| node::name(status, member);
         let mut comparer = term.desk.comparer();
         comparer.handle_rules(rules(&self.apply.policy().borrow()));
+        let revision = self.apply.status().borrow().revision;
+        comparer.handle_revision(revision.in_force, revision.barrier);
         comparer.handle_copies(copies, serving);
         while let Some(verdict) = comparer.poll_verdict() {
             tell(&verdict, name);

@@ -69,6 +69,7 @@ pub(super) fn read_response(response: CompareResponse) -> Result<Batch, WireErro
         mark: response.mark.map(read_mark).transpose()?,
         noise: response.noise.into_iter().map(read_noise).collect(),
         noise_known: response.noise_known,
+        revision: response.revision,
     })
 }
 
@@ -84,6 +85,7 @@ pub(super) fn response(batch: Batch) -> CompareResponse {
         mark: batch.mark.as_ref().map(mark),
         noise: batch.noise.iter().map(noise).collect(),
         noise_known: batch.noise_known,
+        revision: batch.revision,
     }
 }
 
@@ -262,6 +264,7 @@ mod tests {
                 mark: Some(mark),
                 noise: noises(),
                 noise_known: 7,
+                revision: 2,
             };
             assert_eq!(read_response(response(batch.clone())), Ok(batch));
         }

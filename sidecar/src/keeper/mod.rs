@@ -282,6 +282,34 @@ impl Handle {
         self.states.gate().is_open()
     }
 
+    /// The app's state can be saved and put back.
+    pub fn has_method(&self) -> bool {
+        self.has_method
+    }
+
+    /// If this copy stands at the end of what its revision of the app executes: has its state saved,
+    /// which the next one begins with (rule V1). Goes on by itself; to be called again and again.
+    fn save_at_end(&self) {
+        let Some(end) = self.apply.status().borrow().revision.ends_at else {
+            return;
+        };
+        let mut of_now = self.own().filter(|it| it.head.slot == end);
+        if !self.has_method || self.one.available_permits() == 0 || of_now.next().is_some() {
+            return;
+        }
+        let handle = self.clone();
+        tokio::spawn(async move {
+            match handle.take().await {
+                Ok(made) => {
+                    tracing::info!(slot = %made.head.slot, "the old app's last state is saved");
+                }
+                Err(error) => {
+                    tracing::warn!(slot = %end, %error, "the old app's last state was not saved");
+                }
+            }
+        });
+    }
+
     fn turn(&self) -> Option<OwnedSemaphorePermit> {
         self.one.clone().try_acquire_owned().ok()
     }
@@ -411,6 +439,7 @@ impl Keeper {
     async fn look(&mut self) -> Result<(), StoreError> {
         self.mark().await?;
         self.tell_apply().await;
+        self.handle.save_at_end();
         self.compact().await;
         self.fetch();
         self.give_turn().await;
@@ -485,9 +514,11 @@ impl Keeper {
         let node = self.handle.node.status().borrow().clone();
         let newest = self.handle.newest_usable().map(|it| it.head.slot);
         let newest = newest.unwrap_or_default();
+        let wants_state = self.handle.apply.status().borrow().revision.wants_state;
         let wanted = node
             .needs_snapshot
-            .max((newest < node.base).then_some(node.base));
+            .max((newest < node.base).then_some(node.base))
+            .max(wants_state);
         let Some(at_least) = wanted else {
             return;
         };
@@ -509,7 +540,9 @@ impl Keeper {
 
     /// If this member leads: whoever's turn it is makes a snapshot, or is told whose to copy.
     async fn give_turn(&self) {
-        if self.handle.has_method {
+        // Until the app's next revision has taken over, nothing that it has made is saved.
+        let unfinished = self.handle.apply.status().borrow().revision.is_unfinished;
+        if self.handle.has_method && !unfinished {
             turns::give(&self.handle, &self.channels, self.due).await;
         }
     }

@@ -2,6 +2,7 @@
 //! comes through the door of the peer port with a certificate of this service may call it.
 
 mod members;
+mod revise;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +21,9 @@ use synod_proto::v1::{
     Bypass, ChangeMembersRequest, ChangeMembersResponse, KeptSnapshot, KeptSnapshotsRequest,
     KeptSnapshotsResponse, MembersRequest, MembersResponse, Policy, PrepareShutdownRequest,
     PrepareShutdownResponse, ProposePolicyRequest, ProposePolicyResponse, RaiseProtocolRequest,
-    RaiseProtocolResponse, ReleaseDisruptionRequest, ReleaseDisruptionResponse, SkipRequest,
-    SkipResponse, StatusRequest, StatusResponse, TakeSnapshotRequest, TakeSnapshotResponse,
-    TransferLeadershipRequest, TransferLeadershipResponse,
+    RaiseProtocolResponse, ReleaseDisruptionRequest, ReleaseDisruptionResponse, ReviseRequest,
+    ReviseResponse, SkipRequest, SkipResponse, StatusRequest, StatusResponse, TakeSnapshotRequest,
+    TakeSnapshotResponse, TransferLeadershipRequest, TransferLeadershipResponse,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -120,7 +121,23 @@ impl Control {
 
     async fn propose(&self, policy: &Policy) -> Result<ProposePolicyResponse, Status> {
         let payload = Bytes::from(policy.encode_to_vec());
-        let proposed = self.node.propose(CommandKind::POLICY, payload);
+        let (slot, is_done) = self.decide(CommandKind::POLICY, payload).await?;
+        let result = if is_done {
+            Outcome::Done
+        } else {
+            Outcome::Conflict
+        };
+        Ok(ProposePolicyResponse {
+            result: result.into(),
+            slot: slot.0,
+            version: self.apply.policy().borrow().version,
+        })
+    }
+
+    /// Has a command of the group's own agreed on: its slot, and whether it took effect; else another
+    /// was in force than it was made from.
+    async fn decide(&self, kind: CommandKind, payload: Bytes) -> Result<(Slot, bool), Status> {
+        let proposed = self.node.propose(kind, payload);
         let proposed = proposed.map_err(|error| match error {
             ProposeError::Overloaded => Status::resource_exhausted(error.to_string()),
             ProposeError::ShuttingDown | ProposeError::NoGroup => {
@@ -133,20 +150,14 @@ impl Control {
             Err(_) => return Err(Status::unknown("this member ended before it was agreed on")),
         }
         let answer = self.apply.answer(proposed.id).await;
-        let result = match answer.outcome {
-            apply::Outcome::Done => Outcome::Done,
-            apply::Outcome::Conflict => Outcome::Conflict,
-            apply::Outcome::Elsewhere => {
-                let what = "this member was too far behind to see what became of it";
-                return Err(Status::unknown(what));
-            }
-            other => return Err(Status::internal(format!("a policy cannot be {other:?}"))),
-        };
-        Ok(ProposePolicyResponse {
-            result: result.into(),
-            slot: answer.slot.0,
-            version: self.apply.policy().borrow().version,
-        })
+        match answer.outcome {
+            apply::Outcome::Done => Ok((answer.slot, true)),
+            apply::Outcome::Conflict => Ok((answer.slot, false)),
+            apply::Outcome::Elsewhere => Err(Status::unknown(
+                "this member was too far behind to see what became of it",
+            )),
+            other => Err(Status::internal(format!("{kind:?} cannot be {other:?}"))),
+        }
     }
 
     /// A member of an earlier version would not know all that a policy says (rule P8).
@@ -261,6 +272,11 @@ impl control_server::Control for Control {
             rollback: apply.rollback.map(|it| it.0),
             replace_pod: apply.rollback.is_some() && self.snapshots.is_started(),
             log_bytes: node.log_bytes,
+            revision: apply.revision.in_force,
+            revision_barrier: apply.revision.barrier.0,
+            revision_unfinished: apply.revision.is_unfinished,
+            revision_running: apply.revision.running,
+            revision_due: apply.revision.due,
         }))
     }
 
@@ -475,6 +491,16 @@ impl control_server::Control for Control {
             path: skipped.path,
             may_have_been_acknowledged: skipped.may_have_been_acknowledged,
         }))
+    }
+
+    async fn revise(
+        &self,
+        request: Request<ReviseRequest>,
+    ) -> Result<Response<ReviseResponse>, Status> {
+        only_operators(&request)?;
+        let late = |_| Status::deadline_exceeded("not agreed on in time; it may be, later");
+        let revised = timeout(PATIENCE, revise::revise(self, request.into_inner()));
+        Ok(Response::new(revised.await.map_err(late)??))
     }
 
     async fn raise_protocol(

@@ -35,6 +35,7 @@ use crate::node::{
     self, Channels, Control, Facts, LogSource, NodeEnd, NodeHandle, PeerDoor, Running, Seat,
 };
 use crate::poison;
+use crate::revision;
 use crate::snapshot::{blocking, transfer};
 
 /// Longest wait for another leader when this one leaves.
@@ -230,6 +231,10 @@ impl Member {
             proof: Box::pin(proof),
             app,
             state: config.state.state_type(),
+            revision: {
+                let app = config.app.clone();
+                Arc::new(move || app.read_revision())
+            },
             states: beginning.states.clone(),
         })?;
         let snapshots = keeper::Handle::new(&beginning, &config, apply.clone(), node.clone());
@@ -267,6 +272,8 @@ impl Member {
         tasks.spawn(app_stops.clone().run(apply.status(), channels.clone()));
         let comparison = Comparison::new(node.clone(), apply.clone(), channels.clone());
         tasks.spawn(comparison.run());
+        let taking_over = revision::TakingOver::new(node.clone(), apply.clone(), channels.clone());
+        tasks.spawn(taking_over.run());
         let ingress = Arc::new(ingress::Server::new(ingress::Parts {
             backend: Handles::new(node.clone(), apply.clone(), board.clone(), reads),
             peers: channels.clone(),
@@ -525,6 +532,7 @@ impl Told<'_> {
         assert!(log.set(identity).is_ok(), "a new cell is empty");
         let (signalled, waiting, starting) = (apply.clone(), apply.clone(), snapshots.clone());
         let poison = board.found();
+        let (revision, formed) = (apply.status(), recovered.genesis.is_some());
         AdminParts {
             service: config.service.clone(),
             member: config.member.clone(),
@@ -538,6 +546,12 @@ impl Told<'_> {
             app_started: Box::new(move || signalled.app_started()),
             has_volume: config.state.kind == StateKind::Volume,
             let_start: Box::new(move || starting.let_start()),
+            revision_due: Box::new(move || {
+                let known = revision.borrow().revision;
+                // A group that is to begin does so with the first.
+                let due = known.is_known.then_some(known.due);
+                due.or((!formed).then_some(0))
+            }),
             snapshot: Box::new(move || snapshots.newest()),
             apply_durations: apply.durations(),
             registry,

@@ -5,6 +5,7 @@ mod ends;
 mod members;
 mod poison;
 mod restored;
+mod revisions;
 mod scrub;
 mod snapshots;
 mod stops;
@@ -62,6 +63,8 @@ struct List {
     hangs_at: Arc<Mutex<Option<String>>>,
     /// How many requests it has executed.
     executed: Arc<AtomicU64>,
+    /// Which revision it is: it keeps another line for `which`.
+    revision: Arc<AtomicU64>,
     /// What is wrong with its copy.
     quirk: Arc<Mutex<Quirk>>,
 }
@@ -143,6 +146,7 @@ impl App for List {
         let quirk = self.take_quirk();
         self.lines.lock().expect("list").push(match quirk {
             Quirk::Stores => format!("not {line}"),
+            _ if line == "which" => format!("of-{}", self.revision.load(Ordering::SeqCst)),
             _ => line,
         });
         let mut headers = http::HeaderMap::new();
@@ -260,6 +264,7 @@ impl Group {
                 address: "127.0.0.1:9".parse().expect("address"),
                 protocol: config::Protocol::Http1,
                 token: None,
+                revision: Some(self.path(&format!("revision-{number}"))),
             },
             log: Log {
                 max_bytes: self.log_bytes,
@@ -284,6 +289,10 @@ impl Group {
         let started = Member::start_with(node, config, list.clone(), list.clone());
         let member = started.await.expect("starts");
         // The app starts behind its sidecar, as it does beside a native sidecar.
+        if let Ok(revision) = std::fs::read_to_string(self.path(&format!("revision-{number}"))) {
+            let revision = revision.parse().expect("a number");
+            list.revision.store(revision, Ordering::SeqCst);
+        }
         list.start();
         member.apply().app_started();
         self.members[number - 1] = Some(Running { member, list });

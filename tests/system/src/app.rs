@@ -12,6 +12,7 @@
 //! | `PUT /state` | that is the state | |
 //! | `GET /applied` | none | the slot of the last write that is kept |
 //! | `GET /counts` | none | writes and restores of this process |
+//! | `POST /which` | none | `{"revision":n}`, which it was started with |
 //! | `POST /echo` | counts | what arrived: method, target, headers, length of the body |
 //!
 //! It can be made to be wrong, for the sake of testing the tests ([`Bug`]), of what depends on its
@@ -73,6 +74,8 @@ pub struct Options {
     pub fates: Option<PathBuf>,
     /// See [`Bug`].
     pub bug: Bug,
+    /// What it says that it is.
+    pub revision: u64,
 }
 
 struct App {
@@ -174,6 +177,9 @@ impl App {
             (&Method::PUT, "/state") => return respond(self.restore(slot, &body)),
             (&Method::GET, "/applied") => {
                 return respond((StatusCode::OK, json!(self.state().kept.slot)));
+            }
+            (&Method::POST, "/which") => {
+                return respond((StatusCode::OK, json!({"revision": self.options.revision})));
             }
             (&Method::GET, "/counts") => return respond((StatusCode::OK, self.counts())),
             _ => {}

@@ -256,6 +256,20 @@ impl Group {
         Ok(output.with_context(|| format!("synod {arguments:?} does not end"))??)
     }
 
+    /// Has another command run in place of the app, and waits until `synod app switch` ends.
+    pub async fn switch_app(
+        &self,
+        arguments: &[&str],
+        command: &[String],
+    ) -> anyhow::Result<Output> {
+        let mut switch = Command::new(synod()?);
+        switch.args(["app", "switch", "--data"]).arg(&self.data);
+        switch.args(arguments).arg("--").args(command);
+        let output = switch.stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = timeout(Duration::from_secs(400), output).await;
+        Ok(output.context("synod app switch does not end")??)
+    }
+
     /// The numbers of the members that it should have, by its own record.
     pub fn numbers(&self) -> Vec<u32> {
         let text = fs::read(self.data.join("group.json")).unwrap_or_default();

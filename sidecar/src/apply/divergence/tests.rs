@@ -84,6 +84,17 @@ fn says(comparer: &mut Comparer, member: u32, slot: u64, response: &Response) {
     comparer.handle_batch(id(member), batch);
 }
 
+/// The same of another revision of the app.
+fn says_as(comparer: &mut Comparer, revision: u64, member: u32, slot: u64, response: &Response) {
+    let batch = Batch {
+        revision,
+        through: Slot(slot),
+        digests: vec![(Slot(slot), digest(response))],
+        ..answering(comparer, member)
+    };
+    comparer.handle_batch(id(member), batch);
+}
+
 fn says_nothing(comparer: &mut Comparer, member: u32, through: u64) {
     let batch = Batch {
         through: Slot(through),
@@ -513,4 +524,45 @@ fn an_odd_one_that_was_only_told_is_taken_out_when_the_policy_says_so() {
         assert_eq!(verdicts(&mut comparer), [told]);
         assert_eq!(comparer.mark(id(2)).expect("marked").measure, measure);
     }
+}
+
+// === revisions of the app ===
+
+#[test]
+fn what_a_revision_that_was_taken_back_has_answered_is_compared_with_nothing() {
+    let mut comparer = comparer(3, OnDivergence::Quarantine);
+    comparer.handle_revision(1, Slot(4));
+    for member in 1..=2 {
+        says_as(&mut comparer, 1, member, 4, &usual());
+        says_as(&mut comparer, 1, member, 5, &usual());
+    }
+    comparer.handle_revision(2, Slot(4));
+    assert_eq!(comparer.verified(id(1)), Slot(4));
+    // One that has not heard of it yet, and one that stands at the barrier.
+    says_as(&mut comparer, 1, 1, 6, &usual());
+    says_as(&mut comparer, 0, 3, 4, &usual());
+    // What a majority of the other has answered there counts no more.
+    says_as(&mut comparer, 2, 3, 5, &other_body("new"));
+    for slot in 5..=6 {
+        says_as(&mut comparer, 2, 2, slot, &other_body("new"));
+    }
+    assert_eq!(verdicts(&mut comparer), []);
+    assert_eq!(comparer.verified(id(1)), Slot(4));
+    // Of its own revision another is compared as ever.
+    says_as(&mut comparer, 2, 1, 6, &other_body("new"));
+    says_as(&mut comparer, 2, 3, 6, &other_body("odd"));
+    assert_eq!(
+        verdicts(&mut comparer),
+        [odd(3, 6, Part::Body, OnDivergence::Quarantine)]
+    );
+}
+
+#[test]
+fn a_revision_that_is_not_known_to_be_in_force_is_heard_later() {
+    let mut comparer = comparer(3, OnDivergence::Quarantine);
+    says_as(&mut comparer, 1, 1, 5, &usual());
+    assert_eq!(comparer.wanted(id(1)), Slot(0));
+    comparer.handle_revision(1, Slot(4));
+    says_as(&mut comparer, 1, 1, 5, &usual());
+    assert_eq!(comparer.wanted(id(1)), Slot(5));
 }

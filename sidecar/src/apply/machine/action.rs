@@ -197,6 +197,9 @@ pub enum Blocked {
     /// It is not known yet what was chosen when this life began: nothing from this slot on is executed
     /// before, since it may be skipped (rule K2).
     Unproven(Slot),
+    /// Here ends what the revision of the app executes, or begins what it may: that of this slot is to be
+    /// started, or its state is still to come from another member (rule V1).
+    Revision(Slot),
     /// The copy differs from others, and was told to stop before this slot.
     Differs(Slot),
     /// This slot holds something unknown.

@@ -83,7 +83,9 @@ impl Machine {
             }
             Found::Record(record) => record,
         };
+        self.revisions.recover(record.revision);
         self.lineage.is_known = true;
+        self.lineage.revision = record.revision;
         self.astray = record.astray;
         self.stands = record.stands;
         self.interrupted = record.in_flight.map(|in_flight| Interrupted {
@@ -148,13 +150,14 @@ impl Machine {
         self.pause_over = None;
         self.refusals = 0;
         self.ledger_dirty = true;
+        self.revisions.begin();
         match (self.state, self.files) {
-            (StateType::Ephemeral, _) if self.base == Slot::ZERO => {
+            (StateType::Ephemeral, _) if self.base == Slot::ZERO && self.fits_base() => {
                 self.begin_lineage(Slot::ZERO);
                 self.go_on(instance, Slot::ZERO);
             }
             (StateType::Ephemeral, _) => self.restore(instance),
-            (StateType::Volume(_), Files::Back(slot)) => {
+            (StateType::Volume(_), Files::Back(slot)) if self.fits(slot) => {
                 self.begin_lineage(slot);
                 self.go_on(instance, slot);
             }
@@ -162,7 +165,7 @@ impl Machine {
             (StateType::Volume(UncleanCrash::AtLeastOnce), Files::AsLeft) => {
                 // Until that is done, the state may contain what was in flight.
                 let interrupted = self.interrupted;
-                match self.resumable() {
+                match self.resumable().filter(|_| self.is_of_its_own()) {
                     Some(applied) => {
                         self.go_on(instance, applied);
                         self.interrupted = interrupted;
@@ -192,6 +195,7 @@ impl Machine {
             self.answer(id, in_flight.slot, Outcome::Executed);
         }
         self.app = App::Running(instance);
+        self.revisions.go_on();
         self.carry_lineage(slot);
         self.considered = Slot::ZERO;
         self.files = Files::AsLeft;
@@ -240,6 +244,7 @@ impl Machine {
             rollback: matches!(self.files, Files::Wanted { .. }),
             astray: self.astray,
             stands: self.stands,
+            revision: self.revisions.noted(self.app.instance().is_some()),
             history: Some(self.history_now()),
         }
     }
@@ -283,6 +288,9 @@ impl Machine {
 
     /// Has the state of the base put into it.
     pub(super) fn restore(&mut self, instance: Instance) {
+        if self.is_outdated() {
+            return self.condemn(instance);
+        }
         let (job, slot) = (self.next_job(), self.base);
         self.start_at(Slot::ZERO);
         self.app = App::Restoring {
@@ -290,7 +298,7 @@ impl Machine {
             job,
             slot,
         };
-        if self.base_void {
+        if self.base_void || self.lacks_state() {
             // Until there is another.
         } else if self.restore_failures < FAILURES_BEFORE_PAUSE || self.pause_over == Some(slot) {
             self.actions.push_back(Action::Restore {
@@ -324,7 +332,7 @@ impl Machine {
         } = self.app
             && slot <= self.commit
         {
-            if self.breaks_promise(slot) {
+            if self.breaks_promise(slot) || !self.fits(slot) {
                 self.roll_back(instance);
             } else {
                 self.go_on(instance, slot);
@@ -385,6 +393,7 @@ impl Machine {
             && self.app.instance().is_none()
         {
             self.files = Files::Back(slot);
+            self.revisions.put_back();
             self.ledger_dirty = true;
         }
     }
@@ -418,6 +427,7 @@ impl Machine {
             return;
         }
         match slot.filter(|slot| *slot >= self.base && !self.breaks_promise(*slot)) {
+            Some(slot) if slot <= self.commit && !self.fits(slot) => self.roll_back(instance),
             Some(slot) if slot <= self.commit => self.go_on(instance, slot),
             Some(slot) => {
                 // How far the log had come may have been forgotten with the machine.

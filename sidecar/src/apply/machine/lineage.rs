@@ -17,6 +17,8 @@ pub struct Lineage {
     pub from: Slot,
     /// It began here, or the ledger says whether it was found to differ.
     pub is_known: bool,
+    /// The revision of the app that has it.
+    pub revision: u64,
 }
 
 // === events ===
@@ -83,13 +85,19 @@ impl Machine {
             number: self.lineage.number + 1,
             from: slot,
             is_known: true,
+            revision: self.revisions.app(),
         };
         self.astray = None;
         self.stands = false;
     }
 
-    /// The app has the state of this slot, whatever that comes from.
+    /// The app has the state of this slot, whatever that comes from. What another revision of it makes of
+    /// that is compared with its own only.
     pub(super) fn carry_lineage(&mut self, slot: Slot) {
+        if self.lineage.is_known && self.lineage.revision != self.revisions.app() {
+            return self.begin_lineage(slot);
+        }
+        self.lineage.revision = self.revisions.app();
         if self.lineage.number == 0 {
             self.lineage.from = slot;
         }

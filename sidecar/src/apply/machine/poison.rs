@@ -108,7 +108,8 @@ impl Machine {
 
     pub(super) fn next_executed(&self) -> Option<Slot> {
         let from = self.applied.max(self.decisions.base()).next();
-        self.decisions.next_from(from)
+        let next = self.decisions.next_from(from);
+        next.filter(|next| !self.is_beyond(*next))
     }
 }
 
@@ -119,6 +120,7 @@ impl Machine {
     pub(super) fn skip(&mut self, slot: Slot, id: CommandId, at: Slot) {
         self.promises.remove(&slot);
         self.failures.remove(&slot);
+        self.revisions.skip(slot);
         if self.base >= slot {
             self.base_void = true;
             let slot = self.base;

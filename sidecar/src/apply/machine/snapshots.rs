@@ -26,10 +26,17 @@ impl Machine {
     /// or [`Action::DropSnapshot`] follows. `None`: not now, since one is on its way, there is
     /// nothing new, the copy does not serve, the leader asks about a slot, or the log of the start is
     /// still to be admitted: nothing is executed before, and nothing is admitted at a barrier.
+    ///
+    /// While another revision of the app takes over there is none but that of the barrier: no state that
+    /// it has made stands for anything, as long as it may be taken back (rule V1).
     pub fn handle_take_snapshot(&mut self) -> Option<Job> {
+        if self.end().is_some() {
+            return self.take_at_end();
+        }
         let slot = self.fold.admitted();
         let may =
             self.serving() && self.barrier.is_none() && !self.shutting_down && slot > self.base;
+        let may = may && !self.fold.is_unfinished();
         if !may || !self.promises.is_empty() || self.waits_for_proof() {
             return None;
         }
@@ -74,12 +81,13 @@ impl Machine {
         if slot <= self.base || !whole {
             return false;
         }
-        let void = std::mem::take(&mut self.base_void);
+        let void = std::mem::take(&mut self.base_void) || self.lacks_state();
         if slot > self.fold.admitted() {
             self.promises = self.promises.split_off(&slot.next());
             self.jump(fold);
         } else {
             self.base = slot;
+            self.revisions.rebase(&fold);
             self.pass_promised(slot);
             if self.files != Files::AsLeft {
                 self.want_files();
@@ -101,6 +109,7 @@ impl Machine {
         // It has executed nothing, so its state is still the empty one that it began with.
         let empty = self.applied == Slot::ZERO && self.busy.is_none() && !self.has_volume();
         self.cut_off();
+        self.revisions.rebase(&fold);
         self.fold = fold;
         self.base = slot;
         self.decisions = Decisions::new(slot);

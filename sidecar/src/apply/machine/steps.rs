@@ -54,6 +54,10 @@ impl Machine {
                 let slot = skipped;
                 self.actions.push_back(Action::Skipped { slot, unsure });
             }
+            Admission::Revision { number, barrier } => {
+                self.begin_revision(number, barrier);
+                self.answer(id, slot, Outcome::Done);
+            }
             Admission::Unknown(kind) => {
                 self.halted = Some((slot, kind));
                 self.actions.push_back(Action::Halt { slot, kind });
@@ -112,7 +116,7 @@ impl Machine {
             return None;
         }
         let from = self.queued_through.max(self.applied).next();
-        if from > self.last_to_execute {
+        if from > self.last_to_execute || self.is_beyond(from) {
             return None;
         }
         self.decisions.next_from(from)
@@ -153,6 +157,9 @@ impl Machine {
             && self.applied < self.fold.admitted()
         {
             let next = self.applied.next();
+            if self.is_beyond(next) {
+                break;
+            }
             if self.decisions.executes(next) {
                 if self.queue.front().is_some_and(|queued| queued.slot == next) {
                     self.begin(next);
@@ -162,6 +169,7 @@ impl Machine {
             self.applied = next;
         }
         self.reach_barrier();
+        self.hand_on();
         self.forget();
     }
 

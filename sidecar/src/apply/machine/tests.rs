@@ -5,6 +5,7 @@ mod life;
 mod lineage;
 mod poison;
 mod random;
+mod revisions;
 mod snapshots;
 mod table;
 
@@ -16,7 +17,7 @@ use synod_paxos::{
     AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Configuration, Entry, Epoch,
     Incarnation, Member, MemberId, Quorums, Role, Slot,
 };
-use synod_proto::v1::{Idempotency, Policy, Request, Skip};
+use synod_proto::v1::{Idempotency, Policy, Request, Revision, RevisionDone, Skip};
 
 use super::*;
 use crate::apply::ledger::{History, InFlight, Record};
@@ -204,6 +205,25 @@ impl Bench {
             CommandKind::SKIP,
             CommandId::default(),
             skip.encode_to_vec(),
+        )
+    }
+
+    /// Has another revision of the app chosen.
+    pub(super) fn choose_revision(&mut self, sequence: u64, number: u64, takes_back: bool) -> Slot {
+        let revision = Revision { number, takes_back };
+        self.append(
+            CommandKind::REVISION,
+            id(sequence),
+            revision.encode_to_vec(),
+        )
+    }
+
+    /// Has it chosen that this one has taken over.
+    pub(super) fn choose_revision_done(&mut self, number: u64) -> Slot {
+        self.append(
+            CommandKind::REVISION_DONE,
+            CommandId::default(),
+            RevisionDone { number }.encode_to_vec(),
         )
     }
 

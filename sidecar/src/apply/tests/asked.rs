@@ -110,6 +110,7 @@ async fn promises_that_cannot_be_read_end_the_start() {
         proof: Box::pin(std::future::pending()),
         app: Arc::new(TestApp::default()),
         state: StateType::Ephemeral,
+        revision: Arc::new(|| Ok(0)),
         states: Arc::new(NoSnapshots),
     });
     let error = started.map(drop).unwrap_err().to_string();
@@ -136,6 +137,7 @@ async fn nothing_is_executed_before_the_log_is_known_up_to_what_was_chosen_at_th
         proof: Box::pin(async { proof.await.expect("it comes") }),
         app: Arc::new(app.clone()),
         state: StateType::Ephemeral,
+        revision: Arc::new(|| Ok(0)),
         states: Arc::new(NoSnapshots),
     })
     .unwrap();

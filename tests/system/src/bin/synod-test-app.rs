@@ -32,6 +32,9 @@ struct Arguments {
     /// Be wrong at every so many requests: `lose:N`, `twice:N` or `stale:N`
     #[arg(long)]
     bug: Option<Bug>,
+    /// What to answer `POST /which` with
+    #[arg(long, default_value_t = 0)]
+    revision: u64,
 }
 
 #[tokio::main]
@@ -49,6 +52,7 @@ async fn main() -> anyhow::Result<()> {
         misdeeds: arguments.misdeeds,
         fates: arguments.fates,
         bug: arguments.bug.unwrap_or_default(),
+        revision: arguments.revision,
     };
     Ok(app::serve(listener, options).await?)
 }

@@ -9,6 +9,7 @@ mod idempotent;
 mod members;
 mod poison;
 mod programs;
+mod revisions;
 mod states;
 mod versions;
 
@@ -102,6 +103,8 @@ pub const ALL: &[Scenario] = scenarios! {
     "members/what an app has stored becomes the state of three copies" => members::imported,
     "states/a state that is not saved is told and has no effect" => bad_states::not_saved,
     "states/a state that is refused is told and tried again" => bad_states::not_restored,
+    "revisions/the app is changed under faults and each slot is executed by one revision" => revisions::changed,
+    "revisions/a command that does not start is taken back and nothing is lost" => revisions::taken_back,
     "poison/requests that kill every copy are skipped and nothing else is lost" => poison::kills_all,
     "poison/requests that hang every copy are skipped and nothing else is lost" => poison::hangs_all,
     "poison/what one copy could execute is kept and the others get its state" => poison::one_executes,

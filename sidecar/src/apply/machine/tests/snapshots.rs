@@ -447,7 +447,7 @@ fn what_reads_have_seen_of_a_snapshot_was_sent_for_ever() {
 #[test]
 fn a_snapshot_behind_what_this_version_does_not_know_lets_it_go_on() {
     let mut bench = Bench::new();
-    bench.append(CommandKind::REVISION, id(1), Vec::new());
+    bench.append(CommandKind(999), id(1), Vec::new());
     bench.choose(2, &request());
     bench.run();
     assert_eq!(bench.machine.blocked(), Some(Blocked::Unknown(Slot(1))));

@@ -1,0 +1,244 @@
+//! `synod app`: which revision of the app a running local group has, and another one in its place. What
+//! each is stands in the group's folder; `synod local` starts what its sidecars say is due, and this
+//! shows how far that is.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use comfy_table::{Cell, CellAlignment, Table};
+use synod_proto::v1::ReviseRequest;
+use synod_sidecar::admin::status::Status;
+use synod_sidecar::config::Config;
+use tokio::time::{Instant, sleep};
+use tonic::Code;
+
+use crate::exit::Failure;
+use crate::local::commands::{Commands, words};
+use crate::local::control::control_of;
+use crate::local::group::status;
+use crate::local::settings::find_program;
+use crate::running::GroupArgs;
+use crate::skip::leader;
+
+const LOOK_PERIOD: Duration = Duration::from_millis(200);
+/// No copy runs the new command after this time: something may be wrong with it.
+const SLOW: Duration = Duration::from_secs(15);
+
+/// Show and change the app that a group runs
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum AppCommand {
+    /// Show which revision of the app each member runs
+    List(ListArgs),
+    /// Run another command in place of the app
+    ///
+    /// One slot is agreed on up to which the old command executes, and from which on the new one does, on
+    /// every copy. The state of there is saved, and given to the new command; meanwhile clients wait. It
+    /// goes on by itself if this is interrupted. There is no way back but another switch, to the old
+    /// command; as long as not all copies run the new one, --take-back undoes what it has done first.
+    Switch(SwitchArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    group: GroupArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SwitchArgs {
+    #[command(flatten)]
+    group: GroupArgs,
+    /// The last switch, which has not come to its end, is taken back: this command takes its place, and
+    /// executes all that came since once more. Answers that the other has given stay given, though this
+    /// one may answer otherwise
+    #[arg(long)]
+    take_back: bool,
+    /// How long to wait until all copies run it; it goes on by itself after that
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// The app and its arguments, as for `synod local`
+    #[arg(last = true, value_name = "COMMAND", required = true)]
+    command: Vec<String>,
+}
+
+/// Does what was asked.
+pub(crate) fn run(command: AppCommand) -> Result<(), Failure> {
+    crate::block_on(async {
+        match command {
+            AppCommand::List(args) => list(&args).await,
+            AppCommand::Switch(args) => switch(&args).await,
+        }
+    })?
+}
+
+async fn list(args: &ListArgs) -> Result<(), Failure> {
+    let commands = Commands::read(&args.group.data)?;
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(["MEMBER", "REVISION", "DUE", "COMMAND"]);
+    for member in args.group.members()? {
+        let Some(status) = status(member.listen.admin).await else {
+            table.add_row([member.member.as_str(), "-", "-", "it does not answer"]);
+            continue;
+        };
+        let revision = status.revision;
+        let command = commands.of(revision.running.unwrap_or(revision.due));
+        let running = revision.running.map_or("-".to_owned(), |it| it.to_string());
+        table.add_row([
+            Cell::new(member.member),
+            Cell::new(running).set_alignment(CellAlignment::Right),
+            Cell::new(revision.due).set_alignment(CellAlignment::Right),
+            Cell::new(command.map_or("not known".to_owned(), words)),
+        ]);
+    }
+    crate::print(&format!("{table}\n"))
+}
+
+async fn switch(args: &SwitchArgs) -> Result<(), Failure> {
+    find_program(&args.command[0])?;
+    let data = &args.group.data;
+    let members = args.group.members()?;
+    let leader = leader(&members).await?;
+    let now = status(leader.listen.admin).await;
+    let now = now.ok_or_else(|| Failure::failed(format!("{} does not answer", leader.member)))?;
+    let (before, next) = (now.revision.in_force, now.revision.in_force + 1);
+    let commands = Commands::read(data)?;
+    let mut control = control_of(data, leader).await?;
+    // Before it is in force, or a member could find no command for it.
+    let commands = commands.note(data, next, args.command.clone())?;
+    let revised = control.revise(ReviseRequest {
+        expected_revision: before,
+        epoch: now.epoch,
+        takes_back: args.take_back,
+    });
+    let revised = match revised.await {
+        Ok(revised) => revised,
+        Err(error) => {
+            if is_refused(error.code()) {
+                commands.forget(data, next)?;
+            }
+            let words = error.message();
+            return Err(Failure::failed(format!("the app is not changed: {words}")));
+        }
+    };
+    let barrier = revised.into_inner().barrier;
+    crate::print(&format!(
+        "revision {next} of the app executes what follows slot {barrier}\n"
+    ))?;
+    let good = before.saturating_sub(u64::from(args.take_back));
+    let last = commands.of(good).unwrap_or_default();
+    follow(args, &members, next, last).await
+}
+
+/// Nothing comes of it; otherwise it may be agreed on yet.
+fn is_refused(code: Code) -> bool {
+    matches!(
+        code,
+        Code::FailedPrecondition | Code::Aborted | Code::PermissionDenied | Code::Unimplemented
+    )
+}
+
+/// Shows how far each member is until all run that revision.
+async fn follow(
+    args: &SwitchArgs,
+    members: &[Config],
+    revision: u64,
+    last: &[String],
+) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let mut told: BTreeMap<&str, String> = BTreeMap::new();
+    let mut warned = false;
+    loop {
+        let mut statuses = Vec::new();
+        for member in members {
+            let status = status(member.listen.admin).await;
+            let words = words_of(status.as_ref(), revision);
+            if told.get(member.member.as_str()) != Some(&words) {
+                crate::print(&format!("{}: {words}\n", member.member))?;
+                told.insert(&member.member, words);
+            }
+            statuses.extend(status);
+        }
+        let runs = |it: &&Status| it.serving && it.revision.running == Some(revision);
+        let running = statuses.iter().filter(runs).count();
+        let finished = statuses
+            .iter()
+            .any(|it| it.revision.in_force == revision && !it.revision.unfinished);
+        if statuses.iter().any(|it| it.revision.in_force > revision) {
+            return Err(Failure::failed(format!(
+                "revision {revision} was followed by another meanwhile"
+            )));
+        }
+        if finished && running == statuses.len() {
+            return crate::print(&format!("revision {revision} has taken over\n"));
+        }
+        let way_back = || {
+            format!(
+                "see app.log in {}/member-*; to go back: `synod app switch --take-back --data {} -- {}`",
+                args.group.data.display(),
+                args.group.data.display(),
+                words(last)
+            )
+        };
+        if running == 0 && begun.elapsed() >= SLOW && !warned {
+            warned = true;
+            crate::print(&format!(
+                "no copy runs revision {revision} yet: if its command does not start, {}\n",
+                way_back()
+            ))?;
+        }
+        if begun.elapsed() >= args.timeout {
+            return Err(Failure::failed(format!(
+                "{running} of {} copies run revision {revision}, and it goes on; {}",
+                members.len(),
+                way_back()
+            )));
+        }
+        sleep(LOOK_PERIOD).await;
+    }
+}
+
+fn words_of(status: Option<&Status>, revision: u64) -> String {
+    let Some(status) = status else {
+        return "does not answer".to_owned();
+    };
+    match status.revision.running {
+        Some(running) if running == revision && status.serving => {
+            format!("runs revision {running}")
+        }
+        Some(running) if running == revision => format!("revision {running} catches up"),
+        Some(running) => format!("revision {running} comes to its end"),
+        None if status.revision.due == revision => format!("revision {revision} is being started"),
+        None => format!("revision {} is being started", status.revision.due),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_sidecar::admin::status::Revision;
+
+    use super::*;
+
+    #[test]
+    fn how_far_a_member_is_is_told_in_words() {
+        let at = |running, due, serving| Status {
+            serving,
+            revision: Revision {
+                running,
+                due,
+                ..Revision::default()
+            },
+            ..Status::default()
+        };
+        for (status, expected) in [
+            (at(Some(0), 0, true), "revision 0 comes to its end"),
+            (at(None, 0, false), "revision 0 is being started"),
+            (at(None, 1, false), "revision 1 is being started"),
+            (at(Some(1), 1, false), "revision 1 catches up"),
+            (at(Some(1), 1, true), "runs revision 1"),
+        ] {
+            assert_eq!(words_of(Some(&status), 1), expected);
+        }
+        assert_eq!(words_of(None, 1), "does not answer");
+    }
+}
