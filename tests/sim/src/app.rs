@@ -87,6 +87,8 @@ pub(crate) struct App {
     kind: StateType,
     registers: u64,
     state: State,
+    /// This process has executed something: its files are in motion.
+    dirty: bool,
     /// With an applied header: states that a crash may leave, oldest first.
     history: VecDeque<State>,
     /// The ordered request that it works on, or worked on last, and what came of it.
@@ -194,6 +196,7 @@ impl App {
             kind,
             registers,
             state: State::empty(registers),
+            dirty: false,
             history: VecDeque::new(),
             work: None,
         }
@@ -203,6 +206,7 @@ impl App {
     pub(crate) fn start(&mut self) {
         self.process += 1;
         self.up = true;
+        self.dirty = false;
         self.work = None;
         if self.kind == StateType::Ephemeral {
             self.state = State::empty(self.registers);
@@ -219,7 +223,8 @@ impl App {
         self.work = None;
         match self.kind {
             StateType::Ephemeral => self.state = State::empty(self.registers),
-            StateType::Volume(UncleanCrash::Rollback) => self.state.tear(dice),
+            StateType::Volume(UncleanCrash::Rollback) if self.dirty => self.state.tear(dice),
+            StateType::Volume(UncleanCrash::Rollback) => {}
             StateType::Volume(UncleanCrash::AppliedHeader) => {
                 self.state = self.history[dice.pick(self.history.len())].clone();
             }
@@ -255,6 +260,7 @@ impl App {
         {
             return last.result;
         }
+        self.dirty = true;
         let state = &mut self.state;
         let register = &mut state.registers[work.register as usize];
         *register = register.append(work.op);
