@@ -33,7 +33,7 @@ const WORD_MS: u64 = 3_000;
 
 /// When a slot is skipped (`poison.skip`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum SkipWhen {
+pub enum SkipWhen {
     /// On a person's word only: nobody is asked before.
     Never,
     /// All members that run the app have promised not to execute it, and none has.
@@ -45,18 +45,18 @@ pub(crate) enum SkipWhen {
 
 /// By what is judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Rules {
+pub struct Rules {
     /// The policy's word.
-    pub(crate) skip: SkipWhen,
+    pub skip: SkipWhen,
     /// The policy's `applyTimeout`, in milliseconds.
-    pub(crate) apply_timeout_ms: u64,
+    pub apply_timeout_ms: u64,
     /// Copies can be given another copy's state.
-    pub(crate) has_snapshots: bool,
+    pub has_snapshots: bool,
 }
 
 /// One thing to do. It is said again while it shows no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub enum Step {
     /// Ask this member.
     Ask { to: MemberId, ask: Ask },
     /// Tell this member that the ask has ended.
@@ -74,7 +74,7 @@ pub(crate) enum Step {
 
 /// What a slot waits for that is not decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Wait {
+pub enum Wait {
     /// It is being asked about, or what was found is being done.
     Answers,
     /// `poison.skip: Never`.
@@ -89,17 +89,17 @@ pub(crate) enum Wait {
 
 /// A slot that no copy gets past.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Undecided {
-    pub(crate) slot: Slot,
+pub struct Undecided {
+    pub slot: Slot,
     /// In ascending order, never empty.
-    pub(crate) waits: Vec<Wait>,
+    pub waits: Vec<Wait>,
     /// Most copies stand there.
-    pub(crate) most: bool,
+    pub most: bool,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Judge {
+pub struct Judge {
     ballot: Ballot,
     /// Members of the ballot's epoch that run the app.
     copies: BTreeSet<MemberId>,
@@ -145,7 +145,7 @@ struct Asking {
 impl Judge {
     /// Of a leader that begins to lead in `ballot`; `copies` are the members of its epoch that run the
     /// app.
-    pub(crate) fn new(ballot: Ballot, copies: BTreeSet<MemberId>, rules: Rules) -> Self {
+    pub fn new(ballot: Ballot, copies: BTreeSet<MemberId>, rules: Rules) -> Self {
         Self {
             ballot,
             copies,
@@ -164,12 +164,12 @@ impl Judge {
         }
     }
 
-    pub(crate) fn handle_rules(&mut self, rules: Rules) {
+    pub fn handle_rules(&mut self, rules: Rules) {
         self.rules = rules;
     }
 
     /// What a member knows about slots that fail.
-    pub(crate) fn handle_doubts(&mut self, now_ms: u64, member: MemberId, doubts: Doubts) {
+    pub fn handle_doubts(&mut self, now_ms: u64, member: MemberId, doubts: Doubts) {
         self.now_ms = self.now_ms.max(now_ms);
         self.skipped.extend(doubts.skipped.iter().copied());
         let before = self.said.get(&member).map(|it| it.executed);
@@ -182,12 +182,7 @@ impl Judge {
     }
 
     /// A member's answer to an ask. `None`: it has nothing to say to that any more.
-    pub(crate) fn handle_standing(
-        &mut self,
-        member: MemberId,
-        ask: Ask,
-        standing: Option<Standing>,
-    ) {
+    pub fn handle_standing(&mut self, member: MemberId, ask: Ask, standing: Option<Standing>) {
         if let (Some(asking), Some(standing)) = (&mut self.asking, standing)
             && asking.ask == ask
         {
@@ -197,18 +192,18 @@ impl Judge {
 
     /// An entry of this leader's own ballot is committed, and the log up to there is known here: no skip
     /// that an earlier leader has proposed can come later (rule K1).
-    pub(crate) fn handle_settled(&mut self) {
+    pub fn handle_settled(&mut self) {
         self.settled = true;
     }
 
     /// The skip was put into this leader's log.
-    pub(crate) fn handle_proposed(&mut self, slot: Slot) {
+    pub fn handle_proposed(&mut self, slot: Slot) {
         self.proposed.insert(slot);
     }
 
     /// A person wants this slot skipped, whatever can still be learnt about it. False: nothing waits
     /// for it.
-    pub(crate) fn handle_word(&mut self, now_ms: u64, slot: Slot) -> bool {
+    pub fn handle_word(&mut self, now_ms: u64, slot: Slot) -> bool {
         self.now_ms = self.now_ms.max(now_ms);
         let stands = self.copies.iter().any(|it| self.stands_at(*it, slot));
         let is_open = stands && !self.skipped.contains(&slot);
@@ -223,11 +218,14 @@ impl Judge {
 
 impl Judge {
     /// What is to be done now.
-    pub(crate) fn poll(&mut self, now_ms: u64) -> Vec<Step> {
+    pub fn poll(&mut self, now_ms: u64) -> Vec<Step> {
         self.now_ms = self.now_ms.max(now_ms);
         self.look_who_stands();
         self.end_asking();
         let mut steps = self.free_again();
+        if self.is_overtaken() {
+            self.free(&mut steps);
+        }
         let begun_ms = *self.begun_ms.get_or_insert(self.now_ms);
         let heard = self.copies.iter().all(|it| self.fresh(*it).is_some());
         if (heard || self.now_ms >= begun_ms + HEAR_MS)
@@ -257,8 +255,14 @@ impl Judge {
         steps
     }
 
+    /// What a skip says (`unsure`) of a slot whose entry was proposed in `held`. In a later epoch, a member
+    /// may have been removed that had executed it: that is not asked any more.
+    pub fn is_unsure(&self, unsure: bool, held: Ballot) -> bool {
+        unsure || held.epoch != self.ballot.epoch
+    }
+
     /// The slot that no copy gets past, if there is one that is not decided.
-    pub(crate) fn undecided(&self) -> Option<Undecided> {
+    pub fn undecided(&self) -> Option<Undecided> {
         let slot = self.doubtful()?;
         let standing = self.copies.iter().filter(|it| self.stands_at(**it, slot));
         let most = 2 * standing.count() > self.copies.len();
@@ -322,8 +326,8 @@ impl Judge {
         });
     }
 
-    /// The first slot that failed twice on a member, or that nobody could execute for long.
-    fn obstacle(&self) -> Option<Slot> {
+    /// Slots that failed twice on a member, and one that nobody could execute for long.
+    fn obstacles(&self) -> impl Iterator<Item = Slot> {
         let failed = self.all_fresh().filter_map(|(_, it)| it.progress.failed);
         let failed = failed.filter(|(_, times)| *times >= FAILURES);
         let failed = failed.map(|(slot, _)| slot);
@@ -332,13 +336,24 @@ impl Judge {
             .stands
             .filter(|(_, since_ms)| self.now_ms >= since_ms + limit_ms);
         let all = failed.chain(stands.map(|(slot, _)| slot));
-        all.filter(|slot| !self.skipped.contains(slot)).min()
+        all.filter(|slot| !self.skipped.contains(slot))
     }
 
-    /// The same, if nobody has executed it: then all are asked.
+    /// The first of these that nobody has executed: all are asked about that.
     fn suspect(&self) -> Option<Slot> {
-        let obstacle = self.obstacle();
-        obstacle.filter(|slot| self.executors(*slot).is_empty())
+        let obstacles = self.obstacles();
+        let open = obstacles.filter(|slot| self.executors(*slot).is_empty());
+        open.min()
+    }
+
+    /// Who has executed the slot that is asked about stands at a later one that nobody gets past, and can
+    /// give no state before that is decided.
+    fn is_overtaken(&self) -> bool {
+        let asked = self.asking.as_ref().map(|it| it.ask.slot);
+        asked.is_some_and(|slot| {
+            let executed = !self.executors(slot).is_empty();
+            executed && self.suspect().is_some_and(|later| later > slot)
+        })
     }
 
     /// The first slot that is promised to an ask that is not this judge's present one, nor one that it
@@ -366,9 +381,9 @@ impl Judge {
     fn doubtful(&self) -> Option<Slot> {
         let asked = self.asking.as_ref().map(|it| it.ask.slot);
         let open = asked.filter(|slot| !self.skipped.contains(slot));
-        let obstacle = self.obstacle();
-        let obstacle = obstacle.filter(|slot| self.source(*slot).is_none());
-        open.or_else(|| obstacle.into_iter().chain(self.orphan()).min())
+        let obstacles = self.obstacles();
+        let obstacles = obstacles.filter(|slot| self.source(*slot).is_none());
+        open.or_else(|| obstacles.chain(self.orphan()).min())
     }
 
     /// An ask has ended when its slot is skipped, or when nobody has any promise to keep.

@@ -226,6 +226,7 @@ impl Watch {
             return Err("it holds no request: nothing waits for it".to_owned());
         }
         let of = entry.command.id;
+        let unsure = desk.state().judge.is_unsure(unsure, entry.ballot);
         let skip = Skip {
             slot: slot.0,
             member: of.member.0,

@@ -14,6 +14,12 @@ mod leadership;
 mod service;
 mod wire;
 
+/// For the simulator, which decides with the production judge.
+#[doc(hidden)]
+pub mod sim {
+    pub use super::judge::{Judge, Rules, SkipWhen, Step, Undecided, Wait};
+}
+
 pub use board::{Board, Found, SkippedRequest, UndecidedRequest};
 pub use leadership::{Parts, Watch};
 pub use service::{PoisonService, service};

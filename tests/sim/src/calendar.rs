@@ -3,11 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use synod_paxos::{HelloRefusal, Slot, Ticket};
-use synod_sidecar::apply::Run;
+use synod_paxos::{HelloRefusal, MemberId, Slot, Ticket};
+use synod_sidecar::apply::{Job, Run};
 
 use crate::client::{Attempt, Reply};
 use crate::faults::Fault;
+use crate::jobs::End;
 use crate::network::{Generation, StreamId, Turn};
 
 /// Number of a start of a member; events of an earlier life are void.
@@ -54,8 +55,60 @@ pub(crate) enum Event {
     Fetched {
         member: usize,
         life: Life,
+        from: Option<MemberId>,
         at_least: Slot,
     },
+    /// Putting the state of a snapshot into the app has come to an end.
+    Restored {
+        member: usize,
+        life: Life,
+        job: Job,
+        slot: Slot,
+        process: u64,
+        end: End,
+    },
+    /// Putting the app's volume back has.
+    VolumeBack {
+        member: usize,
+        life: Life,
+        job: Job,
+        slot: Slot,
+        end: End,
+    },
+    /// The app says which slot its state contains.
+    Claimed {
+        member: usize,
+        life: Life,
+        job: Job,
+        process: u64,
+        says: bool,
+    },
+    /// The app has given its state for a snapshot.
+    Taken {
+        member: usize,
+        life: Life,
+        job: Job,
+        slot: Slot,
+        end: End,
+    },
+    /// A snapshot is on the disk.
+    Stored {
+        member: usize,
+        life: Life,
+        slot: Slot,
+    },
+    /// A snapshot has taken too long.
+    Overdue { member: usize, life: Life, job: Job },
+    /// A keeper of snapshots looks round.
+    Keep { member: usize, life: Life },
+    /// It is a member's turn to make one.
+    Turn { member: usize },
+    /// If a member leads, it looks for requests that fail.
+    Judge { member: usize, life: Life },
+    /// News about such requests reach a member.
+    Letter { member: usize, number: u64 },
+    /// Promises are on the disk.
+    Saved { member: usize, number: u64 },
     /// A dead member starts.
     Start { member: usize },
     /// A paused member goes on.
@@ -72,6 +125,8 @@ pub(crate) enum Event {
     AppUp { member: usize },
     /// The start signal reaches the sidecar, which may be slow to take it.
     StartSignal { member: usize },
+    /// The sidecar looks what listens.
+    Look { member: usize },
     /// The app's process is ended from outside.
     AppStop { member: usize, process: u64 },
     /// The effect of a request on the app's state takes place.

@@ -9,6 +9,8 @@ use crate::world::World;
 
 /// How often convergence is looked for.
 const EVERY_NS: u64 = 100_000_000;
+/// How much longer it may take for each request that was poison.
+const POISON_NS: u64 = 60_000_000_000;
 /// How far a member's time may lag: some round trips of a slow network.
 const LAG_NS: u64 = 2_000_000_000;
 
@@ -60,14 +62,44 @@ impl World {
             Some(_) => self.checks.chosen.through().0 * 2 * self.swarm.app_ns,
             None => 0,
         };
-        if self.now_ns > self.swarm.safety_ns + self.swarm.liveness_ns + rebuild_ns {
+        // Each waits for starts, answers and pauses of its own.
+        let poison_ns = u64::from(self.poisons) * POISON_NS;
+        let limit_ns = self.swarm.liveness_ns + rebuild_ns + poison_ns;
+        if self.now_ns > self.swarm.safety_ns + limit_ns {
             return Err(Violation::new(
                 "liveness",
-                format!("after everything was healed, {reason}"),
+                format!(
+                    "after everything was healed, {reason}; {}",
+                    self.where_all_are()
+                ),
             ));
         }
         self.plan(EVERY_NS, Event::Converged);
         Ok(())
+    }
+
+    /// Each member in a few words.
+    fn where_all_are(&self) -> String {
+        let all = self.seated.iter().map(|member| {
+            let host = &self.hosts[*member];
+            let Some(process) = &host.process else {
+                return format!("{} is down", member + 1);
+            };
+            let machine = &process.copy.machine;
+            format!(
+                "{} has commit {} base {} applied {} admitted {} serving {} blocked {:?} witness {} promises {:?}",
+                member + 1,
+                process.paxos.commit(),
+                process.paxos.base().slot,
+                machine.applied(),
+                machine.fold().admitted(),
+                machine.serving(),
+                machine.blocked(),
+                host.witness,
+                machine.promises().map(|it| it.slot).collect::<Vec<_>>()
+            )
+        });
+        all.collect::<Vec<_>>().join("; ")
     }
 
     /// What is still missing.
@@ -162,7 +194,7 @@ impl World {
         let mut copies = members
             .map(|member| (member, &self.hosts[member]))
             .filter(|(_, host)| host.absent_since_ns.is_none() && !host.witness)
-            .map(|(member, host)| (member + 1, host.app.digest()));
+            .map(|(member, host)| (member + 1, host.app.state().digest()));
         let (one, digest) = copies.next().expect("somebody runs");
         if let Some((odd, _)) = copies.find(|(_, other)| *other != digest) {
             let text = format!("the copies of members {one} and {odd} differ at the end");

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use synod_paxos::Slot;
 
-use crate::app::Work;
+use crate::app::{Poison, Work};
 use crate::dice::Dice;
 use crate::swarm::Swarm;
 
@@ -57,6 +57,8 @@ pub(crate) enum Reply {
     Unknown,
     /// Executed, and the response is gone (410).
     Gone { slot: Slot },
+    /// Never executed, now or later (502).
+    Skipped { slot: Slot },
 }
 
 /// What a client does after a reply.
@@ -89,14 +91,17 @@ impl Client {
         op: u64,
         floor: Slot,
         now_ns: u64,
+        poison: Poison,
         swarm: &Swarm,
         dice: &mut Dice,
     ) {
         let work = Work {
             op,
             register: dice.range(0, swarm.registers - 1),
+            poison,
         };
-        let kind = if dice.chance(swarm.read_share) {
+        let reads = poison == Poison::None;
+        let kind = if reads && dice.chance(swarm.read_share) {
             Kind::Read
         } else {
             Kind::Write {
@@ -125,7 +130,10 @@ impl Client {
             return Next::Nothing;
         };
         match reply {
-            Reply::Wrote { .. } | Reply::Read { .. } | Reply::Gone { .. } => Next::Over,
+            Reply::Wrote { .. }
+            | Reply::Read { .. }
+            | Reply::Gone { .. }
+            | Reply::Skipped { .. } => Next::Over,
             // An older attempt failed: the latest is still under way.
             Reply::NotOrdered | Reply::Unknown if attempt.number < operation.attempts => {
                 Next::Nothing

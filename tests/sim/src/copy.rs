@@ -1,7 +1,8 @@
 //! A member's copy: the production apply machine, and the executor around it as far as it decides
 //! anything, over the model app.
 //!
-//! In: chosen entries, what the app does. Out: answers to clients, the ledger, stops of the app.
+//! In: chosen entries, what the app does. Out: answers to clients, the ledger, stops of the app. What
+//! takes a while is done by [`exchange`](crate::exchange) and [`jobs`](crate::jobs).
 
 use std::collections::BTreeMap;
 
@@ -10,19 +11,20 @@ use prost::Message as _;
 use synod_paxos::{AgreedTime, Genesis, Now, Reading, Slot};
 use synod_proto::v1::{IdempotencyPolicy, Policy};
 use synod_sidecar::app::Instance;
-use synod_sidecar::apply::{Action, Fold, Found, Machine, Outcome, Record, Run, Setup, StateType};
+use synod_sidecar::apply::{Action, Ask, Fold, Found, Machine, Outcome, Record, Setup, StateType};
 
-use crate::app::{Register, Work};
+use crate::app::{Done, Register, Work};
 use crate::calendar::{Event, Life};
 use crate::client::{Attempt, Reply};
+use crate::coverage::Sight;
 use crate::invariants::{Violation, read_index};
 use crate::swarm::Plant;
 use crate::world::{Host, World};
 
 /// Responses that a member keeps for repeats and for other members.
-const RESPONSES: usize = 4_096;
+pub(crate) const RESPONSES: usize = 4_096;
 /// The policy's limit on one request, in milliseconds.
-const APPLY_TIMEOUT_MS: u64 = 1_000;
+pub(crate) const APPLY_TIMEOUT_MS: u64 = 1_000;
 
 /// What survives the death of the process, and what of it the next life may use.
 #[derive(Debug, Default)]
@@ -47,6 +49,13 @@ pub(crate) struct Copy {
     time: AgreedTime,
     told_applied: Slot,
     told_stalled: bool,
+    /// What the app's process says that its state ends with, until the machine goes on from there.
+    pub(crate) claim: Option<(Instance, Done, u64)>,
+    /// The machine was told what was chosen when this life began.
+    pub(crate) proven: bool,
+    /// What was promised, as it was last handed to the disk; and how often that was.
+    pub(crate) promised: Vec<Ask>,
+    pub(crate) promises_handed: u64,
 }
 
 /// The first policy, part of the genesis.
@@ -74,15 +83,20 @@ pub(crate) fn first_policy() -> Bytes {
 // === impl Copy ===
 
 impl Copy {
-    pub(crate) fn new(genesis: &Genesis, ledger: &Ledger) -> Self {
+    pub(crate) fn new(genesis: &Genesis, state: StateType, host: &Host) -> Self {
         let policy = Policy::decode(genesis.policy.clone()).expect("written here");
+        let newest = host.newest_usable();
+        let fold = newest.map_or_else(
+            || Fold::new(genesis.configuration.clone(), genesis.protocol, policy),
+            |it| Fold::load(&it.tables).expect("what was saved can be loaded"),
+        );
         let machine = Machine::new(Setup {
-            fold: Fold::new(genesis.configuration.clone(), genesis.protocol, policy),
-            state: StateType::Ephemeral,
-            half_restored: false,
-            promises: Vec::new(),
-            gated: false,
-            ledger: match ledger {
+            fold,
+            state,
+            half_restored: host.half_restored,
+            promises: host.promises.clone(),
+            gated: true,
+            ledger: match &host.ledger {
                 Ledger::Missing => Found::Missing,
                 Ledger::OtherBoot => Found::OtherBoot,
                 Ledger::Written(record) => Found::Record(*record),
@@ -95,6 +109,10 @@ impl Copy {
             time: AgreedTime(0),
             told_applied: Slot::ZERO,
             told_stalled: false,
+            claim: None,
+            proven: false,
+            promised: host.promises.clone(),
+            promises_handed: 0,
         }
     }
 
@@ -102,6 +120,11 @@ impl Copy {
     pub(crate) fn agreed_now(&self, clock: Option<Reading>, now: Now) -> AgreedTime {
         let clock = clock.map_or(AgreedTime(now.wall_ns), |it| it.at(now.mono_ns));
         clock.max(self.time)
+    }
+
+    /// All slots up to here were handed over by the agreement.
+    pub(crate) fn through(&self) -> Slot {
+        self.through
     }
 
     /// All up to `through` may be applied.
@@ -122,7 +145,11 @@ impl World {
     /// Feeds the machine with what it can take and carries out what it says.
     pub(crate) fn pump(&mut self, member: usize) -> Result<(), Violation> {
         self.feed(member)?;
+        self.note_claim(member)?;
         while let Some(action) = self.poll_copy(member) {
+            if self.dies_before(member, &action) {
+                return Ok(());
+            }
             match action {
                 Action::Ledger(record) => self.hosts[member].ledger = Ledger::Written(record),
                 Action::Execute(execute) => {
@@ -153,16 +180,37 @@ impl World {
                     );
                     return Err(Violation::new("P8", text));
                 }
-                other => {
-                    let text = format!("member {} has no snapshots: {other:?}", member + 1);
-                    return Err(Violation::new("A1", text));
-                }
+                Action::Skipped { slot, unsure } => self.skipped(member, slot, unsure)?,
+                // Whoever waits for one of those goes elsewhere when it has waited for long enough.
+                Action::Jump { .. } => {}
+                job => self.begin_job(member, job),
             }
             self.feed(member)?;
+            self.note_claim(member)?;
         }
+        self.tidy_jobs(member);
+        self.keep_promises(member);
         self.serve_reads(member);
         self.tell_paxos(member);
         Ok(())
+    }
+
+    /// The process may die between any two actions.
+    fn dies_before(&mut self, member: usize, action: &Action) -> bool {
+        let chance = self.swarm.service.dies_before_action;
+        if self.calm || !self.dice.chance(chance) {
+            return false;
+        }
+        self.coverage.saw(match action {
+            Action::Ledger(_) => Sight::DiedBeforeLedger,
+            Action::Execute(_) => Sight::DiedBeforeSend,
+            Action::Answer(_) => Sight::DiedBeforeAnswer,
+            _ => Sight::DiedBeforeJob,
+        });
+        let machine = self.dice.chance(self.swarm.faults.machine);
+        let length = self.dice.gap(self.swarm.faults.length_ns);
+        self.kill(member, machine, length);
+        true
     }
 
     fn poll_copy(&mut self, member: usize) -> Option<Action> {
@@ -177,11 +225,9 @@ impl World {
     /// Reads from the log what the machine wants next.
     fn feed(&mut self, member: usize) -> Result<(), Violation> {
         let tampered = self.swarm.plant == Plant::TamperedCommit && member == 0;
-        let mut lacks = None;
         let Host {
             disk,
-            snapshots,
-            witness,
+            witness: false,
             process: Some(process),
             ..
         } = &mut self.hosts[member]
@@ -190,25 +236,14 @@ impl World {
         };
         let copy = &mut process.copy;
         loop {
-            let admit = copy
-                .machine
-                .next_to_admit()
-                .filter(|slot| *slot <= copy.through);
-            let Some(slot) = admit.or_else(|| copy.machine.next_to_execute()) else {
+            let next = copy.machine.next_to_execute();
+            let next = next.or_else(|| copy.machine.next_to_admit());
+            let Some(slot) = next.filter(|slot| *slot <= copy.through) else {
                 break;
             };
-            // What the log has forgotten is in the snapshot that it begins with, or in a later one:
-            // the state at its slot is what executing all before it comes to. (Who was a witness has
-            // to get one first.) A slot whose body is lost comes when it is repaired.
-            let base = disk.base_slot();
-            let kept = if slot > base {
-                disk.read(slot)
-            } else if snapshots.last().is_some_and(|it| it.slot >= base) {
-                self.checks.chosen.value(slot)
-            } else {
-                lacks = Some(base);
-                None
-            };
+            // What the log has forgotten is in a snapshot, of which the machine is yet to be told; a
+            // slot whose body is lost comes when it is repaired.
+            let kept = disk.read(slot).filter(|_| slot > disk.base_slot());
             let Some(entry) = kept else { break };
             let time = entry.time;
             if tampered && entry.slot.0.is_multiple_of(16) {
@@ -221,11 +256,6 @@ impl World {
                 copy.machine.handle_entry(entry);
             }
             copy.time = copy.time.max(time);
-        }
-        let lacks = lacks.filter(|_| !*witness && !process.fetches_state);
-        if let Some(base) = lacks {
-            process.fetches_state = true;
-            self.plan_fetch(member, base);
         }
         Ok(())
     }
@@ -261,209 +291,6 @@ impl World {
             copy.told_stalled = stalled;
             process.paxos.handle_app(now, stalled);
         }
-    }
-
-    /// Sends a request to the app, if it is still the process that the machine means.
-    fn execute(&mut self, member: usize, run: Run, slot: Slot, work: Work) {
-        let life = self.hosts[member].life;
-        let host = &mut self.hosts[member];
-        let found = look(host);
-        let machine = &mut host.process.as_mut().expect("it was polled").copy.machine;
-        if found.is_none() || found != machine.instance() {
-            machine.handle_not_sent(run);
-            machine.handle_app(found);
-            return;
-        }
-        host.app.work = Some((slot, work, None));
-        let process = host.app.process;
-        let slow = !self.calm && self.dice.chance(self.swarm.app_slow);
-        let mean = if slow {
-            self.swarm.app_slow_ns
-        } else {
-            self.swarm.app_ns
-        };
-        let takes = self.dice.range(mean / 2, mean * 3 / 2);
-        let effect = self.dice.range(0, takes);
-        let lost = !self.calm && self.dice.chance(self.swarm.app_loses_connection);
-        let ends = if lost {
-            self.dice.range(0, takes)
-        } else {
-            takes
-        };
-        self.plan(
-            effect,
-            Event::AppEffect {
-                member,
-                process,
-                slot,
-            },
-        );
-        self.plan(
-            ends,
-            Event::AppDone {
-                member,
-                life,
-                run,
-                response: !lost,
-            },
-        );
-        if takes > APPLY_TIMEOUT_MS * 1_000_000 {
-            self.plan(
-                APPLY_TIMEOUT_MS * 1_000_000,
-                Event::Slow { member, life, run },
-            );
-        }
-    }
-
-    pub(crate) fn app_effect(
-        &mut self,
-        member: usize,
-        process: u64,
-        slot: Slot,
-    ) -> Result<(), Violation> {
-        let twice =
-            self.swarm.plant == Plant::DoubleExecution && member == 0 && slot.0.is_multiple_of(8);
-        let app = &mut self.hosts[member].app;
-        if !app.up || app.process != process {
-            return Ok(());
-        }
-        let Some((at, work, None)) = app.work.filter(|(at, ..)| *at == slot) else {
-            return Ok(());
-        };
-        let mut result = app.execute(slot, work);
-        if twice {
-            result = app.execute(slot, work);
-        }
-        app.work = Some((at, work, Some(result)));
-        let digest = app.digest();
-        self.trace.mix(digest);
-        self.trace.line(self.now_ns, || {
-            format!(
-                "{} app executes slot {slot}: op {} {result:?}",
-                member + 1,
-                work.op
-            )
-        });
-        self.checks.executed(member, slot, work, result, digest)
-    }
-
-    pub(crate) fn app_done(
-        &mut self,
-        member: usize,
-        life: Life,
-        run: Run,
-        response: bool,
-    ) -> Result<(), Violation> {
-        let host = &mut self.hosts[member];
-        let found = look(host);
-        let Some(process) = host.process.as_mut().filter(|p| p.life == life) else {
-            return Ok(());
-        };
-        let machine = &mut process.copy.machine;
-        // A late end of a request that the machine has given up.
-        if machine.in_flight().is_none() {
-            return self.settle(member);
-        }
-        let result = host
-            .app
-            .work
-            .and_then(|(slot, _, result)| Some((slot, result?)));
-        match result {
-            Some((slot, result))
-                if response
-                    && found == machine.instance()
-                    && machine.in_flight().is_some_and(|(busy, _)| busy == slot) =>
-            {
-                process.copy.responses.insert(slot, result);
-                if process.copy.responses.len() > RESPONSES {
-                    process.copy.responses.pop_first();
-                }
-                process.copy.machine.handle_response(run);
-            }
-            _ => {
-                machine.handle_unknown(run);
-                machine.handle_app(found);
-            }
-        }
-        self.settle(member)
-    }
-
-    /// The app takes longer than the policy allows.
-    pub(crate) fn slow(&mut self, member: usize, life: Life, run: Run) -> Result<(), Violation> {
-        let host = &mut self.hosts[member];
-        let Some(process) = host.process.as_mut().filter(|p| p.life == life) else {
-            return Ok(());
-        };
-        process.copy.machine.handle_slow(run);
-        if process
-            .copy
-            .machine
-            .in_flight()
-            .is_some_and(|(_, slow)| slow)
-        {
-            let status = process.paxos.status();
-            let elsewhere = status.peers.iter().map(|peer| peer.applied).max();
-            process
-                .copy
-                .machine
-                .handle_applied_elsewhere(elsewhere.unwrap_or_default());
-            self.plan(200_000_000, Event::Slow { member, life, run });
-        }
-        self.settle(member)
-    }
-
-    pub(crate) fn pause_over(
-        &mut self,
-        member: usize,
-        life: Life,
-        slot: Slot,
-    ) -> Result<(), Violation> {
-        if let Some(process) = self.hosts[member]
-            .process
-            .as_mut()
-            .filter(|p| p.life == life)
-        {
-            process.copy.machine.handle_pause_over(slot);
-        }
-        self.settle(member)
-    }
-
-    /// A new process of the app listens, and the start signal is given.
-    pub(crate) fn app_up(&mut self, member: usize) {
-        let host = &mut self.hosts[member];
-        if host.app.up || host.witness {
-            return;
-        }
-        host.app.start(self.swarm.registers);
-        let found = look(host);
-        self.trace.line(self.now_ns, || {
-            format!("{} app starts: {found:?}", member + 1)
-        });
-        self.plan(100_000, Event::StartSignal { member });
-    }
-
-    /// The start signal (rule A5): the sidecar looks what listens.
-    pub(crate) fn start_signal(&mut self, member: usize) -> Result<(), Violation> {
-        let found = look(&self.hosts[member]);
-        if let Some(process) = &mut self.hosts[member].process {
-            process.copy.machine.handle_app_started(found);
-        }
-        self.settle(member)
-    }
-
-    /// The app's process is ended, if it is still this one, and will be started anew.
-    pub(crate) fn app_stop(&mut self, member: usize, process: u64) {
-        let app = &mut self.hosts[member].app;
-        if !app.up || app.process != process {
-            return;
-        }
-        app.die();
-        self.trace
-            .line(self.now_ns, || format!("{} app ends", member + 1));
-        let start = self
-            .dice
-            .range(self.swarm.app_start_ns / 2, self.swarm.app_start_ns);
-        self.plan(start, Event::AppUp { member });
     }
 
     /// Sends all reads to the app that may go there now (rule R6).
@@ -565,6 +392,8 @@ impl World {
                 })
             }
             Outcome::Expired | Outcome::Reclassify => Reply::NotOrdered,
+            Outcome::Skipped => Reply::Skipped { slot },
+            Outcome::Elsewhere => Reply::Unknown,
             other => {
                 let text = format!("command {id} at slot {slot} became {other:?}");
                 return Err(Violation::new("X2", text));
@@ -584,6 +413,18 @@ impl World {
         let Some(process) = &mut self.hosts[member].process else {
             return Ok(());
         };
+        if process.proof_read == Some(id) {
+            process.proof_read = None;
+            process.copy.proven = true;
+            process.copy.machine.handle_proven(index);
+            return Ok(());
+        }
+        if let Some(term) = &mut process.term
+            && term.settle_read == Some(id)
+        {
+            term.settles_at = Some(index);
+            return Ok(());
+        }
         if let Some((attempt, floor)) = process.reads.remove(&id) {
             read_index::given(member, index, floor)?;
             process.ready_reads.insert((index, id), attempt);

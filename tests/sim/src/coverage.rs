@@ -1,4 +1,5 @@
-//! What a run has to have seen of changing members before it proves anything about them.
+//! What a run has to have seen of changing members, and of what becomes of copies, before it proves
+//! anything about them.
 
 /// Something that must happen now and then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,10 +71,108 @@ pub enum Sight {
     AmidInstall,
     /// While a member had not entered the epoch before.
     AmidLaggard,
+    /// A request was poison.
+    Poisons,
+    /// The app hung.
+    Hung,
+    /// The app died before a request was sent.
+    AppDiedBeforeSend,
+    /// While it had come in part.
+    AppDiedInPart,
+    /// When it was executed.
+    AppDiedExecuted,
+    /// When it was answered, before that was noted.
+    AppDiedAnswered,
+    /// A request could not be sent.
+    NotSent,
+    /// Nobody could tell what became of a request.
+    Ambiguous,
+    /// The sidecar died before it wrote the ledger.
+    DiedBeforeLedger,
+    /// Before it sent a request, as the ledger says.
+    DiedBeforeSend,
+    /// Before the response was there.
+    DiedBeforeResponse,
+    /// Before it told an answer.
+    DiedBeforeAnswer,
+    /// Before it began another job.
+    DiedBeforeJob,
+    /// While a snapshot was taken.
+    DiedTaking,
+    /// While it was stored.
+    DiedStoring,
+    /// While one was fetched.
+    DiedFetching,
+    /// A ledger was damaged.
+    LedgersDamaged,
+    /// An app started before it should.
+    StartedEarly,
+    /// A snapshot was taken.
+    SnapshotsTaken,
+    /// None could be, just then.
+    SnapshotsNotNow,
+    /// One was given up.
+    SnapshotsGivenUp,
+    /// One took too long.
+    SnapshotsOverdue,
+    /// One was compared.
+    SnapshotsCompared,
+    /// One was used without.
+    SnapshotsUnverified,
+    /// One could be compared no more.
+    SnapshotsUncomparable,
+    /// The leader got a follower's.
+    SnapshotsCopied,
+    /// A copy begins behind one that it has passed.
+    SnapshotsUsed,
+    /// A copy went on from one that was ahead.
+    SnapshotsJumped,
+    /// One contained what is skipped.
+    SnapshotsVoid,
+    /// A state was being put into an app.
+    RestoresBegun,
+    /// It was.
+    Restored,
+    /// It was not.
+    RestoresFailed,
+    /// The sidecar died meanwhile.
+    RestoresHalf,
+    /// A volume was put back.
+    VolumesBack,
+    /// The sidecar died meanwhile.
+    VolumesHalf,
+    /// A copy went on from what its app said.
+    Claimed,
+    /// The app was ahead of what its member knew to be chosen.
+    ClaimsAhead,
+    /// A leader asked about a slot.
+    Asks,
+    /// A member had executed it.
+    AnsweredApplied,
+    /// Had sent it.
+    AnsweredFailed,
+    /// Had not sent it.
+    AnsweredHeld,
+    /// Did not know.
+    AnsweredUnknown,
+    /// Had nothing to say.
+    AnsweredNothing,
+    /// An ask ended without a skip.
+    Frees,
+    /// A promise was kept over a restart.
+    PromisesKept,
+    /// A copy was helped past a slot by another's state.
+    HelpedPast,
+    /// A slot was skipped that nobody executed.
+    Skips,
+    /// One that somebody may have executed.
+    SkipsUnsure,
+    /// A person gave up a request.
+    Words,
 }
 
 impl Sight {
-    const COUNT: usize = Self::AmidLaggard as usize + 1;
+    const COUNT: usize = Self::Words as usize + 1;
     const ALL: [Self; Self::COUNT] = [
         Self::Changes,
         Self::Added,
@@ -108,6 +207,55 @@ impl Sight {
         Self::AmidClocks,
         Self::AmidInstall,
         Self::AmidLaggard,
+        Self::Poisons,
+        Self::Hung,
+        Self::AppDiedBeforeSend,
+        Self::AppDiedInPart,
+        Self::AppDiedExecuted,
+        Self::AppDiedAnswered,
+        Self::NotSent,
+        Self::Ambiguous,
+        Self::DiedBeforeLedger,
+        Self::DiedBeforeSend,
+        Self::DiedBeforeResponse,
+        Self::DiedBeforeAnswer,
+        Self::DiedBeforeJob,
+        Self::DiedTaking,
+        Self::DiedStoring,
+        Self::DiedFetching,
+        Self::LedgersDamaged,
+        Self::StartedEarly,
+        Self::SnapshotsTaken,
+        Self::SnapshotsNotNow,
+        Self::SnapshotsGivenUp,
+        Self::SnapshotsOverdue,
+        Self::SnapshotsCompared,
+        Self::SnapshotsUnverified,
+        Self::SnapshotsUncomparable,
+        Self::SnapshotsCopied,
+        Self::SnapshotsUsed,
+        Self::SnapshotsJumped,
+        Self::SnapshotsVoid,
+        Self::RestoresBegun,
+        Self::Restored,
+        Self::RestoresFailed,
+        Self::RestoresHalf,
+        Self::VolumesBack,
+        Self::VolumesHalf,
+        Self::Claimed,
+        Self::ClaimsAhead,
+        Self::Asks,
+        Self::AnsweredApplied,
+        Self::AnsweredFailed,
+        Self::AnsweredHeld,
+        Self::AnsweredUnknown,
+        Self::AnsweredNothing,
+        Self::Frees,
+        Self::PromisesKept,
+        Self::HelpedPast,
+        Self::Skips,
+        Self::SkipsUnsure,
+        Self::Words,
     ];
 }
 

@@ -55,7 +55,6 @@ pub(crate) struct Tally {
     pub(crate) disk_fulls: u64,
     pub(crate) transfers: u64,
     pub(crate) spoiled_entries: u64,
-    pub(crate) snapshots: u64,
     pub(crate) compactions: u64,
     pub(crate) installs: u64,
     pub(crate) leader_changes: u64,
@@ -174,7 +173,7 @@ impl World {
         Ok(())
     }
 
-    fn kill(&mut self, member: usize, machine: bool, length: u64) {
+    pub(crate) fn kill(&mut self, member: usize, machine: bool, length: u64) {
         if self.hosts[member].process.is_none() {
             return;
         }

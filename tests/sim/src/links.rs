@@ -2,7 +2,6 @@
 
 use synod_paxos::{Configuration, Entry, Epoch, Role, Slot};
 
-use crate::calendar::Event;
 use crate::coverage::Sight;
 use crate::invariants::Violation;
 use crate::network::{LANES, id_of, index_of};
@@ -60,9 +59,9 @@ impl World {
             return;
         }
         if witness {
-            host.app.die();
+            self.end_app(member, false);
         } else {
-            self.plan(APP_START_NS, Event::AppUp { member });
+            self.plan_app(member, APP_START_NS);
         }
     }
 

@@ -86,7 +86,7 @@ fn main() -> ExitCode {
         .all()
         .map(|(sight, count)| format!("{sight:?}={count}"))
         .collect();
-    println!("sim: members: {}", seen.join(" "));
+    println!("sim: seen: {}", seen.join(" "));
     let missing: Vec<String> = totals
         .coverage
         .missing()

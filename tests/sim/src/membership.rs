@@ -236,7 +236,10 @@ impl World {
         let needed = bases.max().unwrap_or_default();
         let has = |it: &usize| {
             let host = &self.hosts[*it];
-            !host.witness && host.snapshots.last().is_some_and(|it| it.slot >= needed)
+            !host.witness
+                && host
+                    .newest_usable()
+                    .is_some_and(|it| it.base.slot >= needed)
         };
         needed == Slot::ZERO || self.seated.iter().any(|it| among(it) && has(it))
     }

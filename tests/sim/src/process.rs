@@ -10,6 +10,8 @@ use crate::calendar::{Event, Life};
 use crate::client::Attempt;
 use crate::copy::Copy;
 use crate::network::{LANES, index_of};
+use crate::poison::Term;
+use crate::snapshots::Keeper;
 
 /// A write handed to the disk.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +64,13 @@ pub(crate) struct Process {
     pub(crate) contacts_version: Option<u64>,
     /// The shell was told of the configurations up to this epoch.
     pub(crate) told_epoch: Epoch,
-    /// It has asked others for a state to begin with.
-    pub(crate) fetches_state: bool,
+    pub(crate) keeper: Keeper,
+    /// The read whose index tells what was chosen when this life began.
+    pub(crate) proof_read: Option<ReadId>,
+    /// If it leads: what it knows of requests that fail.
+    pub(crate) term: Option<Term>,
+    /// The set of promises that is on disk.
+    pub(crate) promises_saved: u64,
     /// It was told that it is in the group no more.
     pub(crate) told_removed: bool,
 }
@@ -71,13 +78,22 @@ pub(crate) struct Process {
 // === impl Process ===
 
 impl Process {
-    pub(crate) fn new(life: Life, paxos: Paxos, copy: Copy, machines: usize) -> Self {
+    pub(crate) fn new(
+        life: Life,
+        paxos: Paxos,
+        copy: Copy,
+        keeper: Keeper,
+        machines: usize,
+    ) -> Self {
         Self {
             life,
             contacts: Vec::new(),
             contacts_version: None,
             told_epoch: paxos.base().configuration.epoch,
-            fetches_state: false,
+            keeper,
+            proof_read: None,
+            term: None,
+            promises_saved: 0,
             told_removed: false,
             paxos,
             copy,
@@ -137,6 +153,11 @@ impl Process {
             }
         }
         free
+    }
+
+    pub(crate) fn next_read(&mut self) -> ReadId {
+        self.last_read = ReadId(self.last_read.0 + 1);
+        self.last_read
     }
 
     /// The lowest unresolved sequence, which all commands carry (rule P6).

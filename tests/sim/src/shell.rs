@@ -5,11 +5,13 @@ use synod_paxos::{CommandId, Entry, Io, Output, Paxos, Record, Slot, Ticket};
 
 use crate::calendar::{Event, Life};
 use crate::client::Reply;
-use crate::copy::Copy;
+use crate::copy::{Copy, Ledger};
+use crate::coverage::Sight;
 use crate::invariants::time::{self, Right};
 use crate::invariants::{Violation, limits, unsynced};
 use crate::network::id_of;
 use crate::process::{Outgoing, Process, Write};
+use crate::snapshots::Keeper;
 use crate::swarm::Plant;
 use crate::world::World;
 
@@ -41,7 +43,7 @@ impl World {
         self.check(member)?;
         self.keep_in_touch(member)?;
         self.note_changes();
-        self.make_snapshot(member)
+        Ok(())
     }
 
     fn carry_out(&mut self, member: usize, output: Output) -> Result<(), Violation> {
@@ -93,6 +95,10 @@ impl World {
             Output::ReadReady { id, index } => self.read_ready(member, id, index),
             Output::ReadFailed { id } => {
                 let process = self.hosts[member].process.as_mut().expect("it was polled");
+                process.proof_read.take_if(|it| *it == id);
+                if let Some(term) = &mut process.term {
+                    term.settle_read.take_if(|it| *it == id);
+                }
                 if let Some((attempt, _)) = process.reads.remove(&id) {
                     self.send_reply(attempt, Reply::Unknown);
                 }
@@ -126,7 +132,7 @@ impl World {
                 Ok(())
             }
             Output::NeedSnapshot { at_least } => {
-                self.plan_fetch(member, at_least);
+                self.need_snapshot(member, at_least);
                 Ok(())
             }
             Output::Installed { base } => self.installed(member, base.slot),
@@ -347,17 +353,33 @@ impl World {
         });
         let paxos = Paxos::new(host.settings.clone(), recovered, now, seed)
             .map_err(|error| Violation::new("start", format!("member {}: {error}", member + 1)))?;
-        let mut copy = Copy::new(&genesis, &host.ledger);
-        copy.machine.handle_app(crate::copy::look(host));
+        let mut copy = Copy::new(&genesis, self.swarm.service.state, host);
         copy.hand_over(paxos.base().slot);
-        host.process = Some(Process::new(host.life, paxos, copy, self.swarm.machines()));
+        copy.machine.handle_app(crate::copy::look(host));
+        let newest = host.newest_usable().map(|it| it.base.slot);
+        let keeper = Keeper::new(newest.unwrap_or_default());
+        let life = host.life;
+        host.process = Some(Process::new(
+            life,
+            paxos,
+            copy,
+            keeper,
+            self.swarm.machines(),
+        ));
+        if !host.promises.is_empty() {
+            self.coverage.saw(Sight::PromisesKept);
+        }
+        let first = self.dice.range(1_000, self.swarm.service.look_ns);
+        self.plan(first, Event::Keep { member, life });
+        let first = self.dice.range(1_000, self.swarm.service.look_ns);
+        self.plan(first, Event::Judge { member, life });
         self.offer_own_snapshot(member)?;
         let applied = self.tell_applied_at_start(member);
         self.checks.restarted(member, &self.hosts[member].disk)?;
         self.trace.mix(applied.0);
         self.keep_in_touch(member)?;
         if !self.hosts[member].app.up {
-            self.plan(1_000_000, Event::AppUp { member });
+            self.plan_app(member, 1_000_000);
         }
         self.settle(member)
     }
@@ -382,12 +404,17 @@ impl World {
         let host = &mut self.hosts[member];
         host.disk.crash(keep);
         if machine {
-            host.app.die();
             host.clock.reboot(self.now_ns);
-            if !matches!(host.ledger, crate::copy::Ledger::Missing) {
-                host.ledger = crate::copy::Ledger::OtherBoot;
+            if !matches!(host.ledger, Ledger::Missing) {
+                host.ledger = Ledger::OtherBoot;
             }
+            self.end_app(member, true);
         }
+        if self.dice.chance(self.swarm.service.ledger_damaged) && !self.calm {
+            self.coverage.saw(Sight::LedgersDamaged);
+            self.hosts[member].ledger = Ledger::Missing;
+        }
+        self.tear_exchange(member);
         self.lose_all(member, if machine { 3_000_000_000 } else { 20_000_000 });
         let mut cut_off: Vec<_> = process.attempts.into_values().collect();
         cut_off.extend(process.reads.into_values().map(|(attempt, _)| attempt));

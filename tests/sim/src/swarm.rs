@@ -6,6 +6,7 @@ use synod_paxos::{Quorums, Settings};
 use crate::dice::Dice;
 use crate::membership::MembershipSwarm;
 use crate::placement::Placement;
+use crate::service::Service;
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;
@@ -107,6 +108,7 @@ pub struct Swarm {
     pub(crate) expires_ns: u64,
     pub(crate) quorums: Quorums,
     pub(crate) placement: Placement,
+    pub(crate) service: Service,
     /// Slots from one snapshot of a member to its next; 0: none are made, and logs are kept whole.
     pub(crate) snapshot_slots: u64,
     /// In the safety phase this member's disk is slower than the log grows.
@@ -130,13 +132,16 @@ impl Swarm {
         let network = draw_network(dice, calm);
         let sync_low_ns = dice.log_range(20_000, 5 * MS);
         let app_ns = dice.log_range(20_000, 5 * MS);
+        let safety_ns = dice.log_range(10 * S, 60 * S) * pace;
+        let own = &mut Dice::new(seed ^ 0x7365_7276_6963_6500);
+        let service = Service::draw(own, safety_ns, !calm);
         let mut swarm = Self {
             seed,
             members,
             membership: None,
             plant,
             faults: draw_faults(dice, calm, pace),
-            safety_ns: dice.log_range(10 * S, 60 * S) * pace,
+            safety_ns,
             liveness_ns: 120 * S,
             clients: dice.range(1, 8) as usize,
             think_ns: dice.log_range(MS * pace, S * pace),
@@ -165,6 +170,7 @@ impl Swarm {
             absent: 0,
             snapshot_slots: 0,
             laggard: None,
+            service,
             network,
         };
         // What is lost on one disk may be on one other only.

@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use synod_paxos::{Command, CommandId, CommandKind, ReadId};
+use synod_paxos::{Command, CommandId, CommandKind};
 use synod_proto::v1::{Idempotency, Request};
 
-use crate::app::{Register, mix};
+use crate::app::{Poison, Register, mix};
 use crate::calendar::Event;
 use crate::client::{Attempt, Kind, Next, Operation, Reply, key_of};
+use crate::coverage::Sight;
 use crate::invariants::Violation;
+use crate::service::draw_poison;
 use crate::swarm::Plant;
 use crate::world::World;
 
@@ -20,10 +22,12 @@ impl World {
         }
         self.next_op += 1;
         let floor = self.checks.answers.floor();
+        let poison = self.draw_poison();
         self.clients[client].begin(
             self.next_op,
             floor,
             self.now_ns,
+            poison,
             &self.swarm,
             &mut self.dice,
         );
@@ -33,6 +37,18 @@ impl World {
         {
             self.send(client);
         }
+    }
+
+    /// Now and then a request is poison.
+    fn draw_poison(&mut self) -> Poison {
+        let service = &self.swarm.service;
+        if self.poisons >= service.poisons || self.now_ns < self.next_poison_ns {
+            return Poison::None;
+        }
+        self.poisons += 1;
+        self.next_poison_ns = self.now_ns + self.dice.gap(self.swarm.service.poison_every_ns);
+        self.coverage.saw(Sight::Poisons);
+        draw_poison(&mut self.dice, self.swarm.members)
     }
 
     /// One more attempt, through any member.
@@ -82,8 +98,7 @@ impl World {
             .process
             .as_mut()
             .expect("the caller has looked");
-        process.last_read = ReadId(process.last_read.0 + 1);
-        let id = process.last_read;
+        let id = process.next_read();
         process.reads.insert(id, (attempt, floor));
         process.paxos.read(now, id);
     }
@@ -205,6 +220,7 @@ impl World {
                     .read(operation.work.register, floor, reflects, value)
             }
             Reply::Gone { slot } => self.checks.gone(op, slot),
+            Reply::Skipped { slot } => self.checks.told_skipped(op, slot),
             Reply::NotOrdered | Reply::Unknown => Ok(()),
         }
     }

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use synod_paxos::{
-    Base, Configuration, Epoch, Genesis, GroupId, Identity, Incarnation, Member as Voter, MemberId,
-    Now, Role, Settings,
+    Configuration, Epoch, Genesis, GroupId, Identity, Incarnation, Member as Voter, MemberId, Now,
+    Role, Settings,
 };
+use synod_sidecar::apply::Ask;
 
 use crate::app::App;
 use crate::calendar::{Calendar, Event, Life};
@@ -20,12 +21,15 @@ use crate::copy::Ledger;
 use crate::coverage::Coverage;
 use crate::dice::Dice;
 use crate::disk::Disk;
+use crate::exchange::Exchange;
 use crate::faults::Tally;
 use crate::invariants::{Checks, Violation};
 use crate::membership::Seat;
 use crate::network::{LANES, Network, Packet, StreamId, id_of};
 use crate::placement::Resting;
+use crate::poison::{Letter, Save};
 use crate::process::Process;
+use crate::snapshots::Snapshot;
 use crate::swarm::{Plant, Swarm};
 use crate::trace::Trace;
 use crate::{Options, Report};
@@ -38,8 +42,16 @@ pub(crate) struct Host {
     pub(crate) app: App,
     /// What apply keeps outside the process.
     pub(crate) ledger: Ledger,
-    /// The snapshots in its own store, the older one first: two at most.
-    pub(crate) snapshots: Vec<Base>,
+    /// What was promised to leaders, on disk.
+    pub(crate) promises: Vec<Ask>,
+    /// The snapshots in its own store, by slot.
+    pub(crate) snapshots: Vec<Snapshot>,
+    /// Putting the app's volume back was begun, and not ended.
+    pub(crate) half_restored: bool,
+    /// A start of the app is in the calendar.
+    pub(crate) app_planned: bool,
+    /// The last request that was sent to the app.
+    pub(crate) exchange: Option<Exchange>,
     pub(crate) process: Option<Process>,
     pub(crate) life: Life,
     pub(crate) settings: Settings,
@@ -102,6 +114,14 @@ pub(crate) struct World {
     /// The last epoch whose first leader proposed without phase 1.
     pub(crate) led_first: Epoch,
     pub(crate) coverage: Coverage,
+    /// Poison so far, and the earliest time of the next.
+    pub(crate) poisons: u32,
+    pub(crate) next_poison_ns: u64,
+    /// What members tell each other about slots that fail.
+    pub(crate) letters: BTreeMap<u64, Letter>,
+    pub(crate) next_letter: u64,
+    /// Promises that are not on disk yet.
+    pub(crate) saves: BTreeMap<u64, Save>,
     steps: u64,
 }
 
@@ -141,6 +161,11 @@ impl World {
             next_op: 0,
             next_copy: 0,
             late: BTreeMap::new(),
+            poisons: 0,
+            next_poison_ns: 0,
+            letters: BTreeMap::new(),
+            next_letter: 0,
+            saves: BTreeMap::new(),
             steps: 0,
             turn: 0,
             bursts: vec![(0, 0); machines * machines * LANES.len()],
@@ -222,6 +247,7 @@ impl World {
                 Ok(())
             }
             Event::StartSignal { member } => self.start_signal(member),
+            Event::Look { member } => self.look_at_app(member),
             Event::AppStop { member, process } => {
                 self.app_stop(member, process);
                 Ok(())
@@ -230,7 +256,10 @@ impl World {
                 member,
                 process,
                 slot,
-            } => self.app_effect(member, process, slot),
+            } => {
+                self.app_effect(member, process, slot);
+                Ok(())
+            }
             Event::AppDone {
                 member,
                 life,
@@ -243,11 +272,54 @@ impl World {
                 process,
                 attempt,
             } => self.app_read(member, life, process, attempt),
+            Event::Restored {
+                member,
+                life,
+                job,
+                slot,
+                process,
+                end,
+            } => self.restored(member, life, job, (slot, process, end)),
+            Event::VolumeBack {
+                member,
+                life,
+                job,
+                slot,
+                end,
+            } => self.volume_back(member, life, job, (slot, end)),
+            Event::Claimed {
+                member,
+                life,
+                job,
+                process,
+                says,
+            } => self.claimed(member, life, job, (process, says)),
+            Event::Taken {
+                member,
+                life,
+                job,
+                slot,
+                end,
+            } => self.taken(member, life, job, (slot, end)),
+            Event::Stored { member, life, slot } => {
+                self.stored(member, life, slot);
+                Ok(())
+            }
+            Event::Overdue { member, life, job } => self.overdue(member, life, job),
+            Event::Keep { member, life } => self.look_round(member, life),
+            Event::Turn { member } => self.turn(member),
+            Event::Judge { member, life } => self.judge(member, life),
+            Event::Letter { number, .. } => self.letter(number),
+            Event::Saved { member, number } => {
+                self.promises_saved(member, number);
+                Ok(())
+            }
             Event::Fetched {
                 member,
                 life,
+                from,
                 at_least,
-            } => self.fetched(member, life, at_least),
+            } => self.fetched(member, life, from, at_least),
             Event::Operate => self.operate(),
             Event::Change { member, number } => self.request_change(member, number),
             Event::Wake { client } => {
@@ -279,9 +351,21 @@ impl World {
             | Event::Synced { member, .. }
             | Event::Loaded { member, .. }
             | Event::Fetched { member, .. }
+            | Event::Restored { member, .. }
+            | Event::VolumeBack { member, .. }
+            | Event::Claimed { member, .. }
+            | Event::Taken { member, .. }
+            | Event::Stored { member, .. }
+            | Event::Overdue { member, .. }
+            | Event::Keep { member, .. }
+            | Event::Turn { member }
+            | Event::Judge { member, .. }
+            | Event::Letter { member, .. }
+            | Event::Saved { member, .. }
             | Event::PauseOver { member, .. }
             | Event::Slow { member, .. }
             | Event::StartSignal { member }
+            | Event::Look { member }
             | Event::AppDone { member, .. }
             | Event::Change { member, .. }
             | Event::Request { member, .. } => Some(*member),
@@ -367,7 +451,11 @@ fn host(index: usize, genesis: &Genesis, swarm: &Swarm, dice: &mut Dice) -> Host
     Host {
         clock: Clock::new(dice.range(1, 1 << 50), ppm(dice), ppm(dice), skew),
         disk: Disk::new(identity, genesis.clone(), lies),
-        app: App::default(),
+        app: App::new(swarm.service.state, swarm.registers),
+        promises: Vec::new(),
+        half_restored: false,
+        app_planned: false,
+        exchange: None,
         ledger: Ledger::default(),
         snapshots: Vec::new(),
         process: None,

@@ -27,15 +27,12 @@ fn the_first_seeds_keep_all_invariants_and_converge() {
         installs += report.installs;
         coverage.add(&report.coverage);
     }
-    assert!(
-        compactions > 100 && installs > 0,
-        "{compactions} {installs}"
-    );
+    assert!(compactions > 20 && installs > 0, "{compactions} {installs}");
     assert!(operations > 1_000, "{operations} operations prove nothing");
     let changes = coverage.count(Sight::Changes);
     assert!(changes > 50, "members hardly changed: {changes}");
     let missing: Vec<Sight> = coverage.missing().collect();
-    assert!(missing.len() < 10, "hardly anything was seen: {missing:?}");
+    assert!(missing.len() < 35, "hardly anything was seen: {missing:?}");
     for sight in [
         Sight::Promoted,
         Sight::LeadersRemoved,
@@ -44,6 +41,12 @@ fn the_first_seeds_keep_all_invariants_and_converge() {
         Sight::ThrownAway,
         Sight::StaleRefused,
         Sight::SecondRefused,
+        Sight::SnapshotsTaken,
+        Sight::SnapshotsCompared,
+        Sight::SnapshotsJumped,
+        Sight::VolumesBack,
+        Sight::Ambiguous,
+        Sight::Asks,
     ] {
         assert!(!missing.contains(&sight), "never seen: {sight:?}");
     }

@@ -22,7 +22,8 @@ impl Machine {
         if earlier.is_some_and(|it| (it.ballot, it.number) > (ask.ballot, ask.number)) {
             return None;
         }
-        if ask.slot <= self.executed() {
+        // Of what is in the base, which is to become this copy's state, nothing is left to promise.
+        if ask.slot <= self.executed().max(self.base) {
             return Some(Standing::Applied);
         }
         self.promises.insert(ask.slot, ask);
@@ -37,6 +38,8 @@ impl Machine {
             }
         }
         Some(match self.was_sent(ask.slot) {
+            // Sent in this life, perhaps; but one that nothing is known of may have answered it.
+            _ if ask.slot <= self.history.forgotten => Standing::Unknown,
             Some(true) => Standing::Failed,
             Some(false) => Standing::Held,
             None => Standing::Unknown,

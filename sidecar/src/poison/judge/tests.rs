@@ -414,3 +414,44 @@ fn k1_where_the_policy_says_so_who_is_lost_is_not_waited_for_but_who_executed_it
     }
     assert_eq!(bench.poll(60_000), []);
 }
+
+#[test]
+fn whoever_was_removed_since_may_have_executed_what_nobody_else_has() {
+    let judge = Bench::new(rules()).judge;
+    assert!(!judge.is_unsure(false, ballot(3)));
+    assert!(judge.is_unsure(true, ballot(3)));
+    let epoch = Epoch(0);
+    let earlier = Ballot { epoch, ..ballot(9) };
+    assert!(judge.is_unsure(false, earlier), "in an earlier epoch");
+}
+
+#[test]
+fn k1_what_another_has_executed_does_not_hold_up_the_decision_about_a_later_slot() {
+    let has_snapshots = true;
+    let mut bench = Bench::new(Rules {
+        has_snapshots,
+        ..rules()
+    });
+    bench.judge.handle_settled();
+    bench.fails(3, 2);
+    bench.poll(0);
+    bench.executes(1);
+    bench.executes(2);
+    bench.answer(1, ask(1), Standing::Applied);
+    bench.answer(2, ask(1), Standing::Applied);
+    bench.answer(3, ask(1), Standing::Failed);
+    assert_eq!(bench.poll(100), [restore(3, 2)]);
+    // Nobody who could give a state comes to where one could be taken.
+    for number in [1, 2] {
+        let doubts = bench.said.get_mut(&number).unwrap();
+        doubts.progress.failed = Some((Slot(6), 2));
+    }
+    let later = Ask {
+        slot: Slot(6),
+        ..ask(2)
+    };
+    let steps = bench.poll(100);
+    let to = MemberId(3);
+    assert!(steps.contains(&Step::Free { to, ask: ask(1) }), "{steps:?}");
+    assert_eq!(asked(&steps), [(1, later), (2, later), (3, later)]);
+}

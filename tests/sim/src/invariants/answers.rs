@@ -21,6 +21,9 @@ pub(crate) struct Answers {
     seen: Slot,
     writes: u64,
     reads: u64,
+    /// What was executed and perhaps answered is undone, as a person or the policy wanted: what the
+    /// clients see from then on is no one history.
+    undone: bool,
 }
 
 // === impl Answers ===
@@ -32,12 +35,28 @@ impl Answers {
             seen: Slot::ZERO,
             writes: 0,
             reads: 0,
+            undone: false,
         }
     }
 
-    /// The first copy executed a slot that changes this register.
+    /// A copy executed a slot that changes this register: reads may show it.
     pub(crate) fn changed(&mut self, slot: Slot, register: u64, to: Register) {
-        self.registers[register as usize].push((slot, to));
+        let history = &mut self.registers[register as usize];
+        let at = history.partition_point(|(it, _)| *it < slot);
+        if history.get(at).is_none_or(|(it, _)| *it != slot) {
+            history.insert(at, (slot, to));
+        }
+    }
+
+    /// Nobody executes the slot any more: what it did to this register is not seen again. `answered`:
+    /// a copy had executed it.
+    pub(crate) fn skipped(&mut self, slot: Slot, answered: bool) {
+        self.undone |= answered;
+        for history in &mut self.registers {
+            if history.iter().any(|(it, _)| *it == slot) {
+                history.retain(|(it, _)| *it < slot);
+            }
+        }
     }
 
     /// An operation begins now: what it must not be older than.
@@ -56,6 +75,9 @@ impl Answers {
         once: &Once,
     ) -> Result<(), Violation> {
         self.writes += 1;
+        if self.undone {
+            return Ok(());
+        }
         let effect = applied.effect(slot);
         if effect.is_none_or(|e| e.work.op != op || e.result != result) {
             return Err(Violation::new(
@@ -90,6 +112,9 @@ impl Answers {
         value: Register,
     ) -> Result<(), Violation> {
         self.reads += 1;
+        if self.undone {
+            return Ok(());
+        }
         let history = &self.registers[register as usize];
         let upto = history.partition_point(|(slot, _)| *slot <= reflects);
         let expected = upto

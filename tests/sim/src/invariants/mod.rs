@@ -22,6 +22,7 @@ pub(crate) mod undone;
 pub(crate) mod unsynced;
 pub(crate) mod votes;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use synod_paxos::{Configuration, Message, Record, Slot};
@@ -33,7 +34,7 @@ use self::commit::Commit;
 use self::once::Once;
 use self::one_value::OneValue;
 use self::promised::Promised;
-use crate::app::{Register, Work};
+use crate::app::Register;
 use crate::calendar::Life;
 use crate::disk::Disk;
 
@@ -58,6 +59,10 @@ pub(crate) struct Checks {
     pub(crate) applied: Applied,
     pub(crate) once: Once,
     pub(crate) answers: Answers,
+    /// Slots that nobody executes, and whether somebody may have been told otherwise.
+    skips: BTreeMap<Slot, bool>,
+    /// What they hold.
+    skipped_ops: BTreeSet<u64>,
 }
 
 // === impl Violation ===
@@ -92,6 +97,8 @@ impl Checks {
             applied: Applied::default(),
             once: Once::default(),
             answers: Answers::new(registers),
+            skips: BTreeMap::new(),
+            skipped_ops: BTreeSet::new(),
         }
     }
 
@@ -173,25 +180,47 @@ impl Checks {
         self.chosen.claimed(member, said, "announces")
     }
 
-    /// A member's app executed a request.
+    /// A member's app executed a request, which that member takes note of; it knows of these skips.
     pub(crate) fn executed(
         &mut self,
         member: usize,
+        skipped: &BTreeSet<Slot>,
         slot: Slot,
-        work: Work,
-        result: Register,
-        digest: u64,
+        effect: Effect,
     ) -> Result<(), Violation> {
-        let effect = Effect {
-            work,
-            result,
-            digest,
-        };
-        if self.applied.executed(member, slot, effect)? {
-            self.once.executed(slot, work.op)?;
-            self.answers.changed(slot, work.register, result);
+        if self.skips.get(&slot) == Some(&false) {
+            let text = format!(
+                "member {} executes slot {slot}, which all have promised not to execute",
+                member + 1
+            );
+            return Err(Violation::new("K1", text));
         }
+        let Effect { work, result, .. } = effect;
+        if self.applied.executed(member, skipped, slot, effect)? {
+            self.once.executed(slot, work.op)?;
+        }
+        self.answers.changed(slot, work.register, result);
         Ok(())
+    }
+
+    /// Nobody executes this slot from now on, which holds `op`. True when that is news.
+    pub(crate) fn skipped(&mut self, slot: Slot, unsure: bool, op: u64) -> Result<bool, Violation> {
+        if let Some(before) = self.skips.get(&slot) {
+            if *before == unsure {
+                return Ok(false);
+            }
+            let text = format!("members disagree about the skip of slot {slot}");
+            return Err(Violation::new("I6", text));
+        }
+        let executed = self.applied.effect(slot).is_some();
+        if executed && !unsure {
+            let text = format!("slot {slot} was executed, perhaps answered, and is skipped");
+            return Err(Violation::new("K1", text));
+        }
+        self.skips.insert(slot, unsure);
+        self.skipped_ops.insert(op);
+        self.answers.skipped(slot, executed);
+        Ok(true)
     }
 
     /// A client was told that its write is at `slot`.
@@ -203,14 +232,28 @@ impl Checks {
         result: Register,
     ) -> Result<(), Violation> {
         undone::answered(op, slot, &self.chosen)?;
+        if self.skips.get(&slot) == Some(&false) {
+            let text = format!("operation {op} is answered at slot {slot}, which is skipped");
+            return Err(Violation::new("K1", text));
+        }
         self.answers
             .wrote(op, floor, slot, result, &self.applied, &self.once)
+    }
+
+    /// A client was told that its write, or the first that the one at `slot` repeats, was skipped.
+    pub(crate) fn told_skipped(&self, op: u64, slot: Slot) -> Result<(), Violation> {
+        undone::answered(op, slot, &self.chosen)?;
+        if self.skipped_ops.contains(&op) {
+            return Ok(());
+        }
+        let text = format!("operation {op} was said to be skipped at slot {slot}, and is not");
+        Err(Violation::new("K2", text))
     }
 
     /// A client was told that its write is at `slot`, and that the response is gone.
     pub(crate) fn gone(&self, op: u64, slot: Slot) -> Result<(), Violation> {
         undone::answered(op, slot, &self.chosen)?;
-        if self.once.slot_of(op) == Some(slot) {
+        if self.once.slot_of(op) == Some(slot) || self.skips.contains_key(&slot) {
             return Ok(());
         }
         let text = format!("operation {op} was said to be at slot {slot}, where it is not");

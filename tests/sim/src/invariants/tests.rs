@@ -7,7 +7,11 @@ use synod_paxos::{
     Settings, Slot, Status,
 };
 
+use synod_sidecar::apply::StateType;
+
+use super::applied::has_none_of;
 use super::*;
+use crate::app::{App, On, Poison, Work};
 use crate::disk::Summary;
 
 mod members;
@@ -76,7 +80,12 @@ fn stop_sign(slot: u64, next: &Configuration) -> Entry {
 }
 
 fn work(op: u64) -> Work {
-    Work { op, register: 0 }
+    let poison = Poison::None;
+    Work {
+        op,
+        register: 0,
+        poison,
+    }
 }
 
 fn broken(result: Result<(), Violation>) -> &'static str {
@@ -185,16 +194,46 @@ fn a_commit_that_goes_back_or_beyond_the_log_is_seen() {
 #[test]
 fn copies_that_differ_are_seen_by_result_by_history_and_by_what_they_left_out() {
     let mut applied = Applied::default();
+    let none = BTreeSet::new();
     let effect = |op, digest| Effect {
         work: work(op),
         result: Register::default().append(op),
         digest,
     };
-    assert!(applied.executed(0, Slot(2), effect(7, 1)).unwrap());
-    assert!(!applied.executed(1, Slot(2), effect(7, 1)).unwrap());
-    assert!(applied.executed(1, Slot(2), effect(8, 1)).is_err());
-    assert!(applied.executed(1, Slot(2), effect(7, 2)).is_err());
-    assert!(applied.executed(1, Slot(1), effect(6, 1)).is_err());
+    assert!(applied.executed(0, &none, Slot(2), effect(7, 1)).unwrap());
+    assert!(!applied.executed(1, &none, Slot(2), effect(7, 1)).unwrap());
+    assert!(applied.executed(1, &none, Slot(2), effect(8, 1)).is_err());
+    assert!(applied.executed(1, &none, Slot(2), effect(7, 2)).is_err());
+    assert!(applied.executed(1, &none, Slot(1), effect(6, 1)).is_err());
+    // Who knows of a skip goes on from another state than who does not.
+    let one = BTreeSet::from([Slot(2)]);
+    applied.executed(0, &none, Slot(3), effect(8, 2)).unwrap();
+    applied.executed(1, &one, Slot(3), effect(8, 3)).unwrap();
+    assert!(applied.executed(2, &one, Slot(3), effect(8, 2)).is_err());
+}
+
+#[test]
+fn a_skip_of_what_was_executed_or_what_is_executed_in_spite_of_it_is_seen() {
+    let (none, effect) = (BTreeSet::new(), effect_of(8, 3));
+    let mut checks = two_writes();
+    assert_eq!(broken(checks.skipped(Slot(2), false, 8).map(drop)), "K1");
+    assert!(checks.skipped(Slot(3), false, 9).unwrap());
+    assert!(!checks.skipped(Slot(3), false, 9).unwrap());
+    assert_eq!(broken(checks.skipped(Slot(3), true, 9).map(drop)), "I6");
+    assert_eq!(broken(checks.executed(0, &none, Slot(3), effect)), "K1");
+    // What a person gave up may have been executed.
+    assert!(checks.skipped(Slot(2), true, 8).unwrap());
+}
+
+#[test]
+fn a_state_that_contains_what_is_skipped_is_seen() {
+    let mut app = App::new(StateType::Ephemeral, 1);
+    app.start();
+    let poison = Poison::Kills(On::All);
+    app.execute(Slot(2), Work { poison, ..work(7) });
+    let known = BTreeSet::from([Slot(2)]);
+    has_none_of(0, &BTreeSet::new(), app.state()).unwrap();
+    assert_eq!(broken(has_none_of(0, &known, app.state())), "K2");
 }
 
 #[test]
@@ -297,12 +336,23 @@ fn an_operation_that_takes_effect_twice_is_seen() {
 /// Two writes to one register, at slots 1 and 2.
 fn two_writes() -> Checks {
     let mut checks = Checks::new(1, &of_voters(1, 1), 1);
-    let first = Register::default().append(7);
-    checks.executed(0, Slot(1), work(7), first, 1).unwrap();
+    let none = BTreeSet::new();
+    let first = effect_of(7, 1);
+    checks.executed(0, &none, Slot(1), first).unwrap();
+    let second = Effect {
+        result: first.result.append(8),
+        ..effect_of(8, 2)
+    };
+    checks.executed(0, &none, Slot(2), second).unwrap();
     checks
-        .executed(0, Slot(2), work(8), first.append(8), 2)
-        .unwrap();
-    checks
+}
+
+fn effect_of(op: u64, digest: u64) -> Effect {
+    Effect {
+        work: work(op),
+        result: Register::default().append(op),
+        digest,
+    }
 }
 
 #[test]

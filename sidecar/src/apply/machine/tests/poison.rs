@@ -405,6 +405,28 @@ fn what_an_earlier_machine_did_is_not_known_but_what_came_since_is() {
 }
 
 #[test]
+fn what_an_earlier_machine_may_have_answered_is_not_known_though_this_life_has_sent_it() {
+    let (bench, _) = stuck(StateType::Ephemeral);
+    let mut next = bench.restarted_with(Found::OtherBoot, Some(instance(2)));
+    next.machine.handle_proven(Slot(3));
+    let first = next.sent();
+    next.machine.handle_response(first.run);
+    assert_eq!(next.sent().slot, Slot(2));
+    assert_eq!(next.machine.handle_ask(ask(2, 1)), Some(Standing::Unknown));
+}
+
+#[test]
+fn what_is_in_the_snapshot_that_a_copy_is_to_begin_with_is_not_promised_any_more() {
+    let (mut bench, execute) = stuck(StateType::Ephemeral);
+    bench.machine.handle_unknown(execute.run);
+    let others = bench.fold_at(3);
+    assert!(bench.machine.handle_snapshot_available(others));
+    assert_eq!(bench.machine.executed(), Slot(1));
+    assert_eq!(bench.machine.handle_ask(ask(2, 1)), Some(Standing::Applied));
+    assert_eq!(bench.machine.promises().next(), None, "it would never end");
+}
+
+#[test]
 fn what_an_earlier_machine_did_stays_unknown_to_all_later_lives() {
     let (bench, _) = stuck(StateType::Ephemeral);
     let mut second = bench.restarted_with(Found::OtherBoot, Some(instance(2)));
