@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::app::AppProtocol;
+use crate::findings::Findings;
 use crate::int_or_string::IntOrString;
 use crate::membership::{MembersChange, Membership};
 use crate::placement::Overrides;
@@ -258,6 +259,9 @@ pub struct ReplicaGroupStatus {
     /// Who is in the group, while a member here leads it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub membership: Option<Membership>,
+    /// What members here have found out about requests and copies.
+    #[serde(skip_serializing_if = "Findings::is_empty")]
+    pub findings: Findings,
     /// Further facts by name, for people.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]

@@ -7,6 +7,7 @@
 mod app;
 mod crd;
 mod duration;
+mod findings;
 mod group;
 mod int_or_string;
 mod manifest;
@@ -28,6 +29,7 @@ mod validate;
 pub use app::{App, AppProtocol, PassthroughAcknowledgement, PassthroughPort};
 pub use crd::{FIELD_RULES, FieldRule, files};
 pub use duration::{Duration, DurationError};
+pub use findings::{DivergedCopies, Findings, SkippedRequest, UndecidedRequest};
 pub use group::{
     GroupApp, GroupIssuer, GroupMember, GroupMemberStatus, GroupPeer, ReplicaGroup,
     ReplicaGroupSpec, ReplicaGroupStatus, SnapshotRequest,

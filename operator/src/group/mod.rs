@@ -14,6 +14,7 @@ mod children;
 mod controller;
 mod dereference;
 mod disruptions;
+mod findings;
 mod members;
 mod membership;
 mod names;

@@ -10,6 +10,7 @@ use synod_api::{
 use synod_proto::v1::KeptSnapshot;
 
 use super::certificates::Problem;
+use super::findings::findings;
 use super::names;
 use super::observe::{Observed, is_silent};
 use super::plan::Step;
@@ -99,6 +100,12 @@ pub(crate) fn status(group: &ReplicaGroup, report: &Report, now: Timestamp) -> R
             .or(before.snapshot)
             .filter(|_| group.spec.snapshot.is_some()),
         membership: report.membership.clone(),
+        // What nobody could be asked about is as it was.
+        findings: if report.members.is_empty() {
+            before.findings
+        } else {
+            findings(&report.members)
+        },
         facts: report.facts.clone(),
     }
 }

@@ -11,6 +11,7 @@ mod dereference;
 mod error;
 mod events;
 mod finalize;
+mod findings;
 mod genesis;
 mod groups;
 mod members;

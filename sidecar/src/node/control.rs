@@ -220,6 +220,8 @@ impl control_server::Control for Control {
         let node = self.node.status().borrow().clone();
         let apply = self.apply.status().borrow().clone();
         let policy = self.apply.policy().borrow().clone();
+        let trouble = self.board.found().borrow().clone();
+        let diverged = self.apply.found().borrow().diverged.clone();
         let members = node
             .configuration
             .as_deref()
@@ -261,6 +263,9 @@ impl control_server::Control for Control {
             rollback: apply.rollback.map(|it| it.0),
             replace_pod: apply.rollback.is_some() && self.snapshots.is_started(),
             log_bytes: node.log_bytes,
+            undecided: trouble.undecided.map(Into::into),
+            skipped: trouble.skipped.into_iter().map(Into::into).collect(),
+            diverged: diverged.into_iter().map(Into::into).collect(),
         }))
     }
 
