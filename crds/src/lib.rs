@@ -31,7 +31,7 @@ pub use crd::{FIELD_RULES, FieldRule, files};
 pub use duration::{Duration, DurationError};
 pub use findings::{DivergedCopies, Findings, SkippedRequest, UndecidedRequest};
 pub use group::{
-    GroupApp, GroupIssuer, GroupMember, GroupMemberStatus, GroupPeer, ReplicaGroup,
+    GroupApp, GroupFounding, GroupIssuer, GroupMember, GroupMemberStatus, GroupPeer, ReplicaGroup,
     ReplicaGroupSpec, ReplicaGroupStatus, SnapshotRequest,
 };
 pub use int_or_string::IntOrString;
@@ -52,9 +52,9 @@ pub use service::{
     API_VERSION, KIND, ReplicatedService, ReplicatedServiceSpec, Risk, ScaleDown, WorkloadRef,
 };
 pub use state::{
-    Bootstrap, BootstrapClaim, BootstrapType, Endpoint, Every, HttpSnapshot, Log, OnUncleanCrash,
-    Retention, Snapshot, SnapshotType, State, StateType, StateVolume, VolumeClaim,
-    VolumeClaimRetentionPolicy,
+    Bootstrap, BootstrapClaim, BootstrapSnapshot, BootstrapType, Endpoint, Every, HttpSnapshot,
+    Log, OnUncleanCrash, Retention, Snapshot, SnapshotType, State, StateType, StateVolume,
+    VolumeClaim, VolumeClaimRetentionPolicy,
 };
 pub use status::{
     ClusterStatus, Condition, LeaderStatus, MemberRole, MemberState, MemberStatus, ProtocolStatus,

@@ -134,7 +134,10 @@ reasons! {
         "Rename or delete the object that the message names, or give the service another name.";
     EXISTING_DATA = "ExistingData" on [READY, AVAILABLE, STALLED]:
         "Volume claims of an earlier service of this name hold data." =>
-        "Give this service another name. Only when nobody needs that data: delete the claims that the message names, and the service begins empty. This version does not start from retained claims.";
+        "To go on with it: set `spec.bootstrap.type: Existing`. Otherwise give this service another name; or, only when nobody needs that data, delete the claims that the message names, and the service begins empty.";
+    BOOTSTRAP_IMPOSSIBLE = "BootstrapImpossible" on [READY, AVAILABLE, STALLED]:
+        "The service cannot begin with what `spec.bootstrap` names. Nothing was changed, and nothing is lost." =>
+        "Do what the message says; it goes on by itself. Until the service was formed, `spec.bootstrap` can be changed.";
     GENESIS_LOST = "GenesisLost" on [READY, STALLED]:
         "The members say that they are a group already, but the record of how it was formed is not there." =>
         "Put the ConfigMap that the message names back from a backup. Only when nobody needs their data: delete the service and the claims of its members, then create it again.";

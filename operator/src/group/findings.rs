@@ -107,13 +107,13 @@ mod tests {
         }
     }
 
-    fn open(slot: u64) -> Option<proto::UndecidedRequest> {
-        Some(proto::UndecidedRequest {
+    fn open(slot: u64) -> proto::UndecidedRequest {
+        proto::UndecidedRequest {
             slot,
             method: "POST".to_owned(),
             path: "/notes".to_owned(),
             waits_for: vec!["notes-eu-0 must come back".to_owned()],
-        })
+        }
     }
 
     #[test]
@@ -128,12 +128,12 @@ mod tests {
             }]
         };
         let was = member("notes-eu-0", |it| {
-            it.undecided = open(3);
+            it.undecided = Some(open(3));
             it.diverged = differs();
         });
         assert_eq!(findings(std::slice::from_ref(&was)), Findings::default());
         let leads = member("notes-us-0", |it| {
-            it.undecided = open(7);
+            it.undecided = Some(open(7));
             it.diverged = differs();
         });
         let found = findings(&[was, leads]);
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn nothing_is_longer_than_the_schema_allows() {
         let long = member("notes-us-0", |it| {
-            let mut request = open(1).expect("one");
+            let mut request = open(1);
             request.path = "/ü".repeat(2000);
             request.waits_for = vec!["w".repeat(2000); 30];
             it.undecided = Some(request);

@@ -25,6 +25,7 @@ mod policy;
 mod reconcile;
 mod requests;
 mod roll;
+mod source;
 mod status;
 mod validate;
 

@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod finalize;
 mod findings;
+mod founding;
 mod genesis;
 mod groups;
 mod members;

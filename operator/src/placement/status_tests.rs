@@ -214,7 +214,7 @@ fn of_many_skips_the_latest_are_kept_and_those_before_are_never_news_again() {
     found(&mut views, |it| it.skipped = (2..=17).map(skip).collect());
     let after = status(&report(Some(&valid), &views), &before, at(2000));
     let slots: Vec<_> = after.skipped.iter().map(|it| it.slot).collect();
-    assert_eq!(slots, Vec::from_iter(2..=17));
+    assert_eq!(slots, (2..=17).collect::<Vec<u64>>());
     assert_eq!(events::deeds(&before, &after).len(), 1);
     // A member that has not learnt the last one yet.
     found(&mut views, |it| it.skipped = (1..=16).map(skip).collect());

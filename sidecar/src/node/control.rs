@@ -71,6 +71,8 @@ pub struct Facts {
     pub boot: u64,
     /// Limits of its log.
     pub log: Log,
+    /// The genesis that its log had when this process started, as its file would say it; empty: none.
+    pub genesis: String,
 }
 
 /// The service.
@@ -263,6 +265,7 @@ impl control_server::Control for Control {
             rollback: apply.rollback.map(|it| it.0),
             replace_pod: apply.rollback.is_some() && self.snapshots.is_started(),
             log_bytes: node.log_bytes,
+            genesis: self.facts.genesis.clone(),
             undecided: trouble.undecided.map(Into::into),
             skipped: trouble.skipped.into_iter().map(Into::into).collect(),
             diverged: diverged.into_iter().map(Into::into).collect(),
