@@ -48,7 +48,8 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "FOLDER")]
     to: PathBuf,
     /// Number of the member that gives it, from 1; without it a follower whose copy is as far as any
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", conflicts_with = "at",
+        value_parser = clap::value_parser!(u32).range(1..))]
     member: Option<u32>,
 }
 

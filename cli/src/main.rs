@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_comes_from_a_folder_or_from_a_member_somewhere_else_with_all_that_this_needs() {
+    fn a_folder_or_a_member_somewhere_else_is_given_with_all_that_this_needs() {
         let backup = |more: &[&str]| {
             let words = ["synod", "backup", "create", "--to", "b"];
             parsed(&[&words[..], more].concat())
@@ -219,6 +219,9 @@ mod tests {
         ] {
             assert!(backup(&more).is_err(), "{more:?}");
         }
+        let skip = |more: &[&str]| parsed(&[&["synod", "skip", "--slot", "7"][..], more].concat());
+        assert!(skip(&[&at[..], &needs].concat()).is_ok() && skip(&["--data", "d"]).is_ok());
+        assert!(skip(&[]).is_err() && skip(&at).is_err());
     }
 
     #[test]

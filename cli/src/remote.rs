@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 pub(crate) struct RemoteArgs {
     /// Where a member listens for its peers, instead of --data: its pod's address with port 7443, or what
     /// `kubectl port-forward` leads there
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["data", "member"],
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "data",
         requires_all = ["tls", "service", "name"])]
     pub(crate) at: Option<String>,
     /// Folder with tls.crt and tls.key of the Secret SERVICE-operator-tls, and ca.crt of the Secret

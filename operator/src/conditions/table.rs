@@ -160,7 +160,7 @@ reasons! {
         "Look at the message for what was tried. Expired credentials: `synod cluster join` again. Members are never removed because of this.";
     POISON_UNDECIDED = "PoisonUndecided" on [READY, AVAILABLE, DEGRADED]:
         "A request fails on every copy, and it is not known yet whether one of them has executed it. Ordered requests get 503 until that is decided, and no member is taken away." =>
-        "Bring back the members that the message names: it goes on by itself once they have said what they know. When one cannot come back: `synod skip --slot SLOT` has the request skipped, though a client may have been told that it was executed.";
+        "Bring back the members that the message names: it goes on by itself once they have said what they know. When one cannot come back: `synod skip --slot SLOT --at LEADER:7443 ..` has the request skipped, though a client may have been told that it was executed; the certificate for that is got as for a backup, see bootstrap.md.";
     REQUEST_SKIPPED = "RequestSkipped" on [DEGRADED]:
         "Within the last hour a request was skipped, since every copy failed at it: nobody executes it. The client got 502; all others are served." =>
         "Look why the app fails at it: the message and an event have its slot, method and path. The message also says if a client may have been told that it was executed; then look after what it was to do.";
