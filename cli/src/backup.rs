@@ -9,11 +9,12 @@ use serde_json::json;
 use synod_paxos::GroupId;
 use synod_proto::v1::StatusRequest;
 use synod_sidecar::backup::{self, Found, Manifest, Progress};
-use synod_sidecar::config::{Config, Log};
+use synod_sidecar::config::Log;
 
 use crate::exit::Failure;
-use crate::local::control::{connector_of, control_of};
+use crate::local::control::connector_of;
 use crate::local::founding::{self, Restore};
+use crate::remote::{Remote, RemoteArgs};
 use crate::running::GroupArgs;
 use crate::snapshot::{best, numbered, time};
 use crate::status::Output;
@@ -38,13 +39,17 @@ pub(crate) enum BackupCommand {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct CreateArgs {
+    /// The folder of a running `synod local`
+    #[arg(long, value_name = "DIR", required_unless_present = "at")]
+    data: Option<PathBuf>,
     #[command(flatten)]
-    group: GroupArgs,
+    remote: RemoteArgs,
     /// The folder below which the backup gets a folder of its own
     #[arg(long, value_name = "FOLDER")]
     to: PathBuf,
     /// Number of the member that gives it, from 1; without it a follower whose copy is as far as any
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", conflicts_with = "at",
+        value_parser = clap::value_parser!(u32).range(1..))]
     member: Option<u32>,
 }
 
@@ -93,18 +98,12 @@ pub(crate) fn run(command: BackupCommand) -> Result<(), Failure> {
 }
 
 async fn create(args: &CreateArgs) -> Result<(), Failure> {
-    let members = args.group.members()?;
-    let member = match args.member {
-        Some(number) => numbered(&members, number)?,
-        None => best(&members).await?,
-    };
+    let from = source(args).await?;
     std::fs::create_dir_all(&args.to)
         .map_err(|error| Failure::failed(format!("cannot make {}: {error}", args.to.display())))?;
-    let into = args
-        .to
-        .join(folder_name(&member.service, SystemTime::now()));
-    let name = &member.member;
-    let made = make(&args.group.data, member, &into).await;
+    let into = args.to.join(folder_name(&from.service, SystemTime::now()));
+    let name = &from.member;
+    let made = make(&from, &into).await;
     let manifest = match made {
         Ok(manifest) => manifest,
         Err(error) => {
@@ -124,11 +123,33 @@ async fn create(args: &CreateArgs) -> Result<(), Failure> {
     ))
 }
 
-async fn make(data: &Path, member: &Config, into: &Path) -> anyhow::Result<Manifest> {
-    let mut control = control_of(data, member).await?;
+/// The member that gives it.
+async fn source(args: &CreateArgs) -> Result<Remote, Failure> {
+    let remote = args.remote.member();
+    let remote = remote.map_err(|error| Failure::failed(format!("{error:#}")))?;
+    let data = match (remote, &args.data) {
+        (Some(remote), _) => return Ok(remote),
+        (None, Some(data)) => data.clone(),
+        (None, None) => return Err(Failure::usage("give --data, or --at with what it needs")),
+    };
+    let group = GroupArgs { data };
+    let members = group.members()?;
+    let member = match args.member {
+        Some(number) => numbered(&members, number)?,
+        None => best(&members).await?,
+    };
+    let connector = connector_of(&group.data, member);
+    Ok(Remote {
+        service: member.service.clone(),
+        member: member.member.clone(),
+        connector: connector.map_err(|error| Failure::failed(format!("{error:#}")))?,
+    })
+}
+
+async fn make(from: &Remote, into: &Path) -> anyhow::Result<Manifest> {
+    let mut control = from.control().await?;
     let status = control.status(StatusRequest {}).await?.into_inner();
     let group = group_id(&status.group).context("the group has not been formed yet")?;
-    let connector = connector_of(data, member)?;
     let tell = |progress| match progress {
         Progress::Snapshot { slot, bytes } => {
             eprintln!("the snapshot at slot {slot}, {bytes} bytes ..");
@@ -137,9 +158,9 @@ async fn make(data: &Path, member: &Config, into: &Path) -> anyhow::Result<Manif
         Progress::Check => eprintln!("reading all of it back .."),
     };
     Ok(Box::pin(backup::create(
-        &connector,
+        &from.connector,
         group,
-        &member.service,
+        &from.service,
         into,
         tell,
     ))

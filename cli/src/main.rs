@@ -13,6 +13,7 @@ mod http;
 mod inject;
 mod local;
 mod members;
+mod remote;
 mod running;
 mod skip;
 mod snapshot;
@@ -200,6 +201,31 @@ mod tests {
     fn what_stands_behind_the_dashes_is_the_apps() {
         let command = parsed(&["synod", "local", "--replicas", "5", "--", "app", "--help"]);
         assert!(matches!(command, Ok(Command::Local(_))));
+    }
+
+    #[test]
+    fn a_folder_or_a_member_somewhere_else_is_given_with_all_that_this_needs() {
+        let backup = |more: &[&str]| {
+            let words = ["synod", "backup", "create", "--to", "b"];
+            parsed(&[&words[..], more].concat())
+        };
+        let at = ["--at", "10.0.0.7:7443"];
+        let needs = ["--tls", "t", "--service", "notes", "--name", "notes-us-0"];
+        assert!(backup(&["--data", "d"]).is_ok());
+        assert!(backup(&[&at[..], &needs].concat()).is_ok());
+        for more in [
+            vec![],
+            at.to_vec(),
+            [&at[..], &needs[2..]].concat(),
+            [&at[..], &needs, &["--data", "d"]].concat(),
+            [&at[..], &needs, &["--member", "2"]].concat(),
+            ["--data", "d", "--service", "notes"].to_vec(),
+        ] {
+            assert!(backup(&more).is_err(), "{more:?}");
+        }
+        let skip = |more: &[&str]| parsed(&[&["synod", "skip", "--slot", "7"][..], more].concat());
+        assert!(skip(&[&at[..], &needs].concat()).is_ok() && skip(&["--data", "d"]).is_ok());
+        assert!(skip(&[]).is_err() && skip(&at).is_err());
     }
 
     #[test]

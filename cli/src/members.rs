@@ -282,11 +282,13 @@ async fn look(args: &GroupArgs, wanted: &Group) -> Result<Look, Failure> {
         }
     }
     let mut there = BTreeMap::new();
+    let mut held = false;
     for number in folder::numbers(&args.data) {
         there.insert(folder::name(&wanted.service, number), None);
     }
     for config in args.members()? {
         let status = status(config.listen.admin).await;
+        held |= status.as_ref().is_some_and(|it| it.undecided.is_some());
         there.insert(config.member, status.as_ref().and_then(membership::process));
     }
     let told = of_leader(args).await?;
@@ -295,7 +297,7 @@ async fn look(args: &GroupArgs, wanted: &Group) -> Result<Look, Failure> {
         start,
         take_away,
         empty,
-    } = membership::plan(wanted, &told.members, &there);
+    } = membership::plan(wanted, &told.members, &there, held);
     let next = |what: &str, names: &[String]| Look::Next(format!("{} {what}", names.join(", ")));
     Ok(match step {
         Step::Nothing if !start.is_empty() => next("is started", &start),

@@ -1,11 +1,16 @@
 //! `synod skip`: a person's word that the request that no copy gets past is given up.
 
+use std::path::PathBuf;
+
 use synod_proto::v1::SkipRequest;
+use synod_proto::v1::control_client::ControlClient;
 use synod_sidecar::config::Config;
+use tonic::transport::Channel;
 
 use crate::exit::Failure;
 use crate::local::control::control_of;
 use crate::local::group::status;
+use crate::remote::RemoteArgs;
 use crate::running::GroupArgs;
 
 /// Give up a request that no copy gets past
@@ -15,8 +20,11 @@ use crate::running::GroupArgs;
 /// it knew, a person decides: its client may have been told that the request was executed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SkipArgs {
+    /// The folder of a running `synod local`
+    #[arg(long, value_name = "DIR", required_unless_present = "at")]
+    data: Option<PathBuf>,
     #[command(flatten)]
-    group: GroupArgs,
+    remote: RemoteArgs,
     /// The request's place in the agreed order, as `synod status` says it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     slot: u64,
@@ -28,9 +36,7 @@ pub(crate) fn run(args: &SkipArgs) -> Result<(), Failure> {
 }
 
 async fn skip(args: &SkipArgs) -> Result<(), Failure> {
-    let members = args.group.members()?;
-    let leader = leader(&members).await?;
-    let mut control = control_of(&args.group.data, leader).await?;
+    let mut control = control(args).await?;
     let slot = args.slot;
     let answer = control.skip(SkipRequest { slot }).await;
     let answer = answer.map_err(|error| {
@@ -46,6 +52,20 @@ async fn skip(args: &SkipArgs) -> Result<(), Failure> {
         "slot {slot} is skipped: {} {}{unsure}\n",
         skipped.method, skipped.path
     ))
+}
+
+/// Of the leader: the one that was given is taken for it, and refuses if it is not.
+async fn control(args: &SkipArgs) -> Result<ControlClient<Channel>, Failure> {
+    let failed = |error: anyhow::Error| Failure::failed(format!("{error:#}"));
+    if let Some(remote) = args.remote.member().map_err(failed)? {
+        return remote.control().await.map_err(failed);
+    }
+    let data = args.data.clone();
+    let data = data.ok_or_else(|| Failure::usage("give --data, or --at with what it needs"))?;
+    let group = GroupArgs { data };
+    let members = group.members()?;
+    let leader = leader(&members).await?;
+    control_of(&group.data, leader).await.map_err(failed)
 }
 
 /// The member that says that it leads.

@@ -9,13 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::app::AppProtocol;
+use crate::findings::Findings;
 use crate::int_or_string::IntOrString;
 use crate::membership::{MembersChange, Membership};
 use crate::placement::Overrides;
 use crate::raw::RawObject;
 use crate::runtime::{Leader, Network, Service, Sidecar, Update};
 use crate::service::ReplicatedServiceSpec;
-use crate::state::{Log, State, VolumeClaimRetentionPolicy};
+use crate::state::{BootstrapType, Log, State, VolumeClaimRetentionPolicy};
 use crate::status::{Condition, MemberRole, MemberState, SnapshotAnswer, SnapshotStatus};
 
 /// What one cluster runs of a replicated service. Written by the operator of the hub; do not edit.
@@ -125,6 +126,10 @@ pub struct ReplicaGroupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 524_288))]
     pub genesis: Option<String>,
+    /// From what the group begins, if not with nothing; for the cluster that has it, and until it has
+    /// begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub founding: Option<GroupFounding>,
     /// Certificates from the hub.
     #[serde(default)]
     pub issuer: GroupIssuer,
@@ -150,6 +155,27 @@ pub struct ReplicaGroupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 524_288))]
     pub join: Option<String>,
+}
+
+/// From what a group begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupFounding {
+    /// `Claim` and `Snapshot`: the one member that is named here makes the first state. `Existing`:
+    /// members go on with the logs that they have.
+    #[serde(rename = "type")]
+    pub kind: BootstrapType,
+    /// Name of the volume claim with the state or the backup; empty for `Existing`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub claim: String,
+    /// The folder of the backup in it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub path: String,
+    /// What was done at this slot and behind it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
 }
 
 /// A snapshot that somebody asks for.
@@ -255,9 +281,17 @@ pub struct ReplicaGroupStatus {
     /// What came of the last snapshot that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotAnswer>,
+    /// What members here have in their logs as the beginning of their group, as the text of a genesis,
+    /// while nothing is known of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), inner(length(max = 524_288)))]
+    pub begun: Vec<String>,
     /// Who is in the group, while a member here leads it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub membership: Option<Membership>,
+    /// What members here have found out about requests and copies.
+    #[serde(skip_serializing_if = "Findings::is_empty")]
+    pub findings: Findings,
     /// Further facts by name, for people.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]

@@ -7,6 +7,7 @@
 mod app;
 mod crd;
 mod duration;
+mod findings;
 mod group;
 mod int_or_string;
 mod manifest;
@@ -28,8 +29,9 @@ mod validate;
 pub use app::{App, AppProtocol, PassthroughAcknowledgement, PassthroughPort};
 pub use crd::{FIELD_RULES, FieldRule, files};
 pub use duration::{Duration, DurationError};
+pub use findings::{DivergedCopies, Findings, SkippedRequest, UndecidedRequest};
 pub use group::{
-    GroupApp, GroupIssuer, GroupMember, GroupMemberStatus, GroupPeer, ReplicaGroup,
+    GroupApp, GroupFounding, GroupIssuer, GroupMember, GroupMemberStatus, GroupPeer, ReplicaGroup,
     ReplicaGroupSpec, ReplicaGroupStatus, SnapshotRequest,
 };
 pub use int_or_string::IntOrString;
@@ -50,9 +52,9 @@ pub use service::{
     API_VERSION, KIND, ReplicatedService, ReplicatedServiceSpec, Risk, ScaleDown, WorkloadRef,
 };
 pub use state::{
-    Bootstrap, BootstrapClaim, BootstrapType, Endpoint, Every, HttpSnapshot, Log, OnUncleanCrash,
-    Retention, Snapshot, SnapshotType, State, StateType, StateVolume, VolumeClaim,
-    VolumeClaimRetentionPolicy,
+    Bootstrap, BootstrapClaim, BootstrapSnapshot, BootstrapType, Endpoint, Every, HttpSnapshot,
+    Log, OnUncleanCrash, Retention, Snapshot, SnapshotType, State, StateType, StateVolume,
+    VolumeClaim, VolumeClaimRetentionPolicy,
 };
 pub use status::{
     ClusterStatus, Condition, LeaderStatus, MemberRole, MemberState, MemberStatus, ProtocolStatus,

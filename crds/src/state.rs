@@ -12,13 +12,17 @@ use crate::raw::RawObject;
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Bootstrap {
     /// `Empty` (default): a fresh app. `Existing`: the retained claims of an earlier service of this
-    /// name. `Claim`: the state in a volume claim, named in `claim`. `Snapshot`: a saved snapshot.
-    /// It cannot be changed once the service was formed. This version takes `Empty` only.
+    /// name, which goes on with its own logs. `Claim`: a copy of what is in a volume claim, named in
+    /// `claim`; needs `state.type: Volume` and `state.snapshot.type: Volume`. `Snapshot`: a backup,
+    /// named in `snapshot`. It cannot be changed once the service was formed.
     #[serde(rename = "type")]
     pub kind: BootstrapType,
     /// The volume claim to start from, for type `Claim`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim: Option<BootstrapClaim>,
+    /// The backup to start from, for type `Snapshot`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<BootstrapSnapshot>,
 }
 
 /// What the copies start from.
@@ -31,19 +35,38 @@ pub enum BootstrapType {
     Existing,
     /// The state in a volume claim.
     Claim,
-    /// A saved snapshot.
+    /// A backup.
     Snapshot,
 }
 
-/// A volume claim that holds the first state.
+/// A backup from which the service starts, as a new group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BootstrapSnapshot {
+    /// The cluster in which the claim is: one of the placement with voters.
+    #[schemars(length(max = 40))]
+    pub cluster: String,
+    /// Name of the volume claim with the backup, in the namespace of the service. It is only read.
+    #[schemars(length(min = 1, max = 253))]
+    pub claim: String,
+    /// The folder of the backup in the claim, as `synod backup list` names it.
+    #[schemars(length(min = 1, max = 1024))]
+    pub path: String,
+    /// What was done at this slot and behind it is left out. Default: nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub before: Option<u64>,
+}
+
+/// A volume claim that holds the first state. It is only read, and stays as it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BootstrapClaim {
-    /// The cluster in which the claim is.
+    /// The cluster in which the claim is: one of the placement with voters.
     #[schemars(length(max = 40))]
     pub cluster: String,
-    /// Name of the claim, in the namespace of the service.
-    #[schemars(length(max = 253))]
+    /// Name of the claim, in the namespace of the service. Nobody may use it meanwhile.
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
 

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::findings::SkippedRequest;
+
 /// What was last seen of the service. Slot numbers change too fast for an API object: see the
 /// metrics, or `synod status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +47,10 @@ pub struct ReplicatedServiceStatus {
     /// What came of the last snapshot that was asked for by the annotation `synod.dev/snapshot`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot_request: Option<SnapshotAnswer>,
+    /// Requests that nobody executes, since every copy failed at them; the latest ones, by slot.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub skipped: Vec<SkippedRequest>,
     /// Where clients reach the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]

@@ -6,6 +6,7 @@
 //! member leaves in order.
 
 pub mod exit;
+mod founding;
 mod log;
 mod member;
 mod trace;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+pub use founding::BeginningError;
 pub use log::FormError;
 pub use member::{Addresses, Member, MemberEnd, StartError};
 pub use trace::{Guard, init as init_trace};

@@ -210,6 +210,7 @@ fn injection(service: &str, place: &Place, member: Member, log: LogVolume) -> In
         token: place.token.clone(),
         log,
         state: AppState::Ephemeral,
+        source: None,
         labels: std::collections::BTreeMap::new(),
     }
 }

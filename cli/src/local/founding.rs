@@ -10,6 +10,7 @@ use synod_sidecar::backup::Manifest;
 use synod_sidecar::config::Log;
 use synod_sidecar::founding::{self, Founded, Founder};
 use synod_sidecar::snapshot::Method;
+use synod_sidecar::snapshot::volume::Volume;
 
 use super::folder::{self, Folder, Group};
 use crate::exit::Failure;
@@ -93,7 +94,8 @@ pub(super) fn import(
         .and_then(|()| fs::create_dir_all(first.work()));
     emptied.map_err(|error| folder::trouble("use", &first.work(), &error))?;
     found(new, &log, |founder| {
-        founding::import(from, &first.work(), policy, founder)
+        let from = Volume::open(from, &first.work())?;
+        founding::import(&from, policy, founder)
     })
 }
 

@@ -320,7 +320,9 @@ impl Running {
             let process = it.status.as_ref().and_then(membership::process);
             (it.member.name.clone(), (it.member.folder.clone(), process))
         });
+        let mut statuses = self.places.values().filter_map(|it| it.status.as_ref());
         let look = Look {
+            held: statuses.any(|it| it.undecided.is_some()),
             certificates: self.certificates.clone(),
             names: names(&self.settings.service),
             group: self.folder.group().clone(),

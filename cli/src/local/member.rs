@@ -101,6 +101,7 @@ impl Member {
         certificates: &Certificates,
     ) -> anyhow::Result<()> {
         let config = Config {
+            founding: None,
             service: settings.service.clone(),
             member: self.name.clone(),
             region: String::new(),

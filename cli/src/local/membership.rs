@@ -31,6 +31,8 @@ pub(super) struct Look {
     pub(super) leader: (String, SocketAddr),
     /// Everybody that has a folder, with what its process says of itself.
     pub(super) there: BTreeMap<String, (MemberFolder, Option<Process>)>,
+    /// The leader does not know yet what becomes of a request that fails on every copy.
+    pub(super) held: bool,
 }
 
 impl Look {
@@ -45,7 +47,7 @@ impl Look {
         self.let_in(&members)?;
         let there = self.there.iter();
         let there = there.map(|(name, (_, process))| (name.clone(), process.clone()));
-        let plan = plan(&self.group, &members, &there.collect());
+        let plan = plan(&self.group, &members, &there.collect(), self.held);
         if let Step::Change { epoch, changes } = &plan.step {
             change(&mut control, *epoch, changes).await?;
         }
@@ -90,6 +92,7 @@ pub(crate) fn plan(
     group: &Group,
     members: &MembersResponse,
     there: &BTreeMap<String, Option<Process>>,
+    held: bool,
 ) -> Plan {
     let role = |name: &String| {
         if group.observers.contains(name) {
@@ -122,7 +125,7 @@ pub(crate) fn plan(
         wanted: &wanted,
         group: &told,
         there,
-        held: false,
+        held,
     })
 }
 

@@ -210,6 +210,20 @@ pub const FIELD_RULES: &[FieldRule] = &[
         "(self.type == 'Claim') == has(self.claim)",
         "spec.bootstrap.claim: it is needed with `type: Claim`, and has no meaning without: give both or none",
     ),
+    rule(
+        SERVICE,
+        "spec.bootstrap",
+        ".snapshot",
+        "(self.type == 'Snapshot') == has(self.snapshot)",
+        "spec.bootstrap.snapshot: it is needed with `type: Snapshot`, and has no meaning without: give both or none",
+    ),
+    rule(
+        SERVICE,
+        "spec",
+        ".bootstrap",
+        "!has(self.bootstrap) || self.bootstrap.type != 'Claim' || (has(self.state) && self.state.type == 'Volume' && self.state.snapshot.type == 'Volume')",
+        "spec.bootstrap.type: Claim needs an app with a volume that can be copied to all members: set `state.type: Volume` and `state.snapshot.type: Volume`",
+    ),
     // === Routes ===
     rule(
         SERVICE,

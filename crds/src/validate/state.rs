@@ -21,21 +21,53 @@ pub(super) fn check(p: &mut Problems, spec: &ReplicatedServiceSpec) {
 fn bootstrap(p: &mut Problems, spec: &ReplicatedServiceSpec) {
     let bootstrap = &spec.bootstrap;
     match bootstrap.kind {
-        BootstrapType::Claim => p.add_if(
-            bootstrap.claim.is_none(),
-            "spec.bootstrap.claim",
-            "it is missing: type Claim needs the cluster and the name of a volume claim",
-        ),
-        BootstrapType::Snapshot => p.add(
-            "spec.bootstrap.type",
-            "Snapshot is not supported by this version: use Empty",
-        ),
+        BootstrapType::Claim => {
+            p.add_if(
+                bootstrap.claim.is_none(),
+                "spec.bootstrap.claim",
+                "it is missing: type Claim needs the cluster and the name of a volume claim",
+            );
+            let copied = spec.state.kind == StateType::Volume
+                && spec.state.snapshot.kind == SnapshotType::Volume;
+            p.add_if(
+                !copied,
+                "spec.bootstrap.type",
+                "Claim needs an app with a volume that can be copied to all members: set \
+                 `state.type: Volume` and `state.snapshot.type: Volume`",
+            );
+        }
+        BootstrapType::Snapshot => {
+            p.add_if(
+                bootstrap.snapshot.is_none(),
+                "spec.bootstrap.snapshot",
+                "it is missing: type Snapshot needs the cluster, the volume claim and the folder of a backup",
+            );
+            p.add_if(
+                spec.state.snapshot.kind == SnapshotType::None,
+                "spec.bootstrap.type",
+                "Snapshot needs an app whose state can be put back: set `state.snapshot`",
+            );
+        }
         BootstrapType::Empty | BootstrapType::Existing => {}
     }
     p.add_if(
         bootstrap.kind != BootstrapType::Claim && bootstrap.claim.is_some(),
         "spec.bootstrap.claim",
         "it has a meaning only with `type: Claim`: set that, or remove it",
+    );
+    p.add_if(
+        bootstrap.kind != BootstrapType::Snapshot && bootstrap.snapshot.is_some(),
+        "spec.bootstrap.snapshot",
+        "it has a meaning only with `type: Snapshot`: set that, or remove it",
+    );
+    let Some(snapshot) = &bootstrap.snapshot else {
+        return;
+    };
+    let within = |part: &str| !matches!(part, "" | "." | "..");
+    p.add_if(
+        snapshot.path.starts_with('/') || !snapshot.path.split('/').all(within),
+        "spec.bootstrap.snapshot.path",
+        format!("`{}` is not a folder in the claim: give its path without `/` at its beginning, and without `..`", snapshot.path),
     );
 }
 

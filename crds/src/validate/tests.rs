@@ -499,12 +499,38 @@ fn state_and_bootstrap_say_the_same_in_all_fields() {
             "  state: {snapshot: {type: HTTP, every: {logSize: 5Gi}, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}",
             "spec.state.snapshot.every.logSize",
         ),
-        ("  bootstrap: {type: Claim}", "spec.bootstrap.claim"),
+        (
+            "  state: {type: Volume, volume: {mountPath: /data}, snapshot: {type: Volume}}\n  bootstrap: {type: Claim}",
+            "spec.bootstrap.claim",
+        ),
+        (
+            "  bootstrap: {type: Claim, claim: {cluster: a, name: b}}",
+            "spec.bootstrap.type",
+        ),
+        (
+            "  state: {type: Volume, volume: {mountPath: /data}}\n  bootstrap: {type: Claim, claim: {cluster: a, name: b}}",
+            "spec.bootstrap.type",
+        ),
+        (
+            "  bootstrap: {type: Snapshot, snapshot: {cluster: a, claim: b, path: c}}",
+            "spec.bootstrap.type",
+        ),
+        (
+            "  bootstrap: {snapshot: {cluster: a, claim: b, path: c}}",
+            "spec.bootstrap.snapshot",
+        ),
+        (
+            "  state: {type: Volume, volume: {mountPath: /data}, snapshot: {type: Volume}}\n  bootstrap: {type: Snapshot, snapshot: {cluster: a, claim: b, path: c/../d}}",
+            "spec.bootstrap.snapshot.path",
+        ),
         (
             "  bootstrap: {claim: {cluster: a, name: b}}",
             "spec.bootstrap.claim",
         ),
-        ("  bootstrap: {type: Snapshot}", "spec.bootstrap.type"),
+        (
+            "  state: {type: Volume, volume: {mountPath: /data}, snapshot: {type: Volume}}\n  bootstrap: {type: Snapshot}",
+            "spec.bootstrap.snapshot",
+        ),
     ] {
         assert_eq!(refused(spec), [path], "{spec}");
     }

@@ -35,6 +35,9 @@ pub struct Injection {
     pub log: LogVolume,
     /// Where the app keeps its state.
     pub state: AppState,
+    /// The claim from which the group begins, if this pod's member makes its first state: the sidecar
+    /// reads it.
+    pub source: Option<String>,
     /// Further labels of the pod.
     pub labels: BTreeMap<String, String>,
 }
@@ -137,6 +140,9 @@ impl Injection {
             token: token.to_owned(),
             log: LogVolume::ClaimTemplate,
             state,
+            source: (group.founding.as_ref())
+                .filter(|it| !it.claim.is_empty())
+                .map(|it| it.claim.clone()),
             labels: BTreeMap::new(),
         }
     }

@@ -22,15 +22,20 @@ pub const TLS_VOLUME: &str = "synod-tls";
 pub const NO_ACCOUNT_VOLUME: &str = "synod-no-account";
 /// Name of the empty volume in which the sidecar of an app with a volume notes what holds for this pod.
 pub const POD_VOLUME: &str = "synod-pod";
+/// Name of the volume from which a group begins, in the pod of the member that makes its first state.
+pub const SOURCE_VOLUME: &str = "synod-source";
 /// All volumes of the sidecar's own.
-pub(super) const VOLUMES: [&str; 6] = [
+pub(super) const VOLUMES: [&str; 7] = [
     LOG_VOLUME,
     CONFIG_VOLUME,
     GENESIS_VOLUME,
     TLS_VOLUME,
     NO_ACCOUNT_VOLUME,
     POD_VOLUME,
+    SOURCE_VOLUME,
 ];
+/// Where the sidecar finds what a group begins from.
+pub const SOURCE_PATH: &str = "/var/lib/synod-source";
 /// Where the sidecar finds what holds for this pod.
 pub const POD_PATH: &str = "/var/lib/synod-pod";
 /// Where the sidecar finds its log.

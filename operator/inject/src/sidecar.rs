@@ -72,6 +72,13 @@ pub(super) fn container(
             "readOnly": true,
         }));
     }
+    if let (Some(_), Some(mounts)) = (&injection.source, container["volumeMounts"].as_array_mut()) {
+        mounts.push(json!({
+            "name": names::SOURCE_VOLUME,
+            "mountPath": names::SOURCE_PATH,
+            "readOnly": true,
+        }));
+    }
     if let Some(policy) = &injection.pull_policy {
         container["imagePullPolicy"] = json!(policy);
     }
@@ -82,7 +89,12 @@ pub(super) fn container(
 /// it should. Neither the app nor a quorum is waited for.
 fn startup(injection: &Injection) -> Value {
     if injection.state == AppState::Ephemeral {
-        return probe(injection, "/live", 1, 120);
+        // The process answers once the first state is made.
+        let failures = injection
+            .source
+            .as_ref()
+            .map_or(120, |_| MAY_START_FAILURES);
+        return probe(injection, "/live", 1, failures);
     }
     let mut probe = hooks::request("/lifecycle/app-may-start", Vec::new(), injection);
     probe["periodSeconds"] = json!(1);
@@ -107,6 +119,14 @@ pub(super) fn volumes(injection: &Injection) -> Vec<Value> {
     ];
     if injection.state != AppState::Ephemeral {
         volumes.push(json!({"name": names::POD_VOLUME, "emptyDir": {"sizeLimit": "1Mi"}}));
+    }
+    if let Some(claim) = &injection.source {
+        // Kubelet changes nothing on it either, such as whose the files are.
+        volumes.push(
+            json!({"name": names::SOURCE_VOLUME, "persistentVolumeClaim": {
+                "claimName": claim, "readOnly": true,
+            }}),
+        );
     }
     if let LogVolume::Claim(claim) = &injection.log {
         volumes.push(

@@ -30,6 +30,7 @@ fn injection() -> Injection {
         token: "3f9a".into(),
         log: LogVolume::ClaimTemplate,
         state: AppState::Ephemeral,
+        source: None,
         labels: BTreeMap::new(),
     }
 }

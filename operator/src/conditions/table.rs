@@ -43,12 +43,13 @@ kinds! {
     STALLED = "Stalled", False, true, "Nothing more happens before somebody changes something.";
     CERTIFICATES_VALID = "CertificatesValid", True, false, "Members know each other by certificates that have some time left.";
     TRAFFIC_INTERCEPTED = "TrafficIntercepted", True, false, "Nobody reaches the app past the agreed order.";
+    DIVERGED = "Diverged", False, false, "Copies answered a request differently, and were not made anew yet.";
     LOG_UNBOUNDED = "LogUnbounded", False, false, "The log is never cut, so it grows, and a new copy replays all of it.";
 }
 
 reasons! {
     // === Good ===
-    AS_DESIRED = "AsDesired" on [READY, PROGRESSING, DEGRADED, RECONCILING, STALLED, CERTIFICATES_VALID, TRAFFIC_INTERCEPTED, LOG_UNBOUNDED]:
+    AS_DESIRED = "AsDesired" on [READY, PROGRESSING, DEGRADED, RECONCILING, STALLED, CERTIFICATES_VALID, TRAFFIC_INTERCEPTED, DIVERGED, LOG_UNBOUNDED]:
         "All is as the manifest asks." => "Nothing.";
     QUORUM_COMMITS = "QuorumCommits" on [AVAILABLE]:
         "A leader and a majority of votes are there." => "Nothing.";
@@ -133,7 +134,10 @@ reasons! {
         "Rename or delete the object that the message names, or give the service another name.";
     EXISTING_DATA = "ExistingData" on [READY, AVAILABLE, STALLED]:
         "Volume claims of an earlier service of this name hold data." =>
-        "Give this service another name. Only when nobody needs that data: delete the claims that the message names, and the service begins empty. This version does not start from retained claims.";
+        "To go on with it: set `spec.bootstrap.type: Existing`. Otherwise give this service another name; or, only when nobody needs that data, delete the claims that the message names, and the service begins empty.";
+    BOOTSTRAP_IMPOSSIBLE = "BootstrapImpossible" on [READY, AVAILABLE, STALLED]:
+        "The service cannot begin with what `spec.bootstrap` names. Nothing was changed, and nothing is lost." =>
+        "Do what the message says; it goes on by itself. Until the service was formed, `spec.bootstrap` can be changed.";
     GENESIS_LOST = "GenesisLost" on [READY, STALLED]:
         "The members say that they are a group already, but the record of how it was formed is not there." =>
         "Put the ConfigMap that the message names back from a backup. Only when nobody needs their data: delete the service and the claims of its members, then create it again.";
@@ -154,6 +158,12 @@ reasons! {
     CLUSTER_UNREACHABLE = "ClusterUnreachable" on [READY, AVAILABLE, DEGRADED, PROGRESSING]:
         "The hub gets no answer from a cluster's API server. Members there may be well: they need neither the hub nor its operator." =>
         "Look at the message for what was tried. Expired credentials: `synod cluster join` again. Members are never removed because of this.";
+    POISON_UNDECIDED = "PoisonUndecided" on [READY, AVAILABLE, DEGRADED]:
+        "A request fails on every copy, and it is not known yet whether one of them has executed it. Ordered requests get 503 until that is decided, and no member is taken away." =>
+        "Bring back the members that the message names: it goes on by itself once they have said what they know. When one cannot come back: `synod skip --slot SLOT --at LEADER:7443 ..` has the request skipped, though a client may have been told that it was executed; the certificate for that is got as for a backup, see bootstrap.md.";
+    REQUEST_SKIPPED = "RequestSkipped" on [DEGRADED]:
+        "Within the last hour a request was skipped, since every copy failed at it: nobody executes it. The client got 502; all others are served." =>
+        "Look why the app fails at it: the message and an event have its slot, method and path. The message also says if a client may have been told that it was executed; then look after what it was to do.";
     MEMBER_UNREACHABLE = "MemberUnreachable" on [READY, DEGRADED]:
         "The operator hears nothing from a member." =>
         "Look at its pod and its node.";
@@ -186,6 +196,12 @@ reasons! {
     BYPASS_SEEN = "BypassSeen" on [TRAFFIC_INTERCEPTED]:
         "Somebody connected to the app past the agreed order, from the address in the message." =>
         "Find out who, and send them to the Service; a NetworkPolicy that is enforced keeps them out.";
+    COPY_DIFFERS = "CopyDiffers" on [DIVERGED]:
+        "Copies answered a request differently from the majority. What is done about it is the last word of the message, by `spec.divergence.action`." =>
+        "With `Quarantine` they are made anew by themselves. If it happens again, the app is not deterministic for the named route: see the guide on which programs fit.";
+    COPIES_DISAGREE = "CopiesDisagree" on [DIVERGED]:
+        "Copies answered a request differently, and no answer has a majority: nobody can tell which is right, so none is taken out." =>
+        "Look at the copies, decide which of them are wrong, and delete their pods and claims: they are made anew from the others.";
     UNVERIFIED_SNAPSHOT = "UnverifiedSnapshot" on [DEGRADED]:
         "The log was cut behind a snapshot on which copies could not be compared in time, since members are away." =>
         "Bring the members back; the next snapshot is compared again.";

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod, Service};
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
-use synod_api::StateType;
+use synod_api::{BootstrapType, StateType};
 
 use super::build::Kind;
 use super::pods::PodView;
@@ -260,7 +260,12 @@ pub(crate) fn conflicts(valid: &Valid<'_>, live: &Live) -> Result<(), Stall> {
         ));
     }
     moved(valid, live)?;
-    let owner = &valid.group.spec.owner;
+    let spec = &valid.group.spec;
+    let founding = spec.founding.as_ref();
+    if founding.is_some_and(|it| it.kind == BootstrapType::Existing) {
+        return Ok(());
+    }
+    let owner = &spec.owner;
     let earlier: BTreeSet<_> = live
         .claims
         .iter()
@@ -272,9 +277,9 @@ pub(crate) fn conflicts(valid: &Valid<'_>, live: &Live) -> Result<(), Stall> {
         return Err(Stall::new(
             &conditions::EXISTING_DATA,
             format!(
-                "claims of an earlier service of this name hold its data: {}; delete them (kubectl \
-                 -n {} delete pvc {}) to begin empty, or choose another name for the service; \
-                 starting from retained claims is not supported by this version",
+                "claims of an earlier service of this name hold its data: {}; set `bootstrap: {{type: \
+                 Existing}}` to go on with it, delete them (kubectl -n {} delete pvc {}) to begin \
+                 empty, or choose another name for the service",
                 earlier.join(", "),
                 valid.namespace,
                 earlier.join(" ")

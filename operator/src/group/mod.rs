@@ -14,6 +14,7 @@ mod children;
 mod controller;
 mod dereference;
 mod disruptions;
+mod findings;
 mod members;
 mod membership;
 mod names;
@@ -24,6 +25,7 @@ mod policy;
 mod reconcile;
 mod requests;
 mod roll;
+mod source;
 mod status;
 mod validate;
 

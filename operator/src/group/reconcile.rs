@@ -181,7 +181,10 @@ impl Work<'_> {
         };
         report.issuer_request.clone_from(&certificates.request);
         let (token, asker) = (self.token(), self.asker(&certificates));
-        let workload = match self.workload(token.as_deref()) {
+        // No pod is made upon a claim that is of no use, or that somebody still writes to.
+        let source = self.source().await;
+        let workload = source.and_then(|()| self.workload(token.as_deref()));
+        let workload = match workload {
             Ok(workload) => workload,
             Err(stall) => {
                 report.stall = Some(stall);

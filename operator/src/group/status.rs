@@ -1,6 +1,6 @@
 //! What is reported of a group. Comes in: what was seen and done. Goes out: its status. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use synod_api::{
@@ -10,6 +10,7 @@ use synod_api::{
 use synod_proto::v1::KeptSnapshot;
 
 use super::certificates::Problem;
+use super::findings::findings;
 use super::names;
 use super::observe::{Observed, is_silent};
 use super::plan::Step;
@@ -22,6 +23,9 @@ const PATIENCE: SignedDuration = SignedDuration::from_secs(10);
 
 /// Sizes of logs are told in steps, in MiB: they change all the time.
 const LOG_STEP: u64 = 64;
+
+/// Beginnings that are told: more than one are one too many.
+const BEGUN: usize = 4;
 
 /// For so long is told who went past a sidecar, in milliseconds.
 const LATELY_MS: u64 = 600_000;
@@ -98,9 +102,27 @@ pub(crate) fn status(group: &ReplicaGroup, report: &Report, now: Timestamp) -> R
             .clone()
             .or(before.snapshot)
             .filter(|_| group.spec.snapshot.is_some()),
+        begun: begun(group, report),
         membership: report.membership.clone(),
+        // What nobody could be asked about is as it was.
+        findings: if report.members.is_empty() {
+            before.findings
+        } else {
+            findings(&report.members)
+        },
         facts: report.facts.clone(),
     }
+}
+
+/// What members have in their logs, while nobody has told that there is a group.
+fn begun(group: &ReplicaGroup, report: &Report) -> Vec<String> {
+    if group.spec.genesis.is_some() || group.spec.founding.is_none() {
+        return Vec::new();
+    }
+    let said = report.members.iter().filter_map(Observed::said);
+    let texts = said.map(|it| &it.genesis).filter(|it| !it.is_empty());
+    let texts: BTreeSet<_> = texts.cloned().collect();
+    texts.into_iter().take(BEGUN).collect()
 }
 
 /// The status when nothing could be looked at: that is told, and all else stays as it was.

@@ -1,9 +1,11 @@
 //! Events about a service: one for each change of a condition that somebody may want to know of.
 
-use synod_api::{Condition, ReplicatedServiceStatus, SnapshotAnswer};
+use synod_api::{Condition, ReplicatedServiceStatus, SkippedRequest, SnapshotAnswer};
 
+use super::findings;
 use crate::conditions::{
-    self, AVAILABLE, CERTIFICATES_VALID, DEGRADED, KINDS, Kind, READY, STALLED, TRAFFIC_INTERCEPTED,
+    self, AVAILABLE, CERTIFICATES_VALID, DEGRADED, DIVERGED, KINDS, Kind, READY, STALLED,
+    TRAFFIC_INTERCEPTED,
 };
 
 /// What to publish.
@@ -18,13 +20,14 @@ pub(crate) struct Note {
 }
 
 /// Conditions whose transitions are published; others follow from these.
-static TOLD: [&Kind; 6] = [
+static TOLD: [&Kind; 7] = [
     &READY,
     &AVAILABLE,
     &DEGRADED,
     &STALLED,
     &CERTIFICATES_VALID,
     &TRAFFIC_INTERCEPTED,
+    &DIVERGED,
 ];
 
 /// Longest note that the API server takes.
@@ -47,7 +50,9 @@ pub(crate) fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Note
         let particular = *kind == CERTIFICATES_VALID || *kind == TRAFFIC_INTERCEPTED;
         let came_up = good && old.is_some_and(|it| waits(&it.reason));
         let dull = dull || (particular && (came_up || waits(&new.reason)));
-        if same || dull || notes.iter().any(|it| it.reason == new.reason) {
+        // Each of those is told for itself.
+        let apart = new.reason == conditions::REQUEST_SKIPPED.name;
+        if same || dull || apart || notes.iter().any(|it| it.reason == new.reason) {
             continue;
         }
         let mut note = format!("{} is {}", new.kind, new.status);
@@ -74,6 +79,12 @@ pub(crate) fn deeds(
     {
         notes.push(snapshot(answer));
     }
+    let is_new = |it: &&SkippedRequest| before.skipped.iter().all(|old| old.slot != it.slot);
+    notes.extend(after.skipped.iter().filter(is_new).map(|it| Note {
+        warning: true,
+        reason: conditions::REQUEST_SKIPPED.name.to_owned(),
+        text: conditions::shorten(findings::words_of_skip(it), LONGEST),
+    }));
     if let (Some(old), Some(new)) = (before.protocol, after.protocol)
         && new.current > old.current
     {

@@ -28,10 +28,25 @@ pub(crate) struct GenesisFile {
     pub(crate) service: String,
     /// The protocol version that the group starts with.
     pub(crate) protocol: u32,
+    /// The epoch before the first entry: 1, or 0 of a group that was restored.
+    #[serde(default = "first_epoch", skip_serializing_if = "is_first_epoch")]
+    pub(crate) epoch: u64,
     /// The first members.
     pub(crate) members: Vec<GenesisMember>,
     /// `synod.v1.Policy` number 1, in hex.
     pub(crate) policy: String,
+    /// Digest of the state that the group begins with, in hex; empty: it begins with nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) initial_state: String,
+}
+
+fn first_epoch() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_first_epoch(epoch: &u64) -> bool {
+    *epoch == first_epoch()
 }
 
 /// One of the first members.
@@ -138,8 +153,10 @@ pub(crate) fn build(
     Ok(GenesisFile {
         service: service.to_owned(),
         protocol: high,
+        epoch: first_epoch(),
         members: file,
         policy,
+        initial_state: String::new(),
     })
 }
 
@@ -179,8 +196,10 @@ impl GenesisFile {
         Self {
             service: service.to_owned(),
             protocol: 0,
+            epoch: first_epoch(),
             members,
             policy: String::new(),
+            initial_state: String::new(),
         }
     }
 }

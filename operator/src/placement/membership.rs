@@ -12,6 +12,7 @@ use synod_api::{
     RoleChange,
 };
 
+use super::findings;
 use super::members::{self, Member};
 use super::roster::{self, Roster, outside};
 use super::view::{self, View};
@@ -53,7 +54,7 @@ pub(crate) fn course(roster: &mut Roster, wanted: &[Member], views: &[View]) -> 
         wanted: &wishes,
         group: &group,
         there: &there,
-        held: false,
+        held: findings::undecided(views, &roster.uid).is_some(),
     });
     run(roster, wanted, &plan, report, &heard);
     for it in &mut roster.members {

@@ -11,6 +11,8 @@ mod dereference;
 mod error;
 mod events;
 mod finalize;
+mod findings;
+mod founding;
 mod genesis;
 mod groups;
 mod members;

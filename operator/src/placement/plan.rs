@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use synod_api::{GroupIssuer, GroupMemberStatus, GroupPeer, MemberState, ReplicaGroupSpec};
 
 use super::authority::{Asks, Issued};
+use super::founding;
 use super::genesis::{self, NotYet};
 use super::members::{self, workload};
 use super::rollout::{self, Candidate};
@@ -93,6 +94,9 @@ pub(crate) fn record(valid: &Valid, views: &[View]) -> Result<Record, Wait> {
     if !unsettled.is_empty() {
         return Err(Wait::Members(NotYet::Waiting(unsettled)));
     }
+    if let Some(record) = founding::record(valid, views) {
+        return record;
+    }
     let reported = view::reported(views, &roster.uid);
     let policy = genesis::policy_hex(&roster.name, &valid.spec);
     match genesis::build(&roster.name, &roster.members, &reported, policy) {
@@ -104,8 +108,9 @@ pub(crate) fn record(valid: &Valid, views: &[View]) -> Result<Record, Wait> {
             reason: &conditions::GENESIS_LOST,
             message: format!(
                 "{} say that they are a group already, but there is no record of it: put the \
-                 ConfigMap {} back from a backup. If their volumes are of an earlier service that \
-                 nobody needs, delete this service and their claims, and create it again",
+                 ConfigMap {} back from a backup. If their volumes are of an earlier service: create \
+                 this one again with `bootstrap: {{type: Existing}}`, or, if nobody needs them, delete \
+                 their claims too",
                 who.join(", "),
                 genesis::record_name(&roster.name)
             ),
@@ -174,6 +179,7 @@ pub(crate) fn plan(valid: &Valid, views: &[View], issued: &Issued, trust_domain:
                 Formed::Genesis(text) => Some(text.clone()),
                 Formed::No | Formed::Earlier(_) => None,
             },
+            founding: founding::founding(spec, &roster.formed, cluster),
             issuer: issuer(issued, cluster),
             rollout: granted.get(cluster).copied().unwrap_or(false),
             paused: false,

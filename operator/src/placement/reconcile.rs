@@ -55,7 +55,7 @@ pub(super) async fn reconcile(
             finalize::set(&look.api, object, true)
                 .await
                 .map_err(PlacementError::write("the finalizer"))?;
-            look.service(&service).await
+            Box::pin(look.service(&service)).await
         }
         Err(problem) => look.unreadable(problem).await,
     }

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 
 use k8s_openapi::jiff::Timestamp;
 use synod_api::{
-    ClusterStatus, MemberState, ReplicatedServiceStatus, SnapshotAnswer, SnapshotStatus,
+    ClusterStatus, Condition, MemberState, ReplicatedServiceStatus, SnapshotAnswer, SnapshotStatus,
     SnapshotType, Standing,
 };
 
+use super::findings;
 use super::genesis::NotYet;
 use super::members;
 use super::plan;
@@ -17,8 +18,8 @@ use super::tally::Tally;
 use super::validate::{Stall, Valid};
 use super::view::{Access, View};
 use crate::conditions::{
-    self, AS_DESIRED, AVAILABLE, CERTIFICATES_VALID, Conditions, DEGRADED, Kind, LOG_UNBOUNDED,
-    PROGRESSING, READY, RECONCILING, Reason, STALLED, Status,
+    self, AS_DESIRED, AVAILABLE, CERTIFICATES_VALID, Conditions, DEGRADED, DIVERGED, Kind,
+    LOG_UNBOUNDED, PROGRESSING, READY, RECONCILING, Reason, STALLED, Status,
 };
 
 /// In the facts of a group: which claims are not as the manifest asks.
@@ -85,6 +86,7 @@ pub(crate) fn status(
     };
     let members = Tally::new(roster, report.views);
     members.fill(&mut status, roster);
+    status.skipped = findings::skipped(&before.skipped, report.views, report.uid, now);
     if let Some(valid) = report.valid {
         status.endpoint = Some(format!(
             "{}.{}.svc:{}",
@@ -97,13 +99,8 @@ pub(crate) fn status(
     if saved == Some(false) {
         status.snapshot = None;
     }
-    judge(
-        &mut list,
-        report,
-        roster,
-        &members,
-        status.snapshot.as_ref(),
-    );
+    judge(&mut list, report, roster, &members, &status, now);
+    diverged(&mut list, report, &before.conditions);
     log_unbounded(&mut list, saved, &members);
     status.conditions = list.finish();
     status
@@ -134,12 +131,15 @@ fn judge(
     report: &Report<'_>,
     roster: &Roster,
     members: &Tally<'_>,
-    snapshot: Option<&SnapshotStatus>,
+    status: &ReplicatedServiceStatus,
+    now: Timestamp,
 ) {
     let available = available(report, roster, members);
     let stall = report.stall.clone().or_else(|| stalled_there(report));
     let progress = progress(report, roster, members);
-    let degraded = degraded(report, roster, members).or_else(|| unverified(snapshot));
+    let degraded = degraded(report, roster, members)
+        .or_else(|| unverified(status.snapshot.as_ref()))
+        .or_else(|| skipped(status, now));
     let formed = roster.formed != Formed::No;
     let change = not_done(report);
 
@@ -235,6 +235,33 @@ fn unverified(snapshot: Option<&SnapshotStatus>) -> Option<Matter> {
     ))
 }
 
+fn skipped(status: &ReplicatedServiceStatus, now: Timestamp) -> Option<Matter> {
+    let latest = findings::lately(&status.skipped, now)?;
+    let words = findings::words_of_skip(latest);
+    Some(matter(&conditions::REQUEST_SKIPPED, words))
+}
+
+/// Whether copies answer alike, as a leader says; without one as it was.
+fn diverged(list: &mut Conditions<'_>, report: &Report<'_>, before: &[Condition]) {
+    match findings::diverged(report.views, report.uid) {
+        Some(found) if found.is_empty() => list.set(&DIVERGED, Status::False, &AS_DESIRED, ""),
+        Some(found) => {
+            let reason = if found.iter().any(|it| it.is_tie()) {
+                &conditions::COPIES_DISAGREE
+            } else {
+                &conditions::COPY_DIFFERS
+            };
+            let words = conditions::shorten(findings::words_of_diverged(&found), 4_000);
+            list.set(&DIVERGED, Status::True, reason, words);
+        }
+        None => {
+            if let Some(before) = conditions::find(before, &DIVERGED) {
+                list.keep(before);
+            }
+        }
+    }
+}
+
 /// What the manifest asks for and this version leaves as it is.
 fn not_done(report: &Report<'_>) -> Option<Matter> {
     let several = report.views.len() > 1;
@@ -288,6 +315,9 @@ fn available(report: &Report<'_>, roster: &Roster, members: &Tally<'_>) -> (Stat
         );
         return (Status::False, matter(&conditions::NO_QUORUM, message));
     }
+    if let Some(it) = undecided(report) {
+        return (Status::False, it);
+    }
     match &members.leader {
         Some(leader) => (
             Status::True,
@@ -304,6 +334,13 @@ fn available(report: &Report<'_>, roster: &Roster, members: &Tally<'_>) -> (Stat
             ),
         ),
     }
+}
+
+/// A request that no copy gets past: clients get 503 until it is decided what becomes of it.
+fn undecided(report: &Report<'_>) -> Option<Matter> {
+    let found = findings::undecided(report.views, report.uid)?;
+    let words = findings::words_of_undecided(found);
+    Some(matter(&conditions::POISON_UNDECIDED, words))
 }
 
 fn not_formed(report: &Report<'_>, roster: &Roster) -> Matter {
@@ -442,7 +479,7 @@ fn degraded(report: &Report<'_>, roster: &Roster, members: &Tally<'_>) -> Option
             }
         }
     }
-    if let Some(it) = lost(roster, members) {
+    if let Some(it) = undecided(report).or_else(|| lost(roster, members)) {
         return Some(it);
     }
     if let Some(it) = &report.degraded {
@@ -451,7 +488,7 @@ fn degraded(report: &Report<'_>, roster: &Roster, members: &Tally<'_>) -> Option
     if let Some(it) = ending(report) {
         return Some(it);
     }
-    let quarantined = members.names(|it| it.state == MemberState::Quarantined);
+    let quarantined = findings::quarantined(report.views, report.uid);
     if !quarantined.is_empty() {
         return Some(matter(
             &conditions::MEMBER_QUARANTINED,

@@ -1,8 +1,11 @@
 //! Tables of what is seen, and what is said of it.
 
-use synod_api::{Condition, MemberState};
+use synod_api::{
+    Condition, DivergedCopies, Findings, MemberState, Membership, SkippedRequest, UndecidedRequest,
+};
 
 use super::super::authority::Issued;
+use super::super::events;
 use super::super::plan::tests::{change, formed, taken_up, three, valid};
 use super::*;
 use crate::placement::roster::outside;
@@ -105,6 +108,182 @@ fn a_service_that_is_well_says_so() {
     );
 }
 
+/// The leader's cluster tells that it has found something.
+fn found(views: &mut [View], edit: impl Fn(&mut Findings)) {
+    change(views, 0, |it| {
+        let status = it.status.as_mut().expect("a status");
+        status.membership = Some(Membership::default());
+        edit(&mut status.findings);
+    });
+}
+
+fn differs(measure: &str) -> DivergedCopies {
+    DivergedCopies {
+        slot: 41,
+        route: "notes".to_owned(),
+        members: vec!["notes-eu-0".to_owned()],
+        part: "body".to_owned(),
+        measure: measure.to_owned(),
+    }
+}
+
+fn open_request() -> UndecidedRequest {
+    UndecidedRequest {
+        slot: 42,
+        method: "POST".to_owned(),
+        path: "/notes".to_owned(),
+        waits_for: vec!["notes-ap-0 has not answered".to_owned()],
+    }
+}
+
+fn skip(slot: u64) -> SkippedRequest {
+    SkippedRequest {
+        slot,
+        method: "PUT".to_owned(),
+        path: "/notes/7".to_owned(),
+        may_have_been_acknowledged: true,
+        seen: None,
+    }
+}
+
+#[test]
+fn a_request_that_no_copy_gets_past_makes_the_service_unavailable_and_says_what_it_waits_for() {
+    let (valid, mut views) = well();
+    found(&mut views, |it| it.undecided = Some(open_request()));
+    let told = say(&report(Some(&valid), &views));
+    assert_eq!(
+        words(&told),
+        [
+            "False PoisonUndecided",
+            "False PoisonUndecided",
+            "False AsDesired",
+            "True PoisonUndecided"
+        ]
+    );
+    let message = &conditions::find(&told.conditions, &AVAILABLE)
+        .expect("there")
+        .message;
+    for word in ["slot 42", "POST /notes", "notes-ap-0 has not answered"] {
+        assert!(message.contains(word), "{message}");
+    }
+    // What a cluster said that does not answer any more may have been decided since.
+    views[0].access = Access::Unknown;
+    let told = say(&report(Some(&valid), &views));
+    assert_ne!(word(&told, "Available"), "False PoisonUndecided");
+}
+
+#[test]
+fn a_skip_is_kept_and_told_once_and_makes_less_of_the_service_for_an_hour() {
+    let (valid, mut views) = well();
+    let before = say(&report(Some(&valid), &views));
+    found(&mut views, |it| it.skipped = vec![skip(42)]);
+    let told = status(&report(Some(&valid), &views), &before, at(1000));
+    assert_eq!(
+        words(&told),
+        [
+            "True AsDesired",
+            "True QuorumCommits",
+            "False AsDesired",
+            "True RequestSkipped"
+        ]
+    );
+    let notes: Vec<_> = events::transitions(&before.conditions, &told.conditions)
+        .into_iter()
+        .chain(events::deeds(&before, &told))
+        .filter(|it| it.reason == "RequestSkipped")
+        .collect();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    for word in ["slot 42", "PUT /notes/7", "may have been acknowledged"] {
+        assert!(notes[0].text.contains(word), "{}", notes[0].text);
+    }
+    // The members forget, the service does not; and it is no news for ever.
+    found(&mut views, |it| it.skipped.clear());
+    let later = status(&report(Some(&valid), &views), &told, at(1000 + 3600));
+    assert_eq!(word(&later, "Degraded"), "False AsDesired");
+    assert_eq!(later.skipped, told.skipped);
+    found(&mut views, |it| it.skipped = vec![skip(42)]);
+    let again = status(&report(Some(&valid), &views), &later, at(9000));
+    assert_eq!(again.skipped, told.skipped, "since when it was first seen");
+    assert_eq!(events::deeds(&later, &again), []);
+}
+
+#[test]
+fn of_many_skips_the_latest_are_kept_and_those_before_are_never_news_again() {
+    let (valid, mut views) = well();
+    found(&mut views, |it| it.skipped = (1..=16).map(skip).collect());
+    let before = say(&report(Some(&valid), &views));
+    found(&mut views, |it| it.skipped = (2..=17).map(skip).collect());
+    let after = status(&report(Some(&valid), &views), &before, at(2000));
+    let slots: Vec<_> = after.skipped.iter().map(|it| it.slot).collect();
+    assert_eq!(slots, (2..=17).collect::<Vec<u64>>());
+    assert_eq!(events::deeds(&before, &after).len(), 1);
+    // A member that has not learnt the last one yet.
+    found(&mut views, |it| it.skipped = (1..=16).map(skip).collect());
+    let again = status(&report(Some(&valid), &views), &after, at(2001));
+    assert_eq!(again.skipped, after.skipped);
+}
+
+#[test]
+fn copies_that_differ_are_told_and_those_that_are_kept_from_clients_are_quarantined() {
+    let (valid, mut views) = well();
+    assert_eq!(word(&say(&report(Some(&valid), &views)), "Diverged"), "");
+    found(&mut views, |_| {});
+    let alike = say(&report(Some(&valid), &views));
+    assert_eq!(word(&alike, "Diverged"), "False AsDesired");
+    for (measure, diverged, degraded, state) in [
+        (
+            "Alert",
+            "True CopyDiffers",
+            "False AsDesired",
+            MemberState::CaughtUp,
+        ),
+        (
+            "Quarantine",
+            "True CopyDiffers",
+            "True MemberQuarantined",
+            MemberState::Quarantined,
+        ),
+        (
+            "Halt",
+            "True CopyDiffers",
+            "True MemberQuarantined",
+            MemberState::Quarantined,
+        ),
+        (
+            "Tie",
+            "True CopiesDisagree",
+            "False AsDesired",
+            MemberState::CaughtUp,
+        ),
+    ] {
+        found(&mut views, |it| it.diverged = vec![differs(measure)]);
+        let told = say(&report(Some(&valid), &views));
+        assert_eq!(word(&told, "Diverged"), diverged, "{measure}");
+        assert_eq!(word(&told, "Degraded"), degraded, "{measure}");
+        assert_eq!(told.members[1].state, state, "{measure}");
+        let message = &conditions::find(&told.conditions, &DIVERGED)
+            .expect("there")
+            .message;
+        for word in ["slot 41", "route notes", "notes-eu-0", "body"] {
+            assert!(message.contains(word), "{message}");
+        }
+        let notes = events::transitions(&alike.conditions, &told.conditions);
+        assert!(
+            notes.iter().any(|it| it.text.contains("Diverged is True")),
+            "{notes:?}"
+        );
+    }
+    // Nobody leads now: it stays as it was told.
+    let before = say(&report(Some(&valid), &views));
+    change(&mut views, 0, |it| {
+        let status = it.status.as_mut().expect("a status");
+        status.membership = None;
+        status.findings = Findings::default();
+    });
+    let after = status(&report(Some(&valid), &views), &before, at(2000));
+    assert_eq!(word(&after, "Diverged"), "True CopiesDisagree");
+}
+
 /// What is so, how it comes, and what is said of it.
 type Row = (&'static str, fn(&mut Vec<View>), [&'static str; 4]);
 
@@ -192,7 +371,7 @@ fn what_is_not_well_is_told_by_its_reason() {
         ),
         (
             "a quarantined copy",
-            |views| edit(views, 1, |it| it.state = MemberState::Quarantined),
+            |views| found(views, |it| it.diverged = vec![differs("Quarantine")]),
             [
                 "False MemberQuarantined",
                 "True QuorumCommits",

@@ -8,6 +8,7 @@ use synod_api::{
     ReplicatedServiceStatus, SnapshotStatus, Standing, Summary, Tolerates,
 };
 
+use super::findings;
 use super::genesis::GenesisFile;
 use super::members::{self, Member};
 use super::plan;
@@ -18,6 +19,7 @@ use super::view::{self, View};
 pub(crate) struct Tally<'a> {
     pub(crate) all: Vec<(&'a Member, Option<&'a GroupMemberStatus>)>,
     pub(crate) leader: Option<String>,
+    quarantined: Vec<&'a str>,
 }
 
 // === impl Tally ===
@@ -34,7 +36,11 @@ impl<'a> Tally<'a> {
             .iter()
             .map(|it| (it, current.get(it.member.name.as_str()).copied()))
             .collect();
-        Self { all, leader }
+        Self {
+            all,
+            leader,
+            quarantined: findings::quarantined(views, &roster.uid),
+        }
     }
 
     /// The latest configuration that anybody acts in.
@@ -134,6 +140,26 @@ impl<'a> Tally<'a> {
         newest.cloned()
     }
 
+    /// A copy that was taken out may be anything besides; one that is not heard is only that.
+    fn member(&self, it: &Member, status: Option<&GroupMemberStatus>) -> MemberStatus {
+        let state = status.map_or(MemberState::Unreachable, |it| it.state);
+        let out = self.quarantined.contains(&it.member.name.as_str());
+        MemberStatus {
+            name: it.member.name.clone(),
+            cluster: it.cluster.clone(),
+            region: it.region.clone(),
+            role: status.and_then(|it| it.role).unwrap_or(it.member.role),
+            state: if out && state != MemberState::Unreachable {
+                MemberState::Quarantined
+            } else {
+                state
+            },
+            incarnation: status.map_or_else(String::new, |it| it.incarnation.clone()),
+            revision: 0,
+            snapshot: status.and_then(|it| it.snapshot.clone()),
+        }
+    }
+
     /// Fills in what follows from the members.
     pub(crate) fn fill(&self, status: &mut ReplicatedServiceStatus, roster: &Roster) {
         let voters =
@@ -158,7 +184,7 @@ impl<'a> Tally<'a> {
         status.members = self
             .all
             .iter()
-            .map(|(it, status)| member(it, *status))
+            .map(|(it, status)| self.member(it, *status))
             .collect();
         status.tolerates = self.epoch().map(|_| self.tolerates());
         status.protocol = protocol(roster, &self.all);
@@ -187,19 +213,6 @@ fn count(number: u32, word: &str) -> String {
         0 => "none".to_owned(),
         1 => format!("1 {word}"),
         _ => format!("{number} {word}s"),
-    }
-}
-
-fn member(it: &Member, status: Option<&GroupMemberStatus>) -> MemberStatus {
-    MemberStatus {
-        name: it.member.name.clone(),
-        cluster: it.cluster.clone(),
-        region: it.region.clone(),
-        role: status.and_then(|it| it.role).unwrap_or(it.member.role),
-        state: status.map_or(MemberState::Unreachable, |it| it.state),
-        incarnation: status.map_or_else(String::new, |it| it.incarnation.clone()),
-        revision: 0,
-        snapshot: status.and_then(|it| it.snapshot.clone()),
     }
 }
 

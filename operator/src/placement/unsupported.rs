@@ -1,19 +1,14 @@
 //! What the manifest may say and this version does not do. It is refused rather than taken in silence:
 //! who writes it relies on it. Pure.
 
-use synod_api::{
-    BootstrapType, Placement, ReplicatedServiceSpec, SnapshotType, State, StateType, UpdateStrategy,
-};
+use synod_api::{Placement, ReplicatedServiceSpec, SnapshotType, State, StateType, UpdateStrategy};
 
-/// Every such field, with its path and the way out; empty: none. `formed`: the service runs already,
-/// so what it began from makes no difference any more.
+/// Every such field, with its path and the way out; empty: none.
 pub(crate) fn unsupported(
     spec: &ReplicatedServiceSpec,
     placement: &[Placement],
-    formed: bool,
 ) -> Vec<&'static str> {
     let ReplicatedServiceSpec {
-        bootstrap,
         state,
         ordering,
         divergence,
@@ -25,10 +20,6 @@ pub(crate) fn unsupported(
         (
             placement.iter().any(|it| it.witnesses > 0),
             "spec.placement[].witnesses: witnesses come with a later version: use voters",
-        ),
-        (
-            !formed && bootstrap.kind != BootstrapType::Empty,
-            "spec.bootstrap.type: taking state along comes with a later version: use Empty",
         ),
         (
             state.kind == StateType::Volume && state.snapshot.kind == SnapshotType::Http,
@@ -68,9 +59,9 @@ mod tests {
     use super::super::validate::tests::spec;
     use super::*;
 
-    fn found(yaml: &str, formed: bool) -> Vec<&'static str> {
+    fn found(yaml: &str) -> Vec<&'static str> {
         let spec = spec(yaml);
-        unsupported(&spec, &members::placement(&spec, "local"), formed)
+        unsupported(&spec, &members::placement(&spec, "local"))
     }
 
     #[test]
@@ -79,11 +70,6 @@ mod tests {
             (
                 "placement: [{cluster: us, voters: 2, witnesses: 1}]",
                 "spec.placement[].witnesses",
-            ),
-            ("bootstrap: {type: Existing}", "spec.bootstrap.type"),
-            (
-                "bootstrap: {type: Claim, claim: {cluster: us, name: a}}",
-                "spec.bootstrap.type",
             ),
             (
                 "state: {type: Volume, volume: {mountPath: /data}, snapshot: {type: HTTP, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}",
@@ -101,18 +87,19 @@ mod tests {
             ("update: {strategy: Switch}", "spec.update.strategy"),
             ("service: {export: true}", "spec.service.export"),
         ] {
-            let words = found(yaml, false);
+            let words = found(yaml);
             assert_eq!(words.len(), 1, "{yaml}: {words:?}");
             assert!(words[0].starts_with(&format!("{path}: ")), "{}", words[0]);
         }
-        let two = found("service: {export: true}\nupdate: {strategy: Switch}", false);
+        let two = found("service: {export: true}\nupdate: {strategy: Switch}");
         assert_eq!(two.len(), 2, "both are told: {two:?}");
     }
 
     #[test]
-    fn what_is_so_anyway_and_what_makes_no_difference_any_more_may_be_said() {
+    fn what_is_so_anyway_may_be_said() {
         for yaml in [
             "replicas: 3",
+            "bootstrap: {type: Existing}",
             "poison: {skip: Never}",
             "poison: {skip: WhenReachableFailed}",
             "divergence: {action: Alert, ignoreHeaders: [X-A]}",
@@ -124,9 +111,7 @@ mod tests {
             "state: {type: Volume, volume: {mountPath: /data}, onUncleanCrash: AtLeastOnce, snapshot: {type: Volume}}",
             "state: {type: Volume, volume: {mountPath: /data}, onUncleanCrash: AppliedHeader, applied: {method: GET, path: /slot}}",
         ] {
-            assert_eq!(found(yaml, false), [""; 0], "{yaml}");
+            assert_eq!(found(yaml), [""; 0], "{yaml}");
         }
-        let begun = "bootstrap: {type: Existing}";
-        assert_eq!(found(begun, true), [""; 0]);
     }
 }

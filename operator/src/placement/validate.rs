@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use synod_api::{GroupApp, Overrides, Placement, RawObject, ReplicatedServiceSpec, Risk};
 
+use super::founding;
 use super::members::{self, Member};
 use super::membership::{self, Course};
 use super::roster::{Formed, Roster};
@@ -93,7 +94,7 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
         return Err(stall(&conditions::INVALID_SPEC, lines.join("; ")));
     }
     let placement = members::placement(&spec, local);
-    let words = unsupported(&spec, &placement, formed != Formed::No);
+    let words = unsupported(&spec, &placement);
     if !words.is_empty() {
         return Err(stall(&conditions::UNSUPPORTED, words.join("; ")));
     }
@@ -107,6 +108,7 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
     let (roster, course) = if formed == Formed::No {
         known(&placement, views)?;
         majority(&spec, &wanted)?;
+        let wanted = founding::first(&spec, &placement, wanted)?;
         let roster = Roster {
             name: name.to_owned(),
             uid: uid.to_owned(),
@@ -325,10 +327,10 @@ pub(super) mod tests {
                 "witnesses",
             ),
             (
-                "bootstrap: {type: Existing}\nstate: {maxReplay: 1m}",
+                "update: {strategy: Switch}\nstate: {maxReplay: 1m}",
                 three(),
                 "Unsupported",
-                "use Empty; spec.state.maxReplay",
+                "spec.state.maxReplay",
             ),
         ] {
             let stall = judge(&spec(yaml), Formed::No, &views).expect_err(yaml);

@@ -216,7 +216,8 @@ pub fn check(folder: &Path) -> Result<Manifest, BackupError> {
 /// For reading all of a backup: its state, and the entries behind that. Blocks.
 pub fn open(folder: &Path) -> Result<(StateReader, Reader), BackupError> {
     let manifest = Manifest::read(folder)?;
-    let store = open_store(folder)?;
+    // What is damaged in it shows when it is read.
+    let store = Store::source(&folder.join(SNAPSHOTS))?;
     let all = store.list();
     let snapshot = all.iter().find(|it| it.id.to_string() == manifest.snapshot);
     let snapshot = snapshot.ok_or_else(|| BackupError::Damaged {
@@ -229,7 +230,6 @@ pub fn open(folder: &Path) -> Result<(StateReader, Reader), BackupError> {
 }
 
 fn open_store(folder: &Path) -> Result<Store, BackupError> {
-    // What is damaged in it shows when it is read.
     let (store, _) = Store::open(&folder.join(SNAPSHOTS), 0)?;
     Ok(store)
 }

@@ -146,6 +146,11 @@ impl GenesisFile {
         }
     }
 
+    /// As it is written.
+    pub fn text(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a genesis of strings is JSON")
+    }
+
     /// Reads the file; `None` when there is none yet.
     pub fn read(path: &Path) -> Result<Option<Self>, GenesisError> {
         read_json(path)
@@ -160,8 +165,7 @@ impl GenesisFile {
                 field,
                 problem,
             })?;
-        let text = serde_json::to_vec_pretty(self).expect("a genesis of strings is JSON");
-        create(path, &text).map_err(|error| {
+        create(path, self.text().as_bytes()).map_err(|error| {
             let path = path.to_owned();
             if error.kind() == std::io::ErrorKind::AlreadyExists {
                 GenesisError::Exists { path }
@@ -391,7 +395,7 @@ fn to_hex(bytes: &[u8]) -> String {
     })
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
+pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| (byte as char).to_digit(16);
     let bytes = text.as_bytes();
     if !bytes.len().is_multiple_of(2) {

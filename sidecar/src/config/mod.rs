@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::Names;
 
+pub mod founding;
 pub mod genesis;
 pub mod join;
 pub mod limits;
@@ -74,6 +75,9 @@ pub struct Config {
     /// Where the app keeps its state.
     #[serde(default)]
     pub state: state::State,
+    /// From what the group begins; without it, with nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub founding: Option<founding::Founding>,
 }
 
 /// Where the leader should be. A wish of this member's, which the others are told: with different
@@ -318,6 +322,9 @@ impl Config {
                     allowed: "a path".into(),
                 });
             }
+        }
+        if let Some(founding) = &self.founding {
+            founding.source()?;
         }
         if self.app.token.as_ref().is_some_and(|it| !it.is_usable()) {
             return Err(ConfigError::Value {

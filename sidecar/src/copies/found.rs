@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use synod_paxos::MemberId;
+use synod_proto::v1::DivergedCopies;
 
 use crate::apply::divergence::{Comparer, Mark};
 
@@ -79,6 +80,18 @@ impl Found {
                 part: mark.part.to_string(),
                 measure,
             });
+        }
+    }
+}
+
+impl From<Diverged> for DivergedCopies {
+    fn from(it: Diverged) -> Self {
+        Self {
+            slot: it.slot,
+            route: it.route,
+            members: it.members,
+            part: it.part,
+            measure: it.measure,
         }
     }
 }

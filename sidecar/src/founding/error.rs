@@ -58,6 +58,11 @@ pub enum FoundingError {
     /// The folder that is imported.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// Nothing is there.
+    #[error(
+        "there is nothing in {0}: begin a group without it, or give what holds the app's files"
+    )]
+    Empty(PathBuf),
     /// Somebody writes to it.
     #[error("{0} was changed while it was copied: stop whatever uses it, then try again")]
     Changed(PathBuf),

@@ -161,17 +161,18 @@ pub fn restore(
 }
 
 /// From a folder that an app has used on its own, which nothing writes to meanwhile: a copy of it
-/// becomes the state behind the first slot. The folder is only read. Blocks.
+/// becomes the state behind the first slot. Nothing in it is changed. Blocks.
 pub fn import(
-    volume: &Path,
-    work: &Path,
+    from: &Volume,
     policy: &Policy,
     founder: &Founder<'_>,
 ) -> Result<Founded, FoundingError> {
     limits::check_policy(policy, founder.log)?;
+    if from.is_empty()? {
+        return Err(FoundingError::Empty(from.mount().to_owned()));
+    }
     let own = new_incarnation();
     // Its digest is a part of the genesis, whose hash is in the head of the snapshot.
-    let from = Volume::open(volume, work)?;
     let mut digest = Digest::default();
     from.stage()?.pack(&mut digest)?;
     let digest = StateDigest(*digest.0.finalize().as_bytes());
@@ -205,7 +206,7 @@ pub fn import(
     staged.pack(&mut draft)?;
     let snapshot = draft.commit()?;
     if snapshot.state_digest != digest {
-        return Err(FoundingError::Changed(volume.to_owned()));
+        return Err(FoundingError::Changed(from.mount().to_owned()));
     }
     mark(&store, &snapshot, Standing::Verified)?;
     Ok(Founded {

@@ -72,6 +72,8 @@ pub struct Facts {
     pub boot: u64,
     /// Limits of its log.
     pub log: Log,
+    /// The genesis that its log had when this process started, as its file would say it; empty: none.
+    pub genesis: String,
 }
 
 /// The service.
@@ -231,6 +233,8 @@ impl control_server::Control for Control {
         let node = self.node.status().borrow().clone();
         let apply = self.apply.status().borrow().clone();
         let policy = self.apply.policy().borrow().clone();
+        let trouble = self.board.found().borrow().clone();
+        let diverged = self.apply.found().borrow().diverged.clone();
         let members = node
             .configuration
             .as_deref()
@@ -277,6 +281,10 @@ impl control_server::Control for Control {
             revision_unfinished: apply.revision.is_unfinished,
             revision_running: apply.revision.running,
             revision_due: apply.revision.due,
+            genesis: self.facts.genesis.clone(),
+            undecided: trouble.undecided.map(Into::into),
+            skipped: trouble.skipped.into_iter().map(Into::into).collect(),
+            diverged: diverged.into_iter().map(Into::into).collect(),
         }))
     }
 

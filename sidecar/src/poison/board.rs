@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use synod_paxos::Slot;
-use synod_proto::v1::Request;
+use synod_proto::v1::{self as proto, Request};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::status::Waiting;
@@ -159,6 +159,28 @@ impl Board {
         let (taken, answer) = oneshot::channel();
         let word = Word { slot, taken };
         self.inner.words.send(word).await.is_ok() && answer.await.unwrap_or(false)
+    }
+}
+
+impl From<UndecidedRequest> for proto::UndecidedRequest {
+    fn from(it: UndecidedRequest) -> Self {
+        Self {
+            slot: it.slot,
+            method: it.method,
+            path: it.path,
+            waits_for: it.waits_for,
+        }
+    }
+}
+
+impl From<SkippedRequest> for proto::SkippedRequest {
+    fn from(it: SkippedRequest) -> Self {
+        Self {
+            slot: it.slot,
+            method: it.method,
+            path: it.path,
+            may_have_been_acknowledged: it.may_have_been_acknowledged,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{FormError, MemberEnd, StartError};
+use super::{BeginningError, FormError, MemberEnd, StartError};
 use crate::node::NodeEnd;
 
 /// It was asked to end, and has ended in order.
@@ -62,10 +62,13 @@ fn begin_code(error: &synod_paxos::StartError) -> u8 {
 
 fn start_code(error: &StartError) -> u8 {
     match error {
-        StartError::Config(_) => CONFIG,
+        StartError::Config(_) | StartError::Beginning(BeginningError::Config(_)) => CONFIG,
         StartError::Port { .. } => PORT,
         StartError::Identity(_) => IDENTITY,
-        StartError::Data { .. } | StartError::Apply(_) | StartError::Keeper(_) => DATA,
+        StartError::Beginning(_)
+        | StartError::Data { .. }
+        | StartError::Apply(_)
+        | StartError::Keeper(_) => DATA,
         StartError::Log { error, .. } => match error {
             synod_wal::OpenError::InUse { .. } => IN_USE,
             synod_wal::OpenError::UnknownVersion { .. } => VERSION,

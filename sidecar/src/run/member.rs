@@ -23,6 +23,7 @@ use crate::app::{self, App};
 use crate::apply::handle::spool_dir;
 use crate::apply::{self, ApplyError, ApplyHandle, FeedSender};
 use crate::backup;
+use crate::config::genesis::GenesisFile;
 use crate::config::peers::{self, PeerTable};
 use crate::config::state::{SnapshotKind, StateKind};
 use crate::config::{Config, ConfigError, Protocol, limits};
@@ -80,6 +81,9 @@ pub enum StartError {
         /// What is wrong with it.
         error: OpenError,
     },
+    /// The state with which the group begins.
+    #[error(transparent)]
+    Beginning(#[from] super::founding::BeginningError),
     /// Ledger or spool.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -208,6 +212,10 @@ impl Member {
         let who = Who::Member(config.member.clone());
         let identity = Identity::load(&config.tls, &config.names(), who)?;
         make_folder(&config.data)?;
+        {
+            let config = config.clone();
+            blocking(move || super::founding::begin(&config)).await?;
+        }
         let (wal, recovered) = open_log(&config).await?;
         let app = Arc::new(app);
         let beginning = {
@@ -293,6 +301,9 @@ impl Member {
             incarnation: recovered.identity.incarnation,
             boot: recovered.boot.0,
             log: config.log.clone(),
+            genesis: recovered.genesis.as_ref().map_or_else(String::new, |it| {
+                GenesisFile::of(it, &config.service).text()
+            }),
         };
         let handover = InterceptedService::new(ingress.handover(), only_members);
         let grpc = tonic::transport::Server::builder()

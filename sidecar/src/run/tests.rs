@@ -241,6 +241,7 @@ impl Group {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("address");
         let who = Who::Member(name(number));
         Config {
+            founding: None,
             service: "notes".into(),
             member: name(number),
             region: String::new(),

@@ -67,13 +67,18 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Looks at all files, puts in order what can be, and tells about it.
-pub(super) fn survey(folder: &Path) -> io::Result<(BTreeMap<Slot, Snapshot>, Vec<Finding>)> {
+/// Looks at all files, and tells about them. `mends`: what can be is put in order; otherwise nothing is
+/// changed, and what is not whole is passed over.
+pub(super) fn survey(
+    folder: &Path,
+    mends: bool,
+) -> io::Result<(BTreeMap<Slot, Snapshot>, Vec<Finding>)> {
     let mut known = BTreeMap::new();
     let mut findings = Vec::new();
     let mut marks = Vec::new();
     for name in sorted_names(folder)? {
         match names::parse(&name) {
+            Some(Name::New) if !mends => {}
             Some(Name::New) => {
                 fs::remove_file(folder.join(&name))?;
                 findings.push(Finding::HalfWritten { name });
@@ -87,6 +92,7 @@ pub(super) fn survey(folder: &Path) -> io::Result<(BTreeMap<Slot, Snapshot>, Vec
                 Err(ReadError::UnknownVersion { .. }) => {
                     findings.push(Finding::NewerVersion { name });
                 }
+                Err(error) if is_damage(&error) && !mends => {}
                 Err(error) if is_damage(&error) => {
                     let (why, aside) = (error.to_string(), names::set_aside(folder, slot)?);
                     findings.push(Finding::Damaged { slot, why, aside });
@@ -101,6 +107,7 @@ pub(super) fn survey(folder: &Path) -> io::Result<(BTreeMap<Slot, Snapshot>, Vec
         let path = folder.join(names::mark_of(slot));
         match known.get_mut(&slot) {
             Some(snapshot) => snapshot.standing = names::read_mark(&fs::read(path)?, snapshot.id),
+            None if !mends => {}
             None => fs::remove_file(path)?,
         }
     }

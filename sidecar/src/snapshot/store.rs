@@ -174,7 +174,8 @@ impl Store {
             .create(folder)
             .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o700)))
             .map_err(failed("making the folder for snapshots"))?;
-        let (known, findings) = survey(folder).map_err(failed("looking through snapshots"))?;
+        let (known, findings) =
+            survey(folder, true).map_err(failed("looking through snapshots"))?;
         sync_folder(folder).map_err(failed("syncing the folder of snapshots"))?;
         let shared = Shared {
             folder: folder.to_owned(),
@@ -183,6 +184,24 @@ impl Store {
         };
         let shared = Arc::new(shared);
         Ok((Self { shared }, findings))
+    }
+
+    /// One that is only read, and may be on a mount that cannot be written to.
+    pub fn source(folder: &Path) -> Result<Self, StoreError> {
+        let failed = |error| StoreError::Io {
+            doing: "looking through snapshots",
+            folder: folder.to_owned(),
+            error,
+        };
+        let (known, _) = survey(folder, false).map_err(failed)?;
+        let shared = Shared {
+            folder: folder.to_owned(),
+            reserve: AtomicU64::new(0),
+            known: Mutex::new(known),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// All snapshots, oldest first.

@@ -55,6 +55,8 @@ pub struct Volume {
     work: PathBuf,
     /// Names in the root of the mount that are not the app's.
     reserved: Vec<OsString>,
+    /// Nothing is written, neither to the mount nor to the work folder.
+    read_only: bool,
 }
 
 // === impl Volume ===
@@ -87,14 +89,34 @@ impl Volume {
             mount: mount.to_owned(),
             work: work.to_owned(),
             reserved,
+            read_only: false,
         };
         volume.clean()?;
         Ok(volume)
     }
 
+    /// One that is only read, and may be on a mount that cannot be written to: it is packed as it is,
+    /// and nobody may write to it until that is done.
+    pub fn source(mount: &Path) -> Self {
+        Self {
+            mount: mount.to_owned(),
+            work: PathBuf::new(),
+            reserved: vec![LOST_AND_FOUND.into()],
+            read_only: true,
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
     /// The slot whose state was being put here when the machine or the process stopped; the content
     /// is then part old, part new, and no app must see it before a restore has succeeded.
     pub fn interrupted(&self) -> Result<Option<Slot>, VolumeError> {
+        if self.read_only {
+            return Ok(None);
+        }
         swap::marker(&self.work)
     }
 

@@ -224,12 +224,11 @@ impl App {
         match self.kind {
             StateType::Ephemeral => self.state = State::empty(self.registers),
             StateType::Volume(UncleanCrash::Rollback) if self.dirty => self.state.tear(dice),
-            StateType::Volume(UncleanCrash::Rollback) => {}
             StateType::Volume(UncleanCrash::AppliedHeader) => {
                 self.state = self.history[dice.pick(self.history.len())].clone();
             }
             StateType::Volume(UncleanCrash::AtLeastOnce) if machine => self.state.tear(dice),
-            StateType::Volume(UncleanCrash::AtLeastOnce) => {}
+            StateType::Volume(UncleanCrash::Rollback | UncleanCrash::AtLeastOnce) => {}
         }
     }
 

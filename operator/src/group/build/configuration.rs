@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
-use synod_api::AppProtocol;
+use synod_api::{AppProtocol, BootstrapType};
 
 use super::{Child, Kind, state};
 use crate::group::names;
@@ -129,5 +129,31 @@ fn config(valid: &Valid<'_>) -> Value {
     if let Some(state) = state::section(&spec.state) {
         config["state"] = state;
     }
+    // Nor this, and only who makes a first state needs it.
+    if let Some(founding) = founding(valid) {
+        config["founding"] = founding;
+    }
     config
+}
+
+/// From what the first member here makes the group's first state.
+fn founding(valid: &Valid<'_>) -> Option<Value> {
+    let spec = &valid.group.spec;
+    let founding = spec.founding.as_ref()?;
+    let member = &spec.members.first()?.name;
+    match founding.kind {
+        BootstrapType::Claim => Some(json!({
+            "member": member,
+            "import": {"volume": pod::SOURCE_PATH, "policy": spec.policy},
+        })),
+        BootstrapType::Snapshot => {
+            let backup = format!("{}/{}", pod::SOURCE_PATH, founding.path);
+            let mut restore = json!({"backup": backup});
+            if let Some(before) = founding.before {
+                restore["before"] = json!(before);
+            }
+            Some(json!({"member": member, "restore": restore}))
+        }
+        BootstrapType::Empty | BootstrapType::Existing => None,
+    }
 }

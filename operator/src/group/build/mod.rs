@@ -17,7 +17,7 @@ use super::validate::Valid;
 use crate::inject::{InjectError, SidecarImage};
 
 pub(crate) use configuration::{config_map, genesis, peers, secret};
-pub(crate) use workload::{contains, made_from};
+pub(crate) use workload::{STATE_SIZE, contains, made_from};
 
 /// What kinds of children there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

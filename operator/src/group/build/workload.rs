@@ -12,7 +12,7 @@ use crate::inject::{self, InjectError, Injection};
 /// What a log needs when nothing was said: room for `log.maxSize` by default.
 const LOG_SIZE: &str = "10Gi";
 /// What an app's volume gets when nothing was said.
-const STATE_SIZE: &str = "10Gi";
+pub(crate) const STATE_SIZE: &str = "10Gi";
 
 pub(super) fn stateful_set(input: &Input<'_>) -> Result<Workload, InjectError> {
     let valid = input.valid;
@@ -75,7 +75,8 @@ pub(crate) fn made_from(bare: &Value, injection: &Injection, state: &State) -> S
         injection.token,
         format!("{:?}", injection.state),
     ]);
-    let more = [protocol.map(|it| json!(it)), state::section(state)];
+    let source = injection.source.as_ref().map(|it| json!({"source": it}));
+    let more = [protocol.map(|it| json!(it)), state::section(state), source];
     if let Some(parts) = parts.as_array_mut() {
         parts.extend(more.into_iter().flatten());
     }

@@ -10,8 +10,8 @@ use synod_proto::v1::control_server::{Control, ControlServer};
 use synod_proto::v1::{
     AcquireDisruptionRequest, AcquireDisruptionResponse, AcquireStopRequest, AcquireStopResponse,
     ChangeMembersResponse, KeptSnapshotsResponse, PrepareShutdownResponse, RaiseProtocolResponse,
-    ReleaseDisruptionResponse, SkipRequest, SkipResponse, TakeSnapshotResponse,
-    TransferLeadershipRequest, TransferLeadershipResponse,
+    ReleaseDisruptionResponse, ReviseRequest, ReviseResponse, SkipRequest, SkipResponse,
+    TakeSnapshotResponse, TransferLeadershipRequest, TransferLeadershipResponse,
 };
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -126,6 +126,10 @@ impl Control for Member {
 
     async fn skip(&self, _: Request<SkipRequest>) -> Result<Response<SkipResponse>, Status> {
         unreachable!("a person's word")
+    }
+
+    async fn revise(&self, _: Request<ReviseRequest>) -> Result<Response<ReviseResponse>, Status> {
+        unreachable!("nothing asks for it")
     }
 }
 

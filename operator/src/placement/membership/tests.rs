@@ -290,3 +290,22 @@ fn while_nobody_leads_the_members_are_those_that_the_clusters_were_told_last() {
             .all(|(_, it)| it.epoch == roster.epoch && it.peers.len() == 5)
     );
 }
+
+#[test]
+fn nobody_leaves_while_it_is_not_decided_what_becomes_of_a_request() {
+    let mut world = World::new();
+    world.yaml = FIVE.to_owned();
+    world.settle(usize::MAX);
+    world.undecided = true;
+    world.report(0, true);
+    world.yaml = FIRST.to_owned();
+    let epoch = world.group.epoch;
+    world.rounds(10, usize::MAX);
+    assert_eq!(world.group.epoch, epoch, "{:#?}", world.told);
+    let (reason, words) = world.course().1.under_way.expect("it waits");
+    assert_eq!(reason.name, "MemberLeaving");
+    assert!(words.contains("request"), "{words}");
+    world.undecided = false;
+    world.settle(usize::MAX);
+    assert_eq!(world.voters().len(), 3);
+}

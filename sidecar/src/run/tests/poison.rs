@@ -7,6 +7,7 @@ use synod_proto::v1::poison_client::PoisonClient;
 use synod_proto::v1::poison_policy::Skip;
 use synod_proto::v1::{
     PoisonAskRequest, PoisonPolicy, PoisonTerm, Policy, ProposePolicyRequest, SkipRequest,
+    StatusRequest,
 };
 use tokio::task::JoinHandle;
 use tonic::Code;
@@ -224,6 +225,9 @@ async fn only_an_operator_gives_up_a_request_and_only_one_that_no_copy_gets_past
     );
     let mut control = group.control(leader).await;
     let slot = undecided.slot;
+    // An operator is told the same.
+    let said = control.status(StatusRequest {}).await.expect("answers");
+    assert_eq!(said.into_inner().undecided, Some(undecided.into()));
     let refused = control.skip(SkipRequest { slot: slot - 1 }).await;
     assert_eq!(
         refused.expect_err("refused").code(),
@@ -244,6 +248,10 @@ async fn only_an_operator_gives_up_a_request_and_only_one_that_no_copy_gets_past
     let skipped = skipped.expect("skipped").into_inner();
     assert_eq!((&*skipped.method, &*skipped.path), ("POST", "/list"));
     assert!(!skipped.may_have_been_acknowledged);
+    let said = control.status(StatusRequest {}).await.expect("answers");
+    let said = said.into_inner();
+    assert_eq!(said.undecided, None);
+    assert_eq!((said.skipped.len(), said.skipped[0].slot), (1, slot));
     assert_eq!(group.add(2, "b").await, "a,b");
 }
 

@@ -40,6 +40,9 @@ pub(super) fn stage(volume: &Volume) -> Result<Staged, VolumeError> {
         totals: count.0,
         frozen: false,
     };
+    if volume.read_only {
+        return Ok(staged);
+    }
     if can_share(volume)? {
         staged.freeze(share)?;
     } else {

@@ -3,6 +3,7 @@
 mod adopting;
 mod bad_input;
 mod between;
+mod bootstrap;
 mod bring_up;
 mod faults;
 mod first_service;
@@ -108,6 +109,8 @@ pub const ALL: &[Scenario] = scenarios! {
     "clusters/what goes wrong between them is said in words, and does no harm", true => between::what_goes_wrong,
     "state/in memory: the log is cut behind snapshots, and a new pod begins from one", true => state::in_memory,
     "state/on a volume: an app that is killed goes back to its last snapshot in a new pod", true => state::on_a_volume,
+    "bootstrap/a single instance's claim becomes the state of three members, and what is wrong with it is said", true => bootstrap::from_a_claim,
+    "bootstrap/a service that was deleted goes on with the claims that it left", true => bootstrap::from_what_was_left,
     "members/scaled to five and back to three: they come and go one vote at a time", true => members::scaled,
     "members/a region is left for another and taken again", true => members::region_left,
     "members/a claim is lost: its member is replaced, the leader's too", true => members::claim_lost,

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use synod_api::{ConfiguredMember, MemberRole, ReplicaGroup, ReplicaGroupStatus};
+use synod_api::{
+    ConfiguredMember, Findings, MemberRole, ReplicaGroup, ReplicaGroupStatus, UndecidedRequest,
+};
 
 use super::super::super::authority::Issued;
 use super::super::super::genesis::GenesisFile;
@@ -40,6 +42,8 @@ pub(super) struct World {
     /// Claims stay when their pods go.
     pub(super) retains: bool,
     pub(super) protocol: u32,
+    /// The leader does not know what becomes of a request.
+    pub(super) undecided: bool,
     pub(super) told: Vec<String>,
 }
 
@@ -93,6 +97,7 @@ impl World {
             next_id: 4,
             retains: false,
             protocol: 2,
+            undecided: false,
             told: Vec::new(),
         };
         world.rounds(4, usize::MAX);
@@ -375,6 +380,15 @@ impl World {
             observed_generation: group.metadata.generation,
             members: members.collect(),
             membership: leads.then(|| self.group.clone()),
+            findings: Findings {
+                undecided: (leads && self.undecided).then(|| UndecidedRequest {
+                    slot: 42,
+                    method: "POST".to_owned(),
+                    path: "/notes".to_owned(),
+                    waits_for: Vec::new(),
+                }),
+                ..Findings::default()
+            },
             ..ReplicaGroupStatus::default()
         });
         self.views[at].group = Some(Arc::new(group));

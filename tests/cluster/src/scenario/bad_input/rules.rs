@@ -231,6 +231,14 @@ fn new() -> Vec<Case> {
             "spec.bootstrap.claim",
             json!({"bootstrap": {"type": "Claim"}}),
         ),
+        spec(
+            "spec.bootstrap.snapshot",
+            json!({"bootstrap": {"type": "Snapshot"}}),
+        ),
+        spec(
+            "spec.bootstrap.type",
+            json!({"bootstrap": {"type": "Claim", "claim": {"cluster": "a", "name": "b"}}}),
+        ),
         spec("spec.routes[].name", json!({"routes": [{"name": "A_b"}]})),
         spec(
             "spec.routes[].maxStaleness",
