@@ -136,7 +136,7 @@ pub(super) async fn run<A: App, S: States>(
         Ok(revision) => machine.handle_offered(revision),
         Err(error) => tracing::warn!(%error, "cannot see which revision the app is of"),
     }
-    let new = found == Found::Missing && prelude.proven;
+    let new = matches!(found, Found::New | Found::Missing) && prelude.proven;
     machine.handle_app(if new { None } else { prelude.first });
     let mut executor = Executor {
         app,

@@ -103,6 +103,8 @@ pub struct InFlight {
 /// What a start finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
+    /// No ledger, and this is the first life of this log: nothing was ever sent.
+    New,
     /// No ledger of this log, or a damaged one: nothing is known.
     Missing,
     /// The machine has started since it was written: nothing that runs now was sent anything.

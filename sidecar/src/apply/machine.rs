@@ -191,7 +191,7 @@ impl Machine {
         let revisions = Revisions::behind(&setup.fold);
         let answered = match &setup.ledger {
             Found::Record(record) => record.applied,
-            Found::Missing | Found::OtherBoot => Slot::ZERO,
+            Found::New | Found::Missing | Found::OtherBoot => Slot::ZERO,
         };
         let mut machine = Self {
             fold: setup.fold,
@@ -246,6 +246,9 @@ impl Machine {
             execute: None,
             actions: VecDeque::new(),
         };
+        if setup.ledger == Found::New {
+            machine.history.forgotten = Slot::ZERO;
+        }
         if let Found::Record(record) = &setup.ledger {
             machine.history = record.history.unwrap_or_default();
             if let Some(in_flight) = record.in_flight {

@@ -82,6 +82,8 @@ pub struct Parts<A, S> {
     pub data: PathBuf,
     /// The life of this member's log.
     pub incarnation: Incarnation,
+    /// That life has just begun: no earlier start of this member has executed anything.
+    pub is_first: bool,
     /// The genesis, until which the app is only watched, and what is chosen. Apply ends when the
     /// other end is dropped.
     pub feed: Feed,
@@ -135,6 +137,10 @@ pub fn start<A: App, S: States>(
 ) -> Result<(ApplyHandle, JoinHandle<Result<(), ApplyError>>), ApplyError> {
     empty_spool(&handle::spool_dir(&parts.data))?;
     let (ledger, found) = Ledger::open(&parts.data, parts.incarnation)?;
+    let found = match found {
+        Found::Missing if parts.is_first => Found::New,
+        found => found,
+    };
     let promises = promises::Promises::open(&parts.data, parts.incarnation)?;
     let answers = Arc::new(answers::Answers::default());
     let signals = Arc::new(handle::Signals::default());

@@ -266,6 +266,7 @@ impl Process {
         let (handle, task) = start(Parts {
             data: data.to_path_buf(),
             incarnation: Incarnation(1),
+            is_first: false,
             feed,
             log: Arc::new(log.clone()),
             elsewhere: elsewhere_receiver,
@@ -375,6 +376,7 @@ async fn entries_admitted_before_their_news_is_read_are_fetched_from_the_log() {
     let (handle, task) = start(Parts {
         data: data.path().to_path_buf(),
         incarnation: Incarnation(1),
+        is_first: false,
         feed,
         log: Arc::new(log.clone()),
         elsewhere,

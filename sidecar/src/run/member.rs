@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use synod_paxos::{Base, GroupId, Recovered, Settings, Slot};
+use synod_paxos::{Base, Boot, GroupId, Recovered, Settings, Slot};
 use synod_wal::{OpenError, Wal};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -233,6 +233,7 @@ impl Member {
         let (apply, apply_task) = apply::start(apply::Parts {
             data: config.data.clone(),
             incarnation: recovered.identity.incarnation,
+            is_first: recovered.boot == Boot(1),
             feed: apply_feed,
             log: Arc::new(LogSource(wal.reader())),
             elsewhere: elsewhere_receiver,

@@ -29,8 +29,10 @@ pub(crate) const APPLY_TIMEOUT_MS: u64 = 1_000;
 /// What survives the death of the process, and what of it the next life may use.
 #[derive(Debug, Default)]
 pub(crate) enum Ledger {
-    /// Never written.
+    /// Never written, in the first life of a log.
     #[default]
+    New,
+    /// Lost, or never written by lives that may have done something.
     Missing,
     /// Written since the machine was started.
     Written(Record),
@@ -97,6 +99,7 @@ impl Copy {
             promises: host.promises.clone(),
             gated: true,
             ledger: match &host.ledger {
+                Ledger::New => Found::New,
                 Ledger::Missing => Found::Missing,
                 Ledger::OtherBoot => Found::OtherBoot,
                 Ledger::Written(record) => Found::Record(*record),

@@ -403,9 +403,12 @@ impl World {
         });
         let host = &mut self.hosts[member];
         host.disk.crash(keep);
+        if matches!(host.ledger, Ledger::New) {
+            host.ledger = Ledger::Missing;
+        }
         if machine {
             host.clock.reboot(self.now_ns);
-            if !matches!(host.ledger, Ledger::Missing) {
+            if matches!(host.ledger, Ledger::Written(_)) {
                 host.ledger = Ledger::OtherBoot;
             }
             self.end_app(member, true);

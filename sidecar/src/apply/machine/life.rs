@@ -62,7 +62,7 @@ impl Machine {
         }
         let record = match found {
             // Nothing is known of earlier lives, so nothing of what this app was sent.
-            Found::Missing => {
+            Found::New | Found::Missing => {
                 self.lose_state();
                 if let Some(instance) = instance {
                     self.app = App::Unproven(instance);

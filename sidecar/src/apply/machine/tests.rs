@@ -132,7 +132,7 @@ impl Bench {
             log,
             ledger: match ledger {
                 Found::Record(record) => record,
-                Found::Missing | Found::OtherBoot => Record::default(),
+                Found::New | Found::Missing | Found::OtherBoot => Record::default(),
             },
             state,
             base,

@@ -104,6 +104,7 @@ async fn promises_that_cannot_be_read_end_the_start() {
     let started = start(Parts {
         data: data.path().to_path_buf(),
         incarnation: Incarnation(1),
+        is_first: false,
         feed,
         log: Arc::new(Log::default()),
         elsewhere,
@@ -131,6 +132,7 @@ async fn nothing_is_executed_before_the_log_is_known_up_to_what_was_chosen_at_th
     let (handle, task) = start(Parts {
         data: data.path().to_path_buf(),
         incarnation: Incarnation(1),
+        is_first: false,
         feed,
         log: Arc::new(log.clone()),
         elsewhere,

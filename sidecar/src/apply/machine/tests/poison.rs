@@ -405,6 +405,15 @@ fn what_an_earlier_machine_did_is_not_known_but_what_came_since_is() {
 }
 
 #[test]
+fn a_member_that_has_only_just_come_has_sent_nothing() {
+    let (bench, _) = stuck(StateType::Ephemeral);
+    let mut next = bench.restarted_with(Found::New, None);
+    assert_eq!(next.machine.handle_ask(ask(3, 1)), Some(Standing::Held));
+    next.machine.handle_proven(Slot(3));
+    assert_eq!(next.machine.handle_ask(ask(2, 2)), Some(Standing::Held));
+}
+
+#[test]
 fn what_an_earlier_machine_may_have_answered_is_not_known_though_this_life_has_sent_it() {
     let (bench, _) = stuck(StateType::Ephemeral);
     let mut next = bench.restarted_with(Found::OtherBoot, Some(instance(2)));
