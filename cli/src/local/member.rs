@@ -13,7 +13,7 @@ use super::certificates::Certificates;
 use super::folder::{self, Folder, MemberFolder};
 use super::ports;
 use super::process::Program;
-use super::settings::Settings;
+use super::settings::{MAX_MEMBERS, Settings};
 use super::state;
 use crate::exit::Failure;
 
@@ -51,9 +51,7 @@ pub(super) async fn plan(
     })?;
     http.set_port(port);
     ports::check_free(http, &name).await?;
-    let mut taken = taken.clone();
-    taken.insert(port);
-    let free = ports::free(3, &taken)
+    let free = ports::free(3, &with_entrances(taken, settings.listen.port()))
         .map_err(|error| Failure::failed(format!("no ports for {name}: {error}")))?;
     let local = |it: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, free[it]));
     Ok(Member {
@@ -68,6 +66,13 @@ pub(super) async fn plan(
         state: settings.state.kind,
         folder: folder.member(number)?,
     })
+}
+
+/// Where any member may serve clients, also one that comes later, no app may listen meanwhile: whoever
+/// asks for that member would change this copy alone.
+fn with_entrances(taken: &BTreeSet<u16>, first: u16) -> BTreeSet<u16> {
+    let entrances = (first..=u16::MAX).take(MAX_MEMBERS as usize);
+    entrances.chain(taken.iter().copied()).collect()
 }
 
 /// The names in the certificates of a service.
@@ -173,5 +178,19 @@ impl Member {
             log: self.folder.log("app"),
             pid_file: self.folder.pid("app"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_entrances_of_later_members_are_nobody_elses() {
+        let taken = with_entrances(&BTreeSet::from([4]), 8_080);
+        assert_eq!(taken.len(), 1 + MAX_MEMBERS as usize);
+        assert!(taken.contains(&4) && taken.contains(&8_080) && taken.contains(&8_088));
+        let at_the_end = with_entrances(&BTreeSet::new(), u16::MAX - 1);
+        assert_eq!(at_the_end.len(), 2);
     }
 }

@@ -18,7 +18,8 @@ use crate::exit::Failure;
 const BUNDLED_NAME: &str = "notes";
 /// Where it saves and restores its state.
 const BUNDLED_BACKUP: &str = "/backup";
-const MAX_MEMBERS: u32 = 9;
+/// Of a group on one machine, and the highest number of one.
+pub(super) const MAX_MEMBERS: u32 = 9;
 const MAX_RTT: Duration = Duration::from_secs(10);
 const SHORTEST_APP_TIMEOUT: Duration = Duration::from_secs(1);
 
