@@ -10,12 +10,14 @@ use synod_proto::v1::{
     StatusRequest,
 };
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tonic::Code;
 
 use super::{Group, List, Member, PATIENCE, Running, http, name, policy};
 use crate::admin::status::Status;
 use crate::identity::Who;
 use crate::identity::testing::names;
+use crate::node::NodeStatus;
 
 const POISON: &str = "poison";
 
@@ -260,8 +262,10 @@ async fn only_the_leader_that_a_member_follows_asks_it() {
     let group = Group::supervised(Skip::WhenAllFailed).await;
     let leader = group.leads().await;
     let (follower, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
-    let status = group.running(follower).member.node().status();
-    let status = status.borrow().clone();
+    let mut status = group.running(follower).member.node().status();
+    let follows = |it: &NodeStatus| it.leader.is_some_and(|it| it.0 as usize == leader);
+    let status = timeout(PATIENCE, status.wait_for(follows)).await;
+    let status = status.expect("in time").expect("it runs").clone();
     let term = |group: &[u8], round| PoisonTerm {
         group: group.to_vec().into(),
         ballot: Some(synod_proto::v1::Ballot {
