@@ -483,7 +483,11 @@ impl World {
             .commit
             .step(member, paxos.last(), commit, paxos.applied())?
         {
-            self.checks.chosen.committed(member, commit, &host.disk)?;
+            let chosen = &mut self.checks.chosen;
+            chosen.claimed(member, commit, "has")?;
+            // What was learnt in place of what it had is not on a disk that has enough to do.
+            let synced = paxos.synced();
+            chosen.committed(member, commit.min(synced), &host.disk)?;
         }
         process.steps += 1;
         if process.steps.is_multiple_of(LIMITS_EVERY) {
