@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
+use synod_system::group::binary;
 use synod_system::report::Report;
 
 use super::registers::{self, NAME};
@@ -16,6 +20,7 @@ use super::state::begin;
 use super::trace::Picture;
 use super::{Settings, finish};
 use crate::Cluster;
+use crate::cluster::output;
 use crate::product::REGISTERS;
 use crate::service::{MemberPod, Service, member_pods};
 
@@ -141,6 +146,139 @@ pub(super) async fn from_what_was_left(settings: &Settings, report: &mut Report)
     );
     finish(clusters, report)?;
     Picture::take()?.compare(&before, report);
+    Ok(())
+}
+
+pub(super) async fn from_a_backup(settings: &Settings, report: &mut Report) -> Result<()> {
+    let before = Picture::take()?;
+    let clusters = begin(settings, VOLUMES).await?;
+    let cluster = clusters.first();
+    let service = registers::apply_with(cluster, "replicas: 3", STATE, KEEPS).await?;
+    service.wait("Ready", PATIENCE).await?;
+    let pod = pod(cluster).await?;
+    for key in 0..50 {
+        ensure!(
+            pod.ask("PUT", &format!("/r/{key}"), "7")
+                .await?
+                .status
+                .is_success()
+        );
+    }
+    let saver = saved(&service).await?;
+    let pods = member_pods(cluster, NAME).await?;
+    let saver = pods.into_iter().find(|it| it.name == saver);
+    let saver = saver.context("it has a pod")?;
+    let first = pod.ask("PUT", "/r/0", "0").await?;
+    let old = first.header("synod-slot").unwrap_or_default().to_owned();
+    let (slot, group) = old.split_once(';').context("a slot with its group")?;
+    let (slot, group) = (slot.parse::<u64>()?, group.to_owned());
+    for key in 1..50 {
+        pod.ask("PUT", &format!("/r/{key}"), "0").await?;
+    }
+    claim(cluster).await?;
+    single(cluster).await?;
+    let place = files_of_claim(cluster, CLAIM).await?;
+    let path = backup(
+        cluster,
+        &saver,
+        &settings.images().with_extension("tls"),
+        &place,
+    )
+    .await?;
+    cluster
+        .kubectl(["scale", "deployment/single", "--replicas=0"])
+        .await?;
+    let kept = read(&place.join(&path))?;
+    let name = format!("rsvc/{NAME}");
+    cluster.kubectl(["delete", &name, "--wait=true"]).await?;
+    for member in 0..3 {
+        for volume in ["synod-log", "synod-state"] {
+            let claim = format!("{volume}-{NAME}-local-{member}");
+            cluster.kubectl(["delete", "pvc", &claim]).await?;
+        }
+    }
+
+    let snapshot = format!("{{cluster: local, claim: {CLAIM}, path: {path}, before: {slot}}}");
+    let members = format!("replicas: 3\n  bootstrap: {{type: Snapshot, snapshot: {snapshot}}}");
+    let service = registers::apply_with(cluster, &members, STATE, KEEPS).await?;
+    service.wait("Ready", PATIENCE).await?;
+    copies(&service, 3).await?;
+    for pod in member_pods(cluster, NAME).await? {
+        for key in [0, 1, 49] {
+            let got = pod.ask("GET", &format!("/r/{key}"), "").await?;
+            let text = String::from_utf8_lossy(&got.body).into_owned();
+            report.expect(
+                text.contains('7'),
+                format!("{}: {key} is {text:?} again", pod.name),
+            );
+            let now = got.header("synod-slot").unwrap_or_default();
+            report.expect(!now.ends_with(&group), format!("{now} is of the old group"));
+        }
+    }
+    report.say(format!("restored to before slot {slot} of {group}"));
+    report.expect(
+        read(&place.join(&path))? == kept,
+        "the backup has changed".to_owned(),
+    );
+    finish(clusters, report)?;
+    Picture::take()?.compare(&before, report);
+    Ok(())
+}
+
+/// Waits for a snapshot that may be used; goes out: the member that has it.
+async fn saved(service: &Service<'_>) -> Result<String> {
+    let name = format!("rsvc/{NAME}");
+    let annotate = ["annotate", &name, "synod.dev/snapshot=now"];
+    service.hub.kubectl(annotate).await?;
+    let began = Instant::now();
+    loop {
+        let object = service.object().await?;
+        let members = object["status"]["members"].as_array();
+        let has = |it: &&Value| it["snapshot"]["standing"] == "Verified";
+        if let Some(member) = members.into_iter().flatten().find(has) {
+            return Ok(member["name"].as_str().unwrap_or_default().to_owned());
+        }
+        if began.elapsed() > PATIENCE {
+            bail!("there is no snapshot: {object:#}");
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+}
+
+/// As the guide says it is made from a computer of one's own; goes out: its folder in `to`.
+async fn backup(cluster: &Cluster, pod: &MemberPod, tls: &Path, to: &Path) -> Result<String> {
+    fs::create_dir_all(tls)?;
+    for (secret, key) in [
+        ("operator-tls", "tls.crt"),
+        ("operator-tls", "tls.key"),
+        ("members-tls", "ca.crt"),
+    ] {
+        let name = format!("{NAME}-{secret}");
+        let form = format!("--output=jsonpath={{.data.{}}}", key.replace('.', "\\."));
+        let text = cluster.kubectl(["get", "secret", &name, &form]).await?;
+        fs::write(tls.join(key), STANDARD.decode(text.trim())?)?;
+    }
+    let mut command = Command::new(binary("synod", "SYNOD_BIN")?);
+    command.args(["backup", "create", "--service", NAME, "--name", &pod.name]);
+    command.args(["--at", &format!("{}:7443", pod.address)]);
+    command.arg("--tls").arg(tls).arg("--to").arg(to);
+    output(command, "").await?;
+    fs::remove_dir_all(tls)?;
+    let made = fs::read_dir(to)?.filter_map(Result::ok);
+    let mut made = made.filter(|it| it.path().join("backup.json").exists());
+    let folder = made.next().context("no backup was made")?;
+    give(&folder.path())?;
+    Ok(folder.file_name().to_string_lossy().into_owned())
+}
+
+/// All of it belongs to the app's user.
+fn give(path: &Path) -> Result<()> {
+    chown(path, Some(USER), Some(USER))?;
+    if path.is_dir() {
+        for entry in fs::read_dir(path)? {
+            give(&entry?.path())?;
+        }
+    }
     Ok(())
 }
 

@@ -111,6 +111,7 @@ pub const ALL: &[Scenario] = scenarios! {
     "state/on a volume: an app that is killed goes back to its last snapshot in a new pod", true => state::on_a_volume,
     "bootstrap/a single instance's claim becomes the state of three members, and what is wrong with it is said", true => bootstrap::from_a_claim,
     "bootstrap/a service that was deleted goes on with the claims that it left", true => bootstrap::from_what_was_left,
+    "bootstrap/a service in which all was overwritten is restored to just before that, as another group", true => bootstrap::from_a_backup,
     "members/scaled to five and back to three: they come and go one vote at a time", true => members::scaled,
     "members/a region is left for another and taken again", true => members::region_left,
     "members/a claim is lost: its member is replaced, the leader's too", true => members::claim_lost,
