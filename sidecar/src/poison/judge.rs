@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use synod_paxos::{Ballot, MemberId, Slot};
+use synod_paxos::{Ballot, CommandId, MemberId, Slot};
+use synod_proto::v1::Skip;
 
 use crate::apply::{Ask, Doubts, Standing};
 
@@ -257,8 +258,19 @@ impl Judge {
 
     /// What a skip says (`unsure`) of a slot whose entry was proposed in `held`. In a later epoch, a member
     /// may have been removed that had executed it: that is not asked any more.
-    pub fn is_unsure(&self, unsure: bool, held: Ballot) -> bool {
+    fn is_unsure(&self, unsure: bool, held: Ballot) -> bool {
         unsure || held.epoch != self.ballot.epoch
+    }
+
+    /// The command for [`Step::Skip`] of a slot that holds the command `of`, proposed in `held`.
+    pub fn skip(&self, slot: Slot, (of, held): (CommandId, Ballot), unsure: bool) -> Skip {
+        Skip {
+            slot: slot.0,
+            member: of.member.0,
+            boot: of.boot.0,
+            sequence: of.sequence,
+            unsure: self.is_unsure(unsure, held),
+        }
     }
 
     /// The slot that no copy gets past, if there is one that is not decided.

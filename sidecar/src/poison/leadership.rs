@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use synod_paxos::{Ballot, CommandKind, Configuration, Entry, GroupId, MemberId, Role, Slot};
 use synod_proto::v1::poison_client::PoisonClient;
-use synod_proto::v1::{PoisonDoubtsRequest, PoisonRestoreRequest, Request, Skip};
+use synod_proto::v1::{PoisonDoubtsRequest, PoisonRestoreRequest, Request};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -225,15 +225,9 @@ impl Watch {
         if entry.command.kind != CommandKind::REQUEST {
             return Err("it holds no request: nothing waits for it".to_owned());
         }
-        let of = entry.command.id;
-        let unsure = desk.state().judge.is_unsure(unsure, entry.ballot);
-        let skip = Skip {
-            slot: slot.0,
-            member: of.member.0,
-            boot: of.boot.0,
-            sequence: of.sequence,
-            unsure,
-        };
+        let held = (entry.command.id, entry.ballot);
+        let skip = desk.state().judge.skip(slot, held, unsure);
+        let unsure = skip.unsure;
         let payload = Bytes::from(skip.encode_to_vec());
         match self.parts.node.skip(desk.ballot, payload).await {
             Some(Ok(())) => {

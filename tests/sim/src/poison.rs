@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message as _;
 use synod_paxos::{Ballot, CommandKind, MemberId, Role, Slot, Standing as Office};
-use synod_proto::v1::{Request, Skip};
+use synod_proto::v1::Request;
 use synod_sidecar::apply::{Ask, Doubts, Standing};
 use synod_sidecar::poison::sim::{Judge, Rules, SkipWhen, Step, Wait};
 
@@ -252,17 +252,11 @@ impl World {
         if entry.command.kind != CommandKind::REQUEST {
             return;
         }
-        let (of, held) = (entry.command.id, entry.ballot);
+        let held = (entry.command.id, entry.ballot);
         let process = host.process.as_mut().expect("it leads");
         let term = process.term.as_mut().expect("it leads");
-        let unsure = term.judge.is_unsure(unsure, held);
-        let skip = Skip {
-            slot: slot.0,
-            member: of.member.0,
-            boot: of.boot.0,
-            sequence: of.sequence,
-            unsure,
-        };
+        let skip = term.judge.skip(slot, held, unsure);
+        let unsure = skip.unsure;
         let payload = Bytes::from(skip.encode_to_vec());
         if process.paxos.skip(now, term.ballot, payload).is_ok() {
             term.judge.handle_proposed(slot);
