@@ -7,13 +7,15 @@
 //! by itself. An operation of unknown outcome has no end: it may be put anywhere after its
 //! invocation, or left out.
 
-use std::collections::HashSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
+use std::mem::size_of_val;
 
-use crate::model::State;
+use crate::model::{Shown, State};
 use crate::{History, Malformed, Operation};
 
-/// How many configurations may be looked at for one key before the check gives up, saying so.
-const LIMIT_PER_KEY: usize = 4_000_000;
+/// How much may be remembered of one key, in bytes, before the check gives up, saying so.
+const LIMIT_PER_KEY: usize = 1 << 30;
 
 /// What a check that found nothing wrong has looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,8 +71,8 @@ pub fn check(history: &History) -> Result<Summary, Failure> {
         let mut search = Search::new(&operations);
         search.run(key)?;
         summary.keys += 1;
-        summary.answered += search.answers;
-        summary.unknown += operations.len() - search.answers;
+        summary.answered += search.answered.len();
+        summary.unknown += search.unknown.len();
         summary.configurations += search.configurations;
         summary.longest = summary.longest.max(operations.len());
     }
@@ -82,15 +84,20 @@ fn list(operations: &[Operation]) -> String {
     lines.join("\n  ")
 }
 
-/// Calls and returns of one key in order of time, as a doubly linked list from which operations are
-/// lifted once they are explained.
+/// One key's operations. Calls and returns of those that were answered are in order of time, as a doubly
+/// linked list from which operations are lifted once they are explained; writes of unknown outcome
+/// stand aside, and one is put in only where no answer fits.
 struct Search<'a> {
-    operations: &'a [&'a Operation],
+    answered: Vec<&'a Operation>,
+    unknown: Vec<&'a Operation>,
+    shown: Shown,
     events: Vec<Event>,
-    /// Where operation i's call and return stand.
-    call: Vec<usize>,
-    ret: Vec<Option<usize>>,
-    answers: usize,
+    /// Where the call and the return of each that was answered stand.
+    at: Vec<[usize; 2]>,
+    /// Versions that the answers which are not explained yet tell, with their number: none is reached
+    /// any more by a state beyond it.
+    versions: BTreeMap<u64, usize>,
+    explained: Explained,
     configurations: usize,
 }
 
@@ -102,22 +109,52 @@ struct Event {
     next: usize,
 }
 
+/// Which operations took effect, as bits.
+struct Explained {
+    answered: Vec<u64>,
+    unknown: Vec<u64>,
+    /// Words of `answered` before this one are full.
+    full: usize,
+}
+
+/// What was put in, so far.
+#[derive(Clone, Copy)]
+enum Step {
+    Answered(usize),
+    Unknown(usize),
+}
+
+/// Where the search looks for the next step.
+#[derive(Clone, Copy)]
+enum Look {
+    /// From this event on, to the first return.
+    At(usize),
+    /// Among the writes of unknown outcome, from this one on.
+    Unknown(usize),
+}
+
 /// The list's two ends: sentinels, never lifted.
 const HEAD: usize = 0;
 const TAIL: usize = 1;
 
+// === impl Search ===
+
 impl<'a> Search<'a> {
-    fn new(operations: &'a [&'a Operation]) -> Self {
-        let mut order = Vec::with_capacity(2 * operations.len());
-        for (index, op) in operations.iter().enumerate() {
+    fn new(operations: &[&'a Operation]) -> Self {
+        let (answered, mut unknown): (Vec<&Operation>, Vec<&Operation>) =
+            operations.iter().partition(|op| op.observed().is_some());
+        // A read of unknown outcome explains nothing.
+        unknown.retain(|op| !op.action.is_read());
+        let shown = Shown::by(&answered);
+        unknown.sort_by_key(|op| (shown.class(op.action), op.invoke_ns));
+
+        let mut order = Vec::with_capacity(2 * answered.len());
+        for (index, op) in answered.iter().enumerate() {
             // A call at the very moment of a return counts as concurrent: calls come first.
             order.push((op.invoke_ns, 0, index));
-            if op.observed().is_some() {
-                order.push((op.complete_ns, 1, index));
-            }
+            order.push((op.complete_ns, 1, index));
         }
         order.sort_unstable();
-
         let sentinel = Event {
             operation: usize::MAX,
             is_call: false,
@@ -125,125 +162,192 @@ impl<'a> Search<'a> {
             next: TAIL,
         };
         let mut events = vec![sentinel; 2];
-        let mut call = vec![0; operations.len()];
-        let mut ret = vec![None; operations.len()];
+        let mut at = vec![[HEAD; 2]; answered.len()];
         let mut last = HEAD;
         for (_, side, operation) in order {
-            let at = events.len();
-            if side == 0 {
-                call[operation] = at;
-            } else {
-                ret[operation] = Some(at);
-            }
+            let here = events.len();
+            at[operation][side] = here;
             events.push(Event {
                 operation,
                 is_call: side == 0,
                 previous: last,
                 next: TAIL,
             });
-            events[last].next = at;
-            last = at;
+            events[last].next = here;
+            last = here;
         }
         events[TAIL].previous = last;
-        let answers = ret.iter().flatten().count();
+        let mut versions = BTreeMap::new();
+        for version in answered.iter().filter_map(|op| version(op)) {
+            *versions.entry(version).or_default() += 1;
+        }
+        let explained = Explained {
+            answered: vec![0; answered.len().div_ceil(64)],
+            unknown: vec![0; unknown.len().div_ceil(64)],
+            full: 0,
+        };
         Self {
-            operations,
+            answered,
+            unknown,
+            shown,
             events,
-            call,
-            ret,
-            answers,
+            at,
+            versions,
+            explained,
             configurations: 0,
         }
     }
 
     fn run(&mut self, key: &str) -> Result<(), Failure> {
         let mut state = State::default();
-        let mut explained = vec![0_u64; self.operations.len().div_ceil(64)];
         let mut seen = HashSet::new();
-        let mut path: Vec<(usize, State)> = Vec::new();
-        let mut answers_left = self.answers;
+        let mut bytes = 0;
+        let mut path: Vec<(Step, State)> = Vec::new();
         let mut best: Option<(usize, Vec<Operation>)> = None;
-        let mut at = self.events[HEAD].next;
+        let mut done = 0;
+        let mut look = Look::At(self.events[HEAD].next);
 
-        while answers_left > 0 {
-            // With answers left, a return stands before the tail and stops the walk.
-            assert_ne!(at, TAIL, "an unexplained answer has a return in the list");
-            let event = self.events[at];
-            if event.is_call {
-                let operation = event.operation;
-                let op = self.operations[operation];
-                let next = state.after(op.action);
-                let fits = op.observed().is_none_or(|observed| next.explains(observed));
-                if fits {
-                    explained[operation / 64] |= 1 << (operation % 64);
-                    if seen.insert((explained.clone(), next)) {
-                        self.configurations += 1;
-                        if self.configurations > LIMIT_PER_KEY {
-                            return Err(Failure::Undecided {
-                                key: key.to_owned(),
-                                configurations: self.configurations,
-                            });
-                        }
-                        path.push((operation, state));
-                        state = next;
-                        self.lift(operation);
-                        answers_left -= usize::from(op.observed().is_some());
-                        at = self.events[HEAD].next;
-                        continue;
-                    }
-                    explained[operation / 64] &= !(1 << (operation % 64));
+        while done < self.answered.len() {
+            if let Some((step, next)) = self.next_step(look, state) {
+                look = self.after(step);
+                self.put(step);
+                let identity = (self.explained.identity(), next);
+                bytes += size_of_val(&identity) + size_of_val::<[u64]>(&identity.0);
+                if !seen.insert(identity) {
+                    self.take(step);
+                    continue;
                 }
-                at = event.next;
+                self.configurations += 1;
+                if bytes > LIMIT_PER_KEY {
+                    return Err(Failure::Undecided {
+                        key: key.to_owned(),
+                        configurations: self.configurations,
+                    });
+                }
+                done += usize::from(matches!(step, Step::Answered(_)));
+                path.push((step, state));
+                state = next;
+                look = Look::At(self.events[HEAD].next);
                 continue;
             }
-
-            // This answer had to be explained before its return, and nothing before it helps.
-            let done = self.answers - answers_left;
+            // The first answer that is left had to be explained before its return, and nothing helps.
             if best.as_ref().is_none_or(|(most, _)| done > *most) {
-                best = Some((done, self.candidates(at)));
+                best = Some((done, self.candidates()));
             }
-            let Some((operation, before)) = path.pop() else {
+            let Some((step, before)) = path.pop() else {
                 let (explained, stuck) = best.expect("set above");
                 return Err(Failure::NotLinearizable {
                     key: key.to_owned(),
                     explained,
-                    total: self.answers,
+                    total: self.answered.len(),
                     stuck,
                 });
             };
             state = before;
-            explained[operation / 64] &= !(1 << (operation % 64));
-            answers_left += usize::from(self.operations[operation].observed().is_some());
-            self.unlift(operation);
-            at = self.events[self.call[operation]].next;
+            done -= usize::from(matches!(step, Step::Answered(_)));
+            self.take(step);
+            look = self.after(step);
         }
         Ok(())
     }
 
-    /// What was tried in vain before the return at `end`.
-    fn candidates(&self, end: usize) -> Vec<Operation> {
+    /// The first, from there on, that can take effect in this state, and the state after it.
+    fn next_step(&self, look: Look, state: State) -> Option<(Step, State)> {
+        let mut unknown = 0;
+        match look {
+            Look::At(mut at) => {
+                while self.events[at].is_call {
+                    let Event {
+                        operation, next, ..
+                    } = self.events[at];
+                    let op = self.answered[operation];
+                    let after = state.after(op.action);
+                    if op.observed().is_none_or(|it| after.explains(it)) {
+                        return Some((Step::Answered(operation), after));
+                    }
+                    at = next;
+                }
+            }
+            Look::Unknown(first) => unknown = first,
+        }
+        let furthest = self.versions.keys().next();
+        let end_ns = self.first_return_ns();
+        (unknown..self.unknown.len()).find_map(|index| {
+            let op = self.unknown[index];
+            let after = state.after(op.action);
+            let is_left = !self.explained.has_unknown(index) && self.is_next(index);
+            let fits = furthest.is_none_or(|version| after.version() <= *version)
+                && self.shown.allows(state, op.action);
+            (is_left && fits && op.invoke_ns <= end_ns).then_some((Step::Unknown(index), after))
+        })
+    }
+
+    /// Those that explain the same and began earlier are put in.
+    fn is_next(&self, index: usize) -> bool {
+        let class = |index: usize| self.shown.class(self.unknown[index].action);
+        index == 0 || class(index - 1) != class(index) || self.explained.has_unknown(index - 1)
+    }
+
+    /// Where to go on when this step has led nowhere.
+    fn after(&self, step: Step) -> Look {
+        match step {
+            Step::Answered(operation) => {
+                let [call, _] = self.at[operation];
+                Look::At(self.events[call].next)
+            }
+            Step::Unknown(index) => Look::Unknown(index + 1),
+        }
+    }
+
+    /// When the first of the answers that are left was there.
+    fn first_return_ns(&self) -> u64 {
+        let mut at = self.events[HEAD].next;
+        while self.events[at].is_call {
+            at = self.events[at].next;
+        }
+        assert_ne!(at, TAIL, "an unexplained answer has a return in the list");
+        self.answered[self.events[at].operation].complete_ns
+    }
+
+    /// What was tried in vain before the first return.
+    fn candidates(&self) -> Vec<Operation> {
         let mut found = Vec::new();
         let mut at = self.events[HEAD].next;
-        while at != end {
-            found.push(self.operations[self.events[at].operation].clone());
+        while self.events[at].is_call {
+            found.push(self.answered[self.events[at].operation].clone());
             at = self.events[at].next;
         }
         found
     }
 
-    fn lift(&mut self, operation: usize) {
-        self.unlink(self.call[operation]);
-        if let Some(at) = self.ret[operation] {
-            self.unlink(at);
+    fn put(&mut self, step: Step) {
+        self.explained.flip(step);
+        if let Step::Answered(operation) = step {
+            let [call, ret] = self.at[operation];
+            self.unlink(call);
+            self.unlink(ret);
+            if let Some(version) = version(self.answered[operation])
+                && let Entry::Occupied(mut left) = self.versions.entry(version)
+            {
+                *left.get_mut() -= 1;
+                if *left.get() == 0 {
+                    left.remove();
+                }
+            }
         }
     }
 
-    /// The exact reverse of [`Self::lift`], in reverse order (Knuth's dancing links).
-    fn unlift(&mut self, operation: usize) {
-        if let Some(at) = self.ret[operation] {
-            self.relink(at);
+    /// The exact reverse of [`Self::put`], in reverse order (Knuth's dancing links).
+    fn take(&mut self, step: Step) {
+        self.explained.flip(step);
+        if let Step::Answered(operation) = step {
+            let [call, ret] = self.at[operation];
+            self.relink(ret);
+            self.relink(call);
+            if let Some(version) = version(self.answered[operation]) {
+                *self.versions.entry(version).or_default() += 1;
+            }
         }
-        self.relink(self.call[operation]);
     }
 
     fn unlink(&mut self, at: usize) {
@@ -256,5 +360,39 @@ impl<'a> Search<'a> {
         let Event { previous, next, .. } = self.events[at];
         self.events[previous].next = at;
         self.events[next].previous = at;
+    }
+}
+
+fn version(op: &Operation) -> Option<u64> {
+    op.observed().and_then(|observed| observed.version)
+}
+
+// === impl Explained ===
+
+impl Explained {
+    fn flip(&mut self, step: Step) {
+        match step {
+            Step::Answered(index) => {
+                self.answered[index / 64] ^= 1 << (index % 64);
+                self.full = self.full.min(index / 64);
+                while self.answered.get(self.full) == Some(&u64::MAX) {
+                    self.full += 1;
+                }
+            }
+            Step::Unknown(index) => self.unknown[index / 64] ^= 1 << (index % 64),
+        }
+    }
+
+    fn has_unknown(&self, index: usize) -> bool {
+        self.unknown[index / 64] & (1 << (index % 64)) != 0
+    }
+
+    /// Differs where the sets differ. Short, where what was answered earlier is explained earlier.
+    fn identity(&self) -> Box<[u64]> {
+        let rest = &self.answered[self.full..];
+        let end = rest.iter().rposition(|word| *word != 0);
+        let rest = &rest[..end.map_or(0, |last| last + 1)];
+        let full = [self.full as u64];
+        [&full, self.unknown.as_slice(), rest].concat().into()
     }
 }

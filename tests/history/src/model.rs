@@ -1,6 +1,8 @@
 //! What a key is supposed to do: the sequential model that answers are compared with.
 
-use crate::{Action, Observed, Value};
+use std::collections::HashSet;
+
+use crate::{Action, Observed, Operation, Value};
 
 /// State of one key, of constant size: a list is known by its length and a digest, which makes it
 /// cheap to remember many states in a search.
@@ -59,6 +61,62 @@ impl State {
     /// Number of writes so far.
     pub fn version(&self) -> u64 {
         self.version
+    }
+}
+
+/// What the answers about one key show of writes whose own outcome is unknown.
+pub(crate) struct Shown {
+    numbers: HashSet<u64>,
+    /// The longest; lists only grow.
+    list: Vec<u64>,
+}
+
+// === impl Shown ===
+
+impl Shown {
+    pub(crate) fn by(operations: &[&Operation]) -> Self {
+        let mut shown = Self {
+            numbers: HashSet::new(),
+            list: Vec::new(),
+        };
+        let answers = operations.iter().filter_map(|op| op.observed());
+        for value in answers.filter_map(|observed| observed.value.as_ref()) {
+            match value {
+                Value::Absent => {}
+                Value::Number(number) => {
+                    shown.numbers.insert(*number);
+                }
+                Value::List(list) if list.len() > shown.list.len() => shown.list.clone_from(list),
+                Value::List(_) => {}
+            }
+        }
+        shown
+    }
+
+    /// Writes of one class explain the same: of these, the one that began first is tried first, and no
+    /// other in its place. Classes that would do anywhere come first.
+    pub(crate) fn class(&self, action: Action) -> (bool, u64) {
+        match action {
+            Action::Put(number) if self.numbers.contains(&number) => (true, number),
+            Action::Append(element) if self.list.contains(&element) => (true, element),
+            Action::Add(amount) => (false, amount),
+            Action::Put(_) | Action::Append(_) | Action::Get => (false, 0),
+        }
+    }
+
+    /// The write does not contradict, in this state, what is shown later.
+    pub(crate) fn allows(&self, state: State, action: Action) -> bool {
+        let Action::Append(element) = action else {
+            return true;
+        };
+        let len = match state.content {
+            Content::List { len, .. } => len as usize,
+            _ => 0,
+        };
+        match self.list.get(len) {
+            Some(shown) => *shown == element,
+            None => !self.list.contains(&element),
+        }
     }
 }
 

@@ -3,11 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::model::State;
+use crate::model::{Shown, State};
 use crate::{Operation, Outcome};
 
 /// How many steps may be taken for one key before the sweep gives up.
-const LIMIT_STEPS: usize = 2_000_000;
+const LIMIT_STEPS: usize = 4_000_000;
 
 /// Why a key has no explanation.
 pub(super) enum Stuck<'a> {
@@ -24,8 +24,7 @@ struct Event {
     operation: usize,
 }
 
-/// A state of the search. What is compared to know whether it was seen before is all of it but
-/// `explained_at`, which follows from the way here.
+/// A state of the search.
 #[derive(Clone)]
 struct Node {
     /// Events before this one are done.
@@ -37,14 +36,25 @@ struct Node {
     used: Vec<usize>,
     /// Reads that have begun to be possible and are not explained yet.
     pending: Vec<usize>,
-    /// Where each read was explained: (operation, slot).
+    /// Where each read was explained, if no outcome is unknown: (operation, slot).
     explained_at: Vec<(usize, u64)>,
 }
+
+/// A place on the way where writes of unknown outcome may have taken effect: those from `next` on were
+/// not tried yet.
+struct Choice {
+    node: Node,
+    next: usize,
+}
+
+/// What is compared to know whether a node was seen before: `explained_at` follows from the way there.
+type Identity = (usize, u64, State, Vec<usize>, Vec<usize>);
 
 struct Sweep<'a> {
     operations: &'a [&'a Operation],
     events: Vec<Event>,
     unknown: Vec<usize>,
+    shown: Shown,
     floors: &'a HashMap<u64, u64>,
     ceilings: &'a HashMap<u64, u64>,
 }
@@ -73,72 +83,93 @@ pub(super) fn run<'a>(
         let op = operations[event.operation];
         (event.slot, op.action.is_read(), op.invoke_ns)
     });
+    let shown = Shown::by(operations);
+    unknown.sort_by_key(|&write| {
+        let op = operations[write];
+        (shown.class(op.action), op.invoke_ns)
+    });
     let sweep = Sweep {
         operations,
         events,
         unknown,
+        shown,
         floors,
         ceilings,
     };
     sweep.search()
 }
 
+// === impl Node ===
+
+impl Node {
+    fn identity(&self) -> Identity {
+        let (used, pending) = (self.used.clone(), self.pending.clone());
+        (self.event, self.slot, self.state, used, pending)
+    }
+}
+
+// === impl Sweep ===
+
 impl<'a> Sweep<'a> {
     fn search(&self) -> Result<Vec<(u64, u64)>, Stuck<'a>> {
-        let mut open = vec![Node {
+        let mut node = Node {
             event: 0,
             slot: 0,
             state: State::default(),
             used: Vec::new(),
             pending: Vec::new(),
             explained_at: Vec::new(),
-        }];
+        };
+        let mut choices = Vec::new();
         let mut seen = HashSet::new();
         let mut furthest: Option<(usize, &Operation)> = None;
         let mut steps = 0;
-        while let Some(mut node) = open.pop() {
-            steps += 1;
-            if steps > LIMIT_STEPS {
-                return Err(Stuck::Undecided);
+        loop {
+            // As far as it goes without a write of unknown outcome.
+            while self.unknown.is_empty() || seen.insert(node.identity()) {
+                steps += 1;
+                if !self.unknown.is_empty() {
+                    let node = node.clone();
+                    choices.push(Choice { node, next: 0 });
+                }
+                let reached = node.event;
+                match self.step(&mut node) {
+                    Ok(true) => {
+                        let ids = node.explained_at.iter();
+                        return Ok(ids
+                            .map(|&(op, slot)| (self.operations[op].id, slot))
+                            .collect());
+                    }
+                    Ok(false) => {}
+                    Err(operation) => {
+                        let op = self.operations[operation];
+                        if furthest.is_none_or(|(most, _)| reached > most) {
+                            furthest = Some((reached, op));
+                        }
+                        break;
+                    }
+                }
             }
-            if !self.unknown.is_empty() {
-                let known = (
-                    node.event,
-                    node.slot,
-                    node.state,
-                    node.used.clone(),
-                    node.pending.clone(),
-                );
-                if !seen.insert(known) {
+            // The last resort: one of these took effect, as near to the failure as can be.
+            node = loop {
+                steps += 1;
+                if steps > LIMIT_STEPS {
+                    return Err(Stuck::Undecided);
+                }
+                let Some(choice) = choices.last_mut() else {
+                    let (_, operation) = furthest.expect("nothing is tried before a failure");
+                    return Err(Stuck::At(operation));
+                };
+                if choice.next == self.unknown.len() {
+                    choices.pop();
                     continue;
                 }
-                // The last resort, so at the bottom of the stack.
-                for which in 0..self.unknown.len() {
-                    open.extend(self.insert(&node, which));
+                choice.next += 1;
+                if let Some(next) = self.insert(&choice.node, choice.next - 1) {
+                    break next;
                 }
-            }
-            let reached = node.event;
-            match self.step(&mut node) {
-                Ok(true) => {
-                    if !self.unknown.is_empty() {
-                        return Ok(Vec::new());
-                    }
-                    let ids = node.explained_at.iter();
-                    return Ok(ids
-                        .map(|&(op, slot)| (self.operations[op].id, slot))
-                        .collect());
-                }
-                Ok(false) => open.push(node),
-                Err(operation) => {
-                    let op = self.operations[operation];
-                    if furthest.is_none_or(|(most, _)| reached > most) {
-                        furthest = Some((reached, op));
-                    }
-                }
-            }
+            };
         }
-        let (_, operation) = furthest.expect("the search ends at a success or after a failure");
-        Err(Stuck::At(operation))
     }
 
     /// Takes the next event. `Ok(true)`: all is explained. `Err`: this answer cannot be.
@@ -160,7 +191,18 @@ impl<'a> Sweep<'a> {
             }
         }
         self.explain(node);
-        Ok(false)
+        self.passed(node).map_or(Ok(false), Err)
+    }
+
+    /// A read that saw fewer writes than there are by now.
+    fn passed(&self, node: &Node) -> Option<usize> {
+        let mut pending = node.pending.iter();
+        let passed = pending.find(|read| {
+            let observed = self.operations[**read].observed();
+            let version = observed.and_then(|it| it.version);
+            version.is_some_and(|version| version < node.state.version())
+        });
+        passed.copied()
     }
 
     /// Reads that cannot have seen `slot` must have been explained before it.
@@ -181,10 +223,11 @@ impl<'a> Sweep<'a> {
             slot,
             ..
         } = node;
+        let is_sure = self.unknown.is_empty();
         pending.retain(|&read| {
             let observed = self.operations[read].observed();
             let fits = state.explains(observed.expect("reads kept were answered"));
-            if fits {
+            if fits && is_sure {
                 explained_at.push((read, *slot));
             }
             !fits
@@ -197,6 +240,15 @@ impl<'a> Sweep<'a> {
             return None;
         }
         let op = self.operations[self.unknown[which]];
+        let class = |which: usize| {
+            let op = self.operations[self.unknown[which]];
+            self.shown.class(op.action)
+        };
+        let is_first = which == 0 || class(which - 1) != class(which);
+        let is_next = is_first || node.used.contains(&(which - 1));
+        if !is_next || !self.shown.allows(node.state, op.action) {
+            return None;
+        }
         let slot = node.slot.max(self.floors[&op.id]) + 1;
         if let Some(next) = self.events.get(node.event) {
             let before_read = self.operations[next.operation].action.is_read();
@@ -215,6 +267,6 @@ impl<'a> Sweep<'a> {
         next.used.push(which);
         next.used.sort_unstable();
         self.explain(&mut next);
-        Some(next)
+        self.passed(&next).is_none().then_some(next)
     }
 }

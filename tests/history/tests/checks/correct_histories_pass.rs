@@ -98,6 +98,28 @@ fn sixty_thousand_operations_on_six_hundred_keys_are_checked_in_seconds() {
     );
 }
 
+/// As after faults that last, on few keys.
+#[test]
+fn hundreds_of_unknown_outcomes_on_one_key_are_decided() {
+    let shape = Shape {
+        operations: 3_000,
+        keys: 3,
+        gap_ns: 1_000_000,
+        longest_ns: 20_000_000,
+        unknown_percent: 10,
+        failed_percent: 1,
+    };
+    for seed in 0..3 {
+        let run = generate(seed, &shape, Bug::None);
+        let begun = Instant::now();
+        let all = linearizable::check(&run.history).expect("a correct history");
+        let witnessed = witnessed::check(&run.history).expect("a correct history");
+        assert!(all.unknown > 100 && witnessed.unknown == all.unknown);
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(20), "took {took:?}");
+    }
+}
+
 #[test]
 fn a_history_survives_being_written_and_read() {
     let run = generate(3, &Shape::default(), Bug::None);
