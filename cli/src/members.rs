@@ -2,6 +2,7 @@
 //! written into the group's folder; `synod local` takes the steps, and this shows them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::slice;
 use std::time::Duration;
 
 use comfy_table::{Cell, CellAlignment, Table};
@@ -161,7 +162,7 @@ async fn add(args: &AddArgs) -> Result<(), Failure> {
         }
         Ok(())
     })?;
-    follow(&args.group, &args.wait, &group).await
+    follow(&args.group, &args.wait, &group, None).await
 }
 
 async fn remove(args: &RemoveArgs) -> Result<(), Failure> {
@@ -179,7 +180,7 @@ async fn remove(args: &RemoveArgs) -> Result<(), Failure> {
         }
         Ok(())
     })?;
-    follow(&args.group, &args.wait, &group).await
+    follow(&args.group, &args.wait, &group, None).await
 }
 
 async fn replace(args: &ReplaceArgs) -> Result<(), Failure> {
@@ -204,10 +205,12 @@ async fn replace(args: &ReplaceArgs) -> Result<(), Failure> {
             args.member
         )));
     }
+    let mut lives = told.members.members.iter();
+    let before = lives.find(|it| it.name == args.member).map(|it| it.id);
     let mark = MemberFolder::of(&args.group.data, number).replace_mark();
     std::fs::write(&mark, "")
         .map_err(|error| Failure::failed(format!("cannot write {}: {error}", mark.display())))?;
-    follow(&args.group, &args.wait, &group).await
+    follow(&args.group, &args.wait, &group, before).await
 }
 
 async fn lead(args: &LeadArgs) -> Result<(), Failure> {
@@ -235,12 +238,17 @@ async fn lead(args: &LeadArgs) -> Result<(), Failure> {
     }
 }
 
-/// Shows the steps until there is none left.
-async fn follow(args: &GroupArgs, wait: &WaitArgs, wanted: &Group) -> Result<(), Failure> {
+/// Shows the steps until there is none left, and the life with the number `before` has ended.
+async fn follow(
+    args: &GroupArgs,
+    wait: &WaitArgs,
+    wanted: &Group,
+    before: Option<u32>,
+) -> Result<(), Failure> {
     let end = Instant::now() + wait.timeout;
     let mut told = String::new();
     loop {
-        let words = match look(args, wanted).await {
+        let words = match look(args, wanted, before).await {
             Ok(Look::Done) => {
                 let names = wanted.members.join(", ");
                 return crate::print(&format!("{} has {names}\n", wanted.service));
@@ -268,7 +276,7 @@ enum Look {
     Next(String),
 }
 
-async fn look(args: &GroupArgs, wanted: &Group) -> Result<Look, Failure> {
+async fn look(args: &GroupArgs, wanted: &Group, before: Option<u32>) -> Result<Look, Failure> {
     let current = args.group()?;
     if current.members != wanted.members {
         return Err(Failure::failed(
@@ -298,12 +306,18 @@ async fn look(args: &GroupArgs, wanted: &Group) -> Result<Look, Failure> {
         take_away,
         empty,
     } = membership::plan(wanted, &told.members, &there, held);
+    // Its next life may not speak yet.
+    let mut lives = told.members.members.iter();
+    let ends = lives.find(|it| Some(it.id) == before);
     let next = |what: &str, names: &[String]| Look::Next(format!("{} {what}", names.join(", ")));
     Ok(match step {
         Step::Nothing if !start.is_empty() => next("is started", &start),
         Step::Nothing if !take_away.is_empty() => next("is ended", &take_away),
         Step::Nothing if !empty.is_empty() => next("begins anew", &empty),
-        Step::Nothing => Look::Done,
+        Step::Nothing => match ends {
+            Some(member) => next("begins anew", slice::from_ref(&member.name)),
+            None => Look::Done,
+        },
         step => Look::Next(step.to_string()),
     })
 }

@@ -506,7 +506,7 @@ pub(super) async fn imported(settings: &Settings, report: &mut Report) -> anyhow
 }
 
 /// Files of many sizes, some 50 KiB each on average; how many.
-fn fill(folder: &Path, bytes: u64) -> anyhow::Result<u64> {
+pub(super) fn fill(folder: &Path, bytes: u64) -> anyhow::Result<u64> {
     let mut random = StdRng::seed_from_u64(bytes);
     let mut left = bytes;
     let mut files = 0;
@@ -524,7 +524,7 @@ fn fill(folder: &Path, bytes: u64) -> anyhow::Result<u64> {
 }
 
 /// Hashes of all files, by their paths in the folder.
-fn tree(folder: &Path) -> anyhow::Result<BTreeMap<String, blake3::Hash>> {
+pub(super) fn tree(folder: &Path) -> anyhow::Result<BTreeMap<String, blake3::Hash>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {

@@ -7,11 +7,13 @@ mod bare;
 mod command_line;
 mod idempotent;
 mod members;
+mod noisy;
 mod poison;
 mod programs;
 mod revisions;
 mod states;
 mod versions;
+mod webdav;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -85,6 +87,9 @@ pub const ALL: &[Scenario] = scenarios! {
     "input/a peer without a certificate of the group gets nothing" => bad_input::strangers,
     "apps/nginx with WebDAV answers as it does alone" => programs::nginx,
     "apps/json-server answers as it does alone" => programs::json_server,
+    "apps/lighttpd's volume becomes three copies, is rolled back and made anew to the last byte" => webdav::volume,
+    "apps/lighttpd draws tokens for locks, which is told" => noisy::locks,
+    "apps/adminer draws cookies for sessions, which is told" => noisy::sessions,
     "versions/an older sidecar and this one work in one group and agree on the step" => versions::two_versions,
     "group/retries through other members during leader changes are executed once" => idempotent::retries,
     "group/single faults lose nothing and are over within 2 s" => agreement::single_faults,
