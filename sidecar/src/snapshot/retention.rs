@@ -7,27 +7,20 @@ use super::store::Standing;
 /// Usable ones that are kept: the log may be cut behind the older, and if the newer turns out to be
 /// damaged, there is the older.
 const KEPT: usize = 2;
-/// Newer ones that are kept while they wait for their comparison.
-const WAITING: usize = 2;
-
-/// What may go, oldest first, of snapshots given oldest first.
+/// What may go, oldest first, of snapshots given oldest first. Of those that wait for their comparison, the
+/// first stays until it is over, however fast new ones come, and the last, which is worth most.
 pub(super) fn superfluous(snapshots: &[(Slot, Standing)]) -> Vec<Slot> {
-    let (mut usable, mut waiting) = (0, 0);
-    let mut go = Vec::new();
-    for (slot, standing) in snapshots.iter().rev() {
-        let kept = if standing.usable() {
-            usable += 1;
-            usable <= KEPT
-        } else {
-            waiting += 1;
-            usable == 0 && waiting <= WAITING
-        };
-        if !kept {
-            go.push(*slot);
-        }
-    }
-    go.reverse();
-    go
+    let usable = |(_, standing): &&(Slot, Standing)| standing.usable();
+    let newest = snapshots.iter().rposition(|it| it.1.usable());
+    let (older, waiting) = snapshots.split_at(newest.map_or(0, |at| at + 1));
+    let surplus = older.iter().filter(usable).count().saturating_sub(KEPT);
+    let first_kept = older.iter().filter(usable).nth(surplus);
+    let go_older = older
+        .iter()
+        .filter(|it| !it.1.usable() || first_kept.is_some_and(|kept| it.0 < kept.0));
+    let inner = waiting.get(1..waiting.len().saturating_sub(1));
+    let go = go_older.chain(inner.into_iter().flatten());
+    go.map(|(slot, _)| *slot).collect()
 }
 
 #[cfg(test)]
@@ -68,8 +61,16 @@ mod tests {
 
     #[test]
     fn the_only_good_one_is_kept_however_many_come_after_it() {
-        assert_eq!(left("v????"), "v..??");
-        assert_eq!(left("uv????"), "uv..??");
-        assert_eq!(left("????"), "..??");
+        assert_eq!(left("v????"), "v?..?");
+        assert_eq!(left("uv????"), "uv?..?");
+    }
+
+    #[test]
+    fn what_is_being_compared_is_not_thrown_away_because_new_ones_come() {
+        assert_eq!(left("?"), "?");
+        assert_eq!(left("??"), "??");
+        assert_eq!(left("????"), "?..?");
+        assert_eq!(left("v?"), "v?");
+        assert_eq!(left("v??"), "v??");
     }
 }

@@ -263,9 +263,9 @@ impl Store {
         self.remove(&mut known, slot)
     }
 
-    /// Keeps the two newest usable snapshots, and of those that wait for their comparison the two
-    /// newest that are newer than these; removes the others, oldest first, and tells which. The log
-    /// may be cut behind the older of the usable ones.
+    /// Keeps the two newest usable snapshots, and of those that are newer and wait for their comparison
+    /// the first and the last; removes the others, oldest first, and tells which. The log may be cut
+    /// behind the older of the usable ones.
     pub fn retain(&self) -> Result<Vec<Slot>, StoreError> {
         let mut known = self.known();
         let standings: Vec<_> = known
