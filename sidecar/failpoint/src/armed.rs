@@ -138,8 +138,10 @@ fn fire(point: Point) {
     }
     // A process that is gone already is as dead as it was to be.
     let _ = kill_process(pid, Signal::KILL);
-    while myself {
-        std::thread::park();
+    if myself {
+        loop {
+            std::thread::park();
+        }
     }
 }
 

@@ -236,7 +236,7 @@ async fn expect_same_points(program: &Path) -> anyhow::Result<()> {
 }
 
 async fn start(program: &Path, state: State) -> anyhow::Result<Group> {
-    let every = "every: {slots: 30}";
+    let every = "every: {slots: 60}";
     let volume =
         format!("type: Volume, volume: {{mountPath: /data}}, snapshot: {{type: Volume, {every}}}");
     let (state, kept) = match state {
