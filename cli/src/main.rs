@@ -72,6 +72,10 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// List the steps at which tests end a member
+    #[cfg(feature = "failpoints")]
+    #[command(hide = true)]
+    Failpoints,
     /// Run as the example app
     #[command(hide = true)]
     ExampleApp,
@@ -118,6 +122,8 @@ fn main() -> ExitCode {
         Command::Version => print(&format!("synod {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completion { shell } => completion(shell, &arguments),
         Command::Sidecar { config } => return synod_sidecar::run::main(&config),
+        #[cfg(feature = "failpoints")]
+        Command::Failpoints => print(&synod_sidecar::run::failpoints::list()),
         Command::ExampleApp => example_app::run().map_err(Failure::from),
         Command::ExecChild {
             supervisor,

@@ -31,5 +31,13 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|it| it == "--list-failpoints")
+    {
+        print!("{}", synod_sidecar::run::failpoints::list());
+        return ExitCode::SUCCESS;
+    }
     synod_sidecar::run::main(&Arguments::parse().config)
 }

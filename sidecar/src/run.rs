@@ -6,6 +6,8 @@
 //! member leaves in order.
 
 pub mod exit;
+#[cfg(feature = "failpoints")]
+pub mod failpoints;
 mod founding;
 mod log;
 mod member;
@@ -49,7 +51,11 @@ pub fn main(config: &Path) -> ExitCode {
 }
 
 async fn run(path: &Path) -> Result<MemberEnd, StartError> {
+    #[cfg(feature = "failpoints")]
+    failpoints::begin(path);
     let config = Config::load(path)?;
+    #[cfg(feature = "failpoints")]
+    let config = failpoints::shorten(config);
     let client = Client::new(
         config.app.address,
         config.app.protocol,

@@ -10,6 +10,7 @@ use http::{HeaderMap, Response, StatusCode, Version, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use synod_failpoint::{Point, hit};
 use tokio::sync::Notify;
 
 use super::connection::Connection;
@@ -84,6 +85,7 @@ impl Client {
             }
         }
         let mut connection = self.connect().await?;
+        hit(Point::AppConnected);
         if connection.instance() != order.instance {
             return Err(NotSent::OtherInstance.into());
         }
@@ -140,6 +142,7 @@ impl Client {
         response: Response<Incoming>,
         head_only: bool,
     ) -> Result<Executed, ExecuteError> {
+        hit(Point::AppResponseBegun);
         let (mut head, mut body) = response.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let why = "it switched protocols, which nobody had asked for";
@@ -150,6 +153,7 @@ impl Client {
         let mut trailers = HeaderMap::new();
         while let Some(frame) = connection.drive(body.frame()).await {
             let frame = frame.map_err(|error| ExecuteError::Unknown(describe(&error)))?;
+            hit(Point::AppResponsePiece);
             match frame.into_data() {
                 Ok(data) => spool.push(data).await,
                 Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
+use synod_failpoint::{Point, hit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -60,6 +61,7 @@ impl Wire {
         self.shared
             .written
             .fetch_add(written as u64, Ordering::AcqRel);
+        hit(Point::AppBytesSent);
         written
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use synod_failpoint::{Point, hit};
 use synod_paxos::Slot;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
@@ -91,6 +92,7 @@ impl<A: App, S: States> Executor<A, S> {
     /// The leader asks.
     pub(super) fn ask(&mut self, ask: Ask, reply: Answered) {
         let standing = self.machine.handle_ask(ask);
+        hit(Point::PromiseMade);
         tracing::info!(
             slot = %ask.slot, ballot = %ask.ballot, number = ask.number, ?standing,
             "the leader asks about a request that fails"
@@ -98,6 +100,7 @@ impl<A: App, S: States> Executor<A, S> {
         self.asked.look(&self.machine);
         // Also if nothing is new: the write before may have failed, or be under way.
         self.asked.save(move |saved| {
+            hit(Point::PromiseSaved);
             // Who has left does not want to know.
             let _ = reply.send(saved.map(|()| standing));
         });
@@ -127,6 +130,7 @@ impl<A: App, S: States> Executor<A, S> {
     }
 
     pub(super) fn note_skipped(&mut self, slot: Slot, unsure: bool) {
+        hit(Point::ApplySkipped);
         self.published.skipped.send_modify(|told| {
             if told.last.len() >= TOLD {
                 told.last.remove(0);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use synod_failpoint::{Point, hit};
 use synod_paxos::{Entry, Slot};
 use synod_proto::v1::{Policy, Request};
 use tokio::sync::{mpsc, watch};
@@ -339,7 +340,11 @@ impl<A: App, S: States> Executor<A, S> {
 
     fn act(&mut self, action: Action) -> Result<(), ApplyError> {
         match action {
-            Action::Ledger(record) => self.ledger.write(&record)?,
+            Action::Ledger(record) => {
+                hit(Point::ApplyBeforeLedger);
+                self.ledger.write(&record)?;
+                hit(Point::ApplyAfterLedger);
+            }
             Action::Execute(execute) => self.execute(execute),
             Action::Answer(answer) => self.answer(answer),
             Action::StopApp(instance) => {
@@ -347,6 +352,7 @@ impl<A: App, S: States> Executor<A, S> {
                     %instance,
                     "the state of the app is not known: it must be stopped and started again"
                 );
+                hit(Point::ApplyStopsApp);
             }
             Action::Pause { slot, pause_ms } => {
                 self.pause = Some((slot, Instant::now() + Duration::from_millis(pause_ms)));
@@ -366,13 +372,17 @@ impl<A: App, S: States> Executor<A, S> {
                 );
             }
             Action::Skipped { slot, unsure } => self.note_skipped(slot, unsure),
-            Action::Jump { slot, taken } => self.published.answers.jump(slot, taken),
+            Action::Jump { slot, taken } => {
+                self.published.answers.jump(slot, taken);
+                hit(Point::ApplyJumped);
+            }
             job => self.jobs.act(job),
         }
         Ok(())
     }
 
     fn execute(&mut self, execute: Execute) {
+        hit(Point::ApplyBeforeSend);
         let instance = self
             .machine
             .instance()
@@ -404,6 +414,7 @@ impl<A: App, S: States> Executor<A, S> {
             Outcome::Replayed => self.published.answers.keyed(answer.slot),
             _ => None,
         };
+        hit(Point::ApplyBeforeAnswer);
         self.published.answers.tell(
             answer.id,
             Answer {
@@ -413,6 +424,7 @@ impl<A: App, S: States> Executor<A, S> {
                 response,
             },
         );
+        hit(Point::ApplyAfterAnswer);
     }
 }
 
@@ -460,6 +472,7 @@ impl<A: App, S: States> Executor<A, S> {
         let flight = self.flight.take().expect("it has just ended");
         match result {
             Ok(Executed { response }) => {
+                hit(Point::ApplyResponded);
                 let took = flight.begun_at.elapsed();
                 self.published.durations.observe(took.as_secs_f64());
                 let response = response.map(Arc::new);
@@ -479,6 +492,7 @@ impl<A: App, S: States> Executor<A, S> {
                 self.look();
             }
             Err(ExecuteError::Unknown(error)) => {
+                hit(Point::ApplyUnknown);
                 tracing::warn!(slot = %flight.slot, error, "no complete response from the app");
                 self.machine.handle_unknown(flight.run);
                 self.look();
@@ -489,6 +503,7 @@ impl<A: App, S: States> Executor<A, S> {
     fn job_done(&mut self, done: Done) {
         match done {
             Done::Restored(job, Ok(())) => {
+                hit(Point::ApplyRestored);
                 self.look();
                 self.machine.handle_restored(job);
             }
@@ -499,6 +514,7 @@ impl<A: App, S: States> Executor<A, S> {
                 self.machine.handle_restore_failed(job, begun);
             }
             Done::VolumeRestored(job, Ok(())) => {
+                hit(Point::ApplyVolumeRestored);
                 self.look();
                 self.machine.handle_volume_restored(job);
             }
@@ -507,10 +523,12 @@ impl<A: App, S: States> Executor<A, S> {
                 self.machine.handle_volume_not_restored(job);
             }
             Done::Applied(job, slot) => {
+                hit(Point::ApplyAppliedTold);
                 self.look();
                 self.machine.handle_app_applied(job, slot);
             }
             Done::Taken(job, result) => {
+                hit(Point::ApplyTaken);
                 // Only if the app is still the same, it was the same all the time.
                 self.look();
                 let good = self.machine.handle_snapshot_taken(job);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use synod_failpoint::{Point, hit};
 use synod_paxos::Slot;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -64,6 +65,7 @@ impl<S: States> Jobs<S> {
                 instance,
             } => {
                 tracing::info!(%slot, %instance, "the app is given the state of a snapshot");
+                hit(Point::ApplyBeforeRestore);
                 let restoring = self.states.clone().restore(slot, instance);
                 let done = async move { Done::Restored(job, restoring.await) };
                 self.work = Some((job, Box::pin(done)));
@@ -98,6 +100,7 @@ impl<S: States> Jobs<S> {
     }
 
     fn take(&mut self, job: Job, slot: Slot, instance: Instance, tables: Box<Fold>) {
+        hit(Point::ApplyBeforeTake);
         let take = Take {
             slot,
             instance,
@@ -167,6 +170,7 @@ impl<S: States> Jobs<S> {
         if machine.is_absent()
             && let Some((job, slot)) = self.replace.take()
         {
+            hit(Point::ApplyBeforeVolume);
             let restoring = self.states.clone().restore_volume(slot);
             let done = async move { Done::VolumeRestored(job, restoring.await) };
             self.work = Some((job, Box::pin(done)));

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use synod_failpoint::{Point, hit};
 use synod_paxos::{Base, GroupId, MemberId, Slot};
 use synod_wal::LogReader;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -475,6 +476,7 @@ impl Keeper {
         }
         let store = self.handle.store.clone();
         if let Some(fold) = blocking(move || fold_of(&store, &newest)).await {
+            hit(Point::SnapshotTold);
             self.handle.apply.snapshot_available(fold).await;
         }
         self.told = slot;
@@ -626,6 +628,7 @@ async fn install(handle: &Handle, snapshot: &Snapshot) {
         return;
     };
     let slot = base.slot;
+    hit(Point::FetchStored);
     if let Some(Err(error)) = handle.node.install(base).await {
         tracing::error!(%slot, %error, "the snapshot does not go with the log");
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use synod_failpoint::{Point, hit};
 use synod_paxos::{GroupId, Incarnation, Slot};
 use synod_wal::LogReader;
 use tokio::task::spawn_blocking;
@@ -238,6 +239,7 @@ impl Stored {
                     .await
                     .map_err(|error| StateError(error.to_string()))?;
                 let head = self.head(&take, Method::Http).await?;
+                hit(Point::SnapshotFrozen);
                 let same = self.same(take.instance);
                 let saved = http
                     .save(&self.store, head, take.tables.save(), &same)
@@ -247,6 +249,7 @@ impl Stored {
             }
             SavedBy::Volume => {
                 let head = self.head(&take, Method::Volume).await?;
+                hit(Point::SnapshotFrozen);
                 let volume = self.volume.clone().ok_or_else(no_volume)?;
                 let store = self.store.clone();
                 let staged =
@@ -293,6 +296,7 @@ fn stage(volume: &Volume, store: &Store, head: Head, tables: Bytes) -> Result<Wh
     let staged = volume
         .stage()
         .map_err(|error| StateError(error.to_string()))?;
+    hit(Point::SnapshotVolumeStaged);
     let is_copy = staged.frozen();
     let frozen = Frozen {
         staged,
@@ -313,6 +317,7 @@ impl Frozen {
             .map_err(|error| StateError(error.to_string()))?;
         let packed = self.staged.pack(&mut draft);
         packed.map_err(|error| StateError(error.to_string()))?;
+        hit(Point::SnapshotVolumePacked);
         Ok(draft)
     }
 }

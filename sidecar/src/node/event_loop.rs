@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use synod_failpoint::{Point, hit};
 use synod_paxos::{
     Ballot, Base, CommandId, Configuration, Envelope, Epoch, Io, Lane, Member, MemberId, Message,
     NotTaken, Now, Output, Paxos, ProposeRefused, ReconfigureRefused, Recovered, Settings, Slot,
@@ -399,9 +400,11 @@ impl EventLoop {
     /// What waited for this write leaves, in order.
     fn synced(&mut self, now: Now, io: Io) {
         assert!(io > self.synced, "writes are synced in order, each once");
+        hit(Point::NodeBeforeSynced);
         self.synced = io;
         self.peers.release(io);
         self.paxos.handle_synced(now, io);
+        hit(Point::NodeAfterSynced);
     }
 
     /// What the copy and the disk do, as far as the agreement must know.
@@ -460,7 +463,10 @@ impl EventLoop {
         }
         for errand in picked_up.errands {
             match errand {
-                Errand::Transfer(to) => self.paxos.transfer(now, to),
+                Errand::Transfer(to) => {
+                    hit(Point::NodeBeforeTransfer);
+                    self.paxos.transfer(now, to);
+                }
                 Errand::Describe(reply) => {
                     let _ = reply.send(Description {
                         status: self.paxos.status(),
@@ -474,9 +480,11 @@ impl EventLoop {
                     let _ = reply.send(self.paxos.base_at(slot, time));
                 }
                 Errand::Compact(base, reply) => {
+                    hit(Point::NodeBeforeCompact);
                     let _ = reply.send(self.paxos.handle_snapshot(now, base));
                 }
                 Errand::Install(base, reply) => {
+                    hit(Point::NodeBeforeInstall);
                     let _ = reply.send(self.paxos.handle_installed(now, base));
                 }
                 Errand::Upgrade(version, reply) => {
@@ -489,7 +497,9 @@ impl EventLoop {
                     let _ = reply.send(Membership::of(&self.paxos));
                 }
                 Errand::Skip(ballot, skip, reply) => {
-                    let _ = reply.send(self.paxos.skip(now, ballot, skip));
+                    let skipped = self.paxos.skip(now, ballot, skip);
+                    hit(Point::NodeSkipProposed);
+                    let _ = reply.send(skipped);
                 }
             }
         }
@@ -512,6 +522,7 @@ impl EventLoop {
         let mut next = members::change(current, &self.paxos.former_members(), changes)?;
         next.first_leader = self.paxos.best_first_leader(&next);
         self.paxos.propose_configuration(now, expected, &next)?;
+        hit(Point::NodeStopSignProposed);
         Ok(next)
     }
 
@@ -530,14 +541,22 @@ impl EventLoop {
 
     fn carry_out(&mut self, now: Now, output: Output) {
         match output {
-            Output::Persist { io, records } => self.writer.write(io.0, records),
+            Output::Persist { io, records } => {
+                hit(Point::NodeBeforePersist);
+                self.writer.write(io.0, records);
+                hit(Point::NodeAfterPersist);
+            }
             Output::Send {
                 to,
                 lane,
                 message,
                 after,
             } => self.peers.send(to, lane, message, after, self.synced),
-            Output::Chosen { through, entries } => self.feed.chosen(through, entries),
+            Output::Chosen { through, entries } => {
+                hit(Point::NodeBeforeChosen);
+                self.feed.chosen(through, entries);
+                hit(Point::NodeAfterChosen);
+            }
             Output::Resolved { id, slot } => self.seat.desk.decide(id, Decided::Chosen(slot)),
             Output::Withdrawn { id, reason } => {
                 self.seat.desk.decide(id, Decided::Withdrawn(reason));
@@ -550,13 +569,17 @@ impl EventLoop {
                 through,
                 max_bytes,
             } => self.load(ticket, from, through, max_bytes),
-            Output::LeaderChanged { leader, ballot } => self.leader_changed(now, leader, ballot),
+            Output::LeaderChanged { leader, ballot } => {
+                hit(Point::NodeLeaderChanged);
+                self.leader_changed(now, leader, ballot);
+            }
             Output::NeedSnapshot { at_least } => {
                 tracing::warn!(slot = %at_least, "the log goes on only behind a snapshot of this slot");
             }
             Output::Installed { base } => {
                 tracing::info!(slot = %base.slot, "the log goes on behind a snapshot");
                 self.installed = base.slot;
+                hit(Point::NodeInstalled);
             }
             Output::ProtocolChanged { slot, protocol } => {
                 tracing::info!(%slot, protocol, "the group has agreed on another protocol");
@@ -568,6 +591,7 @@ impl EventLoop {
             } => {
                 let members: Vec<_> = configuration.members.iter().map(described).collect();
                 tracing::info!(%slot, %epoch, ?members, "the group has agreed on other members");
+                hit(Point::NodeEpochChanged);
             }
             Output::Removed { epoch } => {
                 tracing::warn!(%epoch, "this member is in the group no more");

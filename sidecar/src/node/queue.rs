@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use futures::Stream;
+use synod_failpoint::{Point, hit};
 use synod_paxos::{Lane, Message};
 use synod_proto::v1::PeerFrame;
 use tokio::sync::oneshot;
@@ -71,6 +72,7 @@ impl SendQueue {
     /// Queues a message, or drops it when there is no connection. A queue that would be too long
     /// breaks its connection.
     pub(super) fn push(&self, message: Message) {
+        hit_message(&message);
         let weight = wire::weight(&message);
         let mut state = self.lock();
         if state.open.is_none() {
@@ -137,6 +139,18 @@ impl State {
     }
 }
 
+/// Reaches the point of its kind.
+fn hit_message(message: &Message) {
+    match message {
+        Message::Prepare { .. } => hit(Point::NodeBeforePrepare),
+        Message::Promise { .. } => hit(Point::NodeBeforePromise),
+        Message::AcceptSync { .. } => hit(Point::NodeBeforeAcceptSync),
+        Message::Accept { .. } => hit(Point::NodeBeforeAccept),
+        Message::Accepted { .. } => hit(Point::NodeBeforeAccepted),
+        _ => {}
+    }
+}
+
 // === impl Outgoing ===
 
 impl Outgoing {
@@ -185,6 +199,7 @@ impl Stream for Outgoing {
             return Poll::Pending;
         }
         drop(state);
+        hit(Point::NodeFrameTaken);
         let head = BatchHead {
             serving: self.serving.load(Ordering::Relaxed),
             ..self.head

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
+use synod_failpoint::{Point, hit};
 use synod_paxos::{Ballot, Configuration, Genesis, Identity, Record, Recovered};
 use synod_proto::v1::Policy;
 use synod_wal::{Disk, FileDisk, OpenError, Options, Wal, new_incarnation};
@@ -91,6 +92,7 @@ pub(super) async fn form(
         "a new log: waiting for the group to be formed"
     );
     let (genesis, configuration) = wait_for(config, &recovered.identity).await?;
+    hit(Point::JoinRead);
     let policy = policy_of(&genesis, config)?;
     let mut records = Vec::new();
     match &recovered.genesis {
@@ -109,6 +111,7 @@ pub(super) async fn form(
         .await
         .unwrap_or_else(|error| Err(error.to_string()))
         .map_err(FormError::Write)?;
+    hit(Point::JoinWritten);
     recovered.promised = Ballot::none(genesis.configuration.epoch);
     recovered.accepted = recovered.promised;
     match configuration {

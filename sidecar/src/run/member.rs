@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
+use synod_failpoint::{Point, hit};
 use synod_paxos::{Base, Boot, GroupId, Recovered, Settings, Slot};
 use synod_wal::{OpenError, Wal};
 use tokio::net::TcpListener;
@@ -211,6 +212,7 @@ impl Member {
         let (admin, admin_address) = bind("listen.admin", config.listen.admin).await?;
         let who = Who::Member(config.member.clone());
         let identity = Identity::load(&config.tls, &config.names(), who)?;
+        hit(Point::StartIdentity);
         make_folder(&config.data)?;
         {
             let config = config.clone();
@@ -224,6 +226,7 @@ impl Member {
             let group = recovered.genesis.as_ref().map(|it| it.group);
             blocking(move || keeper::begin(&config, app, node, log, maker, group)).await?
         };
+        hit(Point::StartKeeper);
         let (feed, apply_feed) = apply::feed();
         let (elsewhere, elsewhere_receiver) = watch::channel(Slot::ZERO);
         let proof = {
@@ -445,6 +448,7 @@ impl<R: Reads> Whole<R> {
             Ok(formed) => formed,
             Err(error) => return error.into(),
         };
+        hit(Point::StartNode);
         let started = node::start(node::Parts {
             settings: settings(&self.config),
             policy,

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use synod_failpoint::{Point, hit};
 use tempfile::NamedTempFile;
 
 use super::blocking;
@@ -127,6 +128,7 @@ impl Draft {
         self.state.update(&held);
         self.state_bytes += held.len() as u64;
         self.put(Kind::State, &held)?;
+        hit(Point::SnapshotChunkWritten);
         self.held = held;
         self.held.clear();
         Ok(())

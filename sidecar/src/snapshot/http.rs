@@ -38,6 +38,7 @@ use http::{Method, Request, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use synod_failpoint::{Point, hit};
 use synod_paxos::Slot;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -250,6 +251,7 @@ impl HttpSnapshots {
         };
         let mut exchange = Exchange::open(self.address, self.protocol).await?;
         check(same)?;
+        hit(Point::RestoreBegun);
         let (pieces, queue) = mpsc::channel(QUEUED_PIECES);
         let (upload, progress) = Upload::new(queue, total);
         // Ends with the state, or when the upload is dropped.
@@ -260,6 +262,7 @@ impl HttpSnapshots {
                     Ok(0) => return,
                     read => read.map(|count| piece.split_to(count).freeze()),
                 };
+                hit(Point::RestorePieceRead);
                 let failed = read.is_err();
                 if pieces.blocking_send(read).is_err() || failed {
                     return;
@@ -283,6 +286,7 @@ impl HttpSnapshots {
                 Err(_) => moved = progress.sent(),
             }
         };
+        hit(Point::RestoreAnswered);
         if let Some(error) = progress.error() {
             return Err(HttpFailure::Snapshot(error));
         }

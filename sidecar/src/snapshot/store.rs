@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use synod_failpoint::{Point, hit};
 use synod_paxos::Slot;
 use tempfile::NamedTempFile;
 
@@ -235,6 +236,7 @@ impl Store {
         let chunks = content.div_ceil(CHUNK_BYTES as u64) + 3;
         self.check_room(content.saturating_add(chunks * CHUNK_HEADER_BYTES as u64))?;
         let file = self.new_file(head.slot)?;
+        hit(Point::SnapshotFileMade);
         Draft::begin(self.clone(), file, head, tables)
     }
 
@@ -334,9 +336,12 @@ impl Store {
         end: End,
         back: ReadBack,
     ) -> Result<Snapshot, StoreError> {
+        hit(Point::SnapshotBeforeSync);
         let synced = file.as_file().sync_all();
         synced.map_err(|error| self.failed("syncing a snapshot", error))?;
+        hit(Point::SnapshotSynced);
         let read = back.finish().map_err(|error| self.not_as_written(error))?;
+        hit(Point::SnapshotReadBack);
         if read.0 != *head || read.1 != end {
             return Err(self.not_as_written(ReadError::Damaged {
                 at: 0,
@@ -355,8 +360,12 @@ impl Store {
         let mut known = self.known();
         file.persist(self.path(slot))
             .map_err(|error| error.error)
-            .and_then(|_| self.sync())
+            .and_then(|_| {
+                hit(Point::SnapshotRenamed);
+                self.sync()
+            })
             .map_err(|error| self.failed("giving a snapshot its name", error))?;
+        hit(Point::SnapshotStored);
         known.insert(slot, snapshot.clone());
         Ok(snapshot)
     }
@@ -419,6 +428,7 @@ impl Store {
         let found = known.values_mut().find(|it| it.id == id);
         let snapshot = found.ok_or_else(|| self.not_there(id))?;
         let slot = snapshot.head.slot;
+        hit(Point::SnapshotBeforeMark);
         let file = self.new_file(slot)?;
         fs::write(file.path(), names::mark(standing, id))
             .and_then(|()| file.as_file().sync_all())
@@ -426,8 +436,12 @@ impl Store {
                 let path = self.shared.folder.join(names::mark_of(slot));
                 file.persist(path).map_err(|error| error.error)
             })
-            .and_then(|_| self.sync())
+            .and_then(|_| {
+                hit(Point::SnapshotMarkRenamed);
+                self.sync()
+            })
             .map_err(|error| self.failed("marking a snapshot", error))?;
+        hit(Point::SnapshotMarked);
         snapshot.standing = standing;
         Ok(())
     }
@@ -436,7 +450,10 @@ impl Store {
     fn remove(&self, known: &mut BTreeMap<Slot, Snapshot>, slot: Slot) -> Result<(), StoreError> {
         let mark = self.shared.folder.join(names::mark_of(slot));
         fs::remove_file(self.path(slot))
-            .and_then(|()| names::remove_if_there(&mark))
+            .and_then(|()| {
+                hit(Point::SnapshotRemoved);
+                names::remove_if_there(&mark)
+            })
             .and_then(|()| self.sync())
             .map_err(|error| self.failed("removing a snapshot", error))?;
         known.remove(&slot);

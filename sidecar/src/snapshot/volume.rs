@@ -35,6 +35,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use synod_failpoint::{Point, hit};
 use synod_paxos::Slot;
 
 pub use error::VolumeError;
@@ -146,6 +147,7 @@ impl Volume {
             let _ = self.clean();
             return Err(error);
         }
+        hit(Point::VolumeUnpacked);
         swap::swap(self, slot)?;
         self.clean()
     }

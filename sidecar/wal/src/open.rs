@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use synod_failpoint::{Point, hit};
 use synod_paxos::{
     AgreedTime, Ballot, Boot, CommandKind, Entry, Epoch, Header, Identity, Record, Recovered, Slot,
 };
@@ -43,6 +44,7 @@ pub(crate) fn open(
         LockError::Held { pid } => OpenError::InUse { pid },
         LockError::Io(error) => OpenError::io("locking the log")(error),
     })?;
+    hit(Point::RecoveryLocked);
     let list = || disk.list().map_err(OpenError::io("listing the log"));
     let found = find_state(disk.as_ref(), &list()?, &new.name)?;
     if numbers(&list()?).is_empty() {
@@ -60,7 +62,9 @@ pub(crate) fn open(
     let mut recovery =
         recover::recover(disk.as_ref(), &needed, start.as_ref(), identity, &new.name)?;
     let lost_promise = merge(&mut recovery.state, found.as_ref())?;
+    hit(Point::RecoveryRead);
     recover::write(&recovery).map_err(OpenError::io("writing the end of the log again"))?;
+    hit(Point::RecoveryRewritten);
 
     segment::remove(disk.as_ref(), &unneeded)
         .map_err(OpenError::io("removing log segments that are not needed"))?;
@@ -78,6 +82,7 @@ pub(crate) fn open(
     let superblocks = Superblocks::open(disk.as_ref(), &names)
         .and_then(|superblocks| superblocks.write(&superblock).map(|()| superblocks))
         .map_err(OpenError::io("counting this start"))?;
+    hit(Point::RecoveryCounted);
     let genesis = recovery.genesis.clone();
     let mut wal = assemble(
         disk.clone(),
@@ -88,6 +93,7 @@ pub(crate) fn open(
         lock,
     )?;
     begin(&mut wal, lost_promise)?;
+    hit(Point::RecoveryBegun);
     let recovered = recovered(&wal, genesis)?;
     Ok((wal, recovered))
 }
@@ -166,6 +172,7 @@ fn make(
     Superblocks::open(disk.as_ref(), &names)
         .and_then(|superblocks| superblocks.write(&nothing))
         .map_err(full_or("making the log's state"))?;
+    hit(Point::LogStateMade);
     let mut spares = Spares::open(disk.clone(), &names, options.segment_bytes)?;
     if !spares.is_ready() && !spares.make() {
         return Err(OpenError::Full);
@@ -180,6 +187,7 @@ fn make(
     let spare = spares.take().expect("it was just made");
     segment::install(disk.as_ref(), &spare, &page, Opening::default())
         .map_err(OpenError::io("making a log segment"))?;
+    hit(Point::LogMade);
     Ok(())
 }
 

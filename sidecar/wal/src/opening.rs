@@ -12,6 +12,7 @@
 
 use std::io;
 
+use synod_failpoint::{Point, hit};
 use synod_paxos::{Ballot, Base, Boot, Configuration, Genesis, Slot};
 
 use crate::codec::{self, Take};
@@ -49,10 +50,10 @@ impl Start {
         let content = self.encode();
         let mut names = NAMES;
         names.sort_by_key(|name| Self::read(disk, name).map(|start| start.segment));
-        for name in names {
-            sealed::write(disk, name, (MAGIC, self.version()), &content)?;
-        }
-        Ok(())
+        let [worse, better] = names;
+        sealed::write(disk, worse, (MAGIC, self.version()), &content)?;
+        hit(Point::WalBeginningHalf);
+        sealed::write(disk, better, (MAGIC, self.version()), &content)
     }
 
     /// The later one of the copies that are good.

@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use synod_failpoint::{Point, hit};
+
 use crate::disk::Disk;
 use crate::error::OpenError;
 use crate::segment::Segment;
@@ -40,7 +42,9 @@ pub(crate) struct Spares {
 impl SpareMaker {
     /// Makes it. On a slow disk this takes seconds.
     pub fn make(self) -> Spare {
+        hit(Point::WalBeforeSpare);
         let result = self.disk.create(&self.name, self.bytes).map(drop);
+        hit(Point::WalAfterSpare);
         Spare {
             name: self.name,
             result,

@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
+use synod_failpoint::{Point, hit};
 use synod_paxos::{Ballot, Boot, Epoch, Identity, Incarnation, MemberId};
 
 use crate::disk::{Disk, DiskFile};
@@ -154,10 +155,16 @@ impl Superblocks {
     pub(crate) fn write(&self, value: &Superblock) -> io::Result<()> {
         assert!(value.accepted <= value.promised, "invariant I2");
         let page = value.encode();
-        for file in &self.files {
+        for (file, before) in self
+            .files
+            .iter()
+            .zip([Point::WalBeforeState, Point::WalStateHalf])
+        {
+            hit(before);
             file.write_all_at(&page, 0)?;
             file.sync_data()?;
         }
+        hit(Point::WalAfterState);
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use synod_failpoint::{Point, hit};
 use synod_paxos::{Genesis, Identity, Incarnation, Record, Recovered};
 
 use crate::codec::{self, Content};
@@ -322,6 +323,7 @@ impl Wal {
         };
         let result = segment::install(self.disk.as_ref(), &spare, &page, opening);
         let segment = self.poison_on_error(result)?;
+        hit(Point::WalSegmentBegun);
         self.segment_bytes += page.bytes;
         self.current = segment.clone();
         self.shared.write().segments.push(segment);
@@ -354,6 +356,7 @@ impl Wal {
             genesis: genesis.clone(),
         };
         drop(inner);
+        hit(Point::WalBeforeBeginning);
         match start.write(self.disk.as_ref()) {
             Err(error) if is_full(&error) => {
                 tracing::warn!(%error, "no room to note which log segments are not needed");
@@ -362,9 +365,11 @@ impl Wal {
             }
             result => self.poison_on_error(result)?,
         }
+        hit(Point::WalAfterBeginning);
         let numbers: Vec<u64> = removed.iter().map(|segment| segment.sequence).collect();
         let result = segment::remove(self.disk.as_ref(), &numbers);
         self.poison_on_error(result)?;
+        hit(Point::WalReleased);
         self.segment_bytes = rest.iter().map(|segment| u64::from(segment.bytes)).sum();
         self.shared.write().segments = rest;
         self.spares.reconsider();
@@ -393,6 +398,7 @@ impl Wal {
         for body in drafts.iter().filter_map(Draft::genesis_body) {
             let result = genesis::write(self.disk.as_ref(), body);
             self.poison_on_error(result)?;
+            hit(Point::WalGenesisCopied);
             self.genesis = codec::genesis(body);
         }
         let batch = std::mem::take(&mut self.pending.batch).encode(drafts, place);
@@ -402,8 +408,10 @@ impl Wal {
             "room was made for exactly this"
         );
         self.pending.bytes = 0;
+        hit_kinds(&batch, |(before, _)| before);
         let result = self.write(&batch);
         self.poison_on_error(result)?;
+        hit_kinds(&batch, |(_, after)| after);
         self.batch = place.batch;
         self.predecessor = batch.predecessor;
         self.current.end += batch.records.len() as u32;
@@ -417,9 +425,14 @@ impl Wal {
         let last = self.current.count + batch.headers.len() as u32 - 1;
         let copies_at = self.current.copy_at(last);
         let file = &self.current.file;
+        hit(Point::WalBeforeWrite);
         file.write_all_at(&batch.records, u64::from(self.current.end))?;
+        hit(Point::WalRecordsWritten);
         file.write_all_at(&batch.copies, u64::from(copies_at))?;
-        file.sync_data()
+        hit(Point::WalBeforeSync);
+        file.sync_data()?;
+        hit(Point::WalAfterSync);
+        Ok(())
     }
 
     fn show(&mut self, batch: &Batch, mut contents: VecDeque<Content>) {
@@ -445,6 +458,26 @@ fn is_full(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
+}
+
+/// Reaches the points of the kinds of records that a batch has.
+fn hit_kinds(batch: &Batch, which: fn((Point, Point)) -> Point) {
+    if !synod_failpoint::ENABLED {
+        return;
+    }
+    for header in &batch.headers {
+        let points = match header.kind {
+            Kind::Promise => (Point::WalBeforePromise, Point::WalAfterPromise),
+            Kind::Stage => (Point::WalBeforeStage, Point::WalAfterStage),
+            Kind::Adopt => (Point::WalBeforeAdopt, Point::WalAfterAdopt),
+            Kind::Enter => (Point::WalBeforeEnter, Point::WalAfterEnter),
+            Kind::Compact => (Point::WalBeforeCompact, Point::WalAfterCompact),
+            Kind::Install => (Point::WalBeforeInstall, Point::WalAfterInstall),
+            Kind::Join => (Point::WalBeforeJoin, Point::WalAfterJoin),
+            _ => continue,
+        };
+        hit(which(points));
+    }
 }
 
 /// A fresh incarnation: 128 random bits.

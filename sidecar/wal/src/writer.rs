@@ -11,6 +11,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use synod_failpoint::{Point, hit};
 use synod_paxos::Record;
 
 use crate::error::{AppendError, SyncError};
@@ -268,6 +269,7 @@ impl<F: FnMut(u64)> Writer<F> {
         // First the gauges: who hears of a sync may ask for the bytes that it took.
         self.show();
         if let Some(io) = self.taken.take() {
+            hit(Point::WalBeforeTold);
             (self.on_synced)(io);
         }
         Ok(())

@@ -47,6 +47,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// `synod` itself; `None`: the one under test.
     pub program: Option<PathBuf>,
+    /// Variables besides the inherited ones.
+    pub environment: Vec<(String, String)>,
     /// How long until all serve; `None`: a minute.
     pub patience: Option<Duration>,
 }
@@ -462,6 +464,12 @@ fn spawn(
     command
         .env(MARKER, mark)
         .env("NO_COLOR", "1")
+        .envs(
+            options
+                .environment
+                .iter()
+                .map(|(name, value)| (name, value)),
+        )
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)

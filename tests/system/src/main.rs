@@ -23,6 +23,15 @@ struct Arguments {
     /// How often all members are killed at once
     #[arg(long, default_value_t = 5)]
     kill_all_times: u32,
+    /// How often a member is killed at a named step
+    #[arg(long = "runs", value_name = "N", default_value_t = 40)]
+    kill_runs: u32,
+    /// The longest that this goes on, in seconds
+    #[arg(long = "seconds", value_name = "N", default_value_t = 3_600)]
+    kill_seconds: u64,
+    /// Only at steps whose name contains one of these
+    #[arg(long = "point", value_name = "NAME")]
+    kill_points: Vec<String>,
     /// Keys that are retried through other members
     #[arg(long, default_value_t = 10_000)]
     idempotent_keys: u64,
@@ -93,6 +102,9 @@ fn settings(arguments: &Arguments) -> Settings {
     Settings {
         fault_seconds: arguments.fault_seconds,
         kill_all_times: arguments.kill_all_times,
+        kill_runs: arguments.kill_runs,
+        kill_seconds: arguments.kill_seconds,
+        kill_points: arguments.kill_points.clone(),
         idempotent_keys: arguments.idempotent_keys,
         import_bytes: arguments.import_bytes,
         rate: arguments.rate,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use synod_failpoint::{Point, hit};
 use synod_paxos::GroupId;
 use synod_proto::v1::snapshots_client::SnapshotsClient;
 use synod_proto::v1::{FetchSnapshotRequest, ListSnapshotsRequest, SnapshotPiece};
@@ -88,6 +89,7 @@ impl Fetcher {
         let (store, wanted) = (self.store.clone(), offer.clone());
         let partial = blocking(move || Partial::open(&store, &wanted, one)).await?;
         let offset = partial.offset();
+        hit(Point::FetchBegun);
         let mut client = client(member).await?;
         let request = FetchSnapshotRequest {
             group: Bytes::copy_from_slice(&self.group.0),

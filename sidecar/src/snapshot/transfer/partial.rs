@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
 
 use bytes::Bytes;
+use synod_failpoint::{Point, hit};
 use tempfile::{NamedTempFile, TempPath};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -120,6 +121,7 @@ impl Partial {
         if head != self.offer.head || end.id != self.offer.id {
             return self.refuse("another snapshot than it offers");
         }
+        hit(Point::FetchComplete);
         // From here on it is either a snapshot or gone: it would be as bad the next time.
         let path = TempPath::try_from_path(&self.path);
         let path = path.map_err(|error| self.store.failed("naming a snapshot", error))?;
@@ -217,6 +219,7 @@ impl Read for Arriving<'_> {
                 self.failed = Some(error);
                 return Err(io::Error::other("it could not be written down"));
             }
+            hit(Point::FetchPieceWritten);
             self.now = piece;
         }
         let count = self.now.len().min(buffer.len());

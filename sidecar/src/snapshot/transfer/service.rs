@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream::try_unfold;
+use synod_failpoint::{Point, hit};
 use synod_paxos::GroupId;
 use synod_proto::v1::snapshots_server::{Snapshots, SnapshotsServer};
 use synod_proto::v1::{
@@ -96,6 +97,7 @@ impl Snapshots for SnapshotService {
         self.check(&request, &request.get_ref().group)?;
         let all = self.store.list();
         let usable = all.iter().filter(|it| it.standing.usable());
+        hit(Point::SnapshotOffered);
         Ok(Response::new(ListSnapshotsResponse {
             snapshots: usable.map(offer::to_proto).collect(),
         }))
@@ -179,6 +181,7 @@ async fn next(mut sending: Sending) -> Result<Option<(SnapshotPiece, Sending)>, 
     sending.sent.push_back(data);
     sending.read_on(file);
     sleep_until(sending.bucket.take(Instant::now(), length)).await;
+    hit(Point::SnapshotPieceSent);
     Ok(Some((piece, sending)))
 }
 

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use synod_failpoint::{Point, hit};
 use synod_paxos::Slot;
 
 use super::error::VolumeError;
@@ -42,6 +43,7 @@ pub(super) fn swap_by_steps(
     step()?;
     make_folder(&old)?;
     sync_volume(work)?;
+    hit(Point::VolumeRoomMade);
     step()?;
     let written = fs::OpenOptions::new()
         .write(true)
@@ -57,19 +59,24 @@ pub(super) fn swap_by_steps(
     sync_folder(work)?;
     // A work folder that is new itself.
     sync_folder(work.parent().unwrap_or(mount))?;
+    hit(Point::VolumeNoted);
     for (from, to, left) in [(mount, &old, &*volume.reserved), (&new, mount, &[])] {
         for name in names(from)? {
             if !left.contains(&name) {
                 step()?;
                 rename(&from.join(&name), &to.join(&name))?;
+                hit(Point::VolumeEntryMoved);
             }
         }
     }
     step()?;
     sync_volume(mount)?;
+    hit(Point::VolumeSynced);
     step()?;
     fs::remove_file(&marker).map_err(VolumeError::io("removing", &marker))?;
+    hit(Point::VolumeNoteRemoved);
     sync_folder(work)?;
+    hit(Point::VolumeDone);
     step()?;
     remove_tree(&old)
 }

@@ -361,7 +361,8 @@ fn tell(check: &str, violations: &[impl std::fmt::Display], report: &mut Report)
     }
 }
 
-fn keep(
+/// Keeps what there is to find out what went wrong.
+pub(super) fn keep(
     settings: &Settings,
     group: &Group,
     name: &str,

@@ -6,6 +6,7 @@ mod bad_states;
 mod bare;
 mod command_line;
 mod idempotent;
+mod kills;
 mod members;
 mod noisy;
 mod poison;
@@ -34,6 +35,12 @@ pub struct Settings {
     pub idempotent_keys: u64,
     /// Operations a second in fault runs.
     pub rate: u32,
+    /// How often a member is killed at a named step.
+    pub kill_runs: u32,
+    /// The longest that this goes on, in seconds.
+    pub kill_seconds: u64,
+    /// Only at steps whose name contains one of these; all when there is none.
+    pub kill_points: Vec<String>,
     /// Size of a state that a group begins with.
     pub import_bytes: u64,
     /// Of all random choices.
@@ -106,6 +113,7 @@ pub const ALL: &[Scenario] = scenarios! {
     "members/nobody waits longer while snapshots are taken and members made anew" => members::nobody_waits,
     "members/a group is restored to the slot before a mistake" => members::restored,
     "members/what an app has stored becomes the state of three copies" => members::imported,
+    "kills/at every step of a member lose nothing and nobody stays out" => kills::at_every_step,
     "states/a state that is not saved is told and has no effect" => bad_states::not_saved,
     "states/a state that is refused is told and tried again" => bad_states::not_restored,
     "revisions/the app is changed under faults and each slot is executed by one revision" => revisions::changed,

@@ -54,9 +54,20 @@ pub(super) async fn send_through(
     key: &str,
     patience: Duration,
 ) -> anyhow::Result<Answer> {
+    send_by(client, "PUT", path, key, patience).await
+}
+
+/// The same by any method.
+pub(super) async fn send_by(
+    client: &Client,
+    method: &str,
+    path: &str,
+    key: &str,
+    patience: Duration,
+) -> anyhow::Result<Answer> {
     let begun = Instant::now();
     loop {
-        let mut put = request("PUT", path, "1");
+        let mut put = request(method, path, "1");
         let key = format!("\"{key}\"").parse()?;
         put.headers_mut().insert("idempotency-key", key);
         match client.send(put, 15 * SECOND).await {
