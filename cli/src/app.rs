@@ -110,6 +110,7 @@ async fn switch(args: &SwitchArgs) -> Result<(), Failure> {
         expected_revision: before,
         epoch: now.epoch,
         takes_back: args.take_back,
+        ..ReviseRequest::default()
     });
     let revised = match revised.await {
         Ok(revised) => revised,
