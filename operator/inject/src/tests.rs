@@ -25,6 +25,7 @@ fn injection() -> Injection {
             port: 8080,
             protocol: AppProtocol::Http1,
         },
+        revision: 0,
         ports: SidecarPorts::default(),
         resources: None,
         token: "3f9a".into(),
