@@ -294,6 +294,13 @@ impl World {
         self.views[at].group = Some(Arc::new(group));
     }
 
+    /// All operators say how it is, before the hub looks again.
+    fn reported(&mut self) {
+        for at in 0..3 {
+            self.operator(at, true);
+        }
+    }
+
     /// Everybody looks in turn; the hub ends after so many writes each time.
     fn rounds(&mut self, rounds: usize, writes: usize) {
         for _ in 0..rounds {
@@ -538,6 +545,7 @@ fn what_runs_is_recorded_of_a_group_that_has_revisions_behind_it() {
     let mut world = World::new();
     world.record = None;
     world.in_force = 3;
+    world.reported();
     world.rounds(6, usize::MAX);
     let numbers: Vec<_> = world.record.iter().flatten().map(|it| it.number).collect();
     assert_eq!(numbers, [3]);
@@ -551,6 +559,7 @@ fn what_runs_is_recorded_of_a_group_that_has_revisions_behind_it() {
 fn a_revision_that_nobody_recorded_is_followed_by_one_that_is() {
     let mut world = World::new();
     world.in_force = 4;
+    world.reported();
     world.rounds(8, usize::MAX);
     assert_eq!(world.images(), ["i"]);
     assert_eq!(world.in_force, 5);
@@ -561,6 +570,7 @@ fn an_app_that_never_ran_is_put_right_without_another_revision() {
     let mut world = World::new();
     world.record = None;
     world.runs = false;
+    world.reported();
     world.rounds(6, usize::MAX);
     assert_eq!(world.record, None);
     world.image = "j";
