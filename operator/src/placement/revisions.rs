@@ -199,19 +199,23 @@ pub(crate) fn course(input: &Input<'_>) -> Course {
         course.record = Some(list.split_off(list.len().saturating_sub(KEPT)));
         return course;
     }
-    if let Some(cluster) = lacks(input, in_force + 1) {
+    let Some(report) = roster::report(views, &roster.uid) else {
+        return course;
+    };
+    let revise = Revise {
+        from: in_force,
+        epoch: report.epoch,
+        takes_back: state.unfinished,
+    };
+    // Whoever was asked once goes on being asked: that it was is one more thing to take note of.
+    let mut groups = views.iter().filter_map(|it| it.own(&roster.uid));
+    let asked = groups.any(|it| it.spec.revise.as_ref() == Some(&revise));
+    if let Some(cluster) = lacks(input, in_force + 1).filter(|_| !asked) {
         let words = format!("{change}: the operator of cluster {cluster} is told of it");
         course.under_way = Some((&conditions::REVISION_PENDING, words));
         return course;
     }
-    let report = roster::report(views, &roster.uid);
-    let cluster = members::cluster_of(&roster.name, &state.leader);
-    if let (Some(report), Some(cluster)) = (report, cluster) {
-        let revise = Revise {
-            from: in_force,
-            epoch: report.epoch,
-            takes_back: state.unfinished,
-        };
+    if let Some(cluster) = members::cluster_of(&roster.name, &state.leader) {
         course.revise = Some((cluster.to_owned(), revise));
     }
     let problem = match state.problem.as_str() {
