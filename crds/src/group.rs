@@ -14,6 +14,7 @@ use crate::int_or_string::IntOrString;
 use crate::membership::{MembersChange, Membership};
 use crate::placement::Overrides;
 use crate::raw::RawObject;
+use crate::revision::{GroupRevision, Revise, RevisionState};
 use crate::runtime::{Leader, Network, Service, Sidecar, Update};
 use crate::service::ReplicatedServiceSpec;
 use crate::state::{BootstrapType, Log, State, VolumeClaimRetentionPolicy};
@@ -88,6 +89,13 @@ pub struct ReplicaGroupSpec {
     pub template: RawObject,
     /// The app's container and port.
     pub app: GroupApp,
+    /// The revision of the app that these two are of; 0 is the first.
+    #[serde(default)]
+    pub revision: u64,
+    /// Others that pods may be made of: those before it, and the next one once it is agreed on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
+    pub revisions: Vec<GroupRevision>,
     /// The log of each member.
     #[serde(default)]
     pub log: Log,
@@ -151,6 +159,9 @@ pub struct ReplicaGroupSpec {
     /// What the leader, if it is here, is asked to change about the members.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<MembersChange>,
+    /// The revision of the app that the leader, if it is here, is asked to have agreed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revise: Option<Revise>,
     /// How members here with an empty log get into the group: the text of their join file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 524_288))]
@@ -289,6 +300,9 @@ pub struct ReplicaGroupStatus {
     /// Who is in the group, while a member here leads it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub membership: Option<Membership>,
+    /// How far the app's revisions are, while a member here leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<RevisionState>,
     /// What members here have found out about requests and copies.
     #[serde(skip_serializing_if = "Findings::is_empty")]
     pub findings: Findings,
@@ -346,6 +360,12 @@ pub struct GroupMemberStatus {
     /// It runs the pod template as it is now.
     #[serde(default)]
     pub updated: bool,
+    /// The revision of the app that executes what is agreed on now, as far as it knows.
+    #[serde(default)]
+    pub revision: u64,
+    /// The one that its copy is of; absent: no copy runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<u64>,
     /// What keeps its pod from running, if anything: in kubelet's words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]

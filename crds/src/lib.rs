@@ -19,6 +19,7 @@ mod placement;
 mod policy;
 mod quantity;
 mod raw;
+mod revision;
 mod routes;
 mod runtime;
 mod service;
@@ -43,6 +44,7 @@ pub use placement::{LocalObjectReference, Overrides, Placement};
 pub use policy::policy;
 pub use quantity::{Quantity, QuantityError};
 pub use raw::RawObject;
+pub use revision::{GroupRevision, Revise, RevisionState};
 pub use routes::{Consistency, DefaultConsistency, PathMatch, PathMatchType, Route, RouteMatch};
 pub use runtime::{
     Divergence, DivergenceAction, Leader, Network, NetworkMode, Poison, PoisonSkip, ReadProtocol,

@@ -97,8 +97,10 @@ pub struct Leader {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Update {
-    /// `Rolling` (default): the new revision runs along silently and takes over when it is caught up
-    /// and answers alike. `Switch`: it takes over at one point in the order.
+    /// `Switch` (default): the new revision takes over at one point in the order; nobody is answered
+    /// between there and the first copy of it that has started. `Rolling`: the new revision runs along
+    /// silently and takes over when it is caught up and answers alike; it comes with a later version and
+    /// is refused.
     pub strategy: UpdateStrategy,
 }
 
@@ -106,9 +108,9 @@ pub struct Update {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum UpdateStrategy {
     /// Silently along, then over.
-    #[default]
     Rolling,
     /// At one point in the order.
+    #[default]
     Switch,
 }
 

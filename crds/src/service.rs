@@ -160,7 +160,7 @@ pub struct ReplicatedServiceSpec {
     /// Where the leader should be. A change holds for each member from its next restart on.
     #[serde(default)]
     pub leader: Leader,
-    /// How a new revision of the app takes over. This version replaces pods one by one, and refuses
+    /// How a new revision of the app takes over. This version switches, and refuses
     /// all but the default.
     #[serde(default)]
     pub update: Update,

@@ -134,9 +134,10 @@ pub struct MemberStatus {
     /// The life of its log: a lost disk begins a new one.
     #[schemars(length(max = 64))]
     pub incarnation: String,
-    /// The revision of the app that it runs.
-    #[serde(default)]
-    pub revision: u64,
+    /// The revision of the app that its copy is of, from 0; absent: no copy runs, or nothing is heard of
+    /// it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
     /// Its newest snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotStatus>,

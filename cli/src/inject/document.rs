@@ -205,6 +205,7 @@ fn injection(service: &str, place: &Place, member: Member, log: LogVolume) -> In
             port: 0,
             protocol: synod_api::AppProtocol::default(),
         },
+        revision: 0,
         ports: synod_api::SidecarPorts::default(),
         resources: None,
         token: place.token.clone(),

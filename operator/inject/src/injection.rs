@@ -25,6 +25,8 @@ pub struct Injection {
     pub member: Member,
     /// The app's container, its port and how it is spoken to.
     pub app: InjectedApp,
+    /// The revision that the app of this pod is of.
+    pub revision: u64,
     /// Ports that the sidecar listens on.
     pub ports: SidecarPorts,
     /// Compute resources of the sidecar's container; `None`: 100m CPU and 64Mi memory requested.
@@ -135,6 +137,7 @@ impl Injection {
                 port: group.app.port,
                 protocol: group.app.protocol,
             },
+            revision: group.revision,
             ports: group.sidecar.ports,
             resources: group.sidecar.resources.clone(),
             token: token.to_owned(),
@@ -159,6 +162,8 @@ impl Injection {
             way: Way::Labelled,
             member: Member::Named(member.to_owned()),
             log: LogVolume::Claim(names::log_claim(member)),
+            // Whoever changes such a pod's template changes the app of the one revision that it has.
+            revision: 0,
             ..Self::rendered(service, group, image, token)
         }
     }

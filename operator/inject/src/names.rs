@@ -88,6 +88,28 @@ pub fn token_secret(service: &str) -> String {
     format!("{service}-sidecar-token")
 }
 
+/// The sidecar's configuration beside an app of this revision.
+pub fn config_file(revision: u64) -> String {
+    match revision {
+        0 => "config.yaml".to_owned(),
+        number => format!("config-{number}.yaml"),
+    }
+}
+
+/// The file in which a sidecar reads which revision the app beside it is of.
+pub fn revision_file(revision: u64) -> String {
+    format!("revision-{revision}")
+}
+
+/// The revision whose configuration that is.
+pub fn revision_of(config_file: &str) -> Option<u64> {
+    let name = config_file.rsplit('/').next()?.strip_suffix(".yaml")?;
+    match name.strip_prefix("config")? {
+        "" => Some(0),
+        number => number.strip_prefix('-')?.parse().ok(),
+    }
+}
+
 /// Claim with the log of a member, as a StatefulSet names it.
 pub fn log_claim(member: &str) -> String {
     format!("{LOG_VOLUME}-{member}")

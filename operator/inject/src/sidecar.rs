@@ -20,12 +20,14 @@ pub(super) fn container(
     client_port: &str,
     state: Option<&StateMount>,
 ) -> Value {
+    let config = names::config_file(injection.revision);
+    let config = format!("{}/{config}", names::CONFIG_PATH);
     let Owner { user, group } = state.map_or_else(Owner::default, |it| it.owner);
     let mut container = json!({
         "name": names::CONTAINER,
         "image": injection.image,
         "restartPolicy": "Always",
-        "command": ["synod-sidecar", "--config", format!("{}/config.yaml", names::CONFIG_PATH)],
+        "command": ["synod-sidecar", "--config", config],
         "env": environment(injection),
         "ports": [
             {"name": client_port, "containerPort": injection.ports.http, "protocol": "TCP"},
@@ -96,7 +98,8 @@ fn startup(injection: &Injection) -> Value {
             .map_or(120, |_| MAY_START_FAILURES);
         return probe(injection, "/live", 1, failures);
     }
-    let mut probe = hooks::request("/lifecycle/app-may-start", Vec::new(), injection);
+    let path = format!("/lifecycle/app-may-start?revision={}", injection.revision);
+    let mut probe = hooks::request(&path, Vec::new(), injection);
     probe["periodSeconds"] = json!(1);
     probe["timeoutSeconds"] = json!(3);
     probe["failureThreshold"] = json!(MAY_START_FAILURES);

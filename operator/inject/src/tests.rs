@@ -25,6 +25,7 @@ fn injection() -> Injection {
             port: 8080,
             protocol: AppProtocol::Http1,
         },
+        revision: 0,
         ports: SidecarPorts::default(),
         resources: None,
         token: "3f9a".into(),
@@ -401,7 +402,7 @@ fn an_app_with_a_volume_is_started_when_the_sidecar_says_so_and_its_files_are_th
     };
     let with_volume = sidecar(&volume(), &input("volume"));
     let probe = &with_volume["startupProbe"]["httpGet"];
-    assert_eq!(probe["path"], "/lifecycle/app-may-start");
+    assert_eq!(probe["path"], "/lifecycle/app-may-start?revision=0");
     assert_eq!(probe["httpHeaders"][0]["value"], "3f9a");
     assert_eq!(with_volume["securityContext"]["runAsUser"], 1000);
     let without = sidecar(&injection(), &input("volume"));
@@ -533,4 +534,28 @@ proptest! {
             prop_assert_eq!(&first["restartPolicy"], "Always");
         }
     }
+}
+
+#[test]
+fn the_sidecar_of_another_revision_has_another_configuration_and_lets_no_other_app_start() {
+    let template = json!({"spec": {"containers": [{
+        "name": "notes", "image": "i", "ports": [{"containerPort": 8080}],
+        "volumeMounts": [{"name": "files", "mountPath": "/data"}],
+    }]}});
+    for revision in [0, 3] {
+        let injection = Injection {
+            revision,
+            ..volume()
+        };
+        let pod = render(&template, &injection).expect("rendered");
+        let sidecar = &pod["spec"]["initContainers"][0];
+        let file = sidecar["command"][2].as_str().expect("a path");
+        assert_eq!(names::revision_of(file), Some(revision));
+        let probe = &sidecar["startupProbe"]["httpGet"]["path"];
+        assert_eq!(
+            *probe,
+            format!("/lifecycle/app-may-start?revision={revision}")
+        );
+    }
+    assert_eq!(names::revision_of("/etc/synod/config/peers.json"), None);
 }

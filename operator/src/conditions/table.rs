@@ -76,6 +76,12 @@ reasons! {
     ROLLING_BACK = "RollingBack" on [READY, PROGRESSING, RECONCILING]:
         "An app ended, and nobody knows what it had done of its last request: its volume is put back to the last snapshot, and executed anew from there. Its pod is replaced for that, one at a time, since kubelet would start the app upon files that are being changed." =>
         "Wait. If it happens often, look why the app ends: `kubectl logs POD -c CONTAINER --previous`.";
+    REVISION_PENDING = "RevisionPending" on [READY, PROGRESSING, RECONCILING]:
+        "Another revision of the app is to take over: the image, a command, the environment or a volume in the template was changed. The message says what is waited for before it begins." =>
+        "Wait, or do what the message says. Putting the template back ends it.";
+    REVISION_BEGUN = "RevisionBegun" on [READY, PROGRESSING, RECONCILING]:
+        "Another revision of the app executes what has been agreed on since its barrier: the state of there is saved, and pods are replaced, the leader's last. Requests wait until the first copy of it is there. The members are not changed meanwhile." =>
+        "Wait. If the new pods do not start, or the app is not what it should be, put the template back (or give it another one): the revision is taken back to its barrier, and what it has executed is executed anew.";
     MEMBER_JOINING = "MemberJoining" on [READY, PROGRESSING, RECONCILING]:
         "A member that `replicas` or `placement` ask for starts, and comes into the group: without a vote, until it has caught up." =>
         "Wait. If it does not move on, the member in the message does not start, or the leader does not reach it: its pod and its log tell why.";
@@ -123,6 +129,9 @@ reasons! {
     UNSUPPORTED = "Unsupported" on [READY, AVAILABLE, STALLED]:
         "The manifest asks for something that this version cannot do yet." =>
         "Change the field that the message names as it says, or install a version that can. What runs goes on as it was.";
+    REVISION_NEEDS_SNAPSHOT = "RevisionNeedsSnapshot" on [READY, STALLED]:
+        "The template has another revision of the app. That begins with the state that the last one has come to, and the service has no way to save it. What runs goes on as it was." =>
+        "Give the service one (`spec.state.snapshot`): see state.md; the revision begins by itself then. Or put the template back.";
     CLAIM_CHANGE_UNSUPPORTED = "ClaimChangeUnsupported" on [READY, PROGRESSING]:
         "The manifest asks for other volume claims than the members have. This version does not change claims that exist; nothing is done about it." =>
         "Put back what the manifest said about the claims that the message names, or make a new service.";
@@ -173,6 +182,9 @@ reasons! {
     MEMBER_QUARANTINED = "MemberQuarantined" on [READY, DEGRADED]:
         "A copy answered differently from the others and was taken out." =>
         "It is rebuilt by itself. If it happens again, the app is not deterministic for the named request: see the guide on which programs fit.";
+    REVISION_GONE = "RevisionGone" on [READY, DEGRADED]:
+        "A member was away for so many revisions of the app that what it must execute first is of one that is not kept any more, and no other member has a state that it could begin with." =>
+        "Wait for the next snapshot of another member. If that does not help, let it begin anew: delete its claims and its pod, see updates.md.";
     POD_NOT_STARTING = "PodNotStarting" on [READY, DEGRADED]:
         "A pod waits for something: an image, a Secret, a volume, a node with room." =>
         "The message has the words of kubelet or scheduler.";

@@ -27,6 +27,8 @@ use fact::Fact;
 
 /// What is asked for. A leader gives no more.
 const LEASE: Duration = Duration::from_secs(60);
+/// Long enough to know that it can be had.
+const GLIMPSE: Duration = Duration::from_secs(1);
 /// It is renewed when no more than this is left: not at every look, since each is noted.
 const RENEWAL: SignedDuration = SignedDuration::from_secs(40);
 /// What must be left of it when a pod is taken away: handing over takes up to fifteen seconds.
@@ -81,7 +83,11 @@ pub(super) async fn look(
     };
     let well = report.members.iter().all(|it| it.seen().is_well());
     let drained = !emptied.is_empty();
-    let (now, may) = match wish(drained || wanted, before.is_some(), well) {
+    // One whose turn to be replaced has not come is not one that was taken away.
+    let revision = valid.group.spec.revision;
+    let mut seen = report.members.iter().map(Observed::seen);
+    let back = seen.all(|it| it.is_well() || it.is_to_be_revised(revision));
+    let (now, may) = match wish(drained || wanted, before.is_some(), back) {
         Wish::Nothing => (None, Err("nobody wants a member away".to_owned())),
         Wish::Release => {
             let left = give_back(valid, report, asker, before).await;
@@ -157,10 +163,10 @@ async fn give_back(
     left
 }
 
-/// `wanted`: a member is to go; `held`: the token is ours, as far as is known here; `well`: every
-/// member here is.
-fn wish(wanted: bool, held: bool, well: bool) -> Wish {
-    match (wanted, held, well) {
+/// `wanted`: a member is to go; `held`: the token is ours, as far as is known here; `back`: nobody whom
+/// we have taken away is still missing.
+fn wish(wanted: bool, held: bool, back: bool) -> Wish {
+    match (wanted, held, back) {
         (true, _, _) | (_, true, false) => Wish::Hold,
         (false, true, true) => Wish::Release,
         (false, false, _) => Wish::Nothing,
@@ -242,6 +248,20 @@ enum Said {
     Nothing(String),
 }
 
+/// Whether pods could be replaced now, one by one: what follows from a new revision of the app must not
+/// have to wait. The token is taken for a moment only.
+pub(super) async fn could(valid: &Valid<'_>, report: &Report, asker: &Asker) -> Result<(), String> {
+    let now = Timestamp::now();
+    let held = Fact::read(&report.facts).is_some_and(|it| it.holds(now));
+    if valid.alone() || held {
+        return Ok(());
+    }
+    match ask(valid, report, asker, GLIMPSE, now).await {
+        Said::Ours(_) => Ok(()),
+        Said::Theirs(why) | Said::Nothing(why) => Err(why),
+    }
+}
+
 /// Until when the token is ours, or why it is not.
 async fn hold(
     valid: &Valid<'_>,
@@ -253,7 +273,7 @@ async fn hold(
     if let Some(fact) = before.filter(|it| it.until.duration_since(now) > RENEWAL) {
         return Ok(fact.until);
     }
-    kept(before, ask(valid, report, asker, now).await, now)
+    kept(before, ask(valid, report, asker, LEASE, now).await, now)
 }
 
 /// A leader that knows nothing of an earlier one's grant gives the token to nobody for longer than
@@ -267,15 +287,21 @@ fn kept(before: Option<Fact>, said: Said, now: Timestamp) -> Result<Timestamp, S
 }
 
 /// `now` is from before it is asked: a lease counts from then.
-async fn ask(valid: &Valid<'_>, report: &Report, asker: &Asker, now: Timestamp) -> Said {
+async fn ask(
+    valid: &Valid<'_>,
+    report: &Report,
+    asker: &Asker,
+    lease: Duration,
+    now: Timestamp,
+) -> Said {
     let Some((leader, place, epoch)) = leader(valid, report) else {
         return Said::Nothing("no member here follows a leader".to_owned());
     };
     let holder = holder(valid);
-    let asked = asker.acquire_disruption(&leader, place, epoch, LEASE, &holder);
+    let asked = asker.acquire_disruption(&leader, place, epoch, lease, &holder);
     match asked.await {
         Ok(answer) if answer.granted_ms > 0 => {
-            let granted = Duration::from_millis(answer.granted_ms).min(LEASE);
+            let granted = Duration::from_millis(answer.granted_ms).min(lease);
             // Whole seconds, rounded down.
             let until = now.as_second() + granted.as_secs().cast_signed();
             Said::Ours(Timestamp::from_second(until).unwrap_or(now))

@@ -21,7 +21,7 @@ use synod_proto::v1::{
     AcquireDisruptionRequest, AcquireDisruptionResponse, ChangeMembersRequest, KeptSnapshot,
     KeptSnapshotsRequest, MembersRequest, MembersResponse, Policy, PrepareShutdownRequest,
     ProposePolicyRequest, ProposePolicyResponse, RaiseProtocolRequest, ReleaseDisruptionRequest,
-    StatusRequest, StatusResponse, TakeSnapshotRequest,
+    ReviseRequest, StatusRequest, StatusResponse, TakeSnapshotRequest,
 };
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -273,6 +273,22 @@ impl Asker {
             let answer = client.change_members(change).await;
             let answer = answer.map_err(|status| refused(leader, &status))?;
             Ok(answer.into_inner().epoch)
+        };
+        within(LONG, leader, address, ask).await
+    }
+
+    /// The leader has another revision of the app agreed on; goes out: its number.
+    pub(crate) async fn revise(
+        &self,
+        leader: &str,
+        address: SocketAddr,
+        request: ReviseRequest,
+    ) -> Result<u64, AskError> {
+        let ask = async {
+            let mut client = self.client(leader, address).await?;
+            let answer = client.revise(request).await;
+            let answer = answer.map_err(|status| refused(leader, &status))?;
+            Ok(answer.into_inner().revision)
         };
         within(LONG, leader, address, ask).await
     }

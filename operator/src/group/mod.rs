@@ -24,6 +24,7 @@ mod pods;
 mod policy;
 mod reconcile;
 mod requests;
+mod revise;
 mod roll;
 mod source;
 mod status;

@@ -37,19 +37,20 @@ pub(crate) struct Observed {
 }
 
 /// Asks all members side by side. `runs` says whether a pod runs what users ask for now, and whether
-/// it runs the template as it is now to the letter.
+/// it runs the template as it is now to the letter; with the pod it is told which revision of the app is
+/// due there, if the member said.
 pub(crate) async fn observe(
     valid: &Valid<'_>,
     live: &Live,
     asker: Option<&Asker>,
-    runs: impl Fn(&PodView) -> (bool, bool),
+    runs: impl Fn(&PodView, Option<u64>) -> (bool, bool),
 ) -> Vec<Observed> {
     let spec = &valid.group.spec;
     let port = spec.sidecar.ports.peer;
     let saved = spec.state.snapshot.kind != SnapshotType::None;
+    let runs = &runs;
     let asked = spec.members.iter().map(|member| {
         let pod = live.pod(&member.name).cloned();
-        let (updated, newest) = pod.as_ref().map_or((false, false), &runs);
         let endpoint = pod
             .as_ref()
             .map(|pod| endpoint(valid, live, pod))
@@ -69,6 +70,11 @@ pub(crate) async fn observe(
                 }
                 _ => None,
             };
+            let due = heard
+                .as_ref()
+                .and_then(|it| Some(it.as_ref().ok()?.revision_due));
+            let runs = pod.as_ref().map(|pod| runs(pod, due));
+            let (updated, newest) = runs.unwrap_or_default();
             Observed {
                 snapshot,
                 name: member.name.clone(),
@@ -144,6 +150,7 @@ impl Observed {
                 leaving: it.leaving,
                 updated: self.updated,
                 newest: self.newest,
+                revision: it.app_revision,
                 ran: it.ran,
                 ready: it.ready,
                 since: it.since,
@@ -156,6 +163,7 @@ impl Observed {
                 leader: it.leader.clone(),
                 app_silent: is_silent(it),
                 replace_pod: it.replace_pod,
+                due: it.revision_due,
             }),
         }
     }

@@ -25,6 +25,8 @@ pub(crate) struct Desired {
     pub(crate) formed: bool,
     /// The hub lets this cluster replace pods now.
     pub(crate) rollout: bool,
+    /// The revision of the app that pods are made of now.
+    pub(crate) revision: u64,
     /// Members in other clusters.
     pub(crate) elsewhere: Elsewhere,
 }
@@ -59,6 +61,8 @@ pub(crate) struct SeenPod {
     pub(crate) updated: bool,
     /// It runs the template as it is now to the letter, with the sidecar of this operator.
     pub(crate) newest: bool,
+    /// The revision that its app is of.
+    pub(crate) revision: u64,
     /// One of its containers ran at some time.
     pub(crate) ran: bool,
     pub(crate) ready: bool,
@@ -82,6 +86,8 @@ pub(crate) struct Heard {
     pub(crate) app_silent: bool,
     /// The app's volume is to be put back, which can be done in a new pod only.
     pub(crate) replace_pod: bool,
+    /// The revision of the app that is to be started there.
+    pub(crate) due: u64,
 }
 
 /// What to do next.
@@ -129,7 +135,7 @@ pub(crate) fn next(desired: &Desired, seen: &[Seen], now: Timestamp) -> Step {
         .filter(|it| it.is_outdated(desired, now))
         .collect();
     if outdated.is_empty() {
-        let step = roll_back(desired, seen).or_else(|| replace_stuck(desired, seen, now));
+        let step = renew(desired, seen).or_else(|| replace_stuck(desired, seen, now));
         return step.unwrap_or(Step::Done);
     }
     // Nobody has heard of these.
@@ -142,7 +148,7 @@ pub(crate) fn next(desired: &Desired, seen: &[Seen], now: Timestamp) -> Step {
     if let Some(away) = seen.iter().find(|it| it.is_away()) {
         return Step::Wait(format!("{} is being replaced", away.name));
     }
-    if let Some(step @ Step::Delete { .. }) = roll_back(desired, seen) {
+    if let Some(step @ (Step::Delete { .. } | Step::Transfer { .. })) = renew(desired, seen) {
         return step;
     }
     if !desired.rollout {
@@ -185,12 +191,65 @@ fn replace_stuck(desired: &Desired, seen: &[Seen], now: Timestamp) -> Option<Ste
         .then(|| stuck.delete("kubelet waits long before it starts it again", stuck.care()))
 }
 
-/// Kubelet starts an app again at once, upon whatever its volume holds. In a new pod the sidecar is
-/// first, puts the volume back, and only then lets the app start. Such a copy serves nobody, so all
-/// that a new pod takes away is a vote: the copies of others need not be well, and may need the same.
-fn roll_back(desired: &Desired, seen: &[Seen]) -> Option<Step> {
-    let mut late = seen.iter().filter(|it| it.needs_pod_for_rollback());
-    let next = late.next().filter(|_| desired.formed)?;
+/// Copies that can come to nothing more where they are. Kubelet starts an app again at once, upon
+/// whatever its volume holds: in a new pod the sidecar is first, puts the volume back, and only then lets
+/// the app start. And a copy that has come to the end of its revision of the app is followed by one of
+/// the next, which another pod is made of. Such a copy serves nobody, so all that a new pod takes away is
+/// a vote: the copies of others need not be well, and may need the same.
+fn renew(desired: &Desired, seen: &[Seen]) -> Option<Step> {
+    if !desired.formed {
+        return None;
+    }
+    let late = seen.iter().filter(|it| it.needs_pod_for_rollback());
+    roll_back(desired, seen, late).or_else(|| revise(desired, seen))
+}
+
+/// The leader last: each change of leader is one more wait for those who wait already. With several
+/// clusters its turn comes when the hub says so: the next leader lets nobody go for a while.
+fn revise(desired: &Desired, seen: &[Seen]) -> Option<Step> {
+    let needs = |it: &&Seen| it.needs_pod_of(desired.revision);
+    let mut late: Vec<_> = seen.iter().filter(needs).collect();
+    late.sort_by_key(|it| (it.leads(seen), it.votes()));
+    let next = *late.first()?;
+    if let Some(away) = seen.iter().find(|it| it.is_away()) {
+        return Some(Step::Wait(format!("{} is being replaced", away.name)));
+    }
+    let votes = Votes::count(desired, seen);
+    if next.votes() && !votes.can_spare_a_voter() {
+        let words =
+            "another revision of the app is to start, and a majority would not go on without";
+        return Some(Step::Wait(format!("{words} {} now", next.name)));
+    }
+    if next.leads(seen) {
+        if !desired.rollout {
+            return Some(Step::Wait("other clusters are first".to_owned()));
+        }
+        let others = seen.iter().filter(|it| it.name != next.name);
+        let best = others
+            .filter(|it| it.role == MemberRole::Voter && it.votes())
+            .max_by_key(|it| it.is_well());
+        if let Some(successor) = best {
+            return Some(Step::Transfer {
+                from: next.name.clone(),
+                to: successor.name.clone(),
+            });
+        }
+        if desired.elsewhere.voters > 0 {
+            return Some(Step::Transfer {
+                from: next.name.clone(),
+                to: String::new(),
+            });
+        }
+    }
+    Some(next.delete("it is to run another revision of the app", next.care()))
+}
+
+fn roll_back<'a>(
+    desired: &Desired,
+    seen: &[Seen],
+    mut late: impl Iterator<Item = &'a Seen>,
+) -> Option<Step> {
+    let next = late.next()?;
     if let Some(away) = seen.iter().find(|it| it.is_away()) {
         return Some(Step::Wait(format!("{} is being replaced", away.name)));
     }
@@ -378,10 +437,23 @@ impl Seen {
         })
     }
 
+    /// Its copy has come to the end of its revision of the app, and another pod is to follow.
+    pub(super) fn is_to_be_revised(&self, revision: u64) -> bool {
+        self.needs_pod_of(revision) && self.votes()
+    }
+
     /// What its volume holds is nobody's state, and the app may be started upon it at any time.
     fn needs_pod_for_rollback(&self) -> bool {
         self.heard.as_ref().is_some_and(|it| it.replace_pod)
             && self.pod.as_ref().is_some_and(|it| !it.leaving)
+    }
+
+    /// Its app is of another revision than the one that is to be started there, and of that one pods are
+    /// made now.
+    fn needs_pod_of(&self, revision: u64) -> bool {
+        let pod = self.pod.as_ref().filter(|it| !it.leaving);
+        let heard = self.heard.as_ref();
+        pod.is_some_and(|it| it.revision != revision) && heard.is_some_and(|it| it.due == revision)
     }
 
     fn care(&self) -> Care {

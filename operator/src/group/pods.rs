@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 
 use super::names;
-use crate::inject::names::CONTAINER;
+use crate::inject::names::{CONTAINER, revision_of};
 
 /// One pod.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,6 +18,8 @@ pub(crate) struct PodView {
     pub(crate) labels: BTreeMap<String, String>,
     /// Image of its sidecar; `None`: it has none.
     pub(crate) sidecar: Option<String>,
+    /// The revision that its app is of, as its sidecar reads it.
+    pub(crate) app_revision: u64,
     pub(crate) uid: String,
     /// Its node; empty before it has one.
     pub(crate) node: String,
@@ -82,6 +84,7 @@ impl PodView {
             member: metadata.name.clone().unwrap_or_default(),
             labels: metadata.labels.clone().unwrap_or_default(),
             sidecar: sidecar(pod),
+            app_revision: app_revision(pod).unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
             node: pod
                 .spec
@@ -111,6 +114,13 @@ fn sidecar(pod: &Pod) -> Option<String> {
     let ours = init.iter().find(|it| it.name == CONTAINER)?;
     let native = ours.restart_policy.as_deref() == Some("Always");
     native.then(|| ours.image.clone().unwrap_or_default())
+}
+
+fn app_revision(pod: &Pod) -> Option<u64> {
+    let init = pod.spec.as_ref()?.init_containers.as_ref()?;
+    let ours = init.iter().find(|it| it.name == CONTAINER)?;
+    let words = ours.command.iter().chain(&ours.args).flatten();
+    words.into_iter().find_map(|it| revision_of(it))
 }
 
 fn ran(status: &ContainerStatus) -> bool {

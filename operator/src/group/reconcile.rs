@@ -21,6 +21,7 @@ use super::names;
 use super::observe::{formed, observe};
 use super::plan::Step;
 use super::pods::PodView;
+use super::revise;
 use super::roll::disruptions;
 use super::status::{Report, status, unread};
 use super::validate::{Stall, Valid, validate};
@@ -79,6 +80,8 @@ pub(super) struct Done {
     pub(super) raised: Option<u32>,
     /// The epoch of the members, if they were changed.
     pub(super) changed: Option<u64>,
+    /// The revision of the app that is in force from now on, if another was asked for.
+    pub(super) revised: Option<u64>,
     /// What failed, though the status was written.
     pub(super) failure: Option<String>,
 }
@@ -98,7 +101,8 @@ pub(super) async fn reconcile(
             .unwrap_or_default(),
         ..Report::default()
     };
-    match validate(group, &process.flags.cluster) {
+    let effective = revise::effective(group);
+    match validate(&effective, &process.flags.cluster) {
         Err(stall) => report.stall = Some(stall),
         Ok(valid) => {
             let live = match dereference(&process.client, &valid).await {
@@ -153,6 +157,7 @@ pub(super) async fn reconcile(
         step: report.step,
         raised: report.raised,
         changed: report.changed,
+        revised: report.revised,
         failure: report.failure,
     })
 }
@@ -209,8 +214,11 @@ impl Work<'_> {
         if !there {
             return;
         }
-        let runs = |pod: &PodView| match self.live.set() {
+        let runs = |pod: &PodView, due| match self.live.set() {
             Some(set) => self.runs_adopted(pod, set, token.as_deref()),
+            None if pod.app_revision != self.valid.group.spec.revision => {
+                self.runs_another(pod, due, token.as_deref())
+            }
             None => self.runs(pod, workload.as_ref()),
         };
         report.members = observe(self.valid, self.live, asker.as_ref(), runs).await;
@@ -218,6 +226,7 @@ impl Work<'_> {
         if let Some(asker) = &asker {
             Box::pin(self.membership(report, asker)).await;
         }
+        self.revisions(report);
         if !children_stand {
             return;
         }
@@ -229,6 +238,7 @@ impl Work<'_> {
             Box::pin(self.raise(report, asker)).await;
             Box::pin(self.snapshot(report, asker)).await;
             Box::pin(self.change(report, asker)).await;
+            Box::pin(self.revise(report, asker)).await;
             Box::pin(self.roll(report, asker)).await;
         }
     }
@@ -480,6 +490,24 @@ impl Work<'_> {
         let newest = !revision.is_empty() && pod.revision == revision && self.is_observed();
         let same = workload.is_some_and(|it| it.template == pod.template);
         (newest || (same && self.waits()), newest)
+    }
+
+    /// As [`Self::runs`], of a pod with another revision of the app than those that are made now. It is
+    /// what it should be unless the one that is made now is due there.
+    fn runs_another(&self, pod: &PodView, due: Option<u64>, token: Option<&str>) -> (bool, bool) {
+        let group = revise::with(self.valid.group, pod.app_revision);
+        let template = group.and_then(|group| {
+            let valid = validate(&group, &self.process.flags.cluster).ok()?;
+            let mut input = self.input(token?, None);
+            input.valid = &valid;
+            Some(build::workload(&input).ok()?.template)
+        });
+        let same = template.is_some_and(|it| it == pod.template);
+        let now = self.valid.group.spec.revision;
+        (
+            same && due != Some(now),
+            same && due == Some(pod.app_revision),
+        )
     }
 
     /// Whether a pod that has all but the newest sidecar is left alone for now.

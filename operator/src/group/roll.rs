@@ -55,6 +55,7 @@ impl Work<'_> {
         Desired {
             formed: spec.genesis.is_some(),
             rollout: spec.rollout,
+            revision: spec.revision,
             elsewhere,
         }
     }

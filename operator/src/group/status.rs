@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use synod_api::{
     GroupMemberStatus, MemberRole, MemberState, Membership, ReplicaGroup, ReplicaGroupStatus,
-    SnapshotAnswer, SnapshotStatus, SnapshotType, Standing,
+    RevisionState, SnapshotAnswer, SnapshotStatus, SnapshotType, Standing,
 };
 use synod_proto::v1::KeptSnapshot;
 
@@ -15,6 +15,7 @@ use super::names;
 use super::observe::{Observed, is_silent};
 use super::plan::Step;
 use super::pods::PodView;
+use super::revise::GONE_FACT;
 use super::validate::Stall;
 use crate::conditions::{self, Conditions, Kind, Reason, Status, shorten};
 
@@ -59,6 +60,10 @@ pub(crate) struct Report {
     pub(crate) membership: Option<Membership>,
     /// The epoch of the members, if they were changed.
     pub(crate) changed: Option<u64>,
+    /// How far the app's revisions are, if the group is led from here.
+    pub(crate) revision: Option<RevisionState>,
+    /// The revision of the app that is in force from now on, if another was asked for.
+    pub(crate) revised: Option<u64>,
     /// What came of a snapshot that was asked for.
     pub(crate) snapshot: Option<SnapshotAnswer>,
     /// Further facts.
@@ -104,6 +109,7 @@ pub(crate) fn status(group: &ReplicaGroup, report: &Report, now: Timestamp) -> R
             .filter(|_| group.spec.snapshot.is_some()),
         begun: begun(group, report),
         membership: report.membership.clone(),
+        revision: report.revision.clone(),
         // What nobody could be asked about is as it was.
         findings: if report.members.is_empty() {
             before.findings
@@ -171,6 +177,8 @@ fn member(observed: &Observed, before: &ReplicaGroupStatus, saved: bool) -> Grou
             log_mebibytes: before.map_or(0, |it| it.log_mebibytes),
             snapshot: newest,
             updated: observed.updated,
+            revision: before.map_or(0, |it| it.revision),
+            running: None,
             problem: problem.unwrap_or_default(),
         };
     };
@@ -201,6 +209,8 @@ fn member(observed: &Observed, before: &ReplicaGroupStatus, saved: bool) -> Grou
         log_mebibytes: (said.log_bytes >> 20).next_multiple_of(LOG_STEP),
         snapshot: newest,
         updated: observed.updated,
+        revision: said.revision,
+        running: said.revision_running,
         problem: problem.unwrap_or_default(),
     }
 }
@@ -422,6 +432,15 @@ fn bad(
                 "{without_app}: the app does not answer on port {}: look at its log, and whether \
                  that is where it listens",
                 group.spec.app.port
+            ),
+        });
+    }
+    if let Some(number) = report.facts.get(GONE_FACT) {
+        return Some(Matter {
+            reason: &conditions::REVISION_GONE,
+            message: format!(
+                "a member must first execute what revision {number} of the app is to execute, and \
+                 nobody knows any more what that is"
             ),
         });
     }

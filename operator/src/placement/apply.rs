@@ -12,13 +12,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
-use synod_api::{GroupMember, ReplicaGroup, ReplicaGroupSpec, ReplicatedService, WorkloadRef};
+use synod_api::{
+    GroupMember, GroupRevision, ReplicaGroup, ReplicaGroupSpec, ReplicatedService, WorkloadRef,
+};
 
 use super::error::PlacementError;
 use super::groups::{Groups, Key};
 use super::plan::{Plan, Record};
 use super::view::{self, View};
-use super::{MANAGER, authority, genesis};
+use super::{MANAGER, authority, genesis, revisions};
 use crate::registry::{Cluster, Clusters, Entry};
 use crate::run::Context;
 
@@ -58,6 +60,49 @@ impl Own<'_> {
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
             Err(error) => Err(PlacementError::write(format!("ConfigMap {name}"))(error)),
         }
+    }
+
+    /// Writes what the numbers of the app's revisions stand for, over what was read. The caller reads it
+    /// again before it goes on.
+    pub(crate) async fn revisions(
+        &self,
+        list: &[GroupRevision],
+        before: &revisions::Record,
+    ) -> Result<(), PlacementError> {
+        let name = revisions::record_name(&self.key.1);
+        let api: Api<ConfigMap> = Api::namespaced(self.context.client.clone(), &self.key.0);
+        let data = revisions::text(list);
+        let result = if let Some(version) = &before.version {
+            let gone = before.keys.iter().filter(|it| !data.contains_key(*it));
+            let gone = gone.map(|it| (it.clone(), serde_json::Value::Null));
+            let mut changed: serde_json::Map<_, _> = gone.collect();
+            changed.extend(data.into_iter().map(|(key, text)| (key, json!(text))));
+            let patch = Patch::Merge(json!({
+                "metadata": {"resourceVersion": version},
+                "data": changed,
+            }));
+            let params = PatchParams {
+                field_manager: Some(MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            api.patch(&name, &params, &patch).await
+        } else {
+            let map = ConfigMap {
+                metadata: self.metadata(&name),
+                data: Some(data),
+                ..ConfigMap::default()
+            };
+            api.create(&post(), &map).await
+        };
+        let newest = list.last().map(|it| it.number);
+        tracing::info!(
+            service = self.key.1,
+            revision = newest,
+            "what the app's revisions are is recorded"
+        );
+        result
+            .map(drop)
+            .map_err(PlacementError::write(format!("ConfigMap {name}")))
     }
 
     /// Writes the authority's Secret. With the version that was read: of two that write a new root

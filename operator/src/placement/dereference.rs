@@ -18,6 +18,7 @@ use super::error::PlacementError;
 use super::genesis::{self, GENESIS_KEY, MEMBERS_KEY};
 use super::groups::{Groups, Key, Seen};
 use super::members;
+use super::revisions;
 use super::roster::{Formed, Roster};
 use super::view::{Access, View};
 use crate::inject;
@@ -39,6 +40,8 @@ pub(crate) struct Found {
     pub(crate) formed: Formed,
     /// The record is lost, though groups have its text.
     pub(crate) record_lost: bool,
+    /// What the numbers of the app's revisions stand for.
+    pub(crate) revisions: revisions::Record,
     /// The authority's Secret: its content and its version.
     pub(crate) authority: Option<(BTreeMap<String, String>, Secret)>,
 }
@@ -90,6 +93,7 @@ pub(crate) async fn dereference(
         workload: None,
         kept_template: false,
         authority: authority_secret(context, key, uid).await?,
+        revisions: revisions(context, key, uid).await?,
         views,
         formed,
         record_lost,
@@ -268,6 +272,29 @@ async fn record(context: &Context, key: &Key, uid: &str) -> Result<Option<Formed
         .or_else(|| text(MEMBERS_KEY).map(Formed::Earlier))
         // Whatever it says, it is there: nothing is formed a second time.
         .or(Some(Formed::Earlier(String::new()))))
+}
+
+async fn revisions(
+    context: &Context,
+    key: &Key,
+    uid: &str,
+) -> Result<revisions::Record, PlacementError> {
+    let name = revisions::record_name(&key.1);
+    let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &key.0);
+    let what = format!("ConfigMap {name}");
+    let found = api.get_opt(&name).await;
+    let Some(map) = found.map_err(PlacementError::read(&what))? else {
+        return Ok(revisions::Record::default());
+    };
+    if !is_ours(&map, uid) {
+        return Err(PlacementError::NotOurs { what });
+    }
+    let data = map.data.clone().unwrap_or_default();
+    Ok(revisions::Record {
+        list: revisions::read(&data),
+        version: map.resource_version(),
+        keys: data.into_keys().collect(),
+    })
 }
 
 async fn authority_secret(

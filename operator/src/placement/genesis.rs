@@ -241,6 +241,8 @@ mod tests {
             log_mebibytes: 0,
             snapshot: None,
             updated: true,
+            revision: 0,
+            running: None,
             problem: String::new(),
         }
     }

@@ -19,6 +19,7 @@ mod members;
 mod membership;
 mod plan;
 mod reconcile;
+mod revisions;
 mod rollout;
 mod roster;
 mod snapshots;

@@ -151,6 +151,8 @@ pub(crate) fn plan(valid: &Valid, views: &[View], issued: &Issued, trust_domain:
     let peers = peers(roster, views);
     let granted = grant(roster, views);
     let protocol = protocol(roster, views);
+    let current = valid.current();
+    let others = valid.revisions.others();
     let mut plan = Plan::default();
     for cluster in &clusters {
         let members = roster.members.iter();
@@ -162,8 +164,10 @@ pub(crate) fn plan(valid: &Valid, views: &[View], issued: &Issued, trust_domain:
             region: own.first().map(|it| it.region.clone()).unwrap_or_default(),
             trust_domain: trust_domain.to_owned(),
             members: own.iter().map(|it| it.member.clone()).collect(),
-            template: spec.template.clone().unwrap_or_default(),
-            app: valid.app.clone(),
+            template: current.template.clone(),
+            app: current.app.clone(),
+            revision: current.number,
+            revisions: others.clone(),
             log: spec.log.clone(),
             state: spec.state.clone(),
             volume_claim_retention_policy: spec.volume_claim_retention_policy,
@@ -187,6 +191,7 @@ pub(crate) fn plan(valid: &Valid, views: &[View], issued: &Issued, trust_domain:
             protocol,
             epoch: roster.epoch,
             change: course.change_in(cluster),
+            revise: valid.revisions.revise_in(cluster),
             join: course.join_in(cluster),
         };
         plan.groups.push(((*cluster).to_owned(), group));
@@ -220,6 +225,7 @@ pub(crate) fn upkeep(
             spec.rollout = granted.get(cluster).copied().unwrap_or(false);
             spec.paused = paused.unwrap_or(spec.paused);
             spec.change = None;
+            spec.revise = None;
             Some((cluster.to_owned(), spec))
         });
     Plan {

@@ -47,6 +47,8 @@ pub(in super::super) fn member(name: &str, life: u32) -> GroupMemberStatus {
         log_mebibytes: 0,
         snapshot: None,
         updated: true,
+        revision: 0,
+        running: None,
         problem: String::new(),
     }
 }

@@ -127,6 +127,7 @@ impl Look<'_> {
             spec: &service.spec,
             template: found.template.clone(),
             formed: found.formed.clone(),
+            revisions: found.revisions.list.as_deref(),
             local: &context.flags.cluster,
             views: &found.views,
         });
@@ -164,6 +165,12 @@ impl Look<'_> {
             Err(Wait::Members(waits)) => report.waits = Some(waits),
             Err(Wait::Stall(stall)) => report.stall = Some(stall),
         }
+        if let Some(list) = &valid.revisions.record {
+            own.revisions(list, &found.revisions).await?;
+            // Only what can be read back is handed out.
+            return Ok(Action::requeue(Duration::ZERO));
+        }
+        report.stall = report.stall.or_else(|| valid.revisions.stall.clone());
         let issued = self.issue(&own, &valid.roster, &found).await?;
         let trust_domain = &context.flags.trust_domain;
         let mut plan = plan::plan(&valid, &found.views, &issued, trust_domain);

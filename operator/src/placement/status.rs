@@ -399,7 +399,7 @@ fn progress(report: &Report<'_>, roster: &Roster, members: &Tally<'_>) -> Option
     if roster.formed == Formed::No || members.epoch().is_none() {
         return Some(not_formed(report, roster));
     }
-    if let Some(it) = members_change(report) {
+    if let Some(it) = members_change(report).or_else(|| another_revision(report)) {
         return Some(it);
     }
     for view in report.views.iter().filter(|it| it.is_open()) {
@@ -442,6 +442,12 @@ fn members_change(report: &Report<'_>) -> Option<Matter> {
     let mut groups = report.views.iter().filter_map(|it| it.own(report.uid));
     let refused = groups.find_map(|it| it.status.as_ref()?.facts.get(CHANGE_FACT));
     let words = refused.map_or_else(|| words.clone(), |why| format!("{words}; {why}"));
+    Some(matter(reason, words))
+}
+
+/// The step by which another revision of the app takes over.
+fn another_revision(report: &Report<'_>) -> Option<Matter> {
+    let (reason, words) = report.valid?.revisions.under_way.as_ref()?;
     Some(matter(reason, words))
 }
 

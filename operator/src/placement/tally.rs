@@ -155,7 +155,7 @@ impl<'a> Tally<'a> {
                 state
             },
             incarnation: status.map_or_else(String::new, |it| it.incarnation.clone()),
-            revision: 0,
+            revision: status.and_then(|it| it.running),
             snapshot: status.and_then(|it| it.snapshot.clone()),
         }
     }

@@ -40,8 +40,8 @@ pub(crate) fn unsupported(
              remove it",
         ),
         (
-            update.strategy != UpdateStrategy::Rolling,
-            "spec.update.strategy: Switch comes with a later version: use Rolling",
+            update.strategy != UpdateStrategy::Switch,
+            "spec.update.strategy: Rolling comes with a later version: use Switch",
         ),
         (
             service.export,
@@ -84,14 +84,14 @@ mod tests {
                 "divergence: {ignoreJSONPointers: [/a]}",
                 "spec.divergence.ignoreJSONPointers",
             ),
-            ("update: {strategy: Switch}", "spec.update.strategy"),
+            ("update: {strategy: Rolling}", "spec.update.strategy"),
             ("service: {export: true}", "spec.service.export"),
         ] {
             let words = found(yaml);
             assert_eq!(words.len(), 1, "{yaml}: {words:?}");
             assert!(words[0].starts_with(&format!("{path}: ")), "{}", words[0]);
         }
-        let two = found("service: {export: true}\nupdate: {strategy: Switch}");
+        let two = found("service: {export: true}\nupdate: {strategy: Rolling}");
         assert_eq!(two.len(), 2, "both are told: {two:?}");
     }
 
@@ -100,6 +100,7 @@ mod tests {
         for yaml in [
             "replicas: 3",
             "bootstrap: {type: Existing}",
+            "update: {strategy: Switch}",
             "poison: {skip: Never}",
             "poison: {skip: WhenReachableFailed}",
             "divergence: {action: Alert, ignoreHeaders: [X-A]}",

@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use synod_api::{GroupApp, Overrides, Placement, RawObject, ReplicatedServiceSpec, Risk};
+use synod_api::{
+    GroupApp, GroupRevision, Overrides, Placement, RawObject, ReplicatedServiceSpec, Risk,
+};
 
 use super::founding;
 use super::members::{self, Member};
 use super::membership::{self, Course};
+use super::revisions;
 use super::roster::{Formed, Roster};
 use super::unsupported::unsupported;
 use super::view::{self, Access, View};
@@ -25,6 +28,8 @@ pub(crate) struct Input<'a> {
     pub(crate) template: Option<RawObject>,
     /// Whether it was formed.
     pub(crate) formed: Formed,
+    /// What the numbers of its app's revisions stand for; `None`: there is no record.
+    pub(crate) revisions: Option<&'a [GroupRevision]>,
     /// Name of the operator's own cluster.
     pub(crate) local: &'a str,
     /// The clusters.
@@ -44,6 +49,8 @@ pub(crate) struct Valid {
     pub(crate) overrides: BTreeMap<String, Overrides>,
     /// What is done about its members.
     pub(crate) course: Course,
+    /// What is done about the revisions of its app.
+    pub(crate) revisions: revisions::Course,
 }
 
 /// Why nothing is done, until somebody changes something.
@@ -63,6 +70,7 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
         spec,
         template,
         formed,
+        revisions: record,
         local,
         views,
     } = input;
@@ -104,6 +112,7 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
         .iter()
         .map(|it| (it.cluster.clone(), it.region.clone()))
         .collect();
+    let held = revisions::is_under_way(views, uid);
     let mut wanted = members::desired(name, &placement, &regions);
     let (roster, course) = if formed == Formed::No {
         known(&placement, views)?;
@@ -138,10 +147,23 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
             known(placement.iter().filter(new), views)?;
             majority(&spec, &wanted)?;
         }
-        let course = membership::course(&mut roster, &wanted, views);
+        let course = if held {
+            revisions::holds(!members::same(&roster.members, &wanted))
+        } else {
+            membership::course(&mut roster, &wanted, views)
+        };
         (roster, course)
     };
     let app = GroupApp::of(&spec).expect("validation found the container");
+    let revisions = revisions::course(&revisions::Input {
+        roster: &roster,
+        template: spec.template.as_ref().expect("it was put there"),
+        app: &app,
+        snapshot: spec.state.snapshot.kind,
+        record,
+        members_change: !held && (course.change.is_some() || course.under_way.is_some()),
+        views,
+    });
     // Where members only wait for their leave, nothing else changes.
     let left = views.iter().filter(|view| {
         let mut placed = placement.iter();
@@ -158,7 +180,22 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
         app,
         overrides,
         course,
+        revisions,
     })
+}
+
+// === impl Valid ===
+
+impl Valid {
+    /// What pods are made of now.
+    pub(crate) fn current(&self) -> GroupRevision {
+        let first = || GroupRevision {
+            number: 0,
+            template: self.spec.template.clone().unwrap_or_default(),
+            app: self.app.clone(),
+        };
+        self.revisions.current.clone().unwrap_or_else(first)
+    }
 }
 
 fn stall(reason: &'static Reason, message: String) -> Stall {
@@ -272,12 +309,22 @@ pub(super) mod tests {
         formed: Formed,
         views: &[View],
     ) -> Result<Valid, Stall> {
+        judge_with(spec, formed, None, views)
+    }
+
+    pub(in super::super) fn judge_with(
+        spec: &ReplicatedServiceSpec,
+        formed: Formed,
+        revisions: Option<&[GroupRevision]>,
+        views: &[View],
+    ) -> Result<Valid, Stall> {
         validate(Input {
             name: "notes",
             uid: "uid-1",
             spec,
             template: spec.template.clone(),
             formed,
+            revisions,
             local: "local",
             views,
         })
@@ -327,7 +374,7 @@ pub(super) mod tests {
                 "witnesses",
             ),
             (
-                "update: {strategy: Switch}\nstate: {maxReplay: 1m}",
+                "update: {strategy: Rolling}\nstate: {maxReplay: 1m}",
                 three(),
                 "Unsupported",
                 "spec.state.maxReplay",
@@ -365,6 +412,7 @@ pub(super) mod tests {
             spec: &spec,
             template,
             formed: Formed::No,
+            revisions: None,
             local: "local",
             views: &[open("local", "")],
         })

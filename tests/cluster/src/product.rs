@@ -24,7 +24,8 @@ const CHART: &str = "charts/synod";
 pub const NOTES: &str = "registry.example/notes:1.4";
 /// The app whose answers say enough to check histories.
 pub const REGISTERS: &str = "synod.test/registers:1";
-/// The same program under another name: what a new version of the app is to Kubernetes.
+/// The same program under another name, which answers `POST /which` differently: a new version of the
+/// app.
 pub const REGISTERS_NEXT: &str = "synod.test/registers:2";
 const OPERATOR: &str = "synod.test/operator";
 const SIDECAR: &str = "synod.test/sidecar";
@@ -98,7 +99,7 @@ impl Product {
             make(&sidecar_name, &sidecar, &[])?,
             make(NOTES, &synod, &["example-app"])?,
             make(REGISTERS, &registers, &[])?,
-            make(REGISTERS_NEXT, &registers, &[])?,
+            make(REGISTERS_NEXT, &registers, &["--revision", "1"])?,
         ];
         Ok(Self { archives })
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
-use synod_api::{AppProtocol, BootstrapType};
+use synod_api::{AppProtocol, BootstrapType, GroupApp};
 
 use super::{Child, Kind, state};
 use crate::group::names;
@@ -14,10 +14,24 @@ use crate::inject::names as pod;
 /// How a member with an empty log gets into the group: it comes to exist when there is one.
 const JOIN_FILE: &str = "join.json";
 
-/// One file for all members: what differs between them comes by the environment and `{member}`.
+/// One file for all members whose app is of one revision: what differs between them comes by the
+/// environment and `{member}`.
 pub(crate) fn config_map(valid: &Valid<'_>) -> Child {
-    let config = serde_yaml::to_string(&config(valid)).expect("JSON is YAML");
-    let mut data = json!({"config.yaml": config, "peers.json": peers(valid)});
+    let mut data = json!({});
+    let spec = &valid.group.spec;
+    // The first one's also stands for those that are not known any more.
+    let others = spec.revisions.iter().map(|it| (it.number, &it.app));
+    for (number, app) in [(0, &spec.app), (spec.revision, &spec.app)]
+        .into_iter()
+        .chain(others)
+    {
+        let config = serde_yaml::to_string(&config(valid, number, app)).expect("JSON is YAML");
+        data[pod::config_file(number)] = json!(config);
+        if number > 0 {
+            data[pod::revision_file(number)] = json!(number.to_string());
+        }
+    }
+    data["peers.json"] = json!(peers(valid));
     if let Some(join) = &valid.group.spec.join {
         data[JOIN_FILE] = json!(join);
     }
@@ -86,7 +100,7 @@ pub(crate) fn peers(valid: &Valid<'_>) -> String {
     serde_json::to_string_pretty(&json!({"members": members})).expect("strings are JSON")
 }
 
-fn config(valid: &Valid<'_>) -> Value {
+fn config(valid: &Valid<'_>, revision: u64, app: &GroupApp) -> Value {
     let spec = &valid.group.spec;
     let ports = spec.sidecar.ports;
     let listen = |port: u16| format!("0.0.0.0:{port}");
@@ -112,8 +126,8 @@ fn config(valid: &Valid<'_>) -> Value {
             "admin": listen(ports.admin),
         },
         "app": {
-            "address": format!("127.0.0.1:{}", spec.app.port),
-            "protocol": match spec.app.protocol {
+            "address": format!("127.0.0.1:{}", app.port),
+            "protocol": match app.protocol {
                 AppProtocol::H2c => "H2C",
                 AppProtocol::Http1 => "HTTP1",
             },
@@ -121,6 +135,10 @@ fn config(valid: &Valid<'_>) -> Value {
         "log": {"maxBytes": spec.log.max_size.bytes()},
         "leader": {"preferredRegions": spec.leader.preferred_regions},
     });
+    if revision > 0 {
+        let file = pod::revision_file(revision);
+        config["app"]["revision"] = json!(format!("{}/{file}", pod::CONFIG_PATH));
+    }
     // Sidecars of before members changed do not know it, and none is asked for before all do.
     if spec.epoch > 0 {
         config["join"] = json!(format!("{}/{JOIN_FILE}", pod::CONFIG_PATH));

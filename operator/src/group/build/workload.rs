@@ -76,7 +76,9 @@ pub(crate) fn made_from(bare: &Value, injection: &Injection, state: &State) -> S
         format!("{:?}", injection.state),
     ]);
     let source = injection.source.as_ref().map(|it| json!({"source": it}));
-    let more = [protocol.map(|it| json!(it)), state::section(state), source];
+    let revision = (injection.revision > 0).then(|| json!({"revision": injection.revision}));
+    let protocol = protocol.map(|it| json!(it));
+    let more = [protocol, state::section(state), source, revision];
     if let Some(parts) = parts.as_array_mut() {
         parts.extend(more.into_iter().flatten());
     }

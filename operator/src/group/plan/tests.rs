@@ -11,6 +11,7 @@ fn desired() -> Desired {
     Desired {
         formed: true,
         rollout: true,
+        revision: 0,
         elsewhere: Elsewhere::default(),
     }
 }
@@ -26,6 +27,7 @@ fn member(ordinal: usize) -> Seen {
             leaving: false,
             updated: false,
             newest: false,
+            revision: 0,
             ran: true,
             ready: true,
             since: Some(at(-100)),
@@ -38,6 +40,7 @@ fn member(ordinal: usize) -> Seen {
             leader: "notes-local-0".to_owned(),
             app_silent: false,
             replace_pod: false,
+            due: 0,
         }),
     }
 }
@@ -413,6 +416,7 @@ fn play(seen: &mut [Seen], step: &Step, random: &mut impl FnMut() -> u32) {
                     leaving: false,
                     updated: true,
                     newest: true,
+                    revision: 0,
                     ran: false,
                     ready: false,
                     since: Some(at(0)),
@@ -428,6 +432,7 @@ fn play(seen: &mut [Seen], step: &Step, random: &mut impl FnMut() -> u32) {
                     leader: leader.clone(),
                     app_silent: false,
                     replace_pod: false,
+                    due: 0,
                 });
             }
             (Some(there), Some(heard)) if !heard.ready => {
@@ -534,4 +539,122 @@ fn every_roll_ends_with_new_pods_and_never_takes_a_majority_away() {
             assert!(steps < 10_000, "seed {seed}: it never ends");
         }
     }
+}
+
+const REVISE: &str = "it is to run another revision of the app";
+
+/// All copies have come to the end of their revision, and the next one is due; the first member leads.
+fn switched(count: usize) -> (Desired, Vec<Seen>) {
+    let mut seen = members(count);
+    for it in &mut seen {
+        heard(it).due = 1;
+        heard(it).serving = false;
+        pod(it).newest = true;
+    }
+    let desired = Desired {
+        revision: 1,
+        ..desired()
+    };
+    (desired, seen)
+}
+
+/// Its pod is another one, whose app has only just been started.
+fn switch(seen: &mut Seen) {
+    renew(seen);
+    pod(seen).revision = 1;
+}
+
+#[test]
+fn copies_that_stand_at_the_end_of_their_revision_go_while_a_majority_votes_the_leader_last() {
+    let (desired, mut seen) = switched(3);
+    let votes = |ordinal| taken(ordinal, REVISE, Care::Votes);
+    assert_eq!(next(&desired, &seen, at(0)), votes(1));
+    let before = seen[1].clone();
+    seen[1].pod = None;
+    seen[1].heard = None;
+    assert!(
+        matches!(next(&desired, &seen, at(0)), Step::Wait(_)),
+        "it is away"
+    );
+    seen[1] = before;
+    switch(&mut seen[1]);
+    heard(&mut seen[1]).ready = false;
+    assert!(
+        matches!(next(&desired, &seen, at(0)), Step::Wait(_)),
+        "it does not vote yet"
+    );
+    // Its vote is enough: nobody is served before copies are there.
+    heard(&mut seen[1]).ready = true;
+    assert_eq!(next(&desired, &seen, at(0)), votes(2));
+    switch(&mut seen[2]);
+    heard(&mut seen[2]).serving = true;
+    let expected = Step::Transfer {
+        from: "notes-local-0".to_owned(),
+        to: "notes-local-2".to_owned(),
+    };
+    assert_eq!(next(&desired, &seen, at(0)), expected, "to one that serves");
+    for it in &mut seen {
+        heard(it).leader = "notes-local-2".to_owned();
+    }
+    assert_eq!(next(&desired, &seen, at(0)), votes(0));
+}
+
+#[test]
+fn a_pod_stays_until_the_revision_that_pods_are_made_of_is_due_there() {
+    let (desired, mut seen) = switched(3);
+    for it in &mut seen {
+        renew(it);
+        heard(it).serving = true;
+        heard(it).due = 0;
+    }
+    assert_eq!(
+        next(&desired, &seen, at(0)),
+        Step::Done,
+        "it has not come to its end"
+    );
+    // One that is new, and has no state to begin with yet.
+    switch(&mut seen[2]);
+    heard(&mut seen[2]).serving = false;
+    assert_eq!(next(&desired, &seen, at(0)), Step::Done);
+    let older = Desired {
+        revision: 0,
+        ..desired
+    };
+    pod(&mut seen[2]).updated = false;
+    let step = next(&older, &seen, at(0));
+    assert_eq!(
+        step,
+        taken(2, REVISE, Care::Votes),
+        "it must come through that one first"
+    );
+}
+
+#[test]
+fn the_leader_of_several_clusters_goes_when_the_hub_says_that_it_is_the_turn_of_its_own() {
+    let (mut desired, mut seen) = switched(2);
+    desired.elsewhere = Elsewhere::hoped(3);
+    desired.rollout = false;
+    let step = next(&desired, &seen, at(0));
+    assert_eq!(
+        step,
+        taken(1, REVISE, Care::Votes),
+        "followers need not wait for that"
+    );
+    switch(&mut seen[1]);
+    heard(&mut seen[1]).serving = true;
+    assert!(matches!(next(&desired, &seen, at(0)), Step::Wait(_)));
+    assert!(
+        seen[0].is_to_be_revised(1),
+        "nothing is kept for it meanwhile"
+    );
+    desired.rollout = true;
+    assert!(matches!(
+        next(&desired, &seen, at(0)),
+        Step::Transfer { .. }
+    ));
+    desired.elsewhere.voting = 1;
+    assert!(
+        matches!(next(&desired, &seen, at(0)), Step::Wait(_)),
+        "votes are away"
+    );
 }

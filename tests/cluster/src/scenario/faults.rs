@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
+use serde_json::json;
 use synod_system::process::Process;
 use synod_system::report::Report;
 use synod_system::workload::{Recorded, Workload};
@@ -12,7 +13,7 @@ use synod_system::workload::{Recorded, Workload};
 use super::registers::{self, NAME};
 use super::trace::Picture;
 use super::{Settings, finish};
-use crate::product::{Product, REGISTERS, REGISTERS_NEXT, end_operators};
+use crate::product::{Product, end_operators};
 use crate::service::{MemberPod, Service, member_pods, node_ports};
 use crate::watch::{Moment, Said, Watch};
 use crate::{Cluster, descendants};
@@ -318,20 +319,21 @@ impl Trial<'_> {
         let leader = self.pod(true).await?;
         let before = self.pods_now().await?;
         let from = self.begin();
-        self.image(REGISTERS_NEXT).await?;
+        self.annotate("second").await?;
         let order = self.rolled(&before).await?;
         report.say(format!("replaced in the order {order:?}"));
         report.expect(
             order.last() == Some(&leader.name),
             format!("{} led and was not last in {order:?}", leader.name),
         );
-        self.end("the image updated", from, ROLLING, report).await
+        self.end("the template's annotations updated", from, ROLLING, report)
+            .await
     }
 
     async fn operator(&mut self, report: &mut Report) -> Result<()> {
         let before = self.pods_now().await?;
         let from = self.begin();
-        self.image(REGISTERS).await?;
+        self.annotate("third").await?;
         let mut seen = before.clone();
         for _ in &before {
             seen = self.changed(&seen).await?;
@@ -411,12 +413,13 @@ impl Trial<'_> {
         Ok(())
     }
 
-    async fn image(&self, image: &str) -> Result<()> {
-        let path = "/spec/template/spec/containers/0/image";
-        let patch = format!(r#"[{{"op":"replace","path":"{path}","value":"{image}"}}]"#);
-        let name = format!("rsvc/{NAME}");
+    /// A change of the template that is none of the app.
+    async fn annotate(&self, word: &str) -> Result<()> {
+        let annotations = json!({"example.com/turn": word});
+        let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
+        let (name, patch) = (format!("rsvc/{NAME}"), patch.to_string());
         self.cluster()
-            .kubectl(["patch", &name, "--type=json", "--patch", &patch])
+            .kubectl(["patch", &name, "--type=merge", "--patch", &patch])
             .await?;
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::trace::Picture;
 use super::{Settings, finish};
 use crate::Cluster;
 use crate::images::TOOLS;
-use crate::product::{Product, REGISTERS, REGISTERS_NEXT};
+use crate::product::{Product, REGISTERS};
 use crate::service::{MemberPod, Service, member_pods};
 
 /// How long a thing may take that usually takes seconds.
@@ -280,12 +280,13 @@ async fn paused(service: &Service<'_>, pod: &MemberPod, report: &mut Report) -> 
         let arguments = ["patch", &name, "--type=json", "--patch", &patch];
         cluster.kubectl(arguments).await
     };
-    let image = "/spec/template/spec/containers/1/image";
     patch(json!([{"op": "add", "path": "/spec/paused", "value": true}])).await?;
     service
         .wait_until_said("Progressing", "Paused", PATIENCE)
         .await?;
-    patch(json!([{"op": "replace", "path": image, "value": REGISTERS_NEXT}])).await?;
+    let metadata = json!({"annotations": {"example.com/turn": "next"}});
+    let path = "/spec/template/metadata";
+    patch(json!([{"op": "add", "path": path, "value": metadata}])).await?;
     tokio::time::sleep(QUIET).await;
     report.expect(
         only(cluster).await?.uid == pod.uid,

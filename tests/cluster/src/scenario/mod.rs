@@ -12,7 +12,9 @@ mod injected;
 mod members;
 mod regions;
 mod registers;
+mod revisions;
 mod state;
+mod steps;
 mod trace;
 
 use std::future::Future;
@@ -115,5 +117,9 @@ pub const ALL: &[Scenario] = scenarios! {
     "members/scaled to five and back to three: they come and go one vote at a time", true => members::scaled,
     "members/a region is left for another and taken again", true => members::region_left,
     "members/a claim is lost: its member is replaced, the leader's too", true => members::claim_lost,
+    "revisions/the image is changed between two versions with different behaviour on one route", true => revisions::changed,
+    "half-steps/the operators are killed at each of scaling to five members and back", true => steps::scaled,
+    "half-steps/the operators are killed at each of replacing a claim", true => steps::claim_replaced,
+    "half-steps/the operators are killed at each of two changes of the image", true => steps::image_changed,
     "bad-input/what is wrong is said in words, and ends when it is put right", false => bad_input::what_is_said,
 };

@@ -133,7 +133,7 @@ pub(super) async fn end(
 }
 
 /// What a member says of itself.
-async fn status(pod: &MemberPod) -> Result<Value> {
+pub(super) async fn status(pod: &MemberPod) -> Result<Value> {
     let address = SocketAddr::new(pod.address.parse()?, ADMIN_PORT);
     let client = Client::new(address);
     let answer = client.send(request("GET", "/status", ""), MOMENT).await?;

@@ -1,0 +1,189 @@
+//! Of which revision pods are made, and what the leader is asked for.
+
+use synod_api::{GroupMemberStatus, MemberRole, MemberState, ReplicaGroupStatus};
+
+use super::super::pods::PodView;
+use super::*;
+
+fn group() -> ReplicaGroup {
+    let mut group: ReplicaGroup =
+        serde_yaml::from_str(include_str!("build/testdata/group.yaml")).expect("a group");
+    let spec = &mut group.spec;
+    spec.revision = 1;
+    for number in [0, 2] {
+        let mut it = GroupRevision {
+            number,
+            template: spec.template.clone(),
+            app: spec.app.clone(),
+        };
+        it.template.0["spec"]["containers"][0]["image"] = format!("notes:{number}").into();
+        it.app.port = 8000 + u16::try_from(number).expect("small");
+        it.app.passthrough_ports = Vec::new();
+        spec.revisions.push(it);
+    }
+    group.status = Some(ReplicaGroupStatus::default());
+    group
+}
+
+fn says(group: &mut ReplicaGroup, revision: u64) {
+    let status = group.status.as_mut().expect("there");
+    status.members.push(GroupMemberStatus {
+        name: "notes-us-east-0".to_owned(),
+        incarnation: String::new(),
+        endpoint: String::new(),
+        state: MemberState::CaughtUp,
+        role: None,
+        leader: String::new(),
+        epoch: 1,
+        ready: true,
+        policy_version: 0,
+        protocol: [2, 2],
+        protocol_in_force: 2,
+        log_mebibytes: 0,
+        snapshot: None,
+        updated: true,
+        revision,
+        running: None,
+        problem: String::new(),
+    });
+}
+
+#[test]
+fn pods_are_made_of_the_revision_in_force_as_soon_as_a_member_knows_of_it() {
+    let mut group = group();
+    let made = |group: &ReplicaGroup| {
+        let spec = effective(group).spec;
+        let mut numbers: Vec<_> = spec.revisions.iter().map(|it| it.number).collect();
+        numbers.sort_unstable();
+        (spec.revision, spec.app.port, numbers)
+    };
+    let before = made(&group);
+    assert_eq!((before.0, before.2), (1, vec![0, 2]));
+    says(&mut group, 2);
+    assert_eq!(made(&group), (2, 8002, vec![0, 1]));
+    let spec = effective(&group).spec;
+    assert_eq!(spec.app.passthrough_ports, group.spec.app.passthrough_ports);
+    assert_eq!(
+        spec.template.pointer("/spec/containers").expect("there")[0]["image"],
+        "notes:2"
+    );
+    // What is not known cannot be made.
+    says(&mut group, 3);
+    assert_eq!(made(&group).0, 2);
+    let facts = &mut group.status.as_mut().expect("there").facts;
+    facts.insert(OLDER_FACT.to_owned(), "0".to_owned());
+    assert_eq!(made(&group), (0, 8000, vec![1, 2]));
+    let facts = &mut group.status.as_mut().expect("there").facts;
+    facts.insert(OLDER_FACT.to_owned(), "7".to_owned());
+    assert_eq!(made(&group).0, 2, "nobody knows that one");
+}
+
+#[test]
+fn another_revision_is_another_template_and_has_a_configuration_of_its_own() {
+    let mut group = group();
+    group.metadata.uid = Some("uid".to_owned());
+    let valid = super::super::validate::validate(&group, "us-east").expect("valid");
+    let map = super::super::build::config_map(&valid).value;
+    let data = &map["data"];
+    let text = |key: &str| data[key].as_str().unwrap_or_default().to_owned();
+    for (number, port) in [(0, "8000"), (1, "8080"), (2, "8002")] {
+        let file = crate::inject::names::config_file(number);
+        assert!(text(&file).contains(&format!("127.0.0.1:{port}")), "{file}");
+        let names_it =
+            text(&file).contains(&format!("revision: /etc/synod/config/revision-{number}"));
+        assert_eq!(names_it, number > 0, "{file}");
+        let own = crate::inject::names::revision_file(number);
+        assert_eq!(
+            text(&own),
+            if number > 0 {
+                number.to_string()
+            } else {
+                String::new()
+            }
+        );
+        assert_eq!(crate::inject::names::revision_of(&file), Some(number));
+    }
+}
+
+#[test]
+fn the_leader_is_asked_for_the_revision_after_the_one_in_force_if_it_is_known_what_that_is() {
+    let mut spec = group().spec;
+    let said = StatusResponse {
+        epoch: 7,
+        revision: 1,
+        ..StatusResponse::default()
+    };
+    assert_eq!(due(&spec, &said), None);
+    spec.revise = Some(Revise {
+        from: 1,
+        epoch: 7,
+        takes_back: false,
+    });
+    assert!(due(&spec, &said).is_some());
+    for other in [
+        StatusResponse {
+            epoch: 8,
+            ..said.clone()
+        },
+        StatusResponse {
+            revision: 2,
+            ..said.clone()
+        },
+        StatusResponse {
+            revision_unfinished: true,
+            ..said.clone()
+        },
+    ] {
+        assert_eq!(due(&spec, &other), None);
+    }
+    let change = spec.clone();
+    spec.change = Some(synod_api::MembersChange::default());
+    assert_eq!(
+        due(&spec, &said),
+        None,
+        "members and revisions never change at once"
+    );
+    spec = change;
+    spec.revisions.retain(|it| it.number != 2);
+    assert_eq!(due(&spec, &said), None, "nobody could make its pods");
+}
+
+fn observed(pod_revision: u64, due: u64, age: i64, now: Timestamp) -> Observed {
+    Observed {
+        name: "notes-us-east-0".to_owned(),
+        role: MemberRole::Voter,
+        pod: Some(PodView {
+            app_revision: pod_revision,
+            made: Some(now - SignedDuration::from_secs(age)),
+            ..PodView::default()
+        }),
+        updated: true,
+        newest: true,
+        heard: Some(Ok(StatusResponse {
+            ready: true,
+            revision: 2,
+            revision_due: due,
+            ..StatusResponse::default()
+        })),
+        snapshot: None,
+        endpoint: String::new(),
+    }
+}
+
+#[test]
+fn an_earlier_revision_is_made_for_whom_nobody_gives_the_state_of_a_later_one() {
+    let now = Timestamp::from_second(1_700_000_000).expect("in range");
+    let found = |pod, due, age| older(&[observed(pod, due, age, now)], None, now);
+    assert_eq!(found(2, 2, 500), None);
+    assert_eq!(found(1, 2, 500), None, "it is to be replaced by the next");
+    assert_eq!(found(2, 1, 30), None, "it may be given the state yet");
+    assert_eq!(found(2, 1, 500), Some(1));
+    // Until its pod has a successor.
+    let mut gone = observed(2, 1, 500, now);
+    gone.heard = None;
+    gone.pod.as_mut().expect("there").leaving = true;
+    assert_eq!(older(&[gone.clone()], Some(1), now), Some(1));
+    gone.pod = None;
+    assert_eq!(older(&[gone], Some(1), now), Some(1));
+    assert_eq!(older(&[observed(1, 1, 5, now)], Some(1), now), None);
+}
