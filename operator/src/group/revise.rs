@@ -108,6 +108,7 @@ impl Work<'_> {
             expected_revision: revise.from,
             epoch: revise.epoch,
             takes_back: revise.takes_back,
+            ..ReviseRequest::default()
         };
         let could = disruptions::could(self.valid, report, asker).await;
         let problem = match could {

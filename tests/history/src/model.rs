@@ -82,12 +82,11 @@ impl Shown {
         let answers = operations.iter().filter_map(|op| op.observed());
         for value in answers.filter_map(|observed| observed.value.as_ref()) {
             match value {
-                Value::Absent => {}
                 Value::Number(number) => {
                     shown.numbers.insert(*number);
                 }
                 Value::List(list) if list.len() > shown.list.len() => shown.list.clone_from(list),
-                Value::List(_) => {}
+                Value::Absent | Value::List(_) => {}
             }
         }
         shown

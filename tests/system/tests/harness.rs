@@ -10,6 +10,9 @@ async fn passes(name: &str) {
     let settings = Settings {
         fault_seconds: 0,
         kill_all_times: 0,
+        kill_runs: 0,
+        kill_seconds: 0,
+        kill_points: Vec::new(),
         idempotent_keys: 0,
         import_bytes: 0,
         rate: 0,

@@ -7,6 +7,7 @@
 mod provoke;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -482,7 +483,7 @@ impl Stage<'_> {
             _ => None,
         };
         if let Some((point, process)) = first {
-            orders += &format!(";{}=2*kill({})", point.name(), process.pid());
+            let _ = write!(orders, ";{}=2*kill({})", point.name(), process.pid());
         }
         let new = self.file(run.victim, "failpoints-new");
         fs::write(&new, orders)?;
