@@ -541,6 +541,7 @@ fn the_sidecar_of_another_revision_has_another_configuration_and_lets_no_other_a
     let template = json!({"spec": {"containers": [{
         "name": "notes", "image": "i", "ports": [{"containerPort": 8080}],
         "volumeMounts": [{"name": "files", "mountPath": "/data"}],
+        "securityContext": {"runAsUser": 1000},
     }]}});
     for revision in [0, 3] {
         let injection = Injection {

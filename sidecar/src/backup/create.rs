@@ -23,6 +23,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 const WINDOW_BYTES: u32 = 4 << 20;
 /// Entries are told of so often.
 const TELL_SLOTS: u64 = 10_000;
+/// It is begun so often: while it is read, the member may cut its log behind newer snapshots.
+const TRIES: u32 = 4;
 
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,24 @@ pub async fn create(
     into: &Path,
     progress: impl Fn(Progress),
 ) -> Result<Manifest, BackupError> {
+    for _ in 1..TRIES {
+        match attempt(member, group, service, into, &progress).await {
+            Err(BackupError::Moved(_)) => {
+                fs::remove_dir_all(into).map_err(io_error("removing", into))?;
+            }
+            done => return done,
+        }
+    }
+    attempt(member, group, service, into, &progress).await
+}
+
+async fn attempt(
+    member: &Connector,
+    group: GroupId,
+    service: &str,
+    into: &Path,
+    progress: &impl Fn(Progress),
+) -> Result<Manifest, BackupError> {
     let made = fs::DirBuilder::new().mode(0o700).create(into);
     made.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => BackupError::Exists(into.to_owned()),
@@ -75,7 +95,7 @@ pub async fn create(
     let path = into.join(ENTRIES);
     let (snapshot, entries) = tokio::try_join!(
         async { Ok(Box::pin(fetcher.fetch(member, offer)).await?) },
-        Box::pin(read_log(member, group, slot.next(), &path, &progress)),
+        Box::pin(read_log(member, group, slot.next(), &path, progress)),
     )?;
     let manifest = manifest(group, service, &snapshot, &entries);
     progress(Progress::Check);
@@ -120,7 +140,11 @@ async fn log_begin(member: &Connector, group: GroupId) -> Result<Slot, BackupErr
 }
 
 fn refused(status: tonic::Status) -> BackupError {
-    BackupError::Refused(status.message().to_owned())
+    let words = status.message().to_owned();
+    match status.code() {
+        tonic::Code::OutOfRange => BackupError::Moved(words),
+        _ => BackupError::Refused(words),
+    }
 }
 
 fn silent(_: tokio::time::error::Elapsed) -> BackupError {

@@ -105,6 +105,9 @@ pub enum BackupError {
     /// The entries could not be kept.
     #[error(transparent)]
     Entries(#[from] EntriesError),
+    /// The member has newer snapshots, and has cut its log behind them.
+    #[error("the member cuts its log faster than it can be copied: {0}; try another member")]
+    Moved(String),
     /// The entries did not come.
     #[error("the member does not give its log: {0}")]
     Refused(String),
