@@ -81,6 +81,8 @@ impl CommandKind {
     pub const SKIP: Self = Self(6);
     /// The stop-sign of an epoch.
     pub const RECONFIGURE: Self = Self(7);
+    /// The revision that runs along silently answers otherwise than the one that answers clients.
+    pub const REVISION_DISAGREES: Self = Self(8);
 
     /// Only a leader makes such a command, none comes from an entrance.
     pub(crate) fn is_of_leader(self) -> bool {

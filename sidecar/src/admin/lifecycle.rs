@@ -2,8 +2,9 @@
 //!
 //! `/lifecycle/app-started`: the app's container was started (rule A5). `/lifecycle/app-may-start`:
 //! whether it may be; not while its volume must be put back to a snapshot, nor if it is of another
-//! revision than the one that is due here, where `?revision=` says which it is of.
-//! `/lifecycle/app-revision`: the revision that is due, a decimal number. `/lifecycle/drain`: this
+//! revision than the one that is due here or may run along silently, where `?revision=` says which it is
+//! of. `/lifecycle/app-revision`: the revision that is due, a decimal number; with `?revision=` of the one
+//! that may run along silently, that. `/lifecycle/drain`: this
 //! member's process is about to be ended; with `?of=app` only the app's container is, and the member
 //! may go on. A hook of the user's own that stood in the place of ours is called from here: at
 //! `127.0.0.1`, by `port` and `path` (and `host`, if it sets that header) of the query.
@@ -78,7 +79,7 @@ pub(super) async fn answer<T>(
     match request.uri().path() {
         "/lifecycle/app-started" => started(parts, query),
         "/lifecycle/app-may-start" => Ok(may_start(parts, query.revision)),
-        "/lifecycle/app-revision" => Ok(revision(parts)),
+        "/lifecycle/app-revision" => Ok(revision(parts, query.revision)),
         "/lifecycle/drain" => Ok(drain(parts, query).await),
         _ => Ok(text(StatusCode::NOT_FOUND, "there is no such hook\n")),
     }
@@ -97,8 +98,9 @@ fn started(parts: &AdminParts, query: Query) -> Result<Response<Full<Bytes>>, Re
     Ok(text(StatusCode::OK, "noted\n"))
 }
 
-fn revision(parts: &AdminParts) -> Response<Full<Bytes>> {
-    match (parts.revision_due)() {
+fn revision(parts: &AdminParts, wanted: Option<u64>) -> Response<Full<Bytes>> {
+    let along = (parts.revision_may)().filter(|it| Some(*it) == wanted);
+    match along.or((parts.revision_due)()) {
         Some(due) => text(StatusCode::OK, format!("{due}\n")),
         None => text(StatusCode::SERVICE_UNAVAILABLE, NOT_KNOWN),
     }
@@ -108,6 +110,7 @@ fn may_start(parts: &AdminParts, revision: Option<u64>) -> Response<Full<Bytes>>
     let unavailable = |words: String| text(StatusCode::SERVICE_UNAVAILABLE, words);
     match (revision, (parts.revision_due)()) {
         (Some(_), None) => return unavailable(NOT_KNOWN.to_owned()),
+        (Some(revision), _) if (parts.revision_may)() == Some(revision) => {}
         (Some(revision), Some(due)) if revision != due => {
             return unavailable(format!(
                 "the app is of revision {revision}, and revision {due} is due here: start that one\n"

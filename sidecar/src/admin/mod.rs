@@ -61,6 +61,8 @@ pub struct AdminParts {
     pub let_start: Box<dyn Fn() -> bool + Send + Sync>,
     /// The revision of the app that is to be started here; `None`: it is not known yet.
     pub revision_due: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+    /// One that runs along silently may be started instead; `None`: there is none.
+    pub revision_may: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     /// The newest snapshot.
     pub snapshot: Box<dyn Fn() -> Option<status::Snapshot> + Send + Sync>,
     /// How long the app takes for ordered requests.

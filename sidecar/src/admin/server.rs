@@ -25,7 +25,7 @@ use super::gauges::Gauges;
 use super::health::{self, AppProbe};
 use super::lifecycle::{self, Refused};
 use super::observer::{LOOK_EVERY, Observer};
-use super::status::{Bypass, Revision, Status, WAITING_ON, Waiting};
+use super::status::{Bypass, Disagreement, Revision, Status, WAITING_ON, Waiting};
 use crate::node::{Description, NodeStatus};
 
 /// For a client to say what it wants, also between two requests.
@@ -307,6 +307,13 @@ impl Admin {
                 unfinished: apply.revision.is_unfinished,
                 running: apply.revision.running,
                 due: apply.revision.due,
+                newest: apply.revision.newest,
+                silent: apply.revision.silent.map(|it| it.0),
+                may: apply.revision.may,
+                disagreement: apply
+                    .disagreement
+                    .map(|it| Disagreement::of(&it, apply.revision.in_force)),
+                differences: found.along.differences,
             },
             skipped: poison.skipped,
         }

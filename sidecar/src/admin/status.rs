@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use synod_proto::v1::{RevisionDisagreement, RevisionDisagrees};
+
 use crate::app::Outsider;
 use crate::copies::{Diverged, Noise};
 use crate::poison::{SkippedRequest, UndecidedRequest};
@@ -99,12 +101,68 @@ pub struct Revision {
     pub in_force: u64,
     /// It executes what follows this slot.
     pub barrier: u64,
-    /// Not all copies run it yet, and it may be taken back.
+    /// The newest has not taken over yet, and it may be taken back.
     pub unfinished: bool,
     /// The one that runs here; `None`: none does.
     pub running: Option<u64>,
     /// The one that is to be started here.
     pub due: u64,
+    /// The newest that has ever begun.
+    #[serde(default)]
+    pub newest: u64,
+    /// One that runs along without answering; `None`: there is none.
+    #[serde(default)]
+    pub silent: Option<u64>,
+    /// That one may be started here instead.
+    #[serde(default)]
+    pub may: Option<u64>,
+    /// A request goes otherwise with that one, and it does not take over before a person has decided.
+    #[serde(default)]
+    pub disagreement: Option<Disagreement>,
+    /// Requests that went alike with both and were answered with something else, as the leader has
+    /// counted; 0 on other members.
+    #[serde(default)]
+    pub differences: u64,
+}
+
+/// Two revisions of the app have answered a request with another class of status codes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Disagreement {
+    /// Its slot.
+    pub slot: u64,
+    /// Of the request, without its query.
+    pub method: String,
+    /// Of the request, without its query.
+    pub path: String,
+    /// Which revision has answered what, and what can be done, in words.
+    pub text: String,
+}
+
+impl Disagreement {
+    /// Of the revision `in_force` and the one that runs along.
+    pub(crate) fn of(it: &RevisionDisagrees, in_force: u64) -> Self {
+        Self {
+            slot: it.slot,
+            method: it.method.clone(),
+            path: it.path.clone(),
+            text: format!(
+                "revision {in_force} answered with status {}, and revision {} would have with {}: take it \
+                 back, or let it take over all the same",
+                it.answered, it.number, it.silent
+            ),
+        }
+    }
+}
+
+impl From<Disagreement> for RevisionDisagreement {
+    fn from(it: Disagreement) -> Self {
+        Self {
+            slot: it.slot,
+            method: it.method,
+            path: it.path,
+            text: it.text,
+        }
+    }
 }
 
 /// A snapshot of the app's state.

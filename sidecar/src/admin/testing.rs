@@ -73,6 +73,7 @@ pub(super) fn parts() -> (AdminParts, Control) {
         has_volume: false,
         let_start: Box::new(|| true),
         revision_due: Box::new(|| Some(0)),
+        revision_may: Box::new(|| None),
         snapshot: Box::new(|| None),
         app_started: Box::new(move || {
             counted.fetch_add(1, Ordering::Relaxed);

@@ -19,7 +19,7 @@ const TOLD: usize = 32;
 /// What this member knows about slots that fail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Doubts {
-    /// The app's state is that of this slot.
+    /// The state of the app that answers is that of this slot; 0: none answers here.
     pub applied: Slot,
     /// All slots up to here were executed by this member, in whatever life.
     pub executed: Slot,
@@ -116,8 +116,10 @@ impl<A: App, S: States> Executor<A, S> {
 
     pub(super) fn doubts(&self) -> Doubts {
         let machine = &self.machine;
+        let applied = machine.applied();
+        let answers = !machine.is_silent_at(applied.next());
         Doubts {
-            applied: machine.applied(),
+            applied: if answers { applied } else { Slot::ZERO },
             executed: machine.executed(),
             admitted: machine.fold().admitted(),
             progress: machine.progress(),

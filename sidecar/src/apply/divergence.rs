@@ -10,17 +10,20 @@ use synod_paxos::{MemberId, Slot};
 
 use super::digests::{Batch, Digest, NOISE, Noise, Part};
 
+mod revisions;
 #[cfg(test)]
 mod tests;
 mod verdict;
 
+pub use revisions::{Comparers, Disagreement};
 pub use verdict::{Mark, OnDivergence, Rules, Verdict};
 
 /// Slots that wait for a copy's digest, at most: a copy that is away for longer is not waited for.
 const PENDING: usize = 16_384;
 
-/// See the module's documentation. Copies of different revisions of the app are not compared: up to the
-/// barrier counts what the revision before has answered, and beyond it what the one in force has.
+/// See the module's documentation. Copies of different revisions of the app are not compared here: up to
+/// the barrier counts what the revision before has answered, and beyond it what the one in force has
+/// ([`Comparers`] has one of these for each of two that run side by side).
 ///
 /// A leader begins with nothing. What earlier ones have found is with the copies: the slots of which
 /// they have thrown their digests away are judged, and who was found to differ brings its [`Mark`].

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use synod_paxos::{Entry, Slot};
+use synod_paxos::{Entry, Incarnation, Slot};
 use synod_proto::v1::{Policy, Request};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
@@ -20,7 +20,7 @@ use super::fold::Fold;
 use super::handle::{Answer, Call, NotTaken, Outcome, Signals, StoredResponse};
 use super::jobs::{Done, Jobs};
 use super::ledger::{Found, Ledger};
-use super::machine::{self, Action, Ask, Execute, Machine, Run, Setup, StateType};
+use super::machine::{self, Action, Ask, Blocked, Execute, Machine, Run, Setup, StateType};
 use super::prelude::{Prelude, prelude};
 use super::promises::Promises;
 use super::published::Published;
@@ -43,6 +43,7 @@ const DEFAULT_APPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the executor takes in.
 pub(super) struct Inputs<S> {
+    pub(super) incarnation: Incarnation,
     pub(super) feed: Feed,
     pub(super) log: Arc<dyn EntrySource>,
     pub(super) elsewhere: watch::Receiver<Slot>,
@@ -123,6 +124,7 @@ pub(super) async fn run<A: App, S: States>(
         return Ok(());
     };
     let mut machine = Machine::new(Setup {
+        incarnation: inputs.incarnation,
         fold: begin(beginning, &*inputs.states)?,
         state: inputs.state,
         ledger: found,
@@ -350,7 +352,8 @@ impl<A: App, S: States> Executor<A, S> {
             }
             Action::Pause { slot, pause_ms } => {
                 self.pause = Some((slot, Instant::now() + Duration::from_millis(pause_ms)));
-                if pause_ms >= 1_000 {
+                let waits = matches!(self.machine.blocked(), Some(Blocked::Revision(_)));
+                if pause_ms >= 1_000 && !waits {
                     tracing::warn!(
                         %slot,
                         pause_ms,
@@ -465,7 +468,9 @@ impl<A: App, S: States> Executor<A, S> {
                 let response = response.map(Arc::new);
                 let digesting = &self.published.digesting;
                 digesting.executed(flight.slot, &flight.request, response.as_ref());
+                // Whoever repeats it gets what the first client got (rule V1).
                 if flight.request.idempotency.is_some()
+                    && !self.machine.is_silent_at(flight.slot)
                     && let Some(response) = &response
                 {
                     self.published.answers.keep_keyed(flight.slot, response);

@@ -8,14 +8,16 @@ use prost::Message;
 use synod_paxos::{
     AgreedTime, Boot, CommandId, CommandKind, Configuration, Entry, Member, MemberId, Slot,
 };
-use synod_proto::v1::{Policy, Request, Revision, RevisionDone, Skip};
+use synod_proto::v1::{
+    Policy, Request, Revision, RevisionDisagrees, RevisionDone, RevisionStrategy, Skip,
+};
 
 use super::Outcome;
 use super::ids::Ids;
 use super::keys::{First, KeyLookup, KeyUse, Keys};
 
 /// What a slot may hold, as far as this version knows.
-const KINDS: [CommandKind; 8] = [
+const KINDS: [CommandKind; 9] = [
     CommandKind::NOOP,
     CommandKind::REQUEST,
     CommandKind::POLICY,
@@ -24,6 +26,7 @@ const KINDS: [CommandKind; 8] = [
     CommandKind::RECONFIGURE,
     CommandKind::REVISION,
     CommandKind::REVISION_DONE,
+    CommandKind::REVISION_DISAGREES,
 ];
 
 /// The replicated state besides the app's own. [`Fold::save`] and [`Fold::load`] make it part of
@@ -47,8 +50,24 @@ pub struct Fold {
     pub(super) barrier: Slot,
     /// Not all copies run it yet, and it may be taken back.
     pub(super) unfinished: bool,
+    /// One that runs along without answering.
+    pub(super) silent: Option<Silent>,
+    /// The last one that was taken back while it did so; no number is used again.
+    pub(super) spent: u64,
     /// The protocol version in force.
     pub(super) protocol: u32,
+}
+
+/// A revision of the app that is to take over, and executes silently what follows its barrier.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Silent {
+    /// Its number.
+    pub number: u64,
+    /// It executes what follows this slot.
+    pub barrier: Slot,
+    /// Where it was found first to answer otherwise than the revision that answers clients. It takes over
+    /// on a person's word only.
+    pub disagreement: Option<RevisionDisagrees>,
 }
 
 /// What an entry is for.
@@ -69,8 +88,22 @@ pub(super) enum Admission {
         /// Somebody may have been told that it was executed.
         unsure: bool,
     },
-    /// Another revision executes what follows the barrier (rule V1).
-    Revision { number: u64, barrier: Slot },
+    /// Another revision executes what follows the barrier, and this one nothing of it (rule V1).
+    Revision {
+        number: u64,
+        before: u64,
+        barrier: Slot,
+    },
+    /// Another one does so, too, silently. `saver`: whose copy saves the state of the barrier.
+    Silent {
+        number: u64,
+        barrier: Slot,
+        saver: MemberId,
+    },
+    /// The silent one answers what follows this slot.
+    TakenOver { number: u64, before: u64 },
+    /// The silent one is void.
+    TakenBack { number: u64 },
     /// This version does not know what it is: apply stops before it (rule P8).
     Unknown(CommandKind),
 }
@@ -95,6 +128,8 @@ impl Fold {
             revision: 0,
             barrier: Slot::ZERO,
             unfinished: false,
+            silent: None,
+            spent: 0,
             protocol,
         }
     }
@@ -154,9 +189,20 @@ impl Fold {
         self.barrier
     }
 
-    /// Not all copies run that revision yet, and it may be taken back.
+    /// The newest revision has not taken over yet, and it may be taken back.
     pub fn is_unfinished(&self) -> bool {
-        self.unfinished
+        self.unfinished || self.silent.is_some()
+    }
+
+    /// A revision that is to take over, and until then executes without answering.
+    pub fn silent(&self) -> Option<&Silent> {
+        self.silent.as_ref()
+    }
+
+    /// The newest revision that has ever begun.
+    pub fn newest_revision(&self) -> u64 {
+        let silent = self.silent.as_ref().map_or(0, |it| it.number);
+        self.revision.max(silent).max(self.spent)
     }
 
     /// Slots that nobody executes, in ascending order.
@@ -200,7 +246,11 @@ impl Fold {
         }
         if kind == CommandKind::REVISION_DONE {
             // Nor this.
-            self.admit_revision_done(entry);
+            return self.admit_revision_done(entry);
+        }
+        if kind == CommandKind::REVISION_DISAGREES {
+            // Nor this.
+            self.admit_disagreement(entry);
             return Admission::Nothing;
         }
         if !self.take(entry.command.id, entry.command.floor) {
@@ -301,31 +351,75 @@ impl Fold {
     }
 
     /// By compare-and-set: a next one when the last has taken over, or one that takes the place of the
-    /// last, and with it its barrier, before that.
+    /// last, and with it its barrier, before that. One that runs along silently is only taken away.
     fn admit_revision(&mut self, entry: &Entry) -> Admission {
         let Ok(revision) = Revision::decode(entry.command.payload.clone()) else {
             return Admission::Settled(Outcome::Skipped);
         };
-        let is_next = revision.number.checked_sub(1) == Some(self.revision);
-        if !is_next || revision.takes_back != self.unfinished {
+        let is_next = revision.number.checked_sub(1) == Some(self.newest_revision());
+        if !is_next || revision.takes_back != self.is_unfinished() {
             return Admission::Settled(Outcome::Conflict);
         }
-        self.revision = revision.number;
+        let number = revision.number;
+        if let Some(silent) = self.silent.take() {
+            self.spent = silent.number;
+            return Admission::TakenBack {
+                number: silent.number,
+            };
+        }
+        if !revision.takes_back && revision.strategy() == RevisionStrategy::Rolling {
+            self.silent = Some(Silent {
+                number,
+                barrier: entry.slot,
+                disagreement: None,
+            });
+            return Admission::Silent {
+                number,
+                barrier: entry.slot,
+                saver: MemberId(revision.saver),
+            };
+        }
+        let before = std::mem::replace(&mut self.revision, number);
         if !revision.takes_back {
             self.barrier = entry.slot;
         }
         self.unfinished = true;
         Admission::Revision {
-            number: self.revision,
+            number,
+            before,
             barrier: self.barrier,
         }
     }
 
-    fn admit_revision_done(&mut self, entry: &Entry) {
-        if let Ok(done) = RevisionDone::decode(entry.command.payload.clone())
-            && done.number == self.revision
-        {
+    fn admit_revision_done(&mut self, entry: &Entry) -> Admission {
+        let Ok(done) = RevisionDone::decode(entry.command.payload.clone()) else {
+            return Admission::Nothing;
+        };
+        if done.number == self.revision {
             self.unfinished = false;
+            return Admission::Nothing;
+        }
+        let is_free = |it: &mut Silent| {
+            it.number == done.number && (it.disagreement.is_none() || done.in_spite)
+        };
+        let Some(silent) = self.silent.take_if(is_free) else {
+            return Admission::Nothing;
+        };
+        let before = std::mem::replace(&mut self.revision, silent.number);
+        self.barrier = silent.barrier;
+        Admission::TakenOver {
+            number: silent.number,
+            before,
+        }
+    }
+
+    /// The first that is found counts.
+    fn admit_disagreement(&mut self, entry: &Entry) {
+        if let Ok(disagrees) = RevisionDisagrees::decode(entry.command.payload.clone())
+            && let Some(silent) = &mut self.silent
+            && silent.number == disagrees.number
+        {
+            silent.disagreement.get_or_insert(disagrees);
         }
     }
 }

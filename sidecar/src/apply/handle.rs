@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use prometheus_client::metrics::histogram::Histogram;
 use synod_paxos::{AgreedTime, CommandId, MemberId, Slot};
-use synod_proto::v1::Policy;
+use synod_proto::v1::{Policy, RevisionDisagrees};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::answers::{Answers, Which};
@@ -207,6 +207,9 @@ pub struct ApplyStatus {
     pub may_start: bool,
     /// Which revision of the app runs here and in the group.
     pub revision: RevisionStatus,
+    /// Where the one that runs along silently answers otherwise than the one that answers clients, as the
+    /// group has agreed on.
+    pub disagreement: Option<RevisionDisagrees>,
 }
 
 /// What the tables know about an Idempotency-Key, for the outcome endpoint.

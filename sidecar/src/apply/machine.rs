@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use prost::Message;
-use synod_paxos::{AgreedTime, CommandId, CommandKind, Entry, Slot};
+use synod_paxos::{AgreedTime, CommandId, CommandKind, Entry, Incarnation, Slot};
 use synod_proto::v1::Request;
 
 mod action;
@@ -106,6 +106,7 @@ struct Busy {
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Machine {
+    incarnation: Incarnation,
     fold: Fold,
     decisions: Decisions,
     /// Of the newest snapshot that this member has; a copy that must be made anew begins there.
@@ -194,6 +195,7 @@ impl Machine {
             Found::New | Found::Missing | Found::OtherBoot => Slot::ZERO,
         };
         let mut machine = Self {
+            incarnation: setup.incarnation,
             fold: setup.fold,
             decisions: Decisions::new(base),
             base,
@@ -350,7 +352,7 @@ impl Machine {
         self.pause_over = None;
         self.applied = slot;
         self.ledger_dirty = true;
-        if slot > self.answered {
+        if slot > self.answered && !self.is_silent_at(slot) {
             self.answered = slot;
             self.answer(busy.queued.id, slot, Outcome::Executed);
             self.answer_repeats(slot);
@@ -462,6 +464,7 @@ impl Machine {
             && self.halted.is_none()
             && !self.stands
             && self.end().is_none()
+            && !self.is_silent()
             && self.applied >= self.target
             && self.fold.admitted() >= self.target
             && self.paused.is_none()
@@ -559,6 +562,7 @@ impl Machine {
             App::Running(_) if self.end().is_some_and(|end| self.applied >= end) => {
                 Some(Blocked::Revision(self.applied))
             }
+            App::Running(_) if self.stands_at_barrier() => Some(Blocked::Revision(self.applied)),
             App::Running(_) => {
                 let next = self.next_executed();
                 let asked = next.filter(|next| self.promises.contains_key(next));

@@ -177,6 +177,7 @@ pub fn start<A: App, S: States>(
         parts.proof,
         seen,
         executor::Inputs {
+            incarnation: parts.incarnation,
             feed: parts.feed,
             log: parts.log,
             elsewhere: parts.elsewhere,

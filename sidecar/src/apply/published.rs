@@ -76,6 +76,10 @@ impl<A: App, S: States> Executor<A, S> {
             rollback: machine.rollback(),
             may_start: machine.may_start() && machine.is_absent(),
             revision: machine.revision_status(),
+            disagreement: {
+                let silent = machine.fold().silent();
+                silent.and_then(|it| it.disagreement.clone())
+            },
         };
         let reads = machine.instance().filter(|_| status.serving);
         if self.reads != reads {

@@ -11,7 +11,7 @@ use synod_paxos::{
 };
 use synod_proto::v1::{Tables, tables};
 
-use super::fold::Fold;
+use super::fold::{Fold, Silent};
 use super::ids::Ids;
 use super::keys::Keys;
 
@@ -46,6 +46,12 @@ impl Fold {
             revision: self.revision,
             revision_barrier: self.barrier.0,
             revision_unfinished: self.unfinished,
+            revision_silent: self.silent.as_ref().map(|it| tables::Silent {
+                number: it.number,
+                barrier: it.barrier.0,
+                disagreement: it.disagreement.clone(),
+            }),
+            revision_spent: self.spent,
             configuration: Some(save_configuration(&self.configuration)),
             former: self.former.iter().map(save_member).collect(),
             policy: Some((*self.policy).clone()),
@@ -101,6 +107,12 @@ impl Fold {
             revision: tables.revision,
             barrier: Slot(tables.revision_barrier),
             unfinished: tables.revision_unfinished,
+            silent: tables.revision_silent.map(|it| Silent {
+                number: it.number,
+                barrier: Slot(it.barrier),
+                disagreement: it.disagreement,
+            }),
+            spent: tables.revision_spent,
             protocol: tables.protocol,
         };
         // Also finds lists that are not sorted, and what this version would lose.

@@ -16,7 +16,7 @@ use super::found::Found;
 use super::service::DIGESTS;
 use super::{rules, wire};
 use crate::apply::digests::{Batch, fingerprint};
-use crate::apply::divergence::{Comparer, OnDivergence, Verdict};
+use crate::apply::divergence::{Comparers, OnDivergence, Verdict};
 use crate::apply::{ApplyHandle, Word};
 use crate::ingress::PeerChannels;
 use crate::node::{self, NodeHandle, NodeStatus};
@@ -51,7 +51,7 @@ struct Desk {
     member: MemberId,
     apply: ApplyHandle,
     peers: Arc<dyn PeerChannels>,
-    comparer: Mutex<Comparer>,
+    comparers: Mutex<Comparers>,
 }
 
 // === impl Comparison ===
@@ -88,14 +88,14 @@ impl Comparison {
     }
 
     fn begin(&self, group: GroupId, ballot: Ballot, member: MemberId) -> Term {
-        let comparer = Comparer::new(rules(&self.apply.policy().borrow()));
+        let comparers = Comparers::new(rules(&self.apply.policy().borrow()));
         let desk = Desk {
             group,
             ballot,
             member,
             apply: self.apply.clone(),
             peers: self.peers.clone(),
-            comparer: Mutex::new(comparer),
+            comparers: Mutex::new(comparers),
         };
         Term {
             ballot,
@@ -120,15 +120,15 @@ impl Comparison {
             });
         }
         let name = |member| node::name(status, member);
-        let mut comparer = term.desk.comparer();
-        comparer.handle_rules(rules(&self.apply.policy().borrow()));
+        let mut comparers = term.desk.comparers();
+        comparers.handle_rules(rules(&self.apply.policy().borrow()));
         let revision = self.apply.status().borrow().revision;
-        comparer.handle_revision(revision.in_force, revision.barrier);
-        comparer.handle_copies(copies, serving);
-        while let Some(verdict) = comparer.poll_verdict() {
+        comparers.handle_revision(revision.in_force, revision.barrier, revision.silent);
+        comparers.handle_copies(copies, serving);
+        while let Some(verdict) = comparers.poll_verdict() {
             tell(&verdict, name);
         }
-        self.apply.publish_found(Found::of(&comparer, name));
+        self.apply.publish_found(Found::of(&comparers, name));
     }
 }
 
@@ -150,9 +150,9 @@ impl Desk {
                 Ok(Ok(batch)) => {
                     let more = batch.more;
                     its_noise = batch.noise_known;
-                    let mut comparer = self.comparer();
-                    comparer.handle_told(member, finished);
-                    comparer.handle_batch(member, batch);
+                    let mut comparers = self.comparers();
+                    comparers.handle_told(member, finished);
+                    comparers.handle_batch(member, batch);
                     more
                 }
                 Ok(Err(error)) => {
@@ -169,7 +169,8 @@ impl Desk {
 
     /// What it is told, and up to where that is all there is to say.
     fn word(&self, member: MemberId, its_noise: u64) -> (Word, Slot) {
-        let comparer = self.comparer();
+        let comparers = self.comparers();
+        let comparer = comparers.of(member);
         let noise_known = fingerprint(comparer.noise());
         let is_news = noise_known != its_noise;
         let word = Word {
@@ -206,8 +207,8 @@ impl Desk {
             .map_err(|error| Status::invalid_argument(error.to_string()))
     }
 
-    fn comparer(&self) -> MutexGuard<'_, Comparer> {
-        self.comparer.lock().expect("no holder panics")
+    fn comparers(&self) -> MutexGuard<'_, Comparers> {
+        self.comparers.lock().expect("no holder panics")
     }
 }
 

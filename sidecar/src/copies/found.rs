@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use synod_paxos::MemberId;
+use synod_paxos::{MemberId, Slot};
 use synod_proto::v1::DivergedCopies;
 
-use crate::apply::divergence::{Comparer, Mark};
+use crate::apply::divergence::{Comparers, Disagreement, Mark};
 
 /// Entries of each list that are told, at most.
 const TOLD: usize = 32;
@@ -17,6 +17,19 @@ pub struct Found {
     pub diverged: Vec<Diverged>,
     /// What differs on all copies.
     pub not_deterministic: Vec<Noise>,
+    /// How a revision that runs along silently compares with the one that answers.
+    pub along: Along,
+}
+
+/// How a revision of the app that runs along silently compares with the one that answers (rule V1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Along {
+    /// Up to here both were compared, as far as they can be.
+    pub compared: Slot,
+    /// Where a request went otherwise first.
+    pub disagreement: Option<Disagreement>,
+    /// Requests that went alike, with another response.
+    pub differences: u64,
 }
 
 /// Copies that answered a request differently.
@@ -47,9 +60,17 @@ pub struct Noise {
 // === impl Found ===
 
 impl Found {
-    /// All that this comparer knows.
-    pub(super) fn of(comparer: &Comparer, name: impl Fn(MemberId) -> String) -> Self {
-        let mut found = Self::default();
+    /// All that is known about the copies that answer, and how another revision compares with them.
+    pub(super) fn of(comparers: &Comparers, name: impl Fn(MemberId) -> String) -> Self {
+        let comparer = comparers.answering();
+        let mut found = Self {
+            along: Along {
+                compared: comparers.compared(),
+                disagreement: comparers.disagreement(),
+                differences: comparers.differences(),
+            },
+            ..Self::default()
+        };
         for (member, mark) in comparer.marks() {
             found.add(name(member), mark);
         }

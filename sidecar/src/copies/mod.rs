@@ -11,7 +11,7 @@ mod service;
 mod wire;
 
 pub use comparison::Comparison;
-pub use found::{Diverged, Found, Noise};
+pub use found::{Along, Diverged, Found, Noise};
 pub use service::{CopiesService, service};
 
 use synod_proto::v1::{Policy, divergence_policy::Action};

@@ -287,9 +287,9 @@ impl Handle {
         self.has_method
     }
 
-    /// If this copy stands at the end of what its revision of the app executes: has its state saved,
-    /// which the next one begins with (rule V1). Goes on by itself; to be called again and again.
-    fn save_at_end(&self) {
+    /// If this copy stands at a barrier: has its state saved, which the next revision of the app begins
+    /// with (rule V1). Goes on by itself; to be called again and again.
+    fn save_at_barrier(&self) {
         let Some(end) = self.apply.status().borrow().revision.ends_at else {
             return;
         };
@@ -301,10 +301,10 @@ impl Handle {
         tokio::spawn(async move {
             match handle.take().await {
                 Ok(made) => {
-                    tracing::info!(slot = %made.head.slot, "the old app's last state is saved");
+                    tracing::info!(slot = %made.head.slot, "the state at the barrier is saved");
                 }
                 Err(error) => {
-                    tracing::warn!(slot = %end, %error, "the old app's last state was not saved");
+                    tracing::warn!(slot = %end, %error, "the state at the barrier was not saved");
                 }
             }
         });
@@ -439,7 +439,7 @@ impl Keeper {
     async fn look(&mut self) -> Result<(), StoreError> {
         self.mark().await?;
         self.tell_apply().await;
-        self.handle.save_at_end();
+        self.handle.save_at_barrier();
         self.compact().await;
         self.fetch();
         self.give_turn().await;
@@ -522,6 +522,8 @@ impl Keeper {
         let Some(at_least) = wanted else {
             return;
         };
+        // Nobody may have made it yet.
+        let may_be_early = wants_state == Some(at_least);
         let (handle, channels) = (self.handle.clone(), self.channels.clone());
         self.fetching = Some(tokio::spawn(async move {
             let got = match handle.newest_usable().filter(|it| it.head.slot >= at_least) {
@@ -530,6 +532,10 @@ impl Keeper {
             };
             match got {
                 Ok(snapshot) => install(&handle, &snapshot).await,
+                Err(error @ GetError::NoSource) if may_be_early => {
+                    tracing::debug!(slot = %at_least, %error, "no snapshot could be had yet");
+                    tokio::time::sleep(LOOK).await;
+                }
                 Err(error) => {
                     tracing::warn!(slot = %at_least, %error, "no snapshot could be had");
                     tokio::time::sleep(LOOK).await;

@@ -34,6 +34,7 @@ use super::disruption::{Answer, Disruptions};
 use super::handle::{Decided, NodeHandle, NodeStatus, ProposeError};
 use super::stops::Stops;
 use super::wire::{self, PROTOCOL};
+use crate::admin::status::Disagreement;
 use crate::app::Outsider;
 use crate::apply::stop::Claim;
 use crate::apply::{self, ApplyHandle};
@@ -281,6 +282,11 @@ impl control_server::Control for Control {
             revision_unfinished: apply.revision.is_unfinished,
             revision_running: apply.revision.running,
             revision_due: apply.revision.due,
+            revision_newest: apply.revision.newest,
+            revision_disagreement: apply
+                .disagreement
+                .map(|it| Disagreement::of(&it, apply.revision.in_force).into()),
+            revision_may: apply.revision.may,
             genesis: self.facts.genesis.clone(),
             undecided: trouble.undecided.map(Into::into),
             skipped: trouble.skipped.into_iter().map(Into::into).collect(),

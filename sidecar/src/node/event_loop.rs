@@ -408,7 +408,8 @@ impl EventLoop {
     fn look_at_copy(&mut self, now: Now) {
         if self.apply.has_changed().unwrap_or(false) {
             let status = self.apply.borrow_and_update().clone();
-            if status.applied > self.seen.applied {
+            // What a copy has executed silently says nothing about those that answer (rule V1).
+            if status.applied > self.seen.applied && !status.revision.is_silent {
                 self.paxos.handle_applied(status.applied);
             }
             if status.app_stalled != self.seen.app_stalled {

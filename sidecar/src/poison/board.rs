@@ -185,7 +185,7 @@ impl From<SkippedRequest> for proto::SkippedRequest {
 }
 
 /// Method and path as they may be told.
-pub(super) fn tellable(request: &Request) -> (String, String) {
+pub(crate) fn tellable(request: &Request) -> (String, String) {
     let path = request.target.split('?').next().unwrap_or_default();
     (request.method.clone(), path.to_owned())
 }

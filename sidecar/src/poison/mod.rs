@@ -20,6 +20,7 @@ pub mod sim {
     pub use super::judge::{Judge, Rules, SkipWhen, Step, Undecided, Wait};
 }
 
+pub(crate) use board::tellable;
 pub use board::{Board, Found, SkippedRequest, UndecidedRequest};
 pub use leadership::{Parts, Watch};
 pub use service::{PoisonService, service};

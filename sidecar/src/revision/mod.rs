@@ -1,5 +1,11 @@
 //! Has it agreed on that a revision of the app has taken over (rule V1), while this member leads: from
 //! then on it is not taken back any more, and states that it has made are saved.
+//!
+//! One that runs along silently takes over when it has caught up on half of the copies, or on one if none
+//! can answer any more, and when all that was chosen by then was compared and nothing went otherwise with
+//! it. If something did, that is agreed on instead, and a person decides.
+
+mod along;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,14 +13,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use prost::Message as _;
-use synod_paxos::{CommandKind, MemberId, Role};
+use synod_paxos::{CommandKind, MemberId, Role, Slot};
 use synod_proto::v1::control_client::ControlClient;
-use synod_proto::v1::{RevisionDone, StatusRequest, StatusResponse};
+use synod_proto::v1::{Request, RevisionDisagrees, RevisionDone, StatusRequest, StatusResponse};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::apply::ApplyHandle;
+use self::along::{Ready, Sided};
+use crate::apply::divergence::Disagreement;
+use crate::apply::{ApplyHandle, EntrySource};
 use crate::ingress::PeerChannels;
 use crate::node::{NodeHandle, NodeStatus};
+use crate::poison::tellable;
 
 const LOOK: Duration = Duration::from_millis(500);
 /// Longest wait for another member's word.
@@ -28,6 +38,14 @@ pub(crate) struct TakingOver {
     node: NodeHandle,
     apply: ApplyHandle,
     peers: Arc<dyn PeerChannels>,
+    log: Arc<dyn EntrySource>,
+}
+
+/// What a member says of its copy.
+struct Said {
+    running: Option<u64>,
+    serving: bool,
+    applied: Slot,
 }
 
 /// What is known of a copy.
@@ -44,8 +62,18 @@ enum Copy {
 // === impl TakingOver ===
 
 impl TakingOver {
-    pub(crate) fn new(node: NodeHandle, apply: ApplyHandle, peers: Arc<dyn PeerChannels>) -> Self {
-        Self { node, apply, peers }
+    pub(crate) fn new(
+        node: NodeHandle,
+        apply: ApplyHandle,
+        peers: Arc<dyn PeerChannels>,
+        log: Arc<dyn EntrySource>,
+    ) -> Self {
+        Self {
+            node,
+            apply,
+            peers,
+            log,
+        }
     }
 
     /// Runs until it is dropped.
@@ -54,6 +82,7 @@ impl TakingOver {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Since when more than half of the copies run this revision.
         let mut most: Option<(u64, Instant)> = None;
+        let mut ready = Ready::default();
         loop {
             look.tick().await;
             let status = self.node.status().borrow().clone();
@@ -62,56 +91,132 @@ impl TakingOver {
             most.take_if(|(of, _)| *of != number);
             if status.leader != Some(status.member) || !known.is_unfinished {
                 most = None;
+                ready = Ready::default();
                 continue;
             }
-            let copies = self.ask(&status, number).await;
+            if let Some((silent, _)) = known.silent {
+                self.look_along(&status, silent, &mut ready).await;
+                continue;
+            }
+            let said = self.ask(&status).await;
+            let copies = said.iter().map(|it| copy(it.as_ref(), number));
+            let copies: Vec<Copy> = copies.collect();
             if !are_most(&copies) {
                 most = None;
                 continue;
             }
             let (_, since) = *most.get_or_insert_with(|| (number, Instant::now()));
             if is_done(&copies, since.elapsed()) {
-                let payload = Bytes::from(RevisionDone { number }.encode_to_vec());
-                match self.node.propose(CommandKind::REVISION_DONE, payload) {
-                    Ok(_) => tracing::info!(revision = number, "the app's revision has taken over"),
-                    Err(error) => tracing::debug!(%error, "not proposed"),
-                }
+                self.propose_done(number);
             }
         }
     }
 
-    async fn ask(&self, status: &NodeStatus, number: u64) -> Vec<Copy> {
-        let members = status.configuration.iter().flat_map(|it| &it.members);
-        let members = members.filter(|it| it.role != Role::Witness);
-        join_all(members.map(|it| self.ask_one(status, it.id, number))).await
+    /// One look at a revision that runs along silently.
+    async fn look_along(&self, status: &NodeStatus, number: u64, ready: &mut Ready) {
+        if self.apply.status().borrow().disagreement.is_some() {
+            *ready = Ready::default();
+            return;
+        }
+        let found = self.apply.found().borrow().along;
+        if let Some(disagreement) = found.disagreement {
+            return self.propose_disagreement(number, disagreement).await;
+        }
+        let reached = status.commit;
+        let said = self.ask(status).await;
+        let copies = said
+            .iter()
+            .map(|it| Sided::of(it.as_ref(), number, reached));
+        let copies: Vec<Sided> = copies.collect();
+        if ready.look(number, &copies, reached, found.compared, Instant::now()) {
+            self.propose_done(number);
+        }
     }
 
-    async fn ask_one(&self, status: &NodeStatus, member: MemberId, number: u64) -> Copy {
+    fn propose_done(&self, number: u64) {
+        let done = RevisionDone {
+            number,
+            in_spite: false,
+        };
+        let payload = Bytes::from(done.encode_to_vec());
+        match self.node.propose(CommandKind::REVISION_DONE, payload) {
+            Ok(_) => tracing::info!(revision = number, "the app's revision is to take over"),
+            Err(error) => tracing::debug!(%error, "not proposed"),
+        }
+    }
+
+    async fn propose_disagreement(&self, number: u64, found: Disagreement) {
+        let (method, path) = self.describe(found.slot).await;
+        let Disagreement {
+            slot,
+            answered,
+            silent,
+        } = found;
+        tracing::error!(
+            %slot, method, path, answered, silent, revision = number,
+            "a request goes otherwise with the next revision of the app: it does not take over"
+        );
+        let disagrees = RevisionDisagrees {
+            number,
+            slot: slot.0,
+            method,
+            path,
+            answered: answered.into(),
+            silent: silent.into(),
+        };
+        let payload = Bytes::from(disagrees.encode_to_vec());
+        if let Err(error) = self.node.propose(CommandKind::REVISION_DISAGREES, payload) {
+            tracing::debug!(%error, "not proposed");
+        }
+    }
+
+    /// Method and path of the request at a slot, as far as the log has it.
+    async fn describe(&self, slot: Slot) -> (String, String) {
+        let log = self.log.clone();
+        let read = spawn_blocking(move || log.read(slot, slot, 1)).await;
+        let entries = read.ok().and_then(Result::ok).unwrap_or_default();
+        let payload = entries.into_iter().next().map(|it| it.command.payload);
+        let request = payload.and_then(|it| Request::decode(it).ok());
+        request.map(|it| tellable(&it)).unwrap_or_default()
+    }
+
+    /// All copies; `None`: its member does not answer.
+    async fn ask(&self, status: &NodeStatus) -> Vec<Option<Said>> {
+        let members = status.configuration.iter().flat_map(|it| &it.members);
+        let members = members.filter(|it| it.role != Role::Witness);
+        join_all(members.map(|it| self.ask_one(status, it.id))).await
+    }
+
+    async fn ask_one(&self, status: &NodeStatus, member: MemberId) -> Option<Said> {
         if member == status.member {
             let own = self.apply.status().borrow().clone();
-            return copy(own.revision.running, own.serving, number);
+            return Some(Said {
+                running: own.revision.running,
+                serving: own.serving,
+                applied: own.applied,
+            });
         }
-        let Some(channel) = self.peers.channel(member) else {
-            return Copy::Away;
-        };
-        let mut control = ControlClient::new(channel);
+        let mut control = ControlClient::new(self.peers.channel(member)?);
         let asked = timeout(PATIENCE, control.status(StatusRequest {})).await;
-        match asked.map(|it| it.map(tonic::Response::into_inner)) {
-            Ok(Ok(StatusResponse {
-                revision_running,
-                serving,
-                ..
-            })) => copy(revision_running, serving, number),
-            _ => Copy::Away,
-        }
+        let StatusResponse {
+            revision_running,
+            serving,
+            applied,
+            ..
+        } = asked.ok()?.ok()?.into_inner();
+        Some(Said {
+            running: revision_running,
+            serving,
+            applied: Slot(applied),
+        })
     }
 }
 
-fn copy(running: Option<u64>, serving: bool, number: u64) -> Copy {
-    if running == Some(number) && serving {
-        Copy::Over
-    } else {
-        Copy::Behind
+fn copy(said: Option<&Said>, number: u64) -> Copy {
+    match said {
+        None => Copy::Away,
+        Some(it) if it.running == Some(number) && it.serving => Copy::Over,
+        Some(_) => Copy::Behind,
     }
 }
 
@@ -150,9 +255,15 @@ mod tests {
 
     #[test]
     fn a_copy_is_over_when_it_answers_with_that_revision() {
-        assert_eq!(copy(Some(2), true, 2), Over);
-        assert_eq!(copy(Some(2), false, 2), Behind);
-        assert_eq!(copy(Some(1), true, 2), Behind);
-        assert_eq!(copy(None, true, 2), Behind);
+        let said = |running, serving| Said {
+            running,
+            serving,
+            applied: Slot::ZERO,
+        };
+        assert_eq!(copy(Some(&said(Some(2), true)), 2), Over);
+        assert_eq!(copy(Some(&said(Some(2), false)), 2), Behind);
+        assert_eq!(copy(Some(&said(Some(1), true)), 2), Behind);
+        assert_eq!(copy(Some(&said(None, true)), 2), Behind);
+        assert_eq!(copy(None, 2), Away);
     }
 }

@@ -281,7 +281,12 @@ impl Member {
         tasks.spawn(app_stops.clone().run(apply.status(), channels.clone()));
         let comparison = Comparison::new(node.clone(), apply.clone(), channels.clone());
         tasks.spawn(comparison.run());
-        let taking_over = revision::TakingOver::new(node.clone(), apply.clone(), channels.clone());
+        let taking_over = revision::TakingOver::new(
+            node.clone(),
+            apply.clone(),
+            channels.clone(),
+            Arc::new(LogSource(wal.reader())),
+        );
         tasks.spawn(taking_over.run());
         let ingress = Arc::new(ingress::Server::new(ingress::Parts {
             backend: Handles::new(node.clone(), apply.clone(), board.clone(), reads),
@@ -545,6 +550,7 @@ impl Told<'_> {
         let (signalled, waiting, starting) = (apply.clone(), apply.clone(), snapshots.clone());
         let poison = board.found();
         let (revision, formed) = (apply.status(), recovered.genesis.is_some());
+        let along = apply.status();
         AdminParts {
             service: config.service.clone(),
             member: config.member.clone(),
@@ -564,6 +570,7 @@ impl Told<'_> {
                 let due = known.is_known.then_some(known.due);
                 due.or((!formed).then_some(0))
             }),
+            revision_may: Box::new(move || along.borrow().revision.may),
             snapshot: Box::new(move || snapshots.newest()),
             apply_durations: apply.durations(),
             registry,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message as _;
-use synod_paxos::{AgreedTime, Genesis, Now, Reading, Slot};
+use synod_paxos::{AgreedTime, Genesis, Incarnation, Now, Reading, Slot};
 use synod_proto::v1::{IdempotencyPolicy, Policy};
 use synod_sidecar::app::Instance;
 use synod_sidecar::apply::{Action, Ask, Fold, Found, Machine, Outcome, Record, Setup, StateType};
@@ -93,6 +93,8 @@ impl Copy {
             |it| Fold::load(&it.tables).expect("what was saved can be loaded"),
         );
         let machine = Machine::new(Setup {
+            // No revision of the app is begun here, so none is to be saved by this member.
+            incarnation: Incarnation::default(),
             fold,
             state,
             half_restored: host.half_restored,

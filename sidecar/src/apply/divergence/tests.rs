@@ -1,5 +1,6 @@
 //! Which copy is the odd one, and what is only noise.
 
+mod along;
 mod leaders;
 mod random;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use synod_paxos::{AgreedTime, Ballot, CommandId, CommandKind, MemberId, Slot};
+use synod_paxos::{AgreedTime, Ballot, CommandId, CommandKind, Incarnation, MemberId, Slot};
 use synod_proto::v1::Request;
 
 use crate::app::Instance;
@@ -14,6 +14,8 @@ use crate::apply::ledger::{Found, Record};
 /// What a machine starts from.
 #[derive(Clone, Debug)]
 pub struct Setup {
+    /// Which member this is.
+    pub incarnation: Incarnation,
     /// Before the first slot ([`Fold::new`]), or of the newest snapshot of this member: where a copy
     /// begins of which nothing better is known.
     pub fold: Fold,

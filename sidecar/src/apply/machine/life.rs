@@ -150,7 +150,10 @@ impl Machine {
         self.pause_over = None;
         self.refusals = 0;
         self.ledger_dirty = true;
-        self.revisions.begin();
+        if self.revisions.begin() {
+            // It may get past what the other did not.
+            self.failures.clear();
+        }
         match (self.state, self.files) {
             (StateType::Ephemeral, _) if self.base == Slot::ZERO && self.fits_base() => {
                 self.begin_lineage(Slot::ZERO);
@@ -184,13 +187,19 @@ impl Machine {
             slot >= self.decisions.base(),
             "nothing is executed from what was forgotten"
         );
+        // What a copy has executed silently nobody was answered.
+        let answered = if self.is_silent_at(slot) {
+            slot.min(self.base)
+        } else {
+            slot
+        };
         if let Some(Interrupted {
             in_flight,
             id: Some(id),
             ..
         }) = self.interrupted
             && self.answered < in_flight.slot
-            && in_flight.slot <= slot
+            && in_flight.slot <= answered
         {
             self.answer(id, in_flight.slot, Outcome::Executed);
         }
@@ -204,9 +213,9 @@ impl Machine {
         self.paused = None;
         self.start_at(slot);
         self.target = self.target.max(self.commit);
-        self.answered = self.answered.max(slot);
-        self.answered_before = self.answered_before.max(slot);
-        self.answer_repeats(slot);
+        self.answered = self.answered.max(answered);
+        self.answered_before = self.answered_before.max(answered);
+        self.answer_repeats(answered);
         self.ledger_dirty = true;
     }
 
@@ -456,6 +465,7 @@ impl Machine {
         }
         self.paused = None;
         self.pause_over = Some(slot);
+        self.pass_barrier();
         match self.app {
             App::Restoring { instance, .. } => self.restore(instance),
             App::Asking {

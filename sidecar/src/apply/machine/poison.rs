@@ -99,8 +99,11 @@ impl Machine {
         self.answered.max(self.history.answered)
     }
 
-    /// How the execution of the next slot goes.
+    /// How the execution of the next slot goes. Of a copy that answers nobody nothing is said (rule V1).
     pub fn progress(&self) -> Progress {
+        if self.is_silent_at(self.applied.next()) {
+            return Progress::default();
+        }
         let mut failed = self.failures.range(self.executed().next()..);
         Progress {
             next: self.next_executed().filter(|_| self.app_runs()),

@@ -30,13 +30,12 @@ impl Machine {
     /// While another revision of the app takes over there is none but that of the barrier: no state that
     /// it has made stands for anything, as long as it may be taken back (rule V1).
     pub fn handle_take_snapshot(&mut self) -> Option<Job> {
-        if self.end().is_some() {
-            return self.take_at_end();
+        if self.end().is_some() || self.fold.is_unfinished() {
+            return self.take_at_barrier();
         }
         let slot = self.fold.admitted();
         let may =
             self.serving() && self.barrier.is_none() && !self.shutting_down && slot > self.base;
-        let may = may && !self.fold.is_unfinished();
         if !may || !self.promises.is_empty() || self.waits_for_proof() {
             return None;
         }
@@ -62,6 +61,7 @@ impl Machine {
         };
         if on_its_way {
             self.barrier = None;
+            self.pass_barrier();
             self.advance();
         }
         on_its_way
@@ -89,6 +89,7 @@ impl Machine {
             self.base = slot;
             self.revisions.rebase(&fold);
             self.pass_promised(slot);
+            self.leave_barrier();
             if self.files != Files::AsLeft {
                 self.want_files();
             }
@@ -109,7 +110,7 @@ impl Machine {
         // It has executed nothing, so its state is still the empty one that it began with.
         let empty = self.applied == Slot::ZERO && self.busy.is_none() && !self.has_volume();
         self.cut_off();
-        self.revisions.rebase(&fold);
+        self.revisions.jump(&fold);
         self.fold = fold;
         self.base = slot;
         self.decisions = Decisions::new(slot);

@@ -54,8 +54,25 @@ impl Machine {
                 let slot = skipped;
                 self.actions.push_back(Action::Skipped { slot, unsure });
             }
-            Admission::Revision { number, barrier } => {
-                self.begin_revision(number, barrier);
+            Admission::Revision {
+                number,
+                before,
+                barrier,
+            } => {
+                self.begin_revision(number, before, barrier);
+                self.answer(id, slot, Outcome::Done);
+            }
+            Admission::Silent {
+                number,
+                barrier,
+                saver,
+            } => {
+                self.begin_silent(number, barrier, saver);
+                self.answer(id, slot, Outcome::Done);
+            }
+            Admission::TakenOver { number, before } => self.finish_silent(number, before),
+            Admission::TakenBack { number } => {
+                self.take_back_silent(number);
                 self.answer(id, slot, Outcome::Done);
             }
             Admission::Unknown(kind) => {
@@ -157,7 +174,7 @@ impl Machine {
             && self.applied < self.fold.admitted()
         {
             let next = self.applied.next();
-            if self.is_beyond(next) {
+            if self.is_beyond(next) || self.waits_at_barrier() {
                 break;
             }
             if self.decisions.executes(next) {

@@ -6,6 +6,7 @@ mod lineage;
 mod poison;
 mod random;
 mod revisions;
+mod rolling;
 mod snapshots;
 mod table;
 
@@ -17,7 +18,9 @@ use synod_paxos::{
     AgreedTime, Ballot, Boot, Command, CommandId, CommandKind, Configuration, Entry, Epoch,
     Incarnation, Member, MemberId, Quorums, Role, Slot,
 };
-use synod_proto::v1::{Idempotency, Policy, Request, Revision, RevisionDone, Skip};
+use synod_proto::v1::{
+    Idempotency, Policy, Request, Revision, RevisionDisagrees, RevisionDone, RevisionStrategy, Skip,
+};
 
 use super::*;
 use crate::apply::ledger::{History, InFlight, Record};
@@ -119,6 +122,7 @@ impl Bench {
     ) -> Self {
         let empty = || Fold::new(configuration(), 1, Policy::default());
         let mut machine = Machine::new(Setup {
+            incarnation: Incarnation(1),
             fold: base.clone().unwrap_or_else(empty),
             state,
             ledger,
@@ -210,11 +214,48 @@ impl Bench {
 
     /// Has another revision of the app chosen.
     pub(super) fn choose_revision(&mut self, sequence: u64, number: u64, takes_back: bool) -> Slot {
-        let revision = Revision { number, takes_back };
+        let revision = Revision {
+            number,
+            takes_back,
+            ..Revision::default()
+        };
         self.append(
             CommandKind::REVISION,
             id(sequence),
             revision.encode_to_vec(),
+        )
+    }
+
+    /// Has one chosen that runs along silently; this member's copy is to save the state of the barrier if
+    /// it is 1.
+    pub(super) fn choose_rolling(&mut self, sequence: u64, number: u64, saver: u32) -> Slot {
+        let mut revision = Revision {
+            number,
+            saver,
+            ..Revision::default()
+        };
+        revision.set_strategy(RevisionStrategy::Rolling);
+        self.append(
+            CommandKind::REVISION,
+            id(sequence),
+            revision.encode_to_vec(),
+        )
+    }
+
+    /// Has it chosen that a request goes otherwise with that one.
+    pub(super) fn choose_disagreement(&mut self, number: u64, slot: u64) -> Slot {
+        let disagrees = RevisionDisagrees {
+            number,
+            slot,
+            method: "POST".into(),
+            path: "/notes".into(),
+            answered: 201,
+            silent: 500,
+        };
+        self.append(
+            CommandKind::REVISION_DISAGREES,
+            CommandId::default(),
+            disagrees.encode_to_vec(),
         )
     }
 
@@ -223,7 +264,11 @@ impl Bench {
         self.append(
             CommandKind::REVISION_DONE,
             CommandId::default(),
-            RevisionDone { number }.encode_to_vec(),
+            RevisionDone {
+                number,
+                in_spite: false,
+            }
+            .encode_to_vec(),
         )
     }
 

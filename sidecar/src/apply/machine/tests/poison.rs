@@ -266,6 +266,7 @@ fn a_skip_that_makes_no_sense_does_nothing_anywhere() {
 fn nothing_is_executed_before_the_log_is_known_up_to_what_was_chosen_at_the_start() {
     let (bench, _) = stuck(StateType::Ephemeral);
     let mut machine = Machine::new(Setup {
+        incarnation: Incarnation(1),
         fold: Fold::new(configuration(), 1, Policy::default()),
         state: StateType::Ephemeral,
         ledger: Found::OtherBoot,
@@ -466,6 +467,7 @@ fn promises_bind_the_next_life_and_end_with_a_skip_or_a_snapshot() {
     bench.machine.handle_ask(ask(2, 1));
     bench.step();
     let machine = Machine::new(Setup {
+        incarnation: Incarnation(1),
         fold: Fold::new(configuration(), 1, Policy::default()),
         state: StateType::Ephemeral,
         ledger: Found::Record(bench.ledger),
@@ -558,6 +560,7 @@ fn promises_about_what_a_snapshot_holds_do_not_bind_the_next_life() {
     bench.machine.handle_response(execute.run);
     bench.step();
     let machine = Machine::new(Setup {
+        incarnation: Incarnation(1),
         fold: bench.fold_at(2),
         state: StateType::Ephemeral,
         ledger: Found::Record(bench.ledger),

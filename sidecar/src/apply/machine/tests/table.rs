@@ -414,6 +414,7 @@ fn a_volume_that_is_half_put_back_says_nothing() {
             let mut case = Case::idle(state);
             let ledger = ledgers(&case)[number];
             case.bench.machine = Machine::new(Setup {
+                incarnation: Incarnation(1),
                 fold: case.bench.fold_at(2),
                 state,
                 ledger,
