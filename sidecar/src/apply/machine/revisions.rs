@@ -46,7 +46,7 @@ pub(super) struct Revisions {
     at: Slot,
     /// Where each begins, from that of the base on.
     barriers: BTreeMap<u64, Slot>,
-    /// What has ended behind the base.
+    /// What has ended, as far as that was seen.
     ends: BTreeMap<u64, End>,
     /// Those that have taken over after they had run along silently, and the slot up to which they had.
     silent: BTreeMap<u64, Slot>,
@@ -136,9 +136,7 @@ impl Revisions {
         self.at = fold.admitted();
         self.barriers = self.barriers.split_off(&self.base);
         self.barriers.insert(self.base, fold.barrier());
-        // What has ended before the base need not be known.
-        self.ends.retain(|_, end| end.last > fold.admitted());
-        self.silent.retain(|_, through| *through > fold.admitted());
+        // A copy that is still on its way to the base goes by what has ended before that, too.
         self.tables = self.tables.split_off(&self.at.next());
     }
 
