@@ -655,11 +655,8 @@ fn in_a_random_life_no_revision_executes_what_is_anothers() {
             let next = fold.newest_revision() + 1;
             match dice.below(40) {
                 10 if !fold.is_unfinished() && seed % 2 == 0 => {
-                    drop(
-                        world
-                            .bench
-                            .choose_rolling(sequence, next, 1 + dice.below(2) as u32),
-                    );
+                    let saver = 1 + dice.below(2) as u32;
+                    world.bench.choose_rolling(sequence, next, saver);
                 }
                 16 if dice.below(4) == 0 => drop(world.bench.choose_disagreement(next - 1, 1)),
                 0..=9 => drop(world.bench.choose(sequence, &request())),
