@@ -18,7 +18,7 @@ use super::member::{Member, names};
 use crate::exit::Failure;
 
 /// The protocol version that new groups start with.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 const TRIES: u32 = 10;
 const RETRY: Duration = Duration::from_millis(300);
 

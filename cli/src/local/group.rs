@@ -24,6 +24,7 @@ use super::member::{Member, names, plan};
 use super::membership::{self, Look};
 use super::peers::Relays;
 use super::ports::somebody_listens;
+use super::rolling;
 use super::screen::Screen;
 use super::settings::Settings;
 use super::table::{self, Line};
@@ -36,6 +37,8 @@ const STATUS_PERIOD: Duration = Duration::from_millis(250);
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 /// How often the members are looked at while they are as they should be.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// A member that was asked to run another revision has this time to begin with it.
+const ALONG_PERIOD: Duration = Duration::from_secs(10);
 const RENEWAL_PERIOD: Duration = Duration::from_secs(3600);
 /// Without a quorum for this long after the apps should listen, the reasons are told.
 const SLOW_START: Duration = Duration::from_secs(10);
@@ -66,6 +69,8 @@ struct Running {
     slow_told: bool,
     /// The app was changed since the group began.
     is_revised: bool,
+    /// When another member may be asked to run a revision along.
+    along_at: Instant,
     relays: Relays,
     /// The look at the members that is under way.
     looking: JoinSet<anyhow::Result<Plan>>,
@@ -151,6 +156,7 @@ pub(super) async fn run(mut settings: Settings) -> Result<(), Failure> {
         raised: false,
         slow_told: false,
         is_revised: Commands::read(folder.path())?.is_revised(),
+        along_at: Instant::now(),
         relays: Relays::new(&settings.rtts, &folder.numbers()),
         looking: JoinSet::new(),
         look_at: Instant::now(),
@@ -282,6 +288,7 @@ impl Running {
         }
         if self.phase == Phase::Running {
             self.raise_protocol().await;
+            self.run_along();
         }
         // A group that began with a state has one member at first.
         if self.phase != Phase::Forming {
@@ -449,6 +456,24 @@ impl Running {
             ),
         };
         self.screen.say(&text);
+    }
+
+    /// One member after another runs a revision along that is to take over.
+    fn run_along(&mut self) {
+        if Instant::now() < self.along_at {
+            return;
+        }
+        let places = self.places.iter();
+        let members = places.map(|(number, place)| {
+            let name = place.member.name.as_str();
+            (*number, name, place.status.as_ref())
+        });
+        let Some((number, revision)) = rolling::next(members) else {
+            return;
+        };
+        self.is_revised = true;
+        self.along_at = Instant::now() + ALONG_PERIOD;
+        self.places[&number].keeper.run_along(revision);
     }
 
     async fn take_over_policy(&mut self, member: &Member) {

@@ -66,6 +66,8 @@ pub(super) enum What {
     },
     /// The sidecar wants the app to start over.
     StoppedForRebuild,
+    /// This revision of the app is to run along silently.
+    StoppedForRevision(u64),
     /// The sidecar does not let the app start yet: why.
     HeldBack(String),
     /// It could not be started; it is tried again.
@@ -90,6 +92,7 @@ pub(super) struct Context {
 pub(super) struct Keeper {
     sidecar: Task,
     app: Task,
+    along: watch::Sender<Option<u64>>,
 }
 
 #[derive(Debug)]
@@ -105,6 +108,10 @@ struct Keep {
     program: Program,
     context: Context,
     stop: watch::Receiver<bool>,
+    /// A revision that is started instead of the one that is due, if it may be.
+    along: watch::Receiver<Option<u64>>,
+    /// Of the app that was started last.
+    revision: u64,
     backoff: Backoff,
 }
 
@@ -116,10 +123,17 @@ impl Keeper {
         let member = Arc::new(member);
         let sidecar = member.sidecar(&context.own);
         let app = member.app(&context.own, command);
+        let (along, asked) = watch::channel(None);
         Self {
-            sidecar: Task::start(&member, Part::Sidecar, sidecar, &context),
-            app: Task::start(&member, Part::App, app, &context),
+            sidecar: Task::start(&member, Part::Sidecar, sidecar, &context, asked.clone()),
+            app: Task::start(&member, Part::App, app, &context, asked),
+            along,
         }
+    }
+
+    /// Ends the app and starts this revision of it in its place, if its sidecar lets that run along.
+    pub(super) fn run_along(&self, revision: u64) {
+        self.along.send_replace(Some(revision));
     }
 
     /// Ends the member: the sidecar finishes with its app still there, then the app ends.
@@ -130,7 +144,13 @@ impl Keeper {
 }
 
 impl Task {
-    fn start(member: &Arc<Member>, part: Part, program: Program, context: &Context) -> Self {
+    fn start(
+        member: &Arc<Member>,
+        part: Part,
+        program: Program,
+        context: &Context,
+        along: watch::Receiver<Option<u64>>,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let keep = Keep {
             member: member.clone(),
@@ -138,6 +158,8 @@ impl Task {
             program,
             context: context.clone(),
             stop: stopped,
+            along,
+            revision: 0,
             backoff: Backoff::default(),
         };
         let task = tokio::spawn(async move {
@@ -206,21 +228,28 @@ impl Keep {
                 }
                 return;
             };
+            let mut along = self.along.clone();
             let end = tokio::select! {
-                status = running.wait() => Some(status.map_or_else(|it| it.to_string(), how)),
+                status = running.wait() => Ok(status.map_or_else(|it| it.to_string(), how)),
                 () = stopped(&mut stop) => {
                     let _ = running.stop(APP_GRACE).await;
                     return;
                 }
-                () = self.attend(admin) => None,
-            };
-            if let Some(how) = end {
-                if !self.ended(since, how).await {
-                    return;
+                () = self.attend(admin) => Err(What::StoppedForRebuild),
+                revision = another(&mut along, self.revision) => {
+                    Err(What::StoppedForRevision(revision))
                 }
-            } else {
-                self.tell(What::StoppedForRebuild);
-                let _ = running.stop(APP_GRACE).await;
+            };
+            match end {
+                Ok(how) => {
+                    if !self.ended(since, how).await {
+                        return;
+                    }
+                }
+                Err(what) => {
+                    self.tell(what);
+                    let _ = running.stop(APP_GRACE).await;
+                }
             }
         }
     }
@@ -254,6 +283,7 @@ impl Keep {
     /// Which revision of the app is due, whose command is run then. The sidecar finds that in a file.
     async fn choose(&mut self, admin: SocketAddr) -> Result<u64, String> {
         let revision = self.due(admin).await;
+        self.revision = revision;
         let folder = &self.member.folder;
         let commands = Commands::read(folder.group()).map_err(|error| error.to_string())?;
         let Some(command) = commands.of(revision) else {
@@ -270,10 +300,15 @@ impl Keep {
         Ok(revision)
     }
 
-    /// A sidecar that does not answer knows nothing.
-    async fn due(&self, admin: SocketAddr) -> u64 {
+    /// A sidecar that does not answer knows nothing. What may not run along is asked for once.
+    async fn due(&mut self, admin: SocketAddr) -> u64 {
+        let along = *self.along.borrow_and_update();
+        let hook = along.map_or_else(
+            || "/lifecycle/app-revision".to_owned(),
+            |along| format!("/lifecycle/app-revision?revision={along}"),
+        );
         loop {
-            let answer = call(admin, Method::GET, "/lifecycle/app-revision", CALL_LIMIT).await;
+            let answer = call(admin, Method::GET, &hook, CALL_LIMIT).await;
             if let Ok((StatusCode::OK, body)) = answer
                 && let Ok(revision) = plain(&body).parse()
             {
@@ -393,6 +428,18 @@ fn plain(body: &[u8]) -> String {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A sender that is gone means the same.
     let _ = stop.wait_for(|it| *it).await;
+}
+
+/// Returns when another revision than this one is to run along.
+async fn another(along: &mut watch::Receiver<Option<u64>>, than: u64) -> u64 {
+    loop {
+        if along.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        if let Some(revision) = along.borrow_and_update().filter(|it| *it != than) {
+            return revision;
+        }
+    }
 }
 
 /// Returns when the sidecar's process is up.

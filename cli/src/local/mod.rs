@@ -16,6 +16,7 @@ mod peers;
 mod ports;
 mod process;
 mod relay;
+mod rolling;
 mod screen;
 pub(crate) mod settings;
 mod state;

@@ -109,6 +109,11 @@ pub(super) fn event(event: &Event, member: &Member) -> String {
         What::StoppedForRebuild => {
             format!("{name}: the app is stopped, and its copy is made anew")
         }
+        What::StoppedForRevision(revision) => {
+            format!(
+                "{name}: the app is stopped, and revision {revision} runs along silently in its place"
+            )
+        }
         What::HeldBack(reason) => format!("{name}: the app is not started yet: {reason}"),
         What::CannotStart(problem) => format!("{name}: {title} cannot be started: {problem}"),
         What::NotListening(since) => format!(

@@ -8,7 +8,7 @@ use synod_paxos::{Ballot, Entry, GroupId, Hello, Incarnation, Lane, MemberId, Me
 use synod_proto::v1;
 
 /// Lowest and highest protocol version that this build speaks.
-pub const PROTOCOL: std::ops::RangeInclusive<u32> = 1..=2;
+pub const PROTOCOL: std::ops::RangeInclusive<u32> = 1..=3;
 
 /// An entry as it travels, and as backups hold it.
 pub fn read_entry(entry: v1::Entry) -> Result<Entry, WireError> {

@@ -76,6 +76,8 @@ pub struct Options {
     pub bug: Bug,
     /// What it says that it is.
     pub revision: u64,
+    /// The status code with which it does.
+    pub which: u16,
 }
 
 struct App {
@@ -179,7 +181,8 @@ impl App {
                 return respond((StatusCode::OK, json!(self.state().kept.slot)));
             }
             (&Method::POST, "/which") => {
-                return respond((StatusCode::OK, json!({"revision": self.options.revision})));
+                let status = StatusCode::from_u16(self.options.which).unwrap_or_default();
+                return respond((status, json!({"revision": self.options.revision})));
             }
             (&Method::GET, "/counts") => return respond((StatusCode::OK, self.counts())),
             _ => {}

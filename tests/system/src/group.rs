@@ -272,6 +272,19 @@ impl Group {
         Ok(output.context("synod app switch does not end")??)
     }
 
+    /// Has another command run along, or ended, or take over, and waits until `synod app roll` ends.
+    pub async fn roll_app(&self, arguments: &[&str], command: &[String]) -> anyhow::Result<Output> {
+        let mut roll = Command::new(synod()?);
+        roll.args(["app", "roll", "--data"]).arg(&self.data);
+        roll.args(arguments);
+        if !command.is_empty() {
+            roll.arg("--").args(command);
+        }
+        let output = roll.stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = timeout(Duration::from_secs(400), output).await;
+        Ok(output.context("synod app roll does not end")??)
+    }
+
     /// The numbers of the members that it should have, by its own record.
     pub fn numbers(&self) -> Vec<u32> {
         let text = fs::read(self.data.join("group.json")).unwrap_or_default();

@@ -35,6 +35,9 @@ struct Arguments {
     /// What to answer `POST /which` with
     #[arg(long, default_value_t = 0)]
     revision: u64,
+    /// With which status code
+    #[arg(long, default_value_t = 200)]
+    which: u16,
 }
 
 #[tokio::main]
@@ -53,6 +56,7 @@ async fn main() -> anyhow::Result<()> {
         fates: arguments.fates,
         bug: arguments.bug.unwrap_or_default(),
         revision: arguments.revision,
+        which: arguments.which,
     };
     Ok(app::serve(listener, options).await?)
 }

@@ -220,3 +220,155 @@ pub(super) async fn taken_back(settings: &Settings, report: &mut Report) -> anyh
     group.stop().await?;
     Ok(())
 }
+
+/// Both run side by side while processes of all kinds are killed and stopped: which one has answered follows
+/// from the slot.
+pub(super) async fn rolled(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let mut group = Group::start(&options(0)?).await?;
+    let gentle = Settings {
+        rate: settings.rate / 2,
+        ..settings.clone()
+    };
+    let ends = Arc::new(AtomicBool::new(false));
+    let listeners: Vec<_> = (1..=MEMBERS).map(|it| listen(&group, it, &ends)).collect();
+    let workload = start(&gentle, &group, 11);
+    let mut random = StdRng::seed_from_u64(settings.seed);
+    let span = Duration::from_secs(settings.fault_seconds).min(60 * SECOND);
+    let next = options(1)?.command;
+    let roll = async {
+        sleep(6 * SECOND).await;
+        let begun = Instant::now();
+        let rolled = group.roll_app(&[], &next).await?;
+        anyhow::Ok((rolled, begun.elapsed()))
+    };
+    let (deeds, rolled) =
+        tokio::join!(nemesis::torment(&group, &workload, &mut random, span), roll);
+    sleep(3 * SECOND).await;
+    ends.store(true, Ordering::SeqCst);
+    let recorded = workload.finish().await?;
+    let (output, took) = rolled?;
+    report.say(format!(
+        "{} operations, {} of unknown outcome; {} faults; taken over after {:.1} s",
+        recorded.history.completed(),
+        recorded.history.unknown(),
+        deeds?.faults.len(),
+        took.as_secs_f64()
+    ));
+    let barrier = expect_switched_along(&output, report)?;
+    let heard = heard(listeners, report).await?;
+    let of = |wanted: u64| {
+        let all = heard.iter().filter(move |it| it.1 == wanted);
+        all.map(|it| it.0)
+    };
+    let last_old = of(0).max().context("no answer of the old one")?;
+    let first_new = of(1).min().context("no answer of the new one")?;
+    report.say(format!(
+        "barrier {barrier}; the last answer of the old at {last_old}, the first of the new at {first_new}; \
+         {} and {} answers",
+        of(0).count(),
+        of(1).count()
+    ));
+    report.expect(
+        barrier < last_old && last_old < first_new,
+        "the new version answered before it had taken over, or the old one after",
+    );
+    let along = of(0).filter(|it| *it > barrier).count();
+    report.expect(
+        along >= 20 && of(1).count() >= 20,
+        format!("too few answers for a verdict: {along} while both ran"),
+    );
+    conclude(settings, &mut group, "revisions-rolled", recorded, report).await?;
+    group.stop().await?;
+    Ok(())
+}
+
+/// It refuses what the old one accepts: clients never see that.
+pub(super) async fn disagrees(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let mut group = Group::start(&options(0)?).await?;
+    let gentle = Settings {
+        rate: settings.rate / 4,
+        ..settings.clone()
+    };
+    let ends = Arc::new(AtomicBool::new(false));
+    let listeners: Vec<_> = (1..=MEMBERS).map(|it| listen(&group, it, &ends)).collect();
+    let workload = start(&gentle, &group, 12);
+    sleep(3 * SECOND).await;
+    let mut refuses = options(1)?.command;
+    refuses.extend(["--which", "500"].map(str::to_owned));
+    let rolled = group.roll_app(&["--timeout", "90s"], &refuses).await?;
+    let error = String::from_utf8_lossy(&rolled.stderr).into_owned();
+    report.expect(
+        !rolled.status.success()
+            && error.contains("POST /which")
+            && error.contains("status 200")
+            && error.contains("--take-back"),
+        format!("it is not stopped, or not told why: {error}"),
+    );
+    let refused = group.roll_app(&[], &options(2)?.command).await?;
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    report.expect(
+        !refused.status.success() && error.contains("take it back"),
+        format!("another one is not refused: {error}"),
+    );
+    let back = group.roll_app(&["--take-back"], &[]).await?;
+    report.expect(
+        back.status.success(),
+        String::from_utf8_lossy(&back.stderr).into_owned(),
+    );
+    sleep(5 * SECOND).await;
+    // The next one is good.
+    let rolled = group.roll_app(&[], &options(3)?.command).await?;
+    expect_switched_along(&rolled, report)?;
+    sleep(2 * SECOND).await;
+    ends.store(true, Ordering::SeqCst);
+    let recorded = workload.finish().await?;
+    let heard = heard(listeners, report).await?;
+    report.say(format!("{} answers in order", heard.len()));
+    report.expect(
+        heard.iter().all(|it| it.1 != 1),
+        "a client got an answer of the version that was taken back",
+    );
+    let first_new = heard.iter().filter(|it| it.1 == 3).map(|it| it.0).min();
+    let last_old = heard.iter().filter(|it| it.1 == 0).map(|it| it.0).max();
+    report.expect(
+        last_old < first_new,
+        format!("the old one answered up to {last_old:?}, the new one from {first_new:?} on"),
+    );
+    conclude(settings, &mut group, "revisions-disagree", recorded, report).await?;
+    group.stop().await?;
+    Ok(())
+}
+
+fn expect_switched_along(output: &Output, report: &mut Report) -> anyhow::Result<u64> {
+    let said = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    report.expect(output.status.success(), format!("{said}{error}"));
+    let line = said
+        .lines()
+        .find(|it| it.contains("runs along behind slot "));
+    let line = line.with_context(|| format!("it says no slot: {said}{error}"))?;
+    let slot = line.rsplit(' ').next().unwrap_or_default();
+    Ok(slot.parse()?)
+}
+
+/// All that the listeners have heard; each in order.
+async fn heard(
+    listeners: Vec<JoinHandle<anyhow::Result<Heard>>>,
+    report: &mut Report,
+) -> anyhow::Result<Vec<(u64, u64)>> {
+    let mut all = Vec::new();
+    for listener in listeners {
+        let heard = listener.await??;
+        report.say(format!(
+            "{} answers in order, at most {:.1} s apart",
+            heard.answers.len(),
+            heard.longest.as_secs_f64()
+        ));
+        report.expect(
+            heard.answers.is_sorted_by_key(|it| it.0),
+            "a client saw slots out of order",
+        );
+        all.extend(heard.answers);
+    }
+    Ok(all)
+}
