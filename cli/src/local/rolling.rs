@@ -44,7 +44,7 @@ pub(super) fn next<'a>(
 
 #[cfg(test)]
 mod tests {
-    use synod_sidecar::admin::status::Revision;
+    use synod_sidecar::admin::status::{Disagreement, Revision};
 
     use super::*;
 
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_disagreement_stops_it_and_so_does_the_end_of_the_change() {
-        let stopped = changed(|it| it.revision.disagreement = Some(Default::default()));
+        let stopped = changed(|it| it.revision.disagreement = Some(Disagreement::default()));
         assert_eq!(of(&[Some(old()), Some(stopped), Some(old())]), None);
         let over = changed(|it| it.revision.silent = None);
         let all = [over, old(), old()].map(Some);
