@@ -121,6 +121,7 @@ async fn each_copy_passes_to_the_next_revision_at_one_slot_and_nothing_is_lost()
             acknowledged
         }
     });
+    group.add(2, "which").await;
     group.add(1, "b").await;
     let revised = group.revise(1, from(0)).await.expect("agreed");
     assert_eq!(revised.revision, 1);
