@@ -258,16 +258,7 @@ async fn follow_along(args: &RollArgs, members: &[Config], revision: u64) -> Res
     let mut told: BTreeMap<&str, String> = BTreeMap::new();
     let data = args.group.data.display();
     loop {
-        let mut statuses = Vec::new();
-        for member in members {
-            let status = status(member.listen.admin).await;
-            let words = words_of(status.as_ref(), revision);
-            if told.get(member.member.as_str()) != Some(&words) {
-                crate::print(&format!("{}: {words}\n", member.member))?;
-                told.insert(&member.member, words);
-            }
-            statuses.extend(status);
-        }
+        let statuses = show(members, revision, &mut told).await?;
         let disagreement = statuses
             .iter()
             .find_map(|it| it.revision.disagreement.as_ref());
@@ -289,8 +280,7 @@ async fn follow_along(args: &RollArgs, members: &[Config], revision: u64) -> Res
                 "revision {revision} was taken back, or followed by another, meanwhile"
             )));
         }
-        let runs = |it: &&Status| it.serving && it.revision.running == Some(revision);
-        let running = statuses.iter().filter(runs).count();
+        let running = running(&statuses, revision);
         if statuses.iter().any(is_over) && running == statuses.len() {
             return crate::print(&format!("revision {revision} has taken over\n"));
         }
@@ -303,6 +293,31 @@ async fn follow_along(args: &RollArgs, members: &[Config], revision: u64) -> Res
         }
         sleep(LOOK_PERIOD).await;
     }
+}
+
+/// Says of each member how far it is, if that is news. Goes out: what those that answer say of themselves.
+async fn show<'a>(
+    members: &'a [Config],
+    revision: u64,
+    told: &mut BTreeMap<&'a str, String>,
+) -> Result<Vec<Status>, Failure> {
+    let mut statuses = Vec::new();
+    for member in members {
+        let status = status(member.listen.admin).await;
+        let words = words_of(status.as_ref(), revision);
+        if told.get(member.member.as_str()) != Some(&words) {
+            crate::print(&format!("{}: {words}\n", member.member))?;
+            told.insert(&member.member, words);
+        }
+        statuses.extend(status);
+    }
+    Ok(statuses)
+}
+
+/// How many copies answer with that revision.
+fn running(statuses: &[Status], revision: u64) -> usize {
+    let runs = |it: &&Status| it.serving && it.revision.running == Some(revision);
+    statuses.iter().filter(runs).count()
 }
 
 /// Nothing comes of it; otherwise it may be agreed on yet.
@@ -324,18 +339,8 @@ async fn follow(
     let mut told: BTreeMap<&str, String> = BTreeMap::new();
     let mut warned = false;
     loop {
-        let mut statuses = Vec::new();
-        for member in members {
-            let status = status(member.listen.admin).await;
-            let words = words_of(status.as_ref(), revision);
-            if told.get(member.member.as_str()) != Some(&words) {
-                crate::print(&format!("{}: {words}\n", member.member))?;
-                told.insert(&member.member, words);
-            }
-            statuses.extend(status);
-        }
-        let runs = |it: &&Status| it.serving && it.revision.running == Some(revision);
-        let running = statuses.iter().filter(runs).count();
+        let statuses = show(members, revision, &mut told).await?;
+        let running = running(&statuses, revision);
         let finished = statuses
             .iter()
             .any(|it| it.revision.in_force == revision && !it.revision.unfinished);

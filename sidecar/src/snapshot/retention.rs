@@ -7,6 +7,7 @@ use super::store::Standing;
 /// Usable ones that are kept: the log may be cut behind the older, and if the newer turns out to be
 /// damaged, there is the older.
 const KEPT: usize = 2;
+
 /// What may go, oldest first, of snapshots given oldest first. Of those that wait for their comparison, the
 /// first stays until it is over, however fast new ones come, and the last, which is worth most.
 pub(super) fn superfluous(snapshots: &[(Slot, Standing)]) -> Vec<Slot> {

@@ -96,13 +96,9 @@ fn expect_switched(output: &Output, report: &mut Report) -> anyhow::Result<u64> 
 pub(super) async fn changed(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
     let first = options(0)?;
     let mut group = Group::start(&first).await?;
-    let gentle = Settings {
-        rate: settings.rate / 2,
-        ..settings.clone()
-    };
     let ends = Arc::new(AtomicBool::new(false));
     let listeners: Vec<_> = (1..=MEMBERS).map(|it| listen(&group, it, &ends)).collect();
-    let workload = start(&gentle, &group, 9);
+    let workload = start(&gently(settings, 2), &group, 9);
     let begun = Instant::now();
     let mut random = StdRng::seed_from_u64(settings.seed);
     let span = Duration::from_secs(settings.fault_seconds).min(60 * SECOND);
@@ -174,11 +170,7 @@ pub(super) async fn changed(settings: &Settings, report: &mut Report) -> anyhow:
 pub(super) async fn taken_back(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
     let first = options(0)?;
     let mut group = Group::start(&first).await?;
-    let gentle = Settings {
-        rate: settings.rate / 4,
-        ..settings.clone()
-    };
-    let workload = start(&gentle, &group, 10);
+    let workload = start(&gently(settings, 4), &group, 10);
     sleep(3 * SECOND).await;
     let broken = ["false".to_owned()];
     let tried = group.switch_app(&["--timeout", "8s"], &broken).await?;
@@ -225,13 +217,9 @@ pub(super) async fn taken_back(settings: &Settings, report: &mut Report) -> anyh
 /// from the slot.
 pub(super) async fn rolled(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
     let mut group = Group::start(&options(0)?).await?;
-    let gentle = Settings {
-        rate: settings.rate / 2,
-        ..settings.clone()
-    };
     let ends = Arc::new(AtomicBool::new(false));
     let listeners: Vec<_> = (1..=MEMBERS).map(|it| listen(&group, it, &ends)).collect();
-    let workload = start(&gentle, &group, 11);
+    let workload = start(&gently(settings, 2), &group, 11);
     let mut random = StdRng::seed_from_u64(settings.seed);
     let span = Duration::from_secs(settings.fault_seconds).min(60 * SECOND);
     let next = options(1)?.command;
@@ -285,13 +273,9 @@ pub(super) async fn rolled(settings: &Settings, report: &mut Report) -> anyhow::
 /// It refuses what the old one accepts: clients never see that.
 pub(super) async fn disagrees(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
     let mut group = Group::start(&options(0)?).await?;
-    let gentle = Settings {
-        rate: settings.rate / 4,
-        ..settings.clone()
-    };
     let ends = Arc::new(AtomicBool::new(false));
     let listeners: Vec<_> = (1..=MEMBERS).map(|it| listen(&group, it, &ends)).collect();
-    let workload = start(&gentle, &group, 12);
+    let workload = start(&gently(settings, 4), &group, 12);
     sleep(3 * SECOND).await;
     let mut refuses = options(1)?.command;
     refuses.extend(["--which", "500"].map(str::to_owned));
@@ -337,6 +321,14 @@ pub(super) async fn disagrees(settings: &Settings, report: &mut Report) -> anyho
     conclude(settings, &mut group, "revisions-disagree", recorded, report).await?;
     group.stop().await?;
     Ok(())
+}
+
+/// With a part of the traffic.
+fn gently(settings: &Settings, part: u32) -> Settings {
+    Settings {
+        rate: settings.rate / part,
+        ..settings.clone()
+    }
 }
 
 fn expect_switched_along(output: &Output, report: &mut Report) -> anyhow::Result<u64> {
