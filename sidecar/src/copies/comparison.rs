@@ -15,7 +15,7 @@ use tonic::Status;
 use super::found::Found;
 use super::service::DIGESTS;
 use super::{rules, wire};
-use crate::apply::digests::{Batch, fingerprint};
+use crate::apply::digests::Batch;
 use crate::apply::divergence::{Comparers, OnDivergence, Verdict};
 use crate::apply::{ApplyHandle, Word};
 use crate::ingress::PeerChannels;
@@ -145,7 +145,7 @@ impl Desk {
     async fn ask_on(self: Arc<Self>, member: MemberId) {
         let mut its_noise = 0;
         loop {
-            let (word, finished) = self.word(member, its_noise);
+            let (word, finished) = self.comparers().word(member, its_noise);
             let more = match timeout(PATIENCE, self.ask(member, &word)).await {
                 Ok(Ok(batch)) => {
                     let more = batch.more;
@@ -165,29 +165,6 @@ impl Desk {
                 sleep(PERIOD).await;
             }
         }
-    }
-
-    /// What it is told, and up to where that is all there is to say.
-    fn word(&self, member: MemberId, its_noise: u64) -> (Word, Slot) {
-        let comparers = self.comparers();
-        let comparer = comparers.of(member);
-        let noise_known = fingerprint(comparer.noise());
-        let is_news = noise_known != its_noise;
-        let word = Word {
-            lineage: comparer.lineage(member),
-            after: comparer.wanted(member),
-            verified: comparer.verified(member),
-            release: comparer.released(),
-            mark: comparer.mark(member).cloned(),
-            is_over: comparer.is_over(member),
-            noise: if is_news {
-                comparer.noise().clone()
-            } else {
-                BTreeSet::new()
-            },
-            noise_known,
-        };
-        (word, comparer.finished())
     }
 
     async fn ask(&self, member: MemberId, word: &Word) -> Result<Batch, Status> {

@@ -37,7 +37,7 @@ use crate::apply::{ApplyHandle, ApplyStatus, Fold, NotTaken, Verified};
 use crate::config::{Config, state};
 use crate::identity::Connector;
 use crate::node::{Channels, NodeHandle, NodeStatus};
-use crate::snapshot::policy::{Due, Report, Source, best_source};
+use crate::snapshot::policy::{Compared, Due, Report, Source, after_comparison, best_source};
 use crate::snapshot::transfer::{FetchError, Fetcher};
 use crate::snapshot::volume::{Volume, VolumeError};
 use crate::snapshot::{Finding, Snapshot, Standing, Store, StoreError, blocking};
@@ -337,20 +337,27 @@ impl Handle {
         for snapshot in uncompared {
             let (slot, id) = (snapshot.head.slot, snapshot.id);
             let maker = self.states.maker_of(slot);
-            let is_of_now = maker.is_some_and(|it| verified.is_of(it));
-            if maker.is_some_and(|it| verified.covers(it, slot)) {
-                self.store.mark_verified(id)?;
-                tracing::info!(%slot, "the snapshot may be used: its slots were compared");
-            } else if !is_of_now || astray.is_some_and(|astray| astray <= slot) {
-                tracing::info!(%slot, "a snapshot is removed: its slots cannot be compared any more");
-                self.store.discard(id)?;
-            } else if fills {
-                self.store.mark_unverified(id)?;
-                tracing::warn!(
-                    %slot,
-                    "the snapshot is used though its slots could not be compared: the log is half \
-                     full, and other copies are away"
-                );
+            match after_comparison(maker, slot, verified, astray, fills) {
+                Some(Compared::Verified) => {
+                    self.store.mark_verified(id)?;
+                    tracing::info!(%slot, "the snapshot may be used: its slots were compared");
+                }
+                Some(Compared::Gone) => {
+                    tracing::info!(
+                        %slot,
+                        "a snapshot is removed: its slots cannot be compared any more"
+                    );
+                    self.store.discard(id)?;
+                }
+                Some(Compared::Unverified) => {
+                    self.store.mark_unverified(id)?;
+                    tracing::warn!(
+                        %slot,
+                        "the snapshot is used though its slots could not be compared: the log is \
+                         half full, and other copies are away"
+                    );
+                }
+                None => {}
             }
         }
         self.store.retain()?;

@@ -12,6 +12,8 @@ use synod_paxos::{MemberId, Slot};
 
 use super::head::SnapshotId;
 use super::store::Standing;
+use crate::app::Instance;
+use crate::apply::Verified;
 
 /// When a member's next snapshot is due: whichever comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,17 @@ pub enum Turn {
         /// The follower.
         from: MemberId,
     },
+}
+
+/// What becomes of a snapshot that waited for its comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compared {
+    /// A majority vouches for it.
+    Verified,
+    /// It is used without that.
+    Unverified,
+    /// It can never be compared any more, or differs: nobody may use it.
+    Gone,
 }
 
 /// A snapshot that another member offers.
@@ -103,6 +116,26 @@ pub fn next_turn(reports: &[Report], due: Due) -> Option<Turn> {
             from: from.member,
         })
     })
+}
+
+/// What becomes of a snapshot that waits for its comparison, at this slot. `None`: it goes on waiting.
+/// `maker`: whose state it is, if this process has made it; `astray`: the copy was found to differ from
+/// there on; `fills`: the log has no more room to wait (rule N2).
+pub fn after_comparison(
+    maker: Option<Instance>,
+    slot: Slot,
+    verified: Verified,
+    astray: Option<Slot>,
+    fills: bool,
+) -> Option<Compared> {
+    let is_of_now = maker.is_some_and(|it| verified.is_of(it));
+    if maker.is_some_and(|it| verified.covers(it, slot)) {
+        Some(Compared::Verified)
+    } else if !is_of_now || astray.is_some_and(|astray| astray <= slot) {
+        Some(Compared::Gone)
+    } else {
+        fills.then_some(Compared::Unverified)
+    }
 }
 
 /// The best of what is offered to a member whose log must go on behind a snapshot: the group still
@@ -161,6 +194,26 @@ mod tests {
 
     fn make(member: u32) -> Turn {
         Turn::Make(MemberId(member))
+    }
+
+    #[test]
+    fn a_snapshot_is_used_once_it_is_vouched_for_and_never_of_a_copy_that_differs_there() {
+        let instance = |number| std::num::NonZeroU64::new(number).map(Instance);
+        let (now, before) = (instance(2), instance(1));
+        let verified = Verified::of(now, Slot(10));
+        let of = |maker, slot, astray: Option<u64>, fills| {
+            after_comparison(maker, Slot(slot), verified, astray.map(Slot), fills)
+        };
+        assert_eq!(of(now, 10, None, false), Some(Compared::Verified));
+        assert_eq!(of(now, 11, None, false), None, "it waits");
+        assert_eq!(of(now, 11, None, true), Some(Compared::Unverified));
+        for fills in [false, true] {
+            assert_eq!(of(now, 11, Some(11), fills), Some(Compared::Gone));
+            assert_eq!(of(before, 10, None, fills), Some(Compared::Gone));
+            assert_eq!(of(None, 10, None, fills), Some(Compared::Gone));
+        }
+        assert_eq!(of(now, 11, Some(12), false), None);
+        assert_eq!(of(now, 10, Some(11), false), Some(Compared::Verified));
     }
 
     #[test]

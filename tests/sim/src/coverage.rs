@@ -169,10 +169,48 @@ pub enum Sight {
     SkipsUnsure,
     /// A person gave up a request.
     Words,
+    /// One of a copy that has gone astray was thrown away.
+    SnapshotsAstray,
+    /// A copy has gone astray.
+    WentAstray,
+    /// The comparison has found one that differs from a majority.
+    OddOnesFound,
+    /// It was taken out.
+    TakenOut,
+    /// It was made anew.
+    MadeAnew,
+    /// No majority has agreed.
+    Ties,
+    /// A person has replaced a copy.
+    Mended,
+    /// What differs on all copies was found to be noise.
+    NoiseFound,
+    /// Another revision of the app has taken over at once.
+    Switches,
+    /// And all copies run it.
+    SwitchesDone,
+    /// It was taken back before.
+    SwitchesTakenBack,
+    /// Another revision is to run along.
+    Rolls,
+    /// A copy was given to it.
+    RunsAlong,
+    /// The state that it begins with was asked for.
+    BarriersSaved,
+    /// It has taken over.
+    RollsDone,
+    /// On a person's word.
+    RollsDoneInSpite,
+    /// It was found to answer otherwise.
+    RollsDisagree,
+    /// So it has not taken over.
+    RollsRefused,
+    /// It was taken back.
+    RollsTakenBack,
 }
 
 impl Sight {
-    const COUNT: usize = Self::Words as usize + 1;
+    const COUNT: usize = Self::RollsTakenBack as usize + 1;
     const ALL: [Self; Self::COUNT] = [
         Self::Changes,
         Self::Added,
@@ -256,6 +294,25 @@ impl Sight {
         Self::Skips,
         Self::SkipsUnsure,
         Self::Words,
+        Self::SnapshotsAstray,
+        Self::WentAstray,
+        Self::OddOnesFound,
+        Self::TakenOut,
+        Self::MadeAnew,
+        Self::Ties,
+        Self::Mended,
+        Self::NoiseFound,
+        Self::Switches,
+        Self::SwitchesDone,
+        Self::SwitchesTakenBack,
+        Self::Rolls,
+        Self::RunsAlong,
+        Self::BarriersSaved,
+        Self::RollsDone,
+        Self::RollsDoneInSpite,
+        Self::RollsDisagree,
+        Self::RollsRefused,
+        Self::RollsTakenBack,
     ];
 }
 

@@ -8,8 +8,9 @@ use crate::calendar::{Event, Life};
 use crate::copy::look;
 use crate::coverage::Sight;
 use crate::invariants::Violation;
-use crate::invariants::applied::{Effect, has_none_of};
-use crate::snapshots::{Snapshot, Taking, Use};
+use crate::invariants::applied::{Effect, has_none_of, is_right};
+use crate::revisions::tell_revision;
+use crate::snapshots::{Maker, Snapshot, Taking, Use};
 use crate::world::World;
 
 /// How long a snapshot may take, from when it was asked for; as the executor has it.
@@ -167,6 +168,7 @@ impl World {
             }
             return Ok(());
         };
+        tell_revision(&mut process.copy.machine, &host.app, host.offered);
         let machine = &mut process.copy.machine;
         machine.handle_app(found);
         if !machine.wants(job) {
@@ -175,6 +177,7 @@ impl World {
         let same = host.app.up && host.app.process == instance;
         let snapshot = host.snapshots.iter().find(|it| it.base.slot == slot);
         if let Some(snapshot) = snapshot.filter(|_| end == End::Done && same) {
+            is_right(member, snapshot)?;
             host.app.put(Some(&snapshot.state));
             self.coverage.saw(Sight::Restored);
             machine.handle_restored(job);
@@ -200,6 +203,7 @@ impl World {
             self.coverage.saw(Sight::VolumesHalf);
             return Ok(());
         };
+        tell_revision(&mut process.copy.machine, &host.app, host.offered);
         let machine = &mut process.copy.machine;
         if !machine.wants(job) {
             return self.settle(member);
@@ -207,6 +211,9 @@ impl World {
         let snapshot = host.snapshots.iter().find(|it| it.base.slot == slot);
         let has = snapshot.is_some() || slot == Slot::ZERO;
         if end == End::Done && has && found.is_none() {
+            if let Some(snapshot) = snapshot {
+                is_right(member, snapshot)?;
+            }
             host.app.put(snapshot.map(|it| &it.state));
             host.half_restored = false;
             self.coverage.saw(Sight::VolumesBack);
@@ -233,6 +240,7 @@ impl World {
             return Ok(());
         };
         let copy = &mut process.copy;
+        tell_revision(&mut copy.machine, &host.app, host.offered);
         copy.machine.handle_app(found);
         let same = found.filter(|it| it.0.get() == instance);
         if copy.machine.wants(job) {
@@ -266,6 +274,9 @@ impl World {
             return Ok(());
         }
         self.coverage.saw(Sight::Claimed);
+        if state.is_odd() {
+            return Ok(());
+        }
         let skipped = copy.machine.fold().skipped();
         has_none_of(member, skipped, state)?;
         let effect = Effect {
@@ -293,10 +304,11 @@ impl World {
             return Ok(());
         };
         let state = host.app.state().clone();
+        tell_revision(&mut process.copy.machine, &host.app, host.offered);
         let machine = &mut process.copy.machine;
         machine.handle_app(found);
-        let good = machine.handle_snapshot_taken(job);
-        let lineage = machine.lineage().number;
+        let maker = process.copy.maker(life);
+        let good = process.copy.machine.handle_snapshot_taken(job);
         let taking = process.keeper.taking.take_if(|it| it.job == job);
         let tables = taking.and_then(|it| it.tables);
         if let Some(tables) = tables.filter(|_| good && end == End::Done) {
@@ -304,7 +316,7 @@ impl World {
             self.checks
                 .applied
                 .is_state_of(member, &tables, slot, &state)?;
-            self.make(member, lineage, &tables, state)?;
+            self.make(member, maker, &tables, state)?;
         } else {
             self.coverage.saw(Sight::SnapshotsGivenUp);
         }
@@ -315,7 +327,7 @@ impl World {
     fn make(
         &mut self,
         member: usize,
-        lineage: u64,
+        maker: Maker,
         tables: &Fold,
         state: crate::app::State,
     ) -> Result<(), Violation> {
@@ -338,7 +350,7 @@ impl World {
             tables: tables.save(),
             state,
             standing: Use::Uncompared,
-            maker: Some((life, lineage)),
+            maker: Some(maker),
         });
         let delay = self.dice.log_range(100_000, self.swarm.service.job_ns);
         self.plan(delay, Event::Stored { member, life, slot });

@@ -94,7 +94,8 @@ impl Service {
 /// A kind of poison, on a group of so many machines.
 pub(crate) fn draw_poison(dice: &mut Dice, machines: usize) -> Poison {
     let one = dice.pick(machines);
-    let on = [On::All, On::All, On::One(one), On::Some][dice.pick(4)];
+    let all = [On::All, On::All, On::One(one), On::Some, On::AllBut(one)];
+    let on = all[dice.pick(all.len())];
     if dice.chance(0.7) {
         Poison::Kills(on)
     } else {

@@ -8,13 +8,17 @@
 
 use bytes::Bytes;
 use synod_paxos::{Base, Epoch, MemberId, Role, Slot, SnapshotRefused, Standing};
+use synod_sidecar::app::Instance;
 use synod_sidecar::apply::{Fold, Job};
+use synod_sidecar::snapshot::policy::{Compared, after_comparison};
 
 use crate::app::State;
 use crate::calendar::{Event, Life};
 use crate::coverage::Sight;
 use crate::invariants::Violation;
+use crate::invariants::applied::is_right;
 use crate::network::{id_of, index_of};
+use crate::swarm::Plant;
 use crate::world::{Host, World};
 
 /// Usable snapshots that a member keeps.
@@ -34,8 +38,16 @@ pub(crate) struct Snapshot {
     pub(crate) tables: Bytes,
     pub(crate) state: State,
     pub(crate) standing: Use,
-    /// The life and the lineage that it was taken of, on the member that took it.
-    pub(crate) maker: Option<(Life, u64)>,
+    /// Whose state it is, on the member that took it.
+    pub(crate) maker: Option<Maker>,
+}
+
+/// What a snapshot is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Maker {
+    pub(crate) life: Life,
+    pub(crate) lineage: u64,
+    pub(crate) instance: Option<Instance>,
 }
 
 /// Whether it may be used.
@@ -71,6 +83,15 @@ pub(crate) struct Keeper {
     pub(crate) volume: Option<(Job, Slot)>,
     /// Where the copy stood when it was seen last, and since when.
     stood: Option<(Slot, Slot, u64)>,
+}
+
+// === impl Maker ===
+
+impl Maker {
+    /// The same state, with all that it has become since.
+    pub(crate) fn is(self, now: Self) -> bool {
+        (self.life, self.lineage) == (now.life, now.lineage)
+    }
 }
 
 // === impl Keeper ===
@@ -130,8 +151,10 @@ impl World {
             return self.settle(member);
         }
         self.check_standing(member)?;
-        self.mark(member);
+        self.mark(member)?;
         self.tell_apply(member)?;
+        self.save_at_barrier(member);
+        self.check_tables(member)?;
         self.compact(member)?;
         self.fetch(member);
         self.give_turn(member);
@@ -206,13 +229,77 @@ impl World {
         Err(Violation::new("standstill", text))
     }
 
-    /// What a majority has executed alike may be used; what is of another life can be compared no more.
-    fn mark(&mut self, member: usize) {
+    /// What a majority vouches for may be used; what is of another state can be compared no more.
+    fn mark(&mut self, member: usize) -> Result<(), Violation> {
         let fills = self.dice.chance(FILLS);
-        let Some(process) = &self.hosts[member].process else {
-            return;
+        let compared = self.swarm.compared.as_ref();
+        // Else what may be astray is used before anybody can know.
+        let fills = fills && compared.is_none_or(|it| it.odd_every_ns.is_none());
+        let trusts = self.swarm.plant == Plant::Unverified;
+        let majority = self.executed_by_most(member);
+        let host = &mut self.hosts[member];
+        let Some(process) = &host.process else {
+            return Ok(());
         };
-        let now = (process.life, process.copy.machine.lineage().number);
+        let copy = &process.copy;
+        let now = copy.maker(process.life);
+        let verified = copy.compared.as_ref().map(|it| it.side.verified());
+        let astray = copy.machine.astray();
+        let mut gone = Vec::new();
+        for it in &mut host.snapshots {
+            if it.standing != Use::Uncompared {
+                continue;
+            }
+            let (slot, maker) = (it.base.slot, it.maker);
+            let becomes = if verified.is_some() && trusts {
+                Some(Compared::Verified)
+            } else if let Some(verified) = verified {
+                let maker = maker.filter(|it| it.life == now.life);
+                let maker = maker.and_then(|it| it.instance);
+                after_comparison(maker, slot, verified, astray, fills)
+            } else if !maker.is_some_and(|it| it.is(now)) {
+                Some(Compared::Gone)
+            } else if majority.is_some_and(|it| it >= slot) {
+                Some(Compared::Verified)
+            } else {
+                fills.then_some(Compared::Unverified)
+            };
+            match becomes {
+                Some(Compared::Gone) => {
+                    let is_odd = astray.is_some_and(|it| it <= slot);
+                    self.coverage.saw(if is_odd {
+                        Sight::SnapshotsAstray
+                    } else {
+                        Sight::SnapshotsUncomparable
+                    });
+                    gone.push(slot);
+                }
+                Some(Compared::Verified) => {
+                    is_right(member, it)?;
+                    self.coverage.saw(Sight::SnapshotsCompared);
+                    it.standing = Use::Verified;
+                }
+                Some(Compared::Unverified) => {
+                    self.coverage.saw(Sight::SnapshotsUnverified);
+                    it.standing = Use::Unverified;
+                }
+                None => {}
+            }
+        }
+        host.snapshots.retain(|it| !gone.contains(&it.base.slot));
+        let all = std::mem::take(&mut host.snapshots);
+        for it in all {
+            host.put_snapshot(it);
+        }
+        Ok(())
+    }
+
+    /// Up to where a majority of the copies has executed, where they are not compared.
+    fn executed_by_most(&self, member: usize) -> Option<Slot> {
+        let process = self.hosts[member].process.as_ref()?;
+        if process.copy.compared.is_some() {
+            return None;
+        }
         let members = process.paxos.configuration().members.iter();
         let copies = members.filter(|it| it.role != Role::Witness);
         let mut executed: Vec<Slot> = copies
@@ -222,30 +309,7 @@ impl World {
             })
             .collect();
         executed.sort_unstable_by(|a, b| b.cmp(a));
-        let majority = executed.get(executed.len() / 2).copied();
-        let host = &mut self.hosts[member];
-        let mut gone = Vec::new();
-        for it in &mut host.snapshots {
-            if it.standing != Use::Uncompared {
-                continue;
-            }
-            let slot = it.base.slot;
-            if it.maker != Some(now) {
-                self.coverage.saw(Sight::SnapshotsUncomparable);
-                gone.push(slot);
-            } else if majority.is_some_and(|it| it >= slot) {
-                self.coverage.saw(Sight::SnapshotsCompared);
-                it.standing = Use::Verified;
-            } else if fills {
-                self.coverage.saw(Sight::SnapshotsUnverified);
-                it.standing = Use::Unverified;
-            }
-        }
-        host.snapshots.retain(|it| !gone.contains(&it.base.slot));
-        let all = std::mem::take(&mut host.snapshots);
-        for it in all {
-            host.put_snapshot(it);
-        }
+        executed.get(executed.len() / 2).copied()
     }
 
     /// A copy that must be made anew begins with the newest.
@@ -308,6 +372,8 @@ impl World {
         };
         let base = process.paxos.base().slot;
         let lacks = (newest < base && !host.witness).then_some(base);
+        let begins = process.copy.machine.revision_status().wants_state;
+        let lacks = lacks.max(begins.filter(|it| newest < *it && !host.witness));
         process.keeper.needs.take_if(|it| *it <= base);
         let Some(at_least) = process.keeper.needs.max(lacks) else {
             return;
@@ -325,7 +391,9 @@ impl World {
         let Some(process) = self.hosts[member].process.as_ref() else {
             return;
         };
-        if process.paxos.standing() != Standing::Leader || every == 0 {
+        // Until another revision of the app has taken over, nothing that it has made is saved.
+        let unfinished = process.copy.machine.revision_status().is_unfinished;
+        if process.paxos.standing() != Standing::Leader || every == 0 || unfinished {
             return;
         }
         let members = process.paxos.configuration().members.iter();
@@ -369,6 +437,30 @@ impl World {
             self.plan_fetch(member, Some(best.1), at_least);
         } else {
             self.plan(delay, Event::Turn { member: to });
+        }
+    }
+
+    /// A copy that stands at a barrier has its state saved.
+    fn save_at_barrier(&mut self, member: usize) {
+        let host = &self.hosts[member];
+        let process = host.process.as_ref();
+        let ends_at = process.and_then(|it| it.copy.machine.revision_status().ends_at);
+        let Some(slot) = ends_at.filter(|_| self.swarm.snapshot_slots > 0) else {
+            return;
+        };
+        if !host.snapshots.iter().any(|it| it.base.slot == slot) {
+            self.coverage.saw(Sight::BarriersSaved);
+            self.take(member);
+        }
+    }
+
+    /// What a copy holds of revisions is what was chosen.
+    fn check_tables(&mut self, member: usize) -> Result<(), Violation> {
+        self.learn_revisions();
+        let process = self.hosts[member].process.as_ref();
+        match process.filter(|it| it.copy.compared.is_some()) {
+            Some(it) => self.checks.revisions.agree(member, it.copy.machine.fold()),
+            None => Ok(()),
         }
     }
 
@@ -489,6 +581,7 @@ impl World {
             return Ok(());
         };
         let base = snapshot.base.clone();
+        is_right(member, &snapshot)?;
         let host = &mut self.hosts[member];
         // A witness has no use for the state.
         if !host.witness {

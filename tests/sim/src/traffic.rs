@@ -131,7 +131,16 @@ impl World {
                 if self.swarm.plant == Plant::EarlyAnswer {
                     let slot = process.paxos.last().next();
                     let Register { count, chain } = Register::default().append(operation.work.op);
-                    self.send_reply(attempt, Reply::Wrote { slot, count, chain });
+                    let revision = 0;
+                    self.send_reply(
+                        attempt,
+                        Reply::Wrote {
+                            slot,
+                            count,
+                            chain,
+                            revision,
+                        },
+                    );
                 }
             }
             Err(_) => self.send_reply(attempt, Reply::NotOrdered),
@@ -205,10 +214,18 @@ impl World {
     fn verify(&mut self, operation: Operation, reply: Reply) -> Result<(), Violation> {
         let (op, floor) = (operation.work.op, operation.floor);
         match reply {
-            Reply::Wrote { slot, count, chain } => {
+            Reply::Wrote {
+                slot,
+                count,
+                chain,
+                revision,
+            } => {
+                self.learn_revisions();
+                self.checks.revisions.told(slot, revision)?;
                 self.checks
                     .wrote(op, floor, slot, Register { count, chain })
             }
+            Reply::Astray { slot } => self.checks.wrote_astray(op, slot),
             Reply::Read {
                 reflects,
                 count,

@@ -114,3 +114,13 @@ fn reads_that_do_not_wait_for_their_index_are_seen() {
 fn an_answer_before_the_command_is_chosen_is_seen() {
     assert!(seen(Plant::EarlyAnswer, 3).contains(&"I15"));
 }
+
+#[test]
+fn a_snapshot_of_a_copy_that_has_gone_astray_is_seen_when_it_may_be_used() {
+    assert!(seen(Plant::Unverified, 60).contains(&"N2"));
+}
+
+#[test]
+fn answers_of_a_revision_that_should_be_silent_are_seen() {
+    assert!(seen(Plant::SilentAnswers, 60).contains(&"V1"));
+}

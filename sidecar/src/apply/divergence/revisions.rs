@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::{MemberId, Slot};
 
 use super::{Comparer, OnDivergence, Rules, Verdict};
-use crate::apply::digests::{Batch, Digest, Part};
+use crate::apply::Word;
+use crate::apply::digests::{Batch, Digest, Part, fingerprint};
 
 /// Slots of which the answers of the revision that answers are kept for the other, at most: what is further
 /// back when that comes there is not compared.
@@ -161,6 +162,29 @@ impl Comparers {
             Some(along) if self.runs_along(member) => &along.comparer,
             _ => &self.answering,
         }
+    }
+
+    /// What this copy is told, and up to where that is all there is to say: it has heard that when it has
+    /// answered ([`Comparers::handle_told`]). `its_noise` is the [`fingerprint`] of the noise that it knows.
+    pub fn word(&self, member: MemberId, its_noise: u64) -> (Word, Slot) {
+        let comparer = self.of(member);
+        let noise_known = fingerprint(comparer.noise());
+        let is_news = noise_known != its_noise;
+        let word = Word {
+            lineage: comparer.lineage(member),
+            after: comparer.wanted(member),
+            verified: comparer.verified(member),
+            release: comparer.released(),
+            mark: comparer.mark(member).cloned(),
+            is_over: comparer.is_over(member),
+            noise: if is_news {
+                comparer.noise().clone()
+            } else {
+                BTreeSet::new()
+            },
+            noise_known,
+        };
+        (word, comparer.finished())
     }
 
     /// What the silent revision answers otherwise, as it was found first.

@@ -14,6 +14,7 @@ use synod_sidecar::apply::Fold;
 
 use super::Violation;
 use crate::app::{Register, State, Work, mix};
+use crate::snapshots::Snapshot;
 
 /// What executing one slot did, on the first member that did it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +123,19 @@ pub(crate) fn has_none_of(
             Err(Violation::new("K2", text))
         }
     }
+}
+
+/// A copy that has gone astray is no source of a state (rule N2).
+pub(crate) fn is_right(member: usize, snapshot: &Snapshot) -> Result<(), Violation> {
+    if !snapshot.state.is_odd() {
+        return Ok(());
+    }
+    let text = format!(
+        "member {} has a snapshot of slot {} that may be used, of a copy that has gone astray",
+        member + 1,
+        snapshot.base.slot
+    );
+    Err(Violation::new("N2", text))
 }
 
 /// Of those before this slot.

@@ -15,6 +15,7 @@ pub(crate) mod one_value;
 pub(crate) mod promised;
 pub(crate) mod read_index;
 pub(crate) mod requests;
+pub(crate) mod revisions;
 #[cfg(test)]
 mod tests;
 pub(crate) mod time;
@@ -34,6 +35,7 @@ use self::commit::Commit;
 use self::once::Once;
 use self::one_value::OneValue;
 use self::promised::Promised;
+use self::revisions::Revisions;
 use crate::app::Register;
 use crate::calendar::Life;
 use crate::disk::Disk;
@@ -59,6 +61,7 @@ pub(crate) struct Checks {
     pub(crate) applied: Applied,
     pub(crate) once: Once,
     pub(crate) answers: Answers,
+    pub(crate) revisions: Revisions,
     /// Slots that nobody executes, and whether somebody may have been told otherwise.
     skips: BTreeMap<Slot, bool>,
     /// What they hold.
@@ -97,6 +100,7 @@ impl Checks {
             applied: Applied::default(),
             once: Once::default(),
             answers: Answers::new(registers),
+            revisions: Revisions::new(),
             skips: BTreeMap::new(),
             skipped_ops: BTreeSet::new(),
         }
@@ -188,19 +192,38 @@ impl Checks {
         slot: Slot,
         effect: Effect,
     ) -> Result<(), Violation> {
-        if self.skips.get(&slot) == Some(&false) {
-            let text = format!(
-                "member {} executes slot {slot}, which all have promised not to execute",
-                member + 1
-            );
-            return Err(Violation::new("K1", text));
-        }
+        self.may_execute(member, slot)?;
         let Effect { work, result, .. } = effect;
         if self.applied.executed(member, skipped, slot, effect)? {
             self.once.executed(slot, work.op)?;
         }
         self.answers.changed(slot, work.register, result);
         Ok(())
+    }
+
+    /// All that counts when a member's app has gone astray and executed a request in its own way.
+    pub(crate) fn may_execute(&self, member: usize, slot: Slot) -> Result<(), Violation> {
+        if self.skips.get(&slot) != Some(&false) {
+            return Ok(());
+        }
+        let text = format!(
+            "member {} executes slot {slot}, which all have promised not to execute",
+            member + 1
+        );
+        Err(Violation::new("K1", text))
+    }
+
+    /// Some copy has executed the slot.
+    pub(crate) fn was_executed(&self, slot: Slot) -> bool {
+        self.applied.effect(slot).is_some()
+    }
+
+    /// A client was told what a copy that has gone astray has made of its write; of a read: slot 0.
+    pub(crate) fn wrote_astray(&self, op: u64, slot: Slot) -> Result<(), Violation> {
+        if slot == Slot::ZERO {
+            return Ok(());
+        }
+        undone::answered(op, slot, &self.chosen)
     }
 
     /// Nobody executes this slot from now on, which holds `op`. True when that is news.
