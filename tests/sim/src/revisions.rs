@@ -2,19 +2,18 @@
 //! apps of what is due, or of what may run along silently; and whoever leads has it agreed on that one has
 //! taken over, by the production rule.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use prost::Message as _;
-use synod_paxos::{Command, CommandId, CommandKind, MemberId, Role, Slot, Standing};
+use synod_paxos::{Command, CommandId, CommandKind, Role, Standing};
 use synod_proto::v1::{Revision, RevisionDisagrees, RevisionDone, RevisionStrategy};
 use synod_sidecar::apply::{Machine, RevisionStatus};
 use synod_sidecar::revision::sim::{self, Ready, Said, Sided};
 
-use std::time::Duration;
-
 use crate::app::{App, Manners, mix};
 use crate::calendar::Event;
 use crate::compared::Revising;
-use crate::copy::look;
 use crate::coverage::Sight;
 use crate::invariants::Violation;
 use crate::invariants::revisions::Event as News;
