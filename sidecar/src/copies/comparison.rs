@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use synod_paxos::{Ballot, GroupId, MemberId, Role, Slot};
+use synod_paxos::{Ballot, GroupId, MemberId, Role};
 use synod_proto::v1::CompareRequest;
 use synod_proto::v1::copies_client::CopiesClient;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};

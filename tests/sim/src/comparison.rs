@@ -18,7 +18,7 @@ use crate::coverage::Sight;
 use crate::dice::Dice;
 use crate::invariants::Violation;
 use crate::network::{id_of, index_of};
-use crate::poison::{Letter, News};
+use crate::poison::News;
 use crate::world::World;
 
 /// Longest wait for a copy's answer, and how long what it says of itself holds.
