@@ -147,16 +147,17 @@ impl World {
     ) -> Result<(), Violation> {
         let process = self.hosts[member].process.as_ref().expect("it was told");
         let copy = &process.copy;
+        // What no majority had agreed on before may have it begin earlier.
         let odd = copy
             .compared
             .as_ref()
-            .is_some_and(|it| it.odd.contains(&slot));
+            .is_some_and(|it| it.odd.range(slot..).next().is_some());
         if odd || copy.machine.lineage().number != lineage {
             self.coverage.saw(Sight::TakenOut);
             return Ok(());
         }
         let text = format!(
-            "member {} is taken out for slot {slot}, which it has answered rightly",
+            "member {} is taken out from slot {slot} on, and has answered rightly ever since",
             member + 1
         );
         Err(Violation::new("divergence", text))

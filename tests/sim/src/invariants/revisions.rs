@@ -132,11 +132,12 @@ impl Revisions {
         if revision.number != stand.newest + 1 || revision.takes_back != open {
             return None;
         }
-        stand.newest = revision.number;
-        let number = revision.number;
+        // What only takes one away uses no number.
         if stand.silent.take().is_some() {
             return Some(Event::RollTakenBack);
         }
+        let number = revision.number;
+        stand.newest = number;
         if !revision.takes_back && revision.strategy() == RevisionStrategy::Rolling {
             self.barriers.insert(number, slot);
             stand.silent = Some(Silent {
