@@ -274,7 +274,7 @@ impl World {
             digest: answer.digest,
         };
         if answer.odd {
-            self.checks.may_execute(member, slot)?;
+            self.checks.executed_astray(member, skipped, slot, effect)?;
         } else {
             self.checks.executed(member, skipped, slot, effect)?;
         }

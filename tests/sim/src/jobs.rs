@@ -274,9 +274,7 @@ impl World {
             return Ok(());
         }
         self.coverage.saw(Sight::Claimed);
-        if state.is_odd() {
-            return Ok(());
-        }
+        let is_odd = state.is_odd();
         let skipped = copy.machine.fold().skipped();
         has_none_of(member, skipped, state)?;
         let effect = Effect {
@@ -284,6 +282,11 @@ impl World {
             result: done.result,
             digest,
         };
+        if is_odd {
+            return self
+                .checks
+                .executed_astray(member, skipped, done.slot, effect);
+        }
         self.checks.executed(member, skipped, done.slot, effect)
     }
 

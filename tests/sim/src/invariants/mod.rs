@@ -201,8 +201,25 @@ impl Checks {
         Ok(())
     }
 
-    /// All that counts when a member's app has gone astray and executed a request in its own way.
-    pub(crate) fn may_execute(&self, member: usize, slot: Slot) -> Result<(), Violation> {
+    /// The same, of an app that has gone astray and executes the request in its own way.
+    pub(crate) fn executed_astray(
+        &mut self,
+        member: usize,
+        skipped: &BTreeSet<Slot>,
+        slot: Slot,
+        effect: Effect,
+    ) -> Result<(), Violation> {
+        self.may_execute(member, slot)?;
+        if self
+            .applied
+            .executed_astray(member, skipped, slot, effect)?
+        {
+            self.once.executed(slot, effect.work.op)?;
+        }
+        Ok(())
+    }
+
+    fn may_execute(&self, member: usize, slot: Slot) -> Result<(), Violation> {
         if self.skips.get(&slot) != Some(&false) {
             return Ok(());
         }
