@@ -22,6 +22,8 @@ use crate::world::World;
 
 /// How often whoever starts apps looks whether one is to run along.
 const ROLL_NS: u64 = 1_000_000_000;
+/// So long after everything was healed, a person gives up a revision that no copy can begin with.
+const BEGINS_NS: u64 = 60_000_000_000;
 
 /// What a leader knows of a revision that is about to take over.
 #[derive(Debug, Default)]
@@ -202,6 +204,11 @@ impl World {
         if self.calm && (self.checks.revisions.disagrees() || copies.len() < 2) {
             return self.decide_calmly(leader, &known);
         }
+        let waits_ns = self.now_ns.saturating_sub(self.swarm.safety_ns);
+        if self.calm && waits_ns > BEGINS_NS && self.nobody_may_begin(&copies, silent) {
+            self.propose_revision(leader, &known, false);
+            return self.settle(leader);
+        }
         let status = |it: &usize| {
             let process = self.hosts[*it].process.as_ref()?;
             let machine = &process.copy.machine;
@@ -232,6 +239,17 @@ impl World {
 }
 
 impl World {
+    /// The state that it begins with is lost.
+    fn nobody_may_begin(&self, copies: &[usize], silent: u64) -> bool {
+        copies.iter().all(|it| {
+            let process = self.hosts[*it].process.as_ref();
+            process.is_none_or(|it| {
+                let known = it.copy.machine.revision_status();
+                known.may != Some(silent) && known.running != Some(silent)
+            })
+        })
+    }
+
     /// A person decides about one that cannot take over by itself.
     fn decide_calmly(&mut self, leader: usize, known: &RevisionStatus) -> Result<(), Violation> {
         match known.silent {
