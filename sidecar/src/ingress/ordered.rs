@@ -91,6 +91,12 @@ impl<B: Backend> Core<B> {
         }
         let policy = routes.policy();
         let times = Times::of(policy);
+        let chosen = self.backend.node_status().borrow().commit;
+        if self.backlog.age(chosen, self.backend.executed()) > times.queue {
+            return Err(Problem::not_ordered(
+                "the copies are behind by more than a request may wait (ordering.queueTimeout)",
+            ));
+        }
         let key = headers::idempotency_key(&call.headers, policy.idempotency.as_ref())?;
         let whole = self.whole(call, payload, &times).await?;
         let limit = Instant::now() + times.queue;

@@ -23,8 +23,10 @@ use crate::client::{Answer, Client, Failed, request};
 const TRY_LIMIT: Duration = Duration::from_secs(12);
 /// All tries of an operation together.
 const OPERATION_LIMIT: Duration = Duration::from_secs(40);
-/// Between two tries.
+/// Between the first two tries; twice as long with each more.
 const PAUSE: Duration = Duration::from_millis(20);
+/// And never longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -220,6 +222,7 @@ async fn operate(shared: Arc<Shared>, first: usize, key: String, action: Action,
     let mut member = first;
     let mut outcome = Outcome::Failed;
     let mut witness = None;
+    let mut pause = PAUSE;
     loop {
         match attempt(&shared, member, &key, action, keyed.then_some(id)).await {
             Shown::Served(answer) => {
@@ -238,7 +241,8 @@ async fn operate(shared: Arc<Shared>, first: usize, key: String, action: Action,
         if Instant::now() >= end {
             break;
         }
-        sleep(PAUSE).await;
+        sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
         member = (member + 1) % shared.members.len();
     }
     let complete_ns = shared.now_ns();

@@ -33,7 +33,7 @@ const POISONS: [&str; 2] = ["/r/poison-dies", "/r/poison-hangs"];
 /// How often one is sent.
 const POISON_EVERY: Duration = Duration::from_secs(60);
 /// A person looks after one that is waited for so long.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(40);
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(20);
 /// Faults and changes may keep a member away that must say what it did.
 const SKIPPED_WITHIN: Duration = Duration::from_secs(120);
 /// Voters at least, and members at most.
@@ -99,7 +99,12 @@ pub(super) async fn come_and_go(settings: &Settings, report: &mut Report) -> any
         Err(error) => report.fail(format!("members: {error:#}")),
     }
     match skips {
-        Ok(skips) => report.say(format!("requests that fail everywhere: {skips}")),
+        Ok((skips, given_up)) => {
+            report.say(format!("requests that fail everywhere: {skips}"));
+            for told in given_up {
+                report.say(format!("given up by a person: {told}"));
+            }
+        }
         Err(error) => report.fail(format!("requests that fail everywhere: {error:#}")),
     }
     tell_memory(&group, report);
@@ -115,15 +120,16 @@ pub(super) async fn come_and_go(settings: &Settings, report: &mut Report) -> any
 }
 
 /// Sends a request that no copy survives every minute, or four in a shorter time, and waits until it is
-/// skipped; how long that takes.
+/// skipped; how long that takes, and what a person had to give up.
 async fn send_poison(
     group: &Group,
     workload: &Workload,
     span: Duration,
-) -> anyhow::Result<Distribution> {
+) -> anyhow::Result<(Distribution, Vec<String>)> {
     let end = Instant::now() + span;
     let every = POISON_EVERY.min(span / 4);
     let mut times = Vec::new();
+    let mut given_up = Vec::new();
     let mut due = Instant::now() + every / 2;
     while due < end {
         sleep_until(due.into()).await;
@@ -148,7 +154,7 @@ async fn send_poison(
             }
             let waited = Duration::from_nanos(workload.now_ns() - began_ns);
             if waited > GIVEN_UP_AFTER {
-                give_up(group).await?;
+                given_up.extend(give_up(group).await?);
             }
             ensure!(
                 waited < SKIPPED_WITHIN,
@@ -159,12 +165,13 @@ async fn send_poison(
         due += every;
     }
     ensure!(!times.is_empty(), "none was sent: the run is invalid");
-    Ok(Distribution::new(times))
+    Ok((Distribution::new(times), given_up))
 }
 
 /// What the guide tells a person to do about a request that is waited for: a member that was thrown away
 /// just before can never say what it did.
-async fn give_up(group: &Group) -> anyhow::Result<()> {
+async fn give_up(group: &Group) -> anyhow::Result<Vec<String>> {
+    let mut given_up = Vec::new();
     for number in group.numbers() {
         let told = group.tell(number).await.unwrap_or_default();
         if let Some(slot) = told["undecided"]["slot"].as_u64() {
@@ -178,9 +185,12 @@ async fn give_up(group: &Group) -> anyhow::Result<()> {
                 output.status.success() || moot.next().is_some(),
                 "synod skip --slot {slot}: {error}"
             );
+            if output.status.success() {
+                given_up.push(told["undecided"].to_string());
+            }
         }
     }
-    Ok(())
+    Ok(given_up)
 }
 
 /// Changes one after another, until the time is over.
@@ -198,13 +208,20 @@ async fn change(
         let any = numbers[random.random_range(0..numbers.len())];
         let leader = group.leader().await.unwrap_or(any);
         let name = |number: u32| format!("registers-{number}");
+        let voters = voters(group).await;
+        let is_spare = |number: u32| {
+            numbers.len() > SIZES.0
+                && voters
+                    .as_ref()
+                    .is_some_and(|it| it.len() > SIZES.0 || !it.contains(&name(number)))
+        };
         let (what, arguments) = match random.random_range(0..10) {
             0..3 if numbers.len() < SIZES.1 => ("added", vec!["members", "add"]),
             3 if numbers.len() < SIZES.1 => {
                 ("added as an observer", vec!["members", "add", "--observer"])
             }
-            0..4 if numbers.len() > SIZES.0 => ("removed", vec!["members", "remove"]),
-            4..6 if numbers.len() > SIZES.0 => ("removed as the leader", vec!["members", "remove"]),
+            0..4 if is_spare(any) => ("removed", vec!["members", "remove"]),
+            4..6 if is_spare(leader) => ("removed as the leader", vec!["members", "remove"]),
             8 => ("asked to lead", vec!["members", "lead"]),
             9 => ("had save its state", vec!["snapshot", "take"]),
             _ => ("made anew", vec!["members", "replace"]),
@@ -242,6 +259,17 @@ async fn change(
         }
     }
     Ok(steps)
+}
+
+/// Their names; `None`: no quorum tells.
+async fn voters(group: &Group) -> Option<Vec<String>> {
+    let output = group.command(&["members", "list", "-o", "json"]).await;
+    let told: Value = serde_json::from_slice(&output.ok()?.stdout).ok()?;
+    let voters = told["members"].as_array()?.iter();
+    let voters = voters.filter(|it| it["role"] == "voter");
+    voters
+        .map(|it| Some(it["name"].as_str()?.to_owned()))
+        .collect()
 }
 
 fn tell_steps(steps: &[Step], tries: &[Try], span: Duration, report: &mut Report) {
