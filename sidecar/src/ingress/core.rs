@@ -350,6 +350,13 @@ impl<B: Backend> Core<B> {
         self.backend.apply_status().borrow().serving
     }
 
+    /// Others answer sooner than this member's copy: it does not serve, or stands still while its state is
+    /// saved.
+    pub(super) fn others_are_better(&self) -> bool {
+        let saving = self.backend.apply_status().borrow().saving;
+        !self.serves() || (saving && !self.others_that_serve().is_empty())
+    }
+
     /// Other members whose copy answers clients, in an order that changes from call to call.
     pub(super) fn others_that_serve(&self) -> Vec<MemberId> {
         let status = self.backend.node_status().borrow();

@@ -36,8 +36,11 @@ use crate::node::{Decided, Proposed};
 const GRACE: Duration = Duration::from_millis(500);
 /// What another member gets to say whether it has an answer, when there is no more time.
 const LAST_QUESTION: Duration = Duration::from_millis(500);
-/// How often a request that waits looks whether its copy has gone away meanwhile, or its time. It
-/// does not follow the status as it changes: with each slot, all who wait would be woken.
+/// A request that waits looks for the first time after so long whether its copy has gone away meanwhile,
+/// or its time, and then after twice as long each time. It does not follow the status as it changes: with
+/// each slot, all who wait would be woken.
+const LOOK_FIRST: Duration = Duration::from_millis(5);
+/// And at least so often.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// An answer, wherever it was had.
@@ -112,10 +115,10 @@ impl<B: Backend> Core<B> {
                 &data,
             ),
         });
-        let answerer = if self.serves() {
-            None
-        } else {
+        let answerer = if self.others_are_better() {
             self.others_that_serve().first().copied()
+        } else {
+            None
         };
         let expires_ns = self.expiry(times.queue);
         let request = Request {
@@ -176,8 +179,9 @@ impl<B: Backend> Core<B> {
         let mut fetching: Option<Fetching> =
             answerer.and_then(|member| self.fetching(id, member, limit));
         let mut asked = usize::from(fetching.is_some());
+        let mut look = Instant::now() + LOOK_FIRST;
+        let mut pause = LOOK_FIRST;
         loop {
-            let look = limit.min(Instant::now() + LOOK_EVERY);
             let elsewhere = async {
                 match &mut fetching {
                     Some(fetching) => fetching.await,
@@ -197,11 +201,13 @@ impl<B: Backend> Core<B> {
                     fetching = None;
                     None
                 }
-                () = sleep_until(look) => {
+                () = sleep_until(look.min(limit)) => {
+                    pause = LOOK_EVERY.min(2 * pause);
+                    look = Instant::now() + pause;
                     if Instant::now() >= limit {
                         return self.ask_all(id).await.ok_or_else(|| unknown(chosen));
                     }
-                    if fetching.is_none() && !self.serves() {
+                    if fetching.is_none() && self.others_are_better() {
                         let others = self.others_that_serve();
                         if !others.is_empty() {
                             fetching = self.fetching(id, others[asked % others.len()], limit);

@@ -15,7 +15,7 @@ use tokio::process::Command;
 use tokio::time::{sleep, sleep_until};
 
 use super::Settings;
-use super::agreement::{conclude, tell_traffic};
+use super::agreement::{conclude, tell_traffic, tell_traffic_of};
 use super::poison;
 use super::states::{BY_HTTP, every};
 use crate::app::Fate;
@@ -349,30 +349,41 @@ pub(super) async fn nobody_waits(settings: &Settings, report: &mut Report) -> an
             let output = group.command(&arguments).await?;
             let error = String::from_utf8_lossy(&output.stderr).into_owned();
             ensure!(output.status.success(), "synod {arguments:?}: {error}");
-            steps.push(Step {
-                what,
-                began_ns,
-                ended_ns: workload.now_ns(),
-            });
+            let away = (what == "catch-up")
+                .then(|| group::number_of(&follower))
+                .flatten();
+            let ended_ns = workload.now_ns();
+            steps.push((
+                Step {
+                    what,
+                    began_ns,
+                    ended_ns,
+                },
+                away,
+            ));
         }
     }
     sleep(5 * SECOND).await;
     let seconds = begun.elapsed().as_secs_f64();
     let recorded = workload.finish_through(&group.numbers()).await?;
-    tell_traffic(&recorded, seconds, report);
+    tell_traffic_of(f64::from(settings.rate) / 3.0, &recorded, seconds, report);
+    // A member that is made anew is not ready: no Service sends there.
     let p99 = |what: Option<&str>| {
         let chosen = recorded.tries.iter().copied().filter(|one| {
-            let kinds = steps.iter().filter(|it| it.overlaps(one));
-            let kinds: Vec<&str> = kinds.map(|it| it.what).collect();
-            what.map_or(kinds.is_empty(), |what| kinds.contains(&what))
+            let within = steps.iter().filter(|(it, _)| it.overlaps(one));
+            let within: Vec<_> = within.collect();
+            let is_away = within.iter().any(|(_, away)| *away == Some(one.member));
+            let kind = |what: &str| within.iter().any(|(it, _)| it.what == what) && !is_away;
+            what.map_or(within.is_empty(), kind)
         });
         let chosen: Vec<Try> = chosen.collect();
         latencies(&chosen, true).value_at_quantile(0.99) as f64 / 1e3
     };
     let beside = p99(None);
     for what in ["snapshot", "catch-up"] {
-        let took = steps.iter().filter(|it| it.what == what);
-        let took = Distribution::new(took.map(Step::milliseconds).collect());
+        let took = steps.iter().filter(|(it, _)| it.what == what);
+        let took = took.map(|(it, _)| it.milliseconds()).collect();
+        let took = Distribution::new(took);
         let during = p99(Some(what));
         let ratio = during / beside;
         report.say(format!(
