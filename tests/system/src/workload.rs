@@ -43,6 +43,8 @@ pub struct Plan {
     pub seed: u64,
     /// Answers come from members, with slots and outcomes; else from a bare app.
     pub replicated: bool,
+    /// So many members are made anew that stored responses may be lost with all who had them.
+    pub may_lose_responses: bool,
 }
 
 impl Default for Plan {
@@ -54,6 +56,7 @@ impl Default for Plan {
             keyed_percent: 70,
             seed: 1,
             replicated: true,
+            may_lose_responses: false,
         }
     }
 }
@@ -308,7 +311,11 @@ fn judge(shared: &Shared, result: Result<Answer, Failed>, action: Action) -> Sho
             return Shown::NotDone;
         }
         // Known to have happened, with an answer that is lost: nothing to compare.
-        (false, Some("executed-response-gone")) if answer.status == 410 => Shown::Unknown,
+        (false, Some("executed-response-gone"))
+            if answer.status == 410 && shared.plan.may_lose_responses =>
+        {
+            return Shown::Unknown;
+        }
         _ => Shown::Unknown,
     };
     let what = format!(

@@ -72,6 +72,7 @@ pub(super) async fn come_and_go(settings: &Settings, report: &mut Report) -> any
     let plan = Plan {
         rate: settings.rate,
         seed: settings.seed.wrapping_mul(31).wrapping_add(7),
+        may_lose_responses: true,
         ..Plan::default()
     };
     let workload = Workload::start(&group.all_addresses(), plan);
