@@ -36,12 +36,10 @@ use crate::node::{Decided, Proposed};
 const GRACE: Duration = Duration::from_millis(500);
 /// What another member gets to say whether it has an answer, when there is no more time.
 const LAST_QUESTION: Duration = Duration::from_millis(500);
-/// A request that waits looks for the first time after so long whether its copy has gone away meanwhile,
-/// or its time, and then after twice as long each time. It does not follow the status as it changes: with
-/// each slot, all who wait would be woken.
-const LOOK_FIRST: Duration = Duration::from_millis(5);
-/// And at least so often.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A request that waits looks now and then whether its copy has gone away meanwhile, or its time: after an
+/// eighth of the time that it has waited, so that many that wait for long cost little, within these. It
+/// does not follow the status as it changes: with each slot, all who wait would be woken.
+const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// An answer, wherever it was had.
 enum Answered {
@@ -179,8 +177,8 @@ impl<B: Backend> Core<B> {
         let mut fetching: Option<Fetching> =
             answerer.and_then(|member| self.fetching(id, member, limit));
         let mut asked = usize::from(fetching.is_some());
-        let mut look = Instant::now() + LOOK_FIRST;
-        let mut pause = LOOK_FIRST;
+        let begun = Instant::now();
+        let mut look = begun + LOOK.0;
         loop {
             let elsewhere = async {
                 match &mut fetching {
@@ -202,8 +200,7 @@ impl<B: Backend> Core<B> {
                     None
                 }
                 () = sleep_until(look.min(limit)) => {
-                    pause = LOOK_EVERY.min(2 * pause);
-                    look = Instant::now() + pause;
+                    look = Instant::now() + (begun.elapsed() / 8).clamp(LOOK.0, LOOK.1);
                     if Instant::now() >= limit {
                         return self.ask_all(id).await.ok_or_else(|| unknown(chosen));
                     }

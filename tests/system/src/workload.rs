@@ -23,6 +23,9 @@ use crate::client::{Answer, Client, Failed, request};
 const TRY_LIMIT: Duration = Duration::from_secs(12);
 /// All tries of an operation together.
 const OPERATION_LIMIT: Duration = Duration::from_secs(40);
+/// Operations under way at one time: more would say more about this machine's connections than about the
+/// group. What is due beyond is left out.
+const MOST_RUNNING: u64 = 2_000;
 /// Between the first two tries; twice as long with each more.
 const PAUSE: Duration = Duration::from_millis(20);
 /// And never longer.
@@ -83,6 +86,8 @@ pub struct Recorded {
     pub history: History,
     /// Every try.
     pub tries: Vec<Try>,
+    /// Operations that were due while too many were under way.
+    pub left_out: u64,
     /// Answers that no client should get, and how often.
     pub unexpected: BTreeMap<String, u64>,
 }
@@ -185,6 +190,10 @@ async fn generate(shared: Arc<Shared>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     while !shared.stop.load(Ordering::Acquire) {
         ticks.tick().await;
+        if shared.running.load(Ordering::Acquire) >= MOST_RUNNING {
+            shared.recorded().left_out += 1;
+            continue;
+        }
         let member = random.random_range(0..shared.members.len());
         let (key, kind) = key_and_kind(random.random_range(0..shared.plan.keys));
         let read = random.random_range(0..100) < shared.plan.read_percent;

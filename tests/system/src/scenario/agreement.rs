@@ -128,6 +128,9 @@ pub(super) fn tell_traffic_of(least: f64, recorded: &Recorded, seconds: f64, rep
     report.say(format!(
         "{completed} operations in {seconds:.0} s ({rate:.0}/s), {unknown} of unknown outcome"
     ));
+    if recorded.left_out > 0 {
+        report.say(format!("{} more were left out", recorded.left_out));
+    }
     for (what, writes) in [("writes", true), ("reads", false)] {
         let times = latencies(&recorded.tries, writes);
         let millis = |quantile| times.value_at_quantile(quantile) as f64 / 1_000.0;

@@ -17,10 +17,10 @@ use tokio::time::{sleep, sleep_until};
 use super::Settings;
 use super::agreement::{conclude, tell_traffic, tell_traffic_of};
 use super::poison;
-use super::states::{BY_HTTP, every};
+use super::states::{BY_HTTP, every, every_slots};
 use crate::app::Fate;
 use crate::client::{Client, request};
-use crate::group::{self, Group, MEMBERS, Options, Part};
+use crate::group::{self, Group, MEMBERS, MemberStatus, Options, Part};
 use crate::nemesis;
 use crate::process::{Process, eventually};
 use crate::report::{Distribution, Report};
@@ -38,6 +38,11 @@ const GIVEN_UP_AFTER: Duration = Duration::from_secs(20);
 const SKIPPED_WITHIN: Duration = Duration::from_secs(120);
 /// Voters at least, and members at most.
 const SIZES: (usize, usize) = (3, 5);
+/// Of states in a third of the run, if nothing happens meanwhile.
+const SNAPSHOTS: u64 = 16;
+/// Between two snapshots of a member as many slots are agreed on as between this many of the group, whose
+/// members take turns, at most; and two are kept.
+const TURNS: u64 = 2 * (SIZES.1 as u64 + 2);
 /// Of a sidecar, in bytes: logs, windows and snapshots are on disk, or bounded.
 const MEMORY: u64 = 1 << 30;
 
@@ -61,7 +66,10 @@ impl Step {
 /// Members are added, removed and made anew while processes are killed and stopped, whole members too,
 /// and requests come at which the apps of all copies end or hang.
 pub(super) async fn come_and_go(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
-    let state = format!("{{snapshot: {{{BY_HTTP}, {}}}}}", every(settings, 8));
+    let state = format!(
+        "{{snapshot: {{{BY_HTTP}, {}}}}}",
+        every(settings, SNAPSHOTS)
+    );
     let spec = format!("app: {{applyTimeout: 1s}}\n  state: {state}");
     // One file of all members, of those that come later too.
     let fates = ["--fates", "{data}/../../fates"];
@@ -110,12 +118,20 @@ pub(super) async fn come_and_go(settings: &Settings, report: &mut Report) -> any
     }
     tell_memory(&group, report);
     conclude(settings, &mut group, "come-and-go", recorded, report).await?;
+    let bound = TURNS * every_slots(settings, SNAPSHOTS);
     let bounded = eventually(30 * SECOND, LOOK, async || {
         let members = group.status().await.unwrap_or_default();
-        !members.is_empty() && members.iter().all(|it| it.base > 0)
+        let is_cut = |it: &MemberStatus| it.base > 0 && it.commit - it.base <= bound;
+        !members.is_empty() && members.iter().all(is_cut)
     });
+    let bounded = bounded.await;
     let members = group.status().await?;
-    report.expect(bounded.await, format!("a log was not cut: {members:?}"));
+    let longest = members.iter().map(|it| it.commit.saturating_sub(it.base));
+    let longest = longest.max().unwrap_or_default();
+    report.say(format!(
+        "{longest} slots in a log at most, of {bound} that may be"
+    ));
+    report.expect(bounded, format!("a log was not cut: {members:?}"));
     group.stop().await?;
     Ok(())
 }
@@ -140,6 +156,7 @@ async fn send_poison(
         loop {
             // Through whoever is there now: members go.
             let numbers = group.numbers();
+            ensure!(!numbers.is_empty(), "the group's record cannot be read");
             let through = numbers[number % numbers.len()];
             let client = Client::new(group.address(through));
             let key = format!("poison-{number}");
