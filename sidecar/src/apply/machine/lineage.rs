@@ -94,7 +94,14 @@ impl Machine {
     /// The app has the state of this slot, whatever that comes from. What another revision of it makes of
     /// that is compared with its own only.
     pub(super) fn carry_lineage(&mut self, slot: Slot) {
-        if self.lineage.is_known && self.lineage.revision != self.revisions.app() {
+        let is_of_another = self.lineage.revision != self.revisions.app();
+        // What has executed nothing has begun here: no ledger of an earlier life is needed to know that.
+        let is_begun = if self.lineage.is_known {
+            is_of_another
+        } else {
+            slot == Slot::ZERO
+        };
+        if is_begun {
             return self.begin_lineage(slot);
         }
         self.lineage.revision = self.revisions.app();

@@ -70,6 +70,33 @@ fn that_a_copy_differs_is_in_the_ledger_and_the_next_process_knows_it() {
 }
 
 #[test]
+fn a_state_in_which_nothing_was_executed_is_vouched_for_from_its_first_slot_on() {
+    let log = bench().log;
+    for (found, slot, is_known) in [
+        (Found::New, 0, true),
+        (Found::Missing, 0, true),
+        // What was found about it before, nobody knows.
+        (Found::New, 2, false),
+        (Found::Missing, 2, false),
+    ] {
+        let state = StateType::Volume(UncleanCrash::AppliedHeader);
+        let mut bench = Bench::begin_from(state, None, found, log.clone());
+        bench.machine.handle_app(Some(instance(1)));
+        let actions = bench.step();
+        let asks = actions.iter().find_map(|action| match action {
+            Action::AskApplied { job, .. } => Some(*job),
+            _ => None,
+        });
+        let job = asks.expect("the app is asked");
+        bench.machine.handle_app_applied(job, Some(Slot(slot)));
+        bench.run();
+        let lineage = bench.machine.lineage();
+        assert_eq!(lineage.is_known, is_known, "{found:?} {slot}");
+        assert_eq!(lineage.from, Slot(slot));
+    }
+}
+
+#[test]
 fn a_copy_that_is_told_to_stand_executes_nothing_more_until_it_is_made_anew_or_told_otherwise() {
     let mut bench = bench();
     assert!(astray(&mut bench, 4, OnDivergence::Halt));
