@@ -14,6 +14,7 @@
 
 mod gate;
 mod past;
+mod plan;
 mod states;
 mod turns;
 
@@ -28,6 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
+use plan::{Compared, Fate, Kept};
 pub use states::Stored;
 pub use turns::Turns;
 
@@ -330,27 +332,46 @@ impl Handle {
         self.own().rev().find(|it| it.standing.usable())
     }
 
+    /// What is in the store, oldest first.
+    fn kept(&self, verified: Verified) -> Vec<Kept> {
+        let compared = |slot| match self.states.maker_of(slot) {
+            Some(maker) if verified.covers(maker, slot) => Compared::Agrees,
+            Some(maker) if verified.tolerates(maker, slot) => Compared::OthersAway,
+            Some(maker) if verified.is_of(maker) => Compared::Open,
+            _ => Compared::Never,
+        };
+        let kept = self.own().map(|it| Kept {
+            id: it.id,
+            slot: it.head.slot,
+            standing: it.standing,
+            compared: compared(it.head.slot),
+        });
+        kept.collect()
+    }
+
     /// Blocks, as the store does. `fills`: the log has no more room to wait for comparisons.
     fn mark(&self, verified: Verified, fills: bool) -> Result<(), StoreError> {
         let astray = self.apply.status().borrow().astray;
-        let uncompared = self.own().filter(|it| it.standing == Standing::Uncompared);
-        for snapshot in uncompared {
-            let (slot, id) = (snapshot.head.slot, snapshot.id);
-            let maker = self.states.maker_of(slot);
-            let is_of_now = maker.is_some_and(|it| verified.is_of(it));
-            if maker.is_some_and(|it| verified.covers(it, slot)) {
-                self.store.mark_verified(id)?;
-                tracing::info!(%slot, "the snapshot may be used: its slots were compared");
-            } else if !is_of_now || astray.is_some_and(|astray| astray <= slot) {
-                tracing::info!(%slot, "a snapshot is removed: its slots cannot be compared any more");
-                self.store.discard(id)?;
-            } else if fills {
-                self.store.mark_unverified(id)?;
-                tracing::warn!(
-                    %slot,
-                    "the snapshot is used though its slots could not be compared: the log is half \
-                     full, and other copies are away"
-                );
+        for kept in self.kept(verified) {
+            let slot = kept.slot;
+            match plan::fate(&kept, fills, astray) {
+                Some(Fate::Verified) => {
+                    self.store.mark_verified(kept.id)?;
+                    tracing::info!(%slot, "the snapshot may be used: its slots were compared");
+                }
+                Some(Fate::Discarded) => {
+                    tracing::info!(%slot, "a snapshot is removed: its slots cannot be compared any more");
+                    self.store.discard(kept.id)?;
+                }
+                Some(Fate::Unverified) => {
+                    self.store.mark_unverified(kept.id)?;
+                    tracing::warn!(
+                        %slot,
+                        "the snapshot is used though its slots could not be compared: the log is half \
+                         full, and other copies are away"
+                    );
+                }
+                None => {}
             }
         }
         self.store.retain()?;
