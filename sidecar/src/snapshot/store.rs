@@ -328,13 +328,15 @@ impl Store {
         Ok((snapshot, file))
     }
 
-    /// Syncs a file, reads the rest of it back, and gives it its name if it is right.
+    /// Syncs a file, reads the rest of it back, and gives it its name if it is right. Nobody ever sees
+    /// it without its standing.
     pub(super) fn seal(
         &self,
         file: NamedTempFile,
         head: &Head,
         end: End,
         back: ReadBack,
+        standing: Standing,
     ) -> Result<Snapshot, StoreError> {
         hit(Point::SnapshotBeforeSync);
         let synced = file.as_file().sync_all();
@@ -354,10 +356,13 @@ impl Store {
             bytes: end.file_bytes,
             state_bytes: end.state_bytes,
             state_digest: end.state_digest,
-            standing: Standing::Uncompared,
+            standing,
         };
         let slot = snapshot.head.slot;
         let mut known = self.known();
+        if standing != Standing::Uncompared {
+            self.write_mark(slot, snapshot.id, standing)?;
+        }
         file.persist(self.path(slot))
             .map_err(|error| error.error)
             .and_then(|_| {
@@ -427,7 +432,12 @@ impl Store {
         let mut known = self.known();
         let found = known.values_mut().find(|it| it.id == id);
         let snapshot = found.ok_or_else(|| self.not_there(id))?;
-        let slot = snapshot.head.slot;
+        self.write_mark(snapshot.head.slot, id, standing)?;
+        snapshot.standing = standing;
+        Ok(())
+    }
+
+    fn write_mark(&self, slot: Slot, id: SnapshotId, standing: Standing) -> Result<(), StoreError> {
         hit(Point::SnapshotBeforeMark);
         let file = self.new_file(slot)?;
         fs::write(file.path(), names::mark(standing, id))
@@ -442,7 +452,6 @@ impl Store {
             })
             .map_err(|error| self.failed("marking a snapshot", error))?;
         hit(Point::SnapshotMarked);
-        snapshot.standing = standing;
         Ok(())
     }
 
