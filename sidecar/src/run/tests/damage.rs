@@ -1,0 +1,253 @@
+//! Snapshots that are damaged or wrong, and copies that must be made anew all the same.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use synod_paxos::Slot;
+
+use super::snapshots::line;
+use super::{Group, PATIENCE, Quirk, name};
+use crate::apply::{Found, Ledger, Record};
+use crate::keeper;
+use crate::snapshot::{Snapshot, Store};
+
+/// Bytes of the end of a snapshot, in front of which its state lies.
+const END_BYTES: usize = 112;
+
+impl Group {
+    /// Whose snapshots nobody reads unless they are needed.
+    fn unread() -> Self {
+        Self {
+            scrub_seconds: 0,
+            ..Self::with_snapshots(6)
+        }
+    }
+
+    fn snapshots_of(&self, number: usize) -> PathBuf {
+        keeper::snapshots(&self.path(&name(number)))
+    }
+
+    /// What this member has, oldest first.
+    fn kept(&self, number: usize) -> Vec<Snapshot> {
+        loop {
+            // Unless one goes while they are looked at.
+            if let Ok(store) = Store::source(&self.snapshots_of(number)) {
+                return store.list();
+            }
+        }
+    }
+
+    /// Adds lines until the logs are cut and this member has two snapshots, none of which waits; how many.
+    async fn two_snapshots(&self, number: usize) -> usize {
+        let mut lines = self.fill(0, &[1, 2, 3], 0).await;
+        let both = async {
+            loop {
+                let kept = self.kept(number);
+                if kept.len() == 2 && kept.iter().all(|it| it.standing.usable()) {
+                    return lines;
+                }
+                if kept.len() < 2 {
+                    lines += 1;
+                    self.add(1, &line(lines)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, both).await.expect("in time")
+    }
+
+    /// One bit of its state flips.
+    fn flip_a_bit(&self, number: usize, snapshot: &Snapshot) {
+        let file = format!("{:016x}.snapshot", snapshot.head.slot.0);
+        let path = self.snapshots_of(number).join(file);
+        let mut bytes = fs::read(&path).expect("read");
+        let at = bytes.len() - END_BYTES - 2;
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).expect("written");
+    }
+
+    fn base(&self, number: usize) -> Slot {
+        let status = self.running(number).member.apply().status();
+        status.borrow().base
+    }
+
+    /// Those that were set aside.
+    fn aside(&self, number: usize) -> usize {
+        let names = fs::read_dir(self.snapshots_of(number)).expect("a folder");
+        let names = names.map(|it| it.expect("an entry").file_name());
+        let aside = names.filter(|it| it.to_string_lossy().contains("damaged"));
+        aside.count()
+    }
+
+    /// The app ends and starts, and is stopped and started again as often as that is asked for; how often.
+    async fn comes_back(&self, number: usize) -> usize {
+        let list = &self.running(number).list;
+        list.stop();
+        self.until(number, |copy| !copy.serving).await;
+        list.start();
+        let mut restarts = 0;
+        let coming_back = async {
+            loop {
+                let apply = self.running(number).member.apply().status();
+                if apply.borrow().serving {
+                    return restarts;
+                }
+                if apply.borrow().condemned.is_some() && !self.is_live(number).await {
+                    restarts += 1;
+                    list.stop();
+                    self.until(number, |copy| copy.condemned.is_none()).await;
+                    list.start();
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let back = tokio::time::timeout(PATIENCE, coming_back).await;
+        back.expect("the copy is back")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_newest_snapshot_is_damaged_the_older_one_takes_its_place() {
+    let mut group = Group::unread();
+    group.start_all().await;
+    group.form().await;
+    let lines = group.two_snapshots(3).await;
+    let kept = group.kept(3);
+    group.flip_a_bit(3, &kept[1]);
+    assert_eq!(group.comes_back(3).await, 1, "what began was in vain once");
+    assert_eq!(group.aside(3), 1);
+    assert_eq!(group.running(3).list.len(), lines);
+    assert_ne!(group.base(3), kept[1].head.slot);
+    let shown = group.add(2, "last").await;
+    assert_eq!(group.show(3).await, shown);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_all_snapshots_are_damaged_another_members_takes_their_place() {
+    let mut group = Group::unread();
+    group.start_all().await;
+    group.form().await;
+    let lines = group.two_snapshots(3).await;
+    for snapshot in group.kept(3) {
+        group.flip_a_bit(3, &snapshot);
+    }
+    group.comes_back(3).await;
+    assert_eq!(group.aside(3), 2);
+    assert_eq!(group.running(3).list.len(), lines);
+    assert!(!group.kept(3).is_empty());
+    let shown = group.add(2, "last").await;
+    assert_eq!(group.show(3).await, shown);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_that_nobody_has_met_is_found_and_nothing_is_begun_with_it() {
+    let mut group = Group::with_snapshots(6);
+    group.start_all().await;
+    group.form().await;
+    let lines = group.two_snapshots(3).await;
+    let kept = group.kept(3);
+    group.flip_a_bit(3, &kept[1]);
+    let found = async {
+        while group.aside(3) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, found).await;
+    found.expect("somebody reads it");
+    group.until(3, |copy| copy.base != kept[1].head.slot).await;
+    assert_eq!(group.comes_back(3).await, 0, "another one is good");
+    assert_eq!(group.running(3).list.len(), lines);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_does_not_begin_with_what_its_copy_saved_after_it_went_astray() {
+    let mut group = Group::unread();
+    group.start_all().await;
+    group.form().await;
+    let lines = group.two_snapshots(3).await;
+    let newest = group.kept(3).pop().expect("there are two");
+    let away = group.members[2].take().expect("runs");
+    let node = away.member.node().status();
+    let configuration = node.borrow().configuration.clone().expect("formed");
+    let incarnation = configuration.members[2].incarnation;
+    away.member.kill().await;
+    let (store, _) = Store::open(&group.snapshots_of(3), 0).expect("a good folder");
+    store.mark_unverified(newest.id).expect("marked");
+    drop(store);
+    let data = group.path(&name(3));
+    let (mut ledger, found) = Ledger::open(&data, incarnation).expect("a ledger");
+    let Found::Record(record) = found else {
+        panic!("{found:?}");
+    };
+    let astray = Some(newest.head.slot);
+    let record = Record { astray, ..record };
+    ledger.write(&record).expect("written");
+    drop(ledger);
+
+    group.start(3).await;
+    group.until(3, |copy| copy.serving).await;
+    assert_ne!(group.base(3), newest.head.slot);
+    assert_eq!(group.aside(3), 1);
+    assert_eq!(group.running(3).list.len(), lines);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_one_is_away_and_two_differ_no_log_is_cut_however_full_it_is() {
+    let mut group = Group::with_snapshots(6);
+    group.start_all().await;
+    group.form().await;
+    group.add(1, "a").await;
+    for number in 1..=3 {
+        group
+            .until(number, |copy| copy.serving && copy.applied > Slot(2))
+            .await;
+    }
+    let away = group.members[2].take().expect("runs");
+    away.member.kill().await;
+    let mut status = group.running(1).member.node().status();
+    let leads = |it: &crate::node::NodeStatus| it.leader.is_some_and(|it| it.0 < 3);
+    let leader = status.wait_for(leads).await.expect("runs").leader;
+    let leader = leader.expect("one of two").0 as usize;
+    let odd = 3 - leader;
+    group.add(leader, "b").await;
+    let agreed = group
+        .running(leader)
+        .member
+        .apply()
+        .status()
+        .borrow()
+        .applied;
+    group.running(odd).list.behave(Quirk::Stores);
+    for number in 1..=45 {
+        group.add(leader, &line(number)).await;
+    }
+    // Long enough for any of them to think that there is nobody to wait for.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let is_used = |it: &Snapshot| it.standing.usable() && it.head.slot > agreed;
+    for number in [1, 2] {
+        let status = group
+            .running(number)
+            .member
+            .node()
+            .status()
+            .borrow()
+            .clone();
+        assert!(status.log_used_bytes > 8 << 20, "it is half full");
+        assert!(status.base <= agreed, "{}", status.base);
+        assert_eq!(group.kept(number).iter().find(|it| is_used(it)), None);
+    }
+    // Whoever comes back decides.
+    group.start(3).await;
+    group.until(odd, |copy| copy.condemned.is_some()).await;
+    let wanted = group.show(leader).await;
+    assert_eq!(group.first_to_stop(&[odd]).await, odd);
+    let list = &group.running(odd).list;
+    list.stop();
+    group.until(odd, |copy| copy.condemned.is_none()).await;
+    list.start();
+    for number in 1..=3 {
+        group.until(number, |copy| copy.serving).await;
+        assert!(group.show(number).await == wanted, "member {number}");
+    }
+}
