@@ -159,6 +159,38 @@ async fn an_ordered_request_is_proposed_here_and_answered_from_there() {
 }
 
 #[tokio::test]
+async fn while_the_state_of_this_copy_is_saved_others_answer_if_there_are_any() {
+    let pair = Pair::new().await;
+    pair.here
+        .double
+        .apply
+        .send_modify(|status| status.saving = true);
+    pair.here.double.plan([Plan::Choose]);
+    let id = CommandId {
+        member: MemberId(1),
+        boot: Boot(1),
+        sequence: 1,
+    };
+    pair.there
+        .double
+        .answered(id, Outcome::Executed, Some(response("there")));
+    let reply = pair.here.send("POST /notes", &[], "x").await;
+    assert_eq!((reply.status(), reply.body()), (201, "there"));
+    let reply = pair.here.get("/notes").await;
+    assert_eq!(reply.field("synod-member"), Some("\"notes-2\""));
+    // Alone it answers itself, once it is done.
+    pair.here
+        .double
+        .node
+        .send_modify(|status| status.serving = vec![MemberId(1)]);
+    pair.here.double.plan([executed(response("here"))]);
+    let reply = pair.here.send("POST /notes", &[], "x").await;
+    assert_eq!((reply.status(), reply.body()), (201, "here"));
+    let reply = pair.here.get("/notes").await;
+    assert_eq!(reply.field("synod-member"), Some("\"notes-1\""));
+}
+
+#[tokio::test]
 async fn a_copy_that_goes_away_while_a_client_waits_does_not_cost_the_answer() {
     let pair = Pair::new().await;
     pair.here.double.plan([Plan::Choose]);
