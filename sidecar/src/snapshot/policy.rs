@@ -86,12 +86,13 @@ pub fn next_turn(reports: &[Report], due: Due) -> Option<Turn> {
     // Of what somebody lacks, one is enough.
     let lacked = reports.iter().map(|it| it.lacks).max().unwrap_or_default();
     let is_lacked = reports.iter().all(|it| it.newest < lacked);
+    let followers = || reports.iter().filter(|it| !it.leads && it.healthy);
+    let makes = |it: &Report| !it.leads || followers().next().is_none();
     let is_due = |it: &&Report| {
-        let helps = is_lacked && it.applied >= lacked;
+        let helps = is_lacked && it.applied >= lacked && makes(it);
         let behind = it.applied.0.saturating_sub(it.newest.0);
         helps || behind >= due.slots || it.log_bytes >= due.log_bytes
     };
-    let followers = || reports.iter().filter(|it| !it.leads && it.healthy);
     // Not twice at one slot.
     let able = reports
         .iter()
@@ -99,7 +100,7 @@ pub fn next_turn(reports: &[Report], due: Due) -> Option<Turn> {
     let mut waiting: Vec<&Report> = able.filter(is_due).collect();
     waiting.sort_by_key(|it| (it.newest, it.member));
     waiting.into_iter().find_map(|it| {
-        if !it.leads || followers().next().is_none() {
+        if makes(it) {
             return Some(Turn::Make(it.member));
         }
         // Only what takes the leader further; else the next one's turn is now.
@@ -200,6 +201,9 @@ mod tests {
         reports[1].newest = Slot(10);
         reports[2].lacks = Slot(51);
         assert_eq!(next_turn(&reports, DUE), None, "nobody has come so far");
+        reports[2].lacks = Slot(12);
+        reports[1].healthy = false;
+        assert_eq!(next_turn(&reports, DUE), Some(make(1)));
     }
 
     #[test]
