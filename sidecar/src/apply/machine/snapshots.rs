@@ -109,7 +109,17 @@ impl Machine {
 
     /// The snapshot at this slot cannot be read any more: if it is the base, another is needed.
     pub fn handle_base_lost(&mut self, slot: Slot) {
-        self.base_void |= slot == self.base && slot > Slot::ZERO;
+        if slot != self.base || slot == Slot::ZERO || self.base_void {
+            return;
+        }
+        if let App::Restoring { instance, slot, .. } = self.app
+            && !self.lacks_state()
+            && self.paused != Some(slot)
+        {
+            // Some of it may be in the app already: no other state is put on top of it.
+            self.condemn(instance);
+        }
+        self.base_void = true;
     }
 }
 
