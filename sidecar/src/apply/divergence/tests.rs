@@ -190,6 +190,7 @@ fn while_copies_that_were_heard_differ_nothing_beyond_is_used_whoever_is_away() 
         assert_eq!(comparer.verified(id(member)), Slot(4));
         assert_eq!(comparer.undisputed(id(member)), Slot(4));
     }
+    says(&mut comparer, 3, 5, &usual());
     says(&mut comparer, 3, 9, &usual());
     assert_eq!(comparer.undisputed(id(1)), Slot(9));
     assert_eq!(comparer.undisputed(id(2)), Slot(4), "it is the odd one");
