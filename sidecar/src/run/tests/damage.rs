@@ -49,7 +49,6 @@ impl Group {
     /// Has this member save its state twice, until both may be used and its log begins behind the older one;
     /// how many lines there are.
     async fn two_snapshots(&self, number: usize) -> usize {
-        let mut control = self.control(number).await;
         let both = async {
             let mut lines = 0;
             for count in [1, 2] {
@@ -58,9 +57,7 @@ impl Group {
                     lines += 1;
                     self.add(number, &line(lines)).await;
                 }
-                while control.take_snapshot(TakeSnapshotRequest {}).await.is_err() {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+                self.take(number).await;
                 let are_usable = |kept: &[Snapshot]| {
                     kept.len() == count && kept.iter().all(|it| it.standing.usable())
                 };
@@ -77,6 +74,18 @@ impl Group {
         self.until(number, |copy| copy.base == newer).await;
         self.until_status(number, |it| it.base == older.0).await;
         lines
+    }
+
+    /// Has this member save its state.
+    async fn take(&self, number: usize) {
+        let mut control = self.control(number).await;
+        let taking = async {
+            while control.take_snapshot(TakeSnapshotRequest {}).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let taken = tokio::time::timeout(PATIENCE, taking).await;
+        taken.expect("a snapshot is taken");
     }
 
     /// One bit of its state flips.
@@ -272,4 +281,48 @@ async fn while_one_is_away_and_two_differ_no_log_is_cut_however_full_it_is() {
         group.until(number, |copy| copy.serving).await;
         assert!(group.show(number).await == wanted, "member {number}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_can_compare_waits_as_long_as_there_is_room_whatever_is_reserved() {
+    let mut group = Group {
+        log_bytes: 16 << 20,
+        ..Group::on_request()
+    };
+    group.start_all().await;
+    group.form().await;
+    group.add(1, "a").await;
+    for number in [2, 3] {
+        group.until(number, |copy| copy.serving).await;
+        group.running(number).list.stop();
+        group.until(number, |copy| !copy.serving).await;
+    }
+    group.add(1, "b").await;
+    group.take(1).await;
+    let taken = group.kept(1).last().expect("one").head.slot;
+    // Long enough for the others to be away.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let node = group.running(1).member.node().status();
+    let (reserved, used) = {
+        let node = node.borrow();
+        (node.log_bytes, node.log_used_bytes)
+    };
+    let half = group.log_bytes / 2;
+    assert!(
+        reserved >= half && used < half,
+        "{used} of {reserved} bytes"
+    );
+    let is_used = |it: &Snapshot| it.standing.usable() && it.head.slot >= taken;
+    let are_used = || group.kept(1).iter().any(is_used);
+    assert!(!are_used(), "{:?}", group.kept(1));
+    for number in 1..=45 {
+        group.add(1, &line(number)).await;
+    }
+    let used = async {
+        while !are_used() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let used = tokio::time::timeout(PATIENCE, used).await;
+    used.expect("there is no more room to wait");
 }
