@@ -193,7 +193,7 @@ impl Desk {
     fn away(&self, copies: &BTreeSet<MemberId>) -> BTreeSet<MemberId> {
         let news = self.news.lock().expect("no holder panics");
         let heard = |member: &MemberId| news.get(member).copied().unwrap_or(self.begun);
-        let away = copies.iter().filter(|it| heard(*it).elapsed() >= AWAY);
+        let away = copies.iter().filter(|it| heard(it).elapsed() >= AWAY);
         away.copied().collect()
     }
 

@@ -127,13 +127,15 @@ impl Scene<'_> {
 /// the copy was found to differ. `None`: it waits on, or does not wait.
 pub(super) fn fate(kept: &Kept, fills: bool, astray: Option<Slot>) -> Option<Fate> {
     let is_astray = astray.is_some_and(|astray| astray <= kept.slot);
-    match (kept.standing, kept.compared) {
-        (Standing::Verified | Standing::Unverified, _) => None,
-        (Standing::Uncompared, Compared::Agrees) => Some(Fate::Verified),
-        (Standing::Uncompared, Compared::Never) => Some(Fate::Discarded),
-        (Standing::Uncompared, _) if is_astray => Some(Fate::Discarded),
-        (Standing::Uncompared, Compared::OthersAway) if fills => Some(Fate::Unverified),
-        (Standing::Uncompared, Compared::OthersAway | Compared::Open) => None,
+    if kept.standing != Standing::Uncompared {
+        return None;
+    }
+    match kept.compared {
+        Compared::Agrees => Some(Fate::Verified),
+        Compared::Never => Some(Fate::Discarded),
+        _ if is_astray => Some(Fate::Discarded),
+        Compared::OthersAway if fills => Some(Fate::Unverified),
+        Compared::OthersAway | Compared::Open => None,
     }
 }
 
