@@ -354,7 +354,13 @@ impl<B: Backend> Core<B> {
     /// saved.
     pub(super) fn others_are_better(&self) -> bool {
         let saving = self.backend.apply_status().borrow().saving;
-        !self.serves() || (saving && !self.others_that_serve().is_empty())
+        !self.serves() || (saving && self.another_serves())
+    }
+
+    /// Without taking a turn of those who are asked.
+    fn another_serves(&self) -> bool {
+        let status = self.backend.node_status().borrow();
+        status.serving.iter().any(|id| *id != status.member)
     }
 
     /// Other members whose copy answers clients, in an order that changes from call to call.

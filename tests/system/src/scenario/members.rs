@@ -186,8 +186,8 @@ async fn send_poison(
     Ok((Distribution::new(times), given_up))
 }
 
-/// What the guide tells a person to do about a request that is waited for: a member that was thrown away
-/// just before can never say what it did.
+/// What the guide tells a person to do about a request that is waited for, because a member cannot be asked
+/// what it did; what was waited for.
 async fn give_up(group: &Group) -> anyhow::Result<Vec<String>> {
     let mut given_up = Vec::new();
     for number in group.numbers() {
