@@ -22,6 +22,8 @@ use synod_paxos::{Incarnation, Slot};
 
 use crate::app::Instance;
 
+/// Under the data folder.
+const FILE: &str = "ledger";
 const CELL: usize = 256;
 /// Distance of the two cells: never in one sector.
 const STRIDE: u64 = 4_096;
@@ -156,7 +158,7 @@ impl Ledger {
         incarnation: Incarnation,
         machine: [u8; 16],
     ) -> Result<(Self, Found), LedgerError> {
-        let path = data.join("ledger");
+        let path = data.join(FILE);
         let failed = |what| {
             let path = path.clone();
             move |error| LedgerError::File { what, path, error }
@@ -205,6 +207,23 @@ impl Ledger {
             sequence,
         };
         Ok((ledger, found))
+    }
+
+    /// From which slot on the copy was found to differ from others and was not made anew since, as the last
+    /// record says, also after a start of the machine.
+    pub fn noted_astray(data: &Path, incarnation: Incarnation) -> io::Result<Option<Slot>> {
+        let file = match File::open(data.join(FILE)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut newest: Option<Cell> = None;
+        for at in [0, STRIDE] {
+            let cell = Cell::decode(&read_cell(&file, at)?);
+            let cell = cell.filter(|it| it.incarnation == incarnation);
+            newest = newest.into_iter().chain(cell).max_by_key(|it| it.sequence);
+        }
+        Ok(newest.and_then(|it| it.record.astray))
     }
 
     /// From here on, the record survives the death of this process.
@@ -483,6 +502,24 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         std::fs::write(data.path().join("ledger"), vec![0xff; 9_000]).unwrap();
         assert_eq!(open(data.path(), 1).1, Found::Missing);
+    }
+
+    #[test]
+    fn that_a_copy_differs_is_known_before_anything_is_begun_also_after_a_start_of_the_machine() {
+        let data = tempfile::tempdir().unwrap();
+        let noted = |life| Ledger::noted_astray(data.path(), life).unwrap();
+        assert_eq!(noted(LIFE), None, "there is no ledger");
+        let (mut ledger, _) = Ledger::open_on(data.path(), LIFE, [1; 16]).unwrap();
+        assert_eq!(noted(LIFE), None);
+        for astray in [Some(Slot(7)), None, Some(Slot(9)), Some(Slot(9))] {
+            let record = Record {
+                astray,
+                ..Record::default()
+            };
+            ledger.write(&record).unwrap();
+            assert_eq!(noted(LIFE), astray);
+            assert_eq!(noted(Incarnation(8)), None, "another member's");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::format::{
     Kind, MAX_TABLES_BYTES, file_header,
 };
 use super::head::{Head, SnapshotId, StateDigest};
-use super::store::{Snapshot, Store, StoreError};
+use super::store::{Snapshot, Standing, Store, StoreError};
 
 /// How hard zstd tries: while a snapshot is written, the app may be standing still.
 const LEVEL: i32 = 1;
@@ -112,7 +112,8 @@ impl Draft {
         self.put(Kind::End, &end.encode())?;
         assert_eq!(self.at, end.file_bytes, "the size that the end tells");
         let back = self.store.read_back(self.file.path(), true)?;
-        self.store.seal(self.file, &self.head, end, back)
+        self.store
+            .seal(self.file, &self.head, end, back, Standing::Uncompared)
     }
 
     /// As [`Draft::commit`], on a thread that may block; done even if nobody waits for it.

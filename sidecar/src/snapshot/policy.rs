@@ -41,6 +41,8 @@ pub struct Report {
     pub log_bytes: u64,
     /// It makes, gets or sends one now.
     pub busy: bool,
+    /// It can go on only with one of this slot or a later one, which it does not have; 0: it can.
+    pub lacks: Slot,
 }
 
 /// What is to be done next.
@@ -81,10 +83,16 @@ pub fn next_turn(reports: &[Report], due: Due) -> Option<Turn> {
     if reports.iter().any(|it| it.busy) {
         return None;
     }
-    let is_due = |it: &&Report| {
-        it.applied.0.saturating_sub(it.newest.0) >= due.slots || it.log_bytes >= due.log_bytes
-    };
+    // Of what somebody lacks, one is enough.
+    let lacked = reports.iter().map(|it| it.lacks).max().unwrap_or_default();
+    let is_lacked = reports.iter().all(|it| it.newest < lacked);
     let followers = || reports.iter().filter(|it| !it.leads && it.healthy);
+    let makes = |it: &Report| !it.leads || followers().next().is_none();
+    let is_due = |it: &&Report| {
+        let helps = is_lacked && it.applied >= lacked && makes(it);
+        let behind = it.applied.0.saturating_sub(it.newest.0);
+        helps || behind >= due.slots || it.log_bytes >= due.log_bytes
+    };
     // Not twice at one slot.
     let able = reports
         .iter()
@@ -92,7 +100,7 @@ pub fn next_turn(reports: &[Report], due: Due) -> Option<Turn> {
     let mut waiting: Vec<&Report> = able.filter(is_due).collect();
     waiting.sort_by_key(|it| (it.newest, it.member));
     waiting.into_iter().find_map(|it| {
-        if !it.leads || followers().next().is_none() {
+        if makes(it) {
             return Some(Turn::Make(it.member));
         }
         // Only what takes the leader further; else the next one's turn is now.
@@ -149,6 +157,7 @@ mod tests {
             newest_usable: Slot(newest),
             log_bytes: 0,
             busy: false,
+            lacks: Slot(0),
         }
     }
 
@@ -177,6 +186,24 @@ mod tests {
         reports[2].applied = Slot(99);
         reports[1].log_bytes = 1_000;
         assert_eq!(next_turn(&reports, DUE), Some(make(2)));
+    }
+
+    #[test]
+    fn what_a_member_lacks_is_made_at_once_by_one_that_can() {
+        let mut reports = [leader(1, 50, 5), report(2, 50, 10), report(3, 50, 12)];
+        assert_eq!(next_turn(&reports, DUE), None);
+        reports[2].lacks = Slot(12);
+        reports[2].healthy = false;
+        reports[2].newest = Slot(0);
+        assert_eq!(next_turn(&reports, DUE), Some(make(2)));
+        reports[1].newest = Slot(50);
+        assert_eq!(next_turn(&reports, DUE), None, "it is being compared");
+        reports[1].newest = Slot(10);
+        reports[2].lacks = Slot(51);
+        assert_eq!(next_turn(&reports, DUE), None, "nobody has come so far");
+        reports[2].lacks = Slot(12);
+        reports[1].healthy = false;
+        assert_eq!(next_turn(&reports, DUE), Some(make(1)));
     }
 
     #[test]

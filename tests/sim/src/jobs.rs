@@ -116,6 +116,11 @@ impl World {
                 self.coverage.saw(Sight::SnapshotsVoid);
                 host.snapshots.retain(|it| it.base.slot != slot);
             }
+            Action::VoidSince { slot } => {
+                self.coverage.saw(Sight::SnapshotsVoid);
+                let is_good = |it: &Snapshot| it.base.slot < slot || it.standing == Use::Verified;
+                host.snapshots.retain(is_good);
+            }
             other => unreachable!("this is no job: {other:?}"),
         }
     }

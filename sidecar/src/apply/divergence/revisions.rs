@@ -84,6 +84,14 @@ impl Comparers {
         self.divide();
     }
 
+    /// See [`Comparer::handle_away`].
+    pub fn handle_away(&mut self, away: BTreeSet<MemberId>) {
+        if let Some(along) = &mut self.along {
+            along.comparer.handle_away(away.clone());
+        }
+        self.answering.handle_away(away);
+    }
+
     /// Copies of this revision of the app answer, and it executes what follows this slot; `silent` runs
     /// along behind a barrier of its own.
     pub fn handle_revision(&mut self, in_force: u64, barrier: Slot, silent: Option<(u64, Slot)>) {

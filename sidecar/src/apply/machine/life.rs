@@ -184,7 +184,7 @@ impl Machine {
     /// The state of this instance is that of this slot.
     pub(super) fn go_on(&mut self, instance: Instance, slot: Slot) {
         assert!(
-            slot >= self.decisions.base(),
+            slot >= self.not_needed && slot >= self.decisions.base(),
             "nothing is executed from what was forgotten"
         );
         // What a copy has executed silently nobody was answered.
@@ -299,6 +299,11 @@ impl Machine {
     pub(super) fn restore(&mut self, instance: Instance) {
         if self.is_outdated() {
             return self.condemn(instance);
+        }
+        if self.base == Slot::ZERO && !self.base_void && self.fits_base() {
+            // What it has begun with.
+            self.begin_lineage(Slot::ZERO);
+            return self.go_on(instance, Slot::ZERO);
         }
         let (job, slot) = (self.next_job(), self.base);
         self.start_at(Slot::ZERO);

@@ -36,21 +36,21 @@ impl Machine {
         let slot = found.map(|(slot, _)| slot.min(self.astray.unwrap_or(slot)));
         let measure = found.map(|(_, measure)| measure);
         self.astray = slot;
+        self.base_astray = slot.filter(|slot| self.base >= *slot);
         self.stands = measure == Some(OnDivergence::Halt);
         self.ledger_dirty |= before != (self.astray, self.stands);
         if let (Some(slot), Some(OnDivergence::Quarantine)) = (slot, measure) {
-            self.quarantine(slot);
+            self.quarantine(slot, before.0 != self.astray);
         }
         self.advance();
         true
     }
 
-    /// Makes the copy anew, from a state of before this slot.
-    fn quarantine(&mut self, slot: Slot) {
-        if self.base >= slot && !self.base_void {
-            self.base_void = true;
-            let slot = self.base;
-            self.actions.push_back(Action::VoidSnapshot { slot });
+    /// Makes the copy anew, from a state of before this slot or one that others vouch for.
+    fn quarantine(&mut self, slot: Slot, is_news: bool) {
+        if is_news || self.base >= slot && !self.base_void {
+            self.base_void |= self.base >= slot;
+            self.actions.push_back(Action::VoidSince { slot });
         }
         match self.app {
             App::Running(instance) => self.throw_away(instance),
@@ -79,7 +79,8 @@ impl Machine {
 }
 
 impl Machine {
-    /// The state was made anew and is that of this slot.
+    /// The state was made anew and is that of this slot. If it is of a base that may contain what differs, so
+    /// may it.
     pub(super) fn begin_lineage(&mut self, slot: Slot) {
         self.lineage = Lineage {
             number: self.lineage.number + 1,
@@ -87,7 +88,7 @@ impl Machine {
             is_known: true,
             revision: self.revisions.app(),
         };
-        self.astray = None;
+        self.astray = self.base_astray.filter(|astray| slot >= *astray);
         self.stands = false;
     }
 

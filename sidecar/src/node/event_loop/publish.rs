@@ -41,6 +41,7 @@ impl EventLoop {
             installed: self.installed,
             needs_snapshot: self.paxos.needs_snapshot(),
             log_bytes: self.writer.bytes(),
+            log_used_bytes: self.writer.used_bytes(),
         };
         self.tell_skewed(&status.skewed);
         self.seat.status.send_if_modified(|old| {

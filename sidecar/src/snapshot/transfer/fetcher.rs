@@ -55,7 +55,7 @@ impl Fetcher {
     }
 
     /// Fetches one of the snapshots that a member offers, or the rest of it. It has the standing
-    /// there that it has here. When this is dropped, the transfer ends, and can go on later.
+    /// here that it has there, from the moment that it can be seen. When this is dropped, the transfer ends, and can go on later.
     pub async fn fetch(
         &self,
         member: &Connector,
@@ -66,15 +66,14 @@ impl Fetcher {
         if offer.head.group != self.group || !offer.standing.usable() {
             return Err(FetchError::NotAsAsked("an offer that is of no use here"));
         }
-        let fetched = match self.store.get(offer.id) {
-            Ok(here) => here,
-            Err(_) => self.transfer(member, offer, one).await?,
+        let Ok(here) = self.store.get(offer.id) else {
+            return self.transfer(member, offer, one).await;
         };
         let (store, standing) = (self.store.clone(), offer.standing);
         let marked = blocking(move || match standing {
-            Standing::Unverified if fetched.standing.usable() => Ok(()),
-            Standing::Unverified => store.mark_unverified(fetched.id),
-            Standing::Verified | Standing::Uncompared => store.mark_verified(fetched.id),
+            Standing::Unverified if here.standing.usable() => Ok(()),
+            Standing::Unverified => store.mark_unverified(here.id),
+            Standing::Verified | Standing::Uncompared => store.mark_verified(here.id),
         });
         marked.await?;
         Ok(self.store.get(offer.id)?)

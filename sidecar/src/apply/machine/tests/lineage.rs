@@ -116,25 +116,73 @@ fn a_copy_that_is_told_to_stand_executes_nothing_more_until_it_is_made_anew_or_t
     assert_eq!(bench.run().0, [1, 2, 3, 4, 5, 6, 7]);
 }
 
+/// The slot of the snapshot that the app is given, if it is given one.
+fn restored(actions: &[Action]) -> Option<u64> {
+    actions.iter().find_map(|action| match action {
+        Action::Restore { slot, .. } => Some(slot.0),
+        _ => None,
+    })
+}
+
 #[test]
-fn a_snapshot_that_may_contain_what_differs_is_void_and_an_older_one_is_used() {
+fn a_snapshot_that_may_contain_what_differs_is_void_and_another_is_used() {
     for (base, is_void) in [(3, false), (4, true)] {
         let mut bench = bench();
         bench.snapshot(base);
         bench.step();
         assert!(astray(&mut bench, 4, OnDivergence::Quarantine));
-        let void = Action::VoidSnapshot { slot: Slot(base) };
-        assert_eq!(bench.step().contains(&void), is_void);
+        // Whether it is the base or not: what else was saved from there on is of no use either.
+        let void = Action::VoidSince { slot: Slot(4) };
+        assert!(bench.step().contains(&void));
+        assert_eq!(bench.machine.void().is_some(), is_void);
+        assert!(astray(&mut bench, 4, OnDivergence::Quarantine));
+        assert!(!bench.step().contains(&void), "once is enough");
         bench.machine.handle_app(None);
         bench.machine.handle_app(Some(instance(2)));
-        let restores = |actions: &[Action]| {
-            let mut found = actions.iter();
-            found.any(|it| matches!(it, Action::Restore { slot, .. } if slot.0 != 4))
-        };
-        assert_eq!(restores(&bench.step()), !is_void);
+        assert_eq!(restored(&bench.step()).is_some(), !is_void);
         // Another member's, behind that.
         bench.snapshot(6);
-        assert_eq!(restores(&bench.step()), is_void);
+        assert_eq!(restored(&bench.step()), is_void.then_some(6));
+    }
+}
+
+#[test]
+fn a_snapshot_of_the_same_slot_that_is_vouched_for_takes_the_place_of_a_void_one() {
+    let mut bench = bench();
+    bench.snapshot(5);
+    assert!(astray(&mut bench, 4, OnDivergence::Quarantine));
+    bench.machine.handle_app(None);
+    bench.machine.handle_app(Some(instance(2)));
+    assert_eq!(restored(&bench.step()), None);
+    bench.snapshot(5);
+    assert_eq!(restored(&bench.step()), Some(5));
+    assert_eq!(
+        (bench.machine.void(), bench.machine.base()),
+        (None, Slot(5))
+    );
+}
+
+#[test]
+fn a_copy_that_is_made_anew_from_what_may_differ_is_not_vouched_for_before_it_begins_elsewhere() {
+    let mut bench = bench();
+    bench.snapshot(5);
+    assert!(astray(&mut bench, 4, OnDivergence::Alert));
+    for number in [2, 3] {
+        bench.machine.handle_app(None);
+        bench.machine.handle_app(Some(instance(number)));
+        let actions = bench.step();
+        let restore = actions.iter().find_map(|action| match action {
+            Action::Restore { job, .. } => Some(*job),
+            _ => None,
+        });
+        bench
+            .machine
+            .handle_restored(restore.expect("nobody took it out"));
+        bench.run();
+        let expected = (number == 2).then_some(Slot(4));
+        assert_eq!(bench.machine.astray(), expected);
+        assert_eq!(bench.ledger.astray, expected);
+        bench.snapshot(6);
     }
 }
 
