@@ -22,7 +22,9 @@ use crate::config::{Config, Protocol};
 use crate::node::NodeHandle;
 use crate::snapshot::http::{Endpoint, HttpFailure, HttpSnapshots, SameApp, ask};
 use crate::snapshot::volume::{Staged, Volume, VolumeError};
-use crate::snapshot::{Draft, Head, Method, Snapshot, StateReader, Store, StoreError};
+use crate::snapshot::{
+    Draft, Head, Method, Snapshot, StateReader, Store, StoreError, in_background,
+};
 
 /// Makers remembered: more than snapshots that wait for their comparison are kept.
 const MAKERS: usize = 16;
@@ -197,8 +199,7 @@ impl Stored {
             What::Draft(draft) => *draft,
             What::Frozen(frozen) => {
                 let store = self.store.clone();
-                let packed = spawn_blocking(move || frozen.pack(&store)).await;
-                let packed = packed.map_err(|error| TakeError::Gone(error.to_string()))?;
+                let packed = in_background(move || frozen.pack(&store)).await;
                 packed.map_err(|error| TakeError::Gone(error.0))?
             }
         };
@@ -430,7 +431,7 @@ impl States for Stored {
                 "the app may be started upon it at any time: this is for the next pod".to_owned(),
             )
         })?;
-        let restoring = spawn_blocking(move || {
+        let restored = in_background(move || {
             let _kept_shut = kept_shut;
             match reader {
                 Some(reader) => volume.restore(reader),
@@ -438,16 +439,13 @@ impl States for Stored {
                 None => volume.clear(),
             }
         });
-        match restoring.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                if let VolumeError::Snapshot(_) = error {
-                    self.doubt(slot).await;
-                }
-                Err(StateError(error.to_string()))
-            }
-            Err(error) => Err(StateError(error.to_string())),
+        let Err(error) = restored.await else {
+            return Ok(());
+        };
+        if let VolumeError::Snapshot(_) = error {
+            self.doubt(slot).await;
         }
+        Err(StateError(error.to_string()))
     }
 
     async fn ask_applied(self: Arc<Self>, instance: Instance) -> Option<Slot> {

@@ -25,7 +25,6 @@ use synod_failpoint::{Point, hit};
 use synod_paxos::Slot;
 use tempfile::NamedTempFile;
 
-use super::blocking;
 use super::draft::Draft;
 use super::findings::{Finding, survey};
 use super::format::{CHUNK_BYTES, CHUNK_HEADER_BYTES, End};
@@ -36,6 +35,7 @@ use super::reader::StateReader;
 use super::retention;
 use super::space;
 use super::walk::ReadError;
+use super::{blocking, in_background};
 
 /// Read at once while all of them are read slowly, in bytes.
 const SCRUB_BYTES: u64 = 4 << 20;
@@ -329,7 +329,7 @@ impl Store {
         let pause = Duration::from_secs_f64(SCRUB_BYTES as f64 / bytes_per_second as f64);
         // Piece by piece, so that the runtime can end in between.
         let read = loop {
-            let piece = blocking(move || {
+            let piece = in_background(move || {
                 let mut back = back?;
                 let more = back.advance(SCRUB_BYTES)?;
                 Ok::<_, ReadError>((back, more))

@@ -16,8 +16,8 @@ use tonic::{Code, Streaming};
 use super::error::{FetchError, plain};
 use super::partial::Partial;
 use super::{Connector, QUEUED_PIECES, WINDOW_BYTES, offer};
-use crate::snapshot::blocking;
 use crate::snapshot::store::{Snapshot, Standing, Store};
+use crate::snapshot::{blocking, in_background};
 
 /// Gets snapshots of other members into a store, one at a time.
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ impl Fetcher {
         let answered = answered.map_err(|_| FetchError::Silent(self.silence))?;
         let stream = answered.map_err(|status| FetchError::of(&status, offer.id))?;
         let (pieces, queue) = mpsc::channel(QUEUED_PIECES);
-        let receiving = tokio::spawn(blocking(move || partial.receive(queue)));
+        let receiving = tokio::spawn(in_background(move || partial.receive(queue)));
         let passed = self
             .pass_on(stream.into_inner(), offset, offer, pieces)
             .await;

@@ -81,6 +81,8 @@ fn a_state_in_which_nothing_was_executed_is_vouched_for_from_its_first_slot_on()
     ] {
         let state = StateType::Volume(UncleanCrash::AppliedHeader);
         let mut bench = Bench::begin_from(state, None, found, log.clone());
+        bench.machine.handle_app(None);
+        bench.step();
         bench.machine.handle_app(Some(instance(1)));
         let actions = bench.step();
         let asks = actions.iter().find_map(|action| match action {
