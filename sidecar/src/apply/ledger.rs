@@ -1,6 +1,7 @@
 //! The ledger: what this member's app was sent, in one small file that survives the death of our
-//! process. It is not synced, so it says nothing after the machine itself went down; it carries
-//! the machine's boot id, by which that is seen.
+//! process. It is not synced, so it says nothing of that after the machine itself went down; it carries
+//! the machine's boot id, by which that is seen. What it says of the app's state as such ([`Kept`]) is in
+//! both cells and synced before anything else is done.
 //!
 //! Two cells are written in turn; the one with the higher sequence counts. A write of one cell is
 //! not cut in half by the death of the process, so a cell with bytes that do not decode is damage.
@@ -110,9 +111,21 @@ pub enum Found {
     /// No ledger of this log, or a damaged one: nothing is known.
     Missing,
     /// The machine has started since it was written: nothing that runs now was sent anything.
-    OtherBoot,
+    OtherBoot(Kept),
     /// It is exact.
     Record(Record),
+}
+
+/// What is known even after the machine went down: of the state that the app had, or of one before it that
+/// was still on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// [`Record::astray`].
+    pub astray: Option<Slot>,
+    /// [`Record::stands`].
+    pub stands: bool,
+    /// [`Record::revision`].
+    pub revision: u64,
 }
 
 /// Why the ledger cannot be used.
@@ -141,6 +154,19 @@ pub struct Ledger {
     machine: [u8; 16],
     incarnation: Incarnation,
     sequence: u64,
+    /// This is in both cells, on the disk.
+    kept: Option<Kept>,
+}
+
+impl Record {
+    /// Of this, what is known even after the machine went down.
+    pub fn kept(&self) -> Kept {
+        Kept {
+            astray: self.astray,
+            stands: self.stands,
+            revision: self.revision,
+        }
+    }
 }
 
 impl Ledger {
@@ -195,7 +221,7 @@ impl Ledger {
         let found = match newest {
             _ if damaged => Found::Missing,
             Some(cell) if cell.incarnation != incarnation => Found::Missing,
-            Some(cell) if cell.machine != machine => Found::OtherBoot,
+            Some(cell) if cell.machine != machine => Found::OtherBoot(cell.record.kept()),
             Some(cell) => Found::Record(cell.record),
             None => Found::Missing,
         };
@@ -205,6 +231,8 @@ impl Ledger {
             machine,
             incarnation,
             sequence,
+            // A process may have ended before both were on the disk.
+            kept: None,
         };
         Ok((ledger, found))
     }
@@ -226,8 +254,23 @@ impl Ledger {
         Ok(newest.and_then(|it| it.record.astray))
     }
 
-    /// From here on, the record survives the death of this process.
+    /// From here on, the record survives the death of this process, and [`Record::kept`] that of the machine.
     pub fn write(&mut self, record: &Record) -> Result<(), LedgerError> {
+        self.write_cell(record)?;
+        let kept = Some(record.kept());
+        if self.kept != kept {
+            self.write_cell(record)?;
+            self.file.sync_all().map_err(|error| LedgerError::File {
+                what: "sync",
+                path: self.path.clone(),
+                error,
+            })?;
+            self.kept = kept;
+        }
+        Ok(())
+    }
+
+    fn write_cell(&mut self, record: &Record) -> Result<(), LedgerError> {
         self.sequence += 1;
         let cell = Cell {
             sequence: self.sequence,
@@ -447,9 +490,40 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         open(data.path(), 1).0.write(&record(5, None)).unwrap();
         let (mut ledger, found) = open(data.path(), 2);
-        assert_eq!(found, Found::OtherBoot);
+        assert_eq!(found, Found::OtherBoot(Kept::default()));
         ledger.write(&record(6, None)).unwrap();
         assert_eq!(open(data.path(), 2).1, Found::Record(record(6, None)));
+    }
+
+    #[test]
+    fn what_a_state_is_worth_is_known_whichever_cell_the_machine_has_lost() {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("ledger");
+        let (mut ledger, _) = open(data.path(), 1);
+        let mut written = record(5, None);
+        for (astray, stands, revision) in [
+            (Some(Slot(3)), false, 0),
+            (Some(Slot(3)), true, 0),
+            (None, false, 0),
+            (None, false, 4),
+        ] {
+            ledger.write(&written).unwrap();
+            written = Record {
+                astray,
+                stands,
+                revision,
+                ..written
+            };
+            ledger.write(&written).unwrap();
+            let whole = std::fs::read(&path).unwrap();
+            for at in [0, STRIDE as usize] {
+                let mut bytes = whole.clone();
+                bytes[at..at + CELL].fill(0);
+                std::fs::write(&path, &bytes).unwrap();
+                assert_eq!(open(data.path(), 2).1, Found::OtherBoot(written.kept()));
+            }
+            std::fs::write(&path, &whole).unwrap();
+        }
     }
 
     #[test]

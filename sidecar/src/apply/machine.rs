@@ -200,7 +200,7 @@ impl Machine {
         let revisions = Revisions::behind(&setup.fold);
         let answered = match &setup.ledger {
             Found::Record(record) => record.applied,
-            Found::New | Found::Missing | Found::OtherBoot => Slot::ZERO,
+            Found::New | Found::Missing | Found::OtherBoot(_) => Slot::ZERO,
         };
         let mut machine = Self {
             incarnation: setup.incarnation,

@@ -58,7 +58,7 @@ pub use handle::{
 };
 pub use ids::Ids;
 pub use keys::KeyLookup;
-pub use ledger::{Found, History, InFlight, Ledger, LedgerError, Record};
+pub use ledger::{Found, History, InFlight, Kept, Ledger, LedgerError, Record};
 pub use machine::{
     Action, Answer as MachineAnswer, Ask, Blocked, Execute, Job, Lineage, Machine, Progress,
     RevisionStatus, Run, Setup, Standing, StateType, UncleanCrash,

@@ -11,7 +11,9 @@ use prost::Message as _;
 use synod_paxos::{AgreedTime, Genesis, Incarnation, Now, Reading, Slot};
 use synod_proto::v1::{IdempotencyPolicy, Policy};
 use synod_sidecar::app::Instance;
-use synod_sidecar::apply::{Action, Ask, Fold, Found, Machine, Outcome, Record, Setup, StateType};
+use synod_sidecar::apply::{
+    Action, Ask, Fold, Found, Kept, Machine, Outcome, Record, Setup, StateType,
+};
 
 use crate::app::{Done, Register, Work};
 use crate::calendar::{Event, Life};
@@ -37,7 +39,7 @@ pub(crate) enum Ledger {
     /// Written since the machine was started.
     Written(Record),
     /// Written before the machine died.
-    OtherBoot,
+    OtherBoot(Kept),
 }
 
 /// Apply in one life of a member.
@@ -103,7 +105,7 @@ impl Copy {
             ledger: match &host.ledger {
                 Ledger::New => Found::New,
                 Ledger::Missing => Found::Missing,
-                Ledger::OtherBoot => Found::OtherBoot,
+                Ledger::OtherBoot(kept) => Found::OtherBoot(*kept),
                 Ledger::Written(record) => Found::Record(*record),
             },
         });

@@ -408,8 +408,8 @@ impl World {
         }
         if machine {
             host.clock.reboot(self.now_ns);
-            if matches!(host.ledger, Ledger::Written(_)) {
-                host.ledger = Ledger::OtherBoot;
+            if let Ledger::Written(record) = &host.ledger {
+                host.ledger = Ledger::OtherBoot(record.kept());
             }
             self.end_app(member, true);
         }

@@ -73,7 +73,8 @@ impl Machine {
             }
             // The machine has started since: whatever listens has, too, and what is on a volume may
             // be older or newer than what the ledger says.
-            Found::OtherBoot => {
+            Found::OtherBoot(kept) => {
+                self.know_lineage(kept);
                 self.lose_state();
                 self.ledger_dirty = true;
                 if let Some(instance) = instance {
@@ -84,10 +85,7 @@ impl Machine {
             Found::Record(record) => record,
         };
         self.revisions.recover(record.revision);
-        self.lineage.is_known = true;
-        self.lineage.revision = record.revision;
-        self.astray = record.astray;
-        self.stands = record.stands;
+        self.know_lineage(record.kept());
         self.interrupted = record.in_flight.map(|in_flight| Interrupted {
             applied: record.applied,
             in_flight,

@@ -6,6 +6,7 @@ use synod_paxos::Slot;
 use super::life::Files;
 use super::{Action, App, Machine};
 use crate::apply::divergence::OnDivergence;
+use crate::apply::ledger::Kept;
 
 /// A state that grows slot by slot, also when it passes from one instance of the app to the next on
 /// a volume. Another begins when the copy is made anew: from nothing, or from a snapshot.
@@ -79,6 +80,14 @@ impl Machine {
 }
 
 impl Machine {
+    /// The ledger says so of the state that an earlier life has left.
+    pub(super) fn know_lineage(&mut self, kept: Kept) {
+        self.lineage.is_known = true;
+        self.lineage.revision = kept.revision;
+        self.astray = kept.astray;
+        self.stands = kept.stands;
+    }
+
     /// The state was made anew and is that of this slot. If it is of a base that may contain what differs, so
     /// may it.
     pub(super) fn begin_lineage(&mut self, slot: Slot) {

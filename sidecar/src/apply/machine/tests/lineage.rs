@@ -20,6 +20,15 @@ fn astray(bench: &mut Bench, slot: u64, measure: OnDivergence) -> bool {
         .handle_astray(number, Some((Slot(slot), measure)))
 }
 
+/// The app is asked for its slot.
+fn asks(actions: &[Action]) -> Job {
+    let asked = actions.iter().find_map(|action| match action {
+        Action::AskApplied { job, .. } => Some(*job),
+        _ => None,
+    });
+    asked.expect("the app is asked")
+}
+
 fn stops(actions: &[Action]) -> bool {
     actions.contains(&Action::StopApp(instance(1)))
 }
@@ -57,15 +66,22 @@ fn that_a_copy_differs_is_in_the_ledger_and_the_next_process_knows_it() {
     let restarted = bench.restarted(Some(instance(1)));
     assert_eq!(restarted.machine.astray(), Some(Slot(4)));
     assert!(restarted.machine.lineage().is_known);
-    for lost in [Found::Missing, Found::OtherBoot] {
+    let rebooted = Found::OtherBoot(bench.ledger.kept());
+    for (found, is_known) in [(Found::Missing, false), (rebooted, true)] {
         let mut restarted = Bench::begin_from(
             StateType::Volume(UncleanCrash::AppliedHeader),
             None,
-            lost,
+            found,
             bench.log.clone(),
         );
-        restarted.machine.handle_app(Some(instance(1)));
-        assert!(!restarted.machine.lineage().is_known, "{lost:?}");
+        restarted.machine.handle_app(None);
+        restarted.machine.handle_app(Some(instance(2)));
+        let job = asks(&restarted.step());
+        restarted.machine.handle_app_applied(job, Some(Slot(5)));
+        restarted.run();
+        assert_eq!(restarted.machine.lineage().is_known, is_known, "{found:?}");
+        let astray = is_known.then_some(Slot(4));
+        assert_eq!(restarted.machine.astray(), astray, "{found:?}");
     }
 }
 
@@ -84,12 +100,7 @@ fn a_state_in_which_nothing_was_executed_is_vouched_for_from_its_first_slot_on()
         bench.machine.handle_app(None);
         bench.step();
         bench.machine.handle_app(Some(instance(1)));
-        let actions = bench.step();
-        let asks = actions.iter().find_map(|action| match action {
-            Action::AskApplied { job, .. } => Some(*job),
-            _ => None,
-        });
-        let job = asks.expect("the app is asked");
+        let job = asks(&bench.step());
         bench.machine.handle_app_applied(job, Some(Slot(slot)));
         bench.run();
         let lineage = bench.machine.lineage();

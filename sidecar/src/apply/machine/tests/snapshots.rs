@@ -570,7 +570,7 @@ fn a_snapshot_that_comes_before_the_first_look_at_the_app_counts() {
 #[test]
 fn what_reads_have_seen_of_a_snapshot_was_sent_for_ever() {
     let mut bench = with_snapshot();
-    let mut next = bench.restarted_with(Found::OtherBoot, Some(instance(2)));
+    let mut next = bench.restarted_with(Found::OtherBoot(Kept::default()), Some(instance(2)));
     let (job, ..) = restore(&next.step());
     next.machine.handle_restored(job);
     next.machine.handle_app(None);
