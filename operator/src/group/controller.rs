@@ -209,12 +209,9 @@ async fn tell(context: &Context, before: &ReplicaGroup, done: &Done) {
             format!("the group has other members from now on (epoch {epoch})"),
         )
     }));
-    events.extend(done.revised.map(|number| {
-        (
-            EventType::Normal,
-            "RevisionBegun".to_owned(),
-            format!("revision {number} of the app executes what is agreed on from now on"),
-        )
+    events.extend(done.revised.clone().map(|words| {
+        let reason = "RevisionBegun".to_owned();
+        (EventType::Normal, reason, words)
     }));
     let reference = before.object_ref(&());
     for (type_, reason, note) in events {

@@ -80,8 +80,8 @@ pub(super) struct Done {
     pub(super) raised: Option<u32>,
     /// The epoch of the members, if they were changed.
     pub(super) changed: Option<u64>,
-    /// The revision of the app that is in force from now on, if another was asked for.
-    pub(super) revised: Option<u64>,
+    /// What has become of the app's revisions, if something was asked for: for people.
+    pub(super) revised: Option<String>,
     /// What failed, though the status was written.
     pub(super) failure: Option<String>,
 }
@@ -493,7 +493,8 @@ impl Work<'_> {
     }
 
     /// As [`Self::runs`], of a pod with another revision of the app than those that are made now. It is
-    /// what it should be unless the one that is made now is due there.
+    /// what it should be unless the one that is made now is due there. One of a revision that runs along
+    /// silently also is while nobody can say what is due.
     fn runs_another(&self, pod: &PodView, due: Option<u64>, token: Option<&str>) -> (bool, bool) {
         let group = revise::with(self.valid.group, pod.app_revision);
         let template = group.and_then(|group| {
@@ -504,9 +505,10 @@ impl Work<'_> {
         });
         let same = template.is_some_and(|it| it == pod.template);
         let now = self.valid.group.spec.revision;
+        let silent = revise::silent_of(self.valid.group) == Some(pod.app_revision);
         (
             same && due != Some(now),
-            same && due == Some(pod.app_revision),
+            same && (due == Some(pod.app_revision) || (due.is_none() && silent)),
         )
     }
 

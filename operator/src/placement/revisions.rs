@@ -5,20 +5,24 @@
 //!
 //! The order is the point. What a number stands for is recorded, once and for all, before anybody is told
 //! of it; every cluster has it before the leader is asked; and the leader has it agreed on only if the
-//! revision in force is the one that this was decided from. So whoever ends between two steps is followed
+//! newest revision is the one that this was decided from. So whoever ends between two steps is followed
 //! by one that sees the same, and once the next revision is in force no cluster needs the hub to make its
 //! pods.
+//!
+//! One that runs along silently has pods before it is in force, one member after another, which are named
+//! here: only here it is known how the copies of all clusters are. Whether that one can go now its own
+//! operator decides, by what it sees then.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use synod_api::{
-    GroupApp, GroupMemberStatus, GroupRevision, MemberRole, MemberState, RawObject, Revise,
-    RevisionState, SnapshotType,
+    Along, GroupApp, GroupMemberStatus, GroupRevision, MemberRole, MemberState, RawObject, Revise,
+    RevisionState, SnapshotType, UpdateStrategy,
 };
 
 use super::findings;
-use super::members;
+use super::members::{self, Member};
 use super::membership;
 use super::roster::{self, Formed, Roster};
 use super::tally::Tally;
@@ -31,6 +35,8 @@ use crate::inject;
 const KEPT: usize = 6;
 /// Version of the members' protocol from which on there are revisions.
 const PROTOCOL: u32 = 2;
+/// And from which on there are such that run along silently.
+const ROLLING_PROTOCOL: u32 = 3;
 /// What containers do is in these; in all else is how they are kept running.
 const CONTAINER: [&str; 9] = [
     "name",
@@ -63,6 +69,8 @@ pub(crate) struct Input<'a> {
     pub(crate) app: &'a GroupApp,
     /// How the app's state is saved.
     pub(crate) snapshot: SnapshotType,
+    /// How the next revision takes over.
+    pub(crate) strategy: UpdateStrategy,
     /// What numbers stand for, by number; `None`: there is no record.
     pub(crate) record: Option<&'a [GroupRevision]>,
     /// The members are being changed, or are about to be.
@@ -81,8 +89,14 @@ pub(crate) struct Course {
     pub(crate) record: Option<Vec<GroupRevision>>,
     /// What the leader is asked for, and the cluster that it is in.
     pub(crate) revise: Option<(String, Revise)>,
+    /// What runs along silently.
+    pub(crate) silent: Option<u64>,
+    /// Whose pod is replaced by one of that now, and the cluster that it is in.
+    pub(crate) next: Option<(String, String)>,
     /// What is under way: in one word, and in many.
     pub(crate) under_way: Option<(&'static Reason, String)>,
+    /// Why what runs along does not take over, until somebody changes something.
+    pub(crate) disagreement: Option<String>,
     /// Why the manifest's app cannot be the next one, until somebody changes something.
     pub(crate) stall: Option<Stall>,
 }
@@ -161,10 +175,13 @@ pub(crate) fn course(input: &Input<'_>) -> Course {
             ..Course::default()
         };
     };
-    let in_force = state.in_force;
-    let known = record.iter().find(|it| it.number == in_force);
-    let next = wanted(in_force + 1);
-    if known.is_some_and(|it| is_same(it, &next)) {
+    let (in_force, newest) = (state.in_force, state.newest());
+    let recorded = |number| record.iter().find(|it| it.number == number);
+    let known = recorded(in_force);
+    let next = wanted(newest + 1);
+    let is_wanted = |it: &&GroupRevision| is_same(it, &next);
+    let silent = state.silent();
+    if silent.is_none() && known.filter(is_wanted).is_some() {
         let under_way = state.unfinished.then(|| begun(in_force, roster, views));
         return Course {
             current: Some(wanted(in_force)),
@@ -175,12 +192,18 @@ pub(crate) fn course(input: &Input<'_>) -> Course {
     }
     // What runs goes on, also with what is no matter of revisions.
     let here = known.filter(|_| current.number != in_force);
-    let current = here.map_or(current, |it| kept(it, app));
+    let current = match known.filter(is_wanted) {
+        Some(_) => wanted(in_force),
+        None => here.map_or(current, |it| kept(it, app)),
+    };
     let mut course = Course {
         current: Some(current),
         others: record.to_vec(),
         ..Course::default()
     };
+    if let Some(silent) = silent.filter(|it| recorded(*it).filter(is_wanted).is_some()) {
+        return along(course, input, state, silent);
+    }
     if let Err(why) = ready(input, state) {
         match why {
             Why::Stall(stall) => course.stall = Some(stall),
@@ -189,12 +212,15 @@ pub(crate) fn course(input: &Input<'_>) -> Course {
         return course;
     }
     let change = if state.unfinished {
-        format!("revision {in_force} of the app is taken back")
+        format!("revision {newest} of the app is taken back")
     } else {
         "another revision of the app takes over".to_owned()
     };
-    if record.iter().all(|it| it.number <= in_force) {
-        let mut list = record.to_vec();
+    // Nothing takes the place of one that ran along silently.
+    if silent.is_none() && record.iter().all(|it| it.number <= newest) {
+        // Those that were taken back before they were in force execute nothing any more.
+        let lasting = record.iter().filter(|it| it.number <= in_force);
+        let mut list: Vec<_> = lasting.cloned().collect();
         list.push(next);
         course.record = Some(list.split_off(list.len().saturating_sub(KEPT)));
         return course;
@@ -203,14 +229,14 @@ pub(crate) fn course(input: &Input<'_>) -> Course {
         return course;
     };
     let revise = Revise {
-        from: in_force,
+        from: newest,
         epoch: report.epoch,
         takes_back: state.unfinished,
     };
     // Whoever was asked once goes on being asked: that it was is one more thing to take note of.
     let mut groups = views.iter().filter_map(|it| it.own(&roster.uid));
-    let asked = groups.any(|it| it.spec.revise.as_ref() == Some(&revise));
-    if let Some(cluster) = lacks(input, in_force + 1).filter(|_| !asked) {
+    let asked = silent.is_some() || groups.any(|it| it.spec.revise.as_ref() == Some(&revise));
+    if let Some(cluster) = lacks(input, newest + 1).filter(|_| !asked) {
         let words = format!("{change}: the operator of cluster {cluster} is told of it");
         course.under_way = Some((&conditions::REVISION_PENDING, words));
         return course;
@@ -225,6 +251,93 @@ pub(crate) fn course(input: &Input<'_>) -> Course {
     let words = format!("{change}: {} is asked for it{problem}", state.leader);
     course.under_way = Some((&conditions::REVISION_PENDING, words));
     course
+}
+
+/// What is wanted runs along silently: on which member it is started next. One at a time, the leader last,
+/// and never on the last copy that answers. Half of the copies are enough for it to take over, by the
+/// leader's own rule, and the others follow then.
+fn along(mut course: Course, input: &Input<'_>, state: &RevisionState, silent: u64) -> Course {
+    let Input { roster, views, .. } = *input;
+    course.silent = Some(silent);
+    if !state.disagreement.is_empty() {
+        let in_force = state.in_force;
+        course.disagreement = Some(format!(
+            "revision {silent} of the app does not take over from {in_force}: {}; put the template back",
+            state.disagreement
+        ));
+        return course;
+    }
+    let tally = Tally::new(roster, views);
+    let next = turn(&tally, state, silent, views, &roster.uid);
+    let caught_up = tally.names(|it| it.running == Some(silent) && is_caught_up(it));
+    let mut words = format!("revision {silent} of the app runs along silently");
+    for (what, names) in [
+        ("caught up: ", caught_up),
+        (
+            "next, or starting: ",
+            next.iter().map(|it| it.member.name.as_str()).collect(),
+        ),
+    ] {
+        if !names.is_empty() {
+            words = format!("{words}; {what}{}", names.join(", "));
+        }
+    }
+    course.next = next.map(|it| (it.cluster.clone(), it.member.name.clone()));
+    course.under_way = Some((&conditions::REVISION_RUNS_ALONG, words));
+    course
+}
+
+/// Whose pod is to be of the silent revision next, or is about to be.
+fn turn<'a>(
+    tally: &Tally<'a>,
+    state: &RevisionState,
+    silent: u64,
+    views: &[View],
+    uid: &str,
+) -> Option<&'a Member> {
+    let all = tally.all.iter();
+    let copies = all.filter(|(it, _)| it.member.role != MemberRole::Witness);
+    let copies: Vec<_> = copies.copied().collect();
+    let heard = || copies.iter().filter_map(|(it, said)| Some((*it, (*said)?)));
+    let told = |it: &Member| {
+        let group = view::find(views, &it.cluster).and_then(|view| view.own(uid));
+        let along = group.and_then(|it| it.spec.along.as_ref());
+        along.is_some_and(|along| along.revision == silent && along.member == it.member.name)
+    };
+    let runs_along = |it: &GroupMemberStatus| it.made_of == Some(silent);
+    // Its pod is away, or starts.
+    let under_way = |(it, said): &(&Member, &GroupMemberStatus)| {
+        let starts = runs_along(said) && !(said.running == Some(silent) && is_caught_up(said));
+        starts || (told(it) && said.made_of.is_none())
+    };
+    if let Some((it, _)) = heard().find(under_way) {
+        return Some(it);
+    }
+    if 2 * heard().filter(|(_, it)| runs_along(it)).count() >= copies.len() {
+        return None;
+    }
+    let answers = |it: &GroupMemberStatus| {
+        is_caught_up(it) && it.running.is_some_and(|running| running != silent)
+    };
+    if heard().filter(|(_, it)| answers(it)).count() < 2 {
+        return None;
+    }
+    // Where another is not well, its own operator sees to that first.
+    let is_calm = |cluster: &str| {
+        let mut there = copies.iter().filter(|(it, _)| it.cluster == cluster);
+        there.all(|(_, said)| said.is_some_and(is_caught_up))
+    };
+    let able = heard()
+        .filter(|(it, said)| answers(said) && said.may == Some(silent) && is_calm(&it.cluster));
+    let best = able.min_by_key(|(it, _)| {
+        let name = it.member.name.as_str();
+        (name == state.leader, !told(it), name)
+    });
+    best.map(|(it, _)| it)
+}
+
+fn is_caught_up(it: &GroupMemberStatus) -> bool {
+    it.state == MemberState::CaughtUp && it.ready
 }
 
 /// A revision is being agreed on, or not all copies run the one that was: the members stay as they are.
@@ -383,10 +496,30 @@ fn ready(input: &Input<'_>, state: &RevisionState) -> Result<(), Why> {
     }
     let heard = view::current(views, &roster.uid);
     let in_force = heard.values().map(|it| it.protocol_in_force).max();
-    if in_force.is_none_or(|it| it < PROTOCOL) {
-        let words = "that comes with version 2 of the members' protocol, which is used once all of them run \
-                     a sidecar that speaks it";
-        return wait(&conditions::WAITING_FOR_PROTOCOL, words);
+    let copies = roster.members.iter();
+    let copies = copies.filter(|it| it.member.role != MemberRole::Witness);
+    let rolls =
+        input.strategy == UpdateStrategy::Rolling && !state.unfinished && copies.count() > 1;
+    let needed = if rolls { ROLLING_PROTOCOL } else { PROTOCOL };
+    if in_force.is_none_or(|it| it < needed) {
+        let switch = if rolls {
+            ", or with spec.update.strategy: Switch"
+        } else {
+            ""
+        };
+        let words = format!(
+            "that comes with version {needed} of the members' protocol, which is used once all of them run \
+             a sidecar that speaks it{switch}"
+        );
+        return wait(&conditions::WAITING_FOR_PROTOCOL, &words);
+    }
+    if rolls && state.newest.is_none() {
+        let words = "its operator does not know of such that run along silently";
+        let words = format!(
+            "not before the operator of {}'s cluster is updated: {words}",
+            state.leader
+        );
+        return wait(&conditions::REVISION_PENDING, &words);
     }
     let pending = &conditions::REVISION_PENDING;
     let report = roster::report(views, &roster.uid);
@@ -421,7 +554,7 @@ fn ready(input: &Input<'_>, state: &RevisionState) -> Result<(), Why> {
     let copies = copies.filter(|(it, _)| it.member.role != MemberRole::Witness);
     let well = copies
         .clone()
-        .filter(|(_, it)| it.is_some_and(|it| it.state == MemberState::CaughtUp && it.ready));
+        .filter(|(_, it)| it.is_some_and(is_caught_up));
     if well.count() * 2 <= copies.count() {
         return wait(pending, "no majority of the copies is caught up");
     }
@@ -468,6 +601,15 @@ impl Course {
     pub(crate) fn revise_in(&self, cluster: &str) -> Option<Revise> {
         let (_, revise) = self.revise.as_ref().filter(|(it, _)| it == cluster)?;
         Some(revise.clone())
+    }
+
+    /// What runs along silently, with the member in this cluster whose pod is next.
+    pub(crate) fn along_in(&self, cluster: &str) -> Option<Along> {
+        let next = self.next.as_ref().filter(|(it, _)| it == cluster);
+        Some(Along {
+            revision: self.silent?,
+            member: next.map(|(_, name)| name.clone()).unwrap_or_default(),
+        })
     }
 
     /// What pods may be made of besides the current one.

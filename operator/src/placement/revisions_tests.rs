@@ -14,7 +14,8 @@ use super::super::validate::tests::{judge_with, open, spec};
 use super::*;
 
 const UID: &str = "uid-1";
-const SAVED: &str = "state: {snapshot: {type: HTTP, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}";
+const ROLLS: &str = "state: {snapshot: {type: HTTP, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}";
+const SAVED: &str = "update: {strategy: Switch}\nstate: {snapshot: {type: HTTP, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}";
 
 fn revision(template: &str) -> GroupRevision {
     GroupRevision {
@@ -118,31 +119,56 @@ struct World {
     record: Option<Vec<GroupRevision>>,
     views: Vec<View>,
     in_force: u64,
+    newest: u64,
     unfinished: bool,
+    /// Where both answer otherwise.
+    disagreement: &'static str,
+    /// Of which revision the pod of each member is, and its copy.
+    pods: [Option<u64>; 3],
+    copies: [Option<u64>; 3],
+    /// Apps that start: up to this revision.
+    start: u64,
+    /// Pods are replaced one after another; otherwise nobody looks at them.
+    rolls: bool,
+    protocol: u32,
     undecided: bool,
     /// Copies run.
     runs: bool,
     /// Revisions that were agreed on, with what each was to the leader's operator, and whether it took one
     /// back.
     agreed: Vec<(GroupRevision, bool)>,
+    /// Those that ran along and were taken back.
+    taken_back: Vec<u64>,
     told: Vec<String>,
 }
 
 impl World {
     /// Formed long ago.
     fn new() -> Self {
+        Self::with(SAVED)
+    }
+
+    fn with(yaml: &str) -> Self {
         let mut world = Self {
-            yaml: SAVED.to_owned(),
+            yaml: yaml.to_owned(),
             image: "i",
             record: None,
             views: ["us", "eu", "ap"]
                 .map(|it| open(it, &format!("{it}-1")))
                 .to_vec(),
             in_force: 0,
+            newest: 0,
             unfinished: false,
+            disagreement: "",
+            pods: [Some(0); 3],
+            copies: [Some(0); 3],
+            start: u64::MAX,
+            rolls: yaml == ROLLS,
+            protocol: 3,
             undecided: false,
             runs: true,
             agreed: Vec::new(),
+            taken_back: Vec::new(),
             told: Vec::new(),
         };
         world.rounds(6, usize::MAX);
@@ -164,6 +190,9 @@ impl World {
         let course = &valid.revisions;
         self.told
             .push(format!("{:?} {:?}", course.under_way, course.stall));
+        if let Some(words) = &course.disagreement {
+            self.told.push(words.clone());
+        }
         if let Some(list) = &course.record {
             if writes > 0 {
                 // What a number stands for never changes.
@@ -221,7 +250,16 @@ impl World {
         };
         if at == 0
             && let Some(revise) = &group.spec.revise
-            && revise.from == self.in_force
+            && revise.from == self.newest
+            && revise.takes_back
+            && let Some(silent) = self.silent()
+        {
+            self.unfinished = false;
+            self.disagreement = "";
+            self.taken_back.push(silent);
+        } else if at == 0
+            && let Some(revise) = &group.spec.revise
+            && revise.from == self.newest
             && revise.takes_back == self.unfinished
         {
             let number = revise.from + 1;
@@ -233,8 +271,13 @@ impl World {
             let recorded = self.record.iter().flatten().find(|it| it.number == number);
             assert_eq!(recorded, Some(&here), "it is recorded");
             self.agreed.push((here, revise.takes_back));
-            (self.in_force, self.unfinished) = (number, true);
+            let rolls = group.spec.update.strategy == UpdateStrategy::Rolling;
+            if revise.takes_back || !rolls {
+                self.in_force = number;
+            }
+            (self.newest, self.unfinished) = (number, true);
         }
+        self.pod(at, group.spec.along.as_ref());
         if !reports {
             return;
         }
@@ -243,11 +286,17 @@ impl World {
             member.leader = "notes-us-0".to_owned();
             member.ready = true;
             member.epoch = 1;
-            member.protocol_in_force = 2;
+            member.protocol_in_force = self.protocol;
             member.revision = self.in_force;
-            member.running = self.runs.then_some(self.in_force);
-            if !self.runs {
+            member.running = self.copies[at].filter(|_| self.runs);
+            member.made_of = self.pods[at];
+            member.may = self.silent();
+            if !self.runs || self.copies[at].is_none() {
                 member.state = MemberState::CatchingUp;
+            }
+            if self.pods[at].is_none() {
+                member.state = MemberState::Unreachable;
+                member.ready = false;
             }
             member
         });
@@ -280,7 +329,9 @@ impl World {
             status.revision = Some(RevisionState {
                 leader: "notes-us-0".to_owned(),
                 in_force: self.in_force,
+                newest: Some(self.newest),
                 unfinished: self.unfinished,
+                disagreement: self.disagreement.to_owned(),
                 problem: String::new(),
             });
             status.findings.undecided = self.undecided.then(|| UndecidedRequest {
@@ -292,6 +343,86 @@ impl World {
         }
         group.status = Some(status);
         self.views[at].group = Some(Arc::new(group));
+    }
+
+    /// An operator sees to the pod of its member, by one of: it goes, another is there, its app has started.
+    fn pod(&mut self, at: usize, along: Option<&Along>) {
+        let own = format!("notes-{}-0", ["us", "eu", "ap"][at]);
+        let silent = self.silent();
+        let turn = along.filter(|it| it.member == own && silent == Some(it.revision));
+        let (pod, next) = (self.pods[at], turn.map(|it| it.revision));
+        if !self.rolls {
+            (self.pods[at], self.copies[at]) = (Some(self.in_force), Some(self.in_force));
+            return;
+        }
+        let stays = pod.is_some_and(|it| it == self.in_force || silent == Some(it));
+        if pod.is_none() {
+            (self.pods[at], self.copies[at]) = (Some(next.unwrap_or(self.in_force)), None);
+        } else if next.is_some_and(|it| pod != Some(it)) {
+            let others = (0..3).filter(|it| *it != at);
+            let answering = others
+                .clone()
+                .filter(|it| self.copies[*it] == Some(self.in_force));
+            let along = others.clone().filter(|it| self.pods[*it] == silent);
+            assert!(answering.count() > 0, "nobody else answers");
+            assert!(along.count() < 2, "half of the copies run along already");
+            assert!(
+                others.clone().all(|it| self.copies[it].is_some()),
+                "another is away"
+            );
+            assert_ne!(at, 0, "it leads");
+            (self.pods[at], self.copies[at]) = (None, None);
+        } else if !stays && self.pods.iter().all(Option::is_some) {
+            (self.pods[at], self.copies[at]) = (None, None);
+        } else if pod.is_some_and(|it| it <= self.start) {
+            self.copies[at] = pod;
+        }
+    }
+
+    /// That revision has been in force for long.
+    fn ran(&mut self, revision: u64) {
+        (self.in_force, self.newest) = (revision, revision);
+        (self.pods, self.copies) = ([Some(revision); 3], [Some(revision); 3]);
+    }
+
+    fn silent(&self) -> Option<u64> {
+        (self.unfinished && self.newest > self.in_force).then_some(self.newest)
+    }
+
+    /// What runs along takes over once half of the copies run it, by the leader's own rule.
+    fn take_over(&mut self) {
+        if let Some(silent) = self.silent() {
+            let along = self.copies.iter().filter(|it| **it == Some(silent));
+            if along.count() == 2 && self.disagreement.is_empty() {
+                (self.in_force, self.unfinished) = (silent, false);
+            }
+        }
+    }
+
+    /// Everything is as the manifest asks: of this image, and nothing is left to do.
+    fn expect_done(&mut self, image: &str) {
+        let in_force = self.in_force;
+        assert_eq!(
+            (self.pods, self.copies),
+            ([Some(in_force); 3], [Some(in_force); 3])
+        );
+        assert!(self.hub(0), "{}", self.said());
+        assert_eq!(self.said(), "None None");
+        for view in &self.views {
+            let spec = &view.own(UID).expect("there").spec;
+            assert_eq!(
+                (spec.revision, &spec.revise, &spec.along),
+                (in_force, &None, &None)
+            );
+            let current = Self::known(spec, in_force).expect("known");
+            assert_eq!(Self::image_of(&current), image);
+        }
+        let known = self
+            .record
+            .iter()
+            .flatten()
+            .find(|it| it.number == in_force);
+        assert_eq!(Self::image_of(known.expect("recorded")), image);
     }
 
     /// All operators say how it is, before the hub looks again.
@@ -311,7 +442,7 @@ impl World {
         }
     }
 
-    fn silent(&mut self, at: usize) {
+    fn cut_off(&mut self, at: usize) {
         self.views[at].access = super::super::view::Access::Unreachable {
             since: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
             problem: "no answer".to_owned(),
@@ -462,6 +593,7 @@ fn nothing_begins_without_a_saved_state_while_members_change_or_while_a_request_
             template: &template,
             app: &app,
             snapshot: SnapshotType::Http,
+            strategy: UpdateStrategy::Switch,
             record: world.record.as_deref(),
             members_change,
             views: &world.views,
@@ -502,7 +634,7 @@ fn a_cluster_that_does_not_answer_keeps_nothing_from_being_taken_back() {
     let mut world = World::new();
     world.image = "j";
     world.rounds(6, usize::MAX);
-    world.silent(2);
+    world.cut_off(2);
     world.image = "i";
     world.rounds(6, usize::MAX);
     assert_eq!(world.images(), ["j", "i"]);
@@ -544,7 +676,7 @@ fn what_runs_is_recorded_of_a_group_that_has_revisions_behind_it() {
     // An earlier service's logs, with which this one goes on.
     let mut world = World::new();
     world.record = None;
-    world.in_force = 3;
+    world.ran(3);
     world.reported();
     world.rounds(6, usize::MAX);
     let numbers: Vec<_> = world.record.iter().flatten().map(|it| it.number).collect();
@@ -558,7 +690,7 @@ fn what_runs_is_recorded_of_a_group_that_has_revisions_behind_it() {
 #[test]
 fn a_revision_that_nobody_recorded_is_followed_by_one_that_is() {
     let mut world = World::new();
-    world.in_force = 4;
+    world.ran(4);
     world.reported();
     world.rounds(8, usize::MAX);
     assert_eq!(world.images(), ["i"]);
@@ -584,4 +716,292 @@ fn an_app_that_never_ran_is_put_right_without_another_revision() {
     world.rounds(6, usize::MAX);
     let first = &world.record.as_ref().expect("recorded")[0];
     assert_eq!((first.number, World::image_of(first)), (0, "j"));
+}
+
+#[test]
+fn a_new_version_runs_along_on_half_of_the_copies_before_it_takes_over() {
+    let mut world = World::with(ROLLS);
+    world.image = "j";
+    world.rounds(30, usize::MAX);
+    assert_eq!(world.images(), ["j"]);
+    assert_eq!((world.in_force, world.silent()), (0, Some(1)));
+    assert_eq!(
+        world.copies,
+        [Some(0), Some(1), Some(1)],
+        "the leader's stays"
+    );
+    let said = world.said();
+    assert!(said.contains("RevisionRunsAlong"), "{said}");
+    assert!(said.contains("caught up: notes-eu-0, notes-ap-0"), "{said}");
+    for view in &world.views {
+        let spec = &view.own(UID).expect("there").spec;
+        assert_eq!((spec.revision, spec.revise.as_ref()), (0, None));
+        let along = spec.along.as_ref().expect("told");
+        assert_eq!((along.revision, along.member.as_str()), (1, ""));
+    }
+    world.take_over();
+    world.rounds(10, usize::MAX);
+    assert_eq!(world.in_force, 1);
+    world.expect_done("j");
+    // And the next one.
+    world.image = "k";
+    world.rounds(30, usize::MAX);
+    world.take_over();
+    world.rounds(10, usize::MAX);
+    world.expect_done("k");
+    assert_eq!(world.images(), ["j", "k"]);
+}
+
+/// Whoever works ends at each half-step, once or each time.
+#[test]
+fn whoever_ends_while_a_version_runs_along_is_followed_by_one_that_goes_on() {
+    for writes in 0..12 {
+        for always in [false, true] {
+            for lost_report in [false, true] {
+                for back in [None, Some(writes * 2)] {
+                    let mut world = World::with(ROLLS);
+                    world.image = "j";
+                    for round in 0..120 {
+                        if back == Some(round) {
+                            world.image = "i";
+                        }
+                        let ends = always || round == writes;
+                        world.hub(if ends { writes % 2 } else { usize::MAX });
+                        world.hub(if ends { 1 } else { usize::MAX });
+                        for at in 0..3 {
+                            world.operator(at, !(lost_report && round % 2 == 0));
+                        }
+                        if back.is_none() {
+                            world.take_over();
+                        }
+                    }
+                    let what = (writes, always, lost_report, back);
+                    assert!(world.agreed.len() <= 1, "{what:?}: {:?}", world.images());
+                    assert!(back.is_some() || world.in_force == 1, "{what:?}");
+                    world.rounds(8, usize::MAX);
+                    world.expect_done(if back.is_some() { "i" } else { "j" });
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn at_each_step_it_is_taken_back_by_putting_the_template_back_and_its_number_is_spent() {
+    let mut spent = 0;
+    for looks in 0..60 {
+        let mut world = World::with(ROLLS);
+        world.image = "j";
+        for look in 0..looks {
+            match look % 4 {
+                0 => {
+                    world.hub(usize::MAX);
+                }
+                at => world.operator(at - 1, true),
+            }
+        }
+        world.image = "i";
+        world.rounds(20, usize::MAX);
+        assert_eq!((world.in_force, world.silent()), (0, None), "{looks}");
+        world.expect_done("i");
+        spent += world.taken_back.len();
+        let before = world.agreed.len();
+        world.image = "k";
+        world.rounds(40, usize::MAX);
+        // What was recorded and not begun yet begins first, and is taken back.
+        let (last, _) = world.agreed.last().expect("agreed");
+        assert_eq!(
+            (World::image_of(last), last.number),
+            ("k", world.newest),
+            "{looks}"
+        );
+        assert!(world.agreed.len() <= before + 2, "{looks}");
+        world.take_over();
+        world.rounds(10, usize::MAX);
+        world.expect_done("k");
+    }
+    assert!(spent > 20, "hardly any had begun: {spent}");
+}
+
+#[test]
+fn however_many_were_taken_back_what_runs_stays_recorded() {
+    let mut world = World::with(ROLLS);
+    for _ in 0..KEPT + 3 {
+        world.image = "j";
+        world.rounds(20, usize::MAX);
+        world.image = "i";
+        world.rounds(20, usize::MAX);
+        world.expect_done("i");
+    }
+    assert_eq!(world.taken_back.len(), KEPT + 3);
+    assert_eq!((world.in_force, world.newest), (0, KEPT as u64 + 3));
+}
+
+#[test]
+fn one_that_answers_otherwise_stays_silent_until_the_template_is_another() {
+    for (looks, to) in [(8, "i"), (30, "i"), (30, "k")] {
+        let mut world = World::with(ROLLS);
+        world.image = "j";
+        world.rounds(looks, usize::MAX);
+        world.disagreement = "slot 17, POST /which: revision 0 answered with status 200";
+        let pods = |world: &World| world.pods.iter().filter(|it| **it == Some(1)).count();
+        world.rounds(2, usize::MAX);
+        let before = pods(&world);
+        world.take_over();
+        world.rounds(10, usize::MAX);
+        assert_eq!((world.in_force, world.silent()), (0, Some(1)));
+        assert_eq!(pods(&world), before, "no more pods of it");
+        let said = world.said();
+        assert!(said.contains("slot 17, POST /which"), "{said}");
+        assert!(said.contains("put the template back"), "{said}");
+        world.image = to;
+        world.rounds(40, usize::MAX);
+        world.take_over();
+        world.rounds(10, usize::MAX);
+        assert_eq!(world.taken_back, [1]);
+        world.expect_done(to);
+    }
+}
+
+#[test]
+fn pods_that_do_not_start_hold_it_where_it_is_and_are_taken_back() {
+    let mut world = World::with(ROLLS);
+    world.start = 0;
+    world.image = "j";
+    world.rounds(40, usize::MAX);
+    assert_eq!(world.pods.iter().filter(|it| **it == Some(1)).count(), 1);
+    assert_eq!(world.copies.iter().filter(|it| **it == Some(0)).count(), 2);
+    world.image = "i";
+    world.rounds(20, usize::MAX);
+    world.expect_done("i");
+}
+
+#[test]
+fn nobody_runs_along_whose_copy_is_the_last_that_answers_or_has_not_what_it_begins_with() {
+    let begun = || {
+        let mut world = World::with(ROLLS);
+        world.image = "j";
+        while world.silent().is_none() {
+            world.rounds(1, usize::MAX);
+        }
+        world.reported();
+        world
+    };
+    let edit = |world: &mut World, at: usize, change: fn(&mut GroupMemberStatus)| {
+        let group = Arc::make_mut(world.views[at].group.as_mut().expect("there"));
+        change(&mut group.status.as_mut().expect("there").members[0]);
+    };
+    let next = |world: &World| {
+        let course = world.valid().revisions;
+        assert_eq!(course.silent, Some(1));
+        course.next.map(|(_, name)| name)
+    };
+    let is = |name: &str| Some(name.to_owned());
+    let none: fn(&mut GroupMemberStatus) = |it| it.may = None;
+    let down: fn(&mut GroupMemberStatus) = |it| it.state = MemberState::CatchingUp;
+    let unready: fn(&mut GroupMemberStatus) = |it| it.ready = false;
+    let starts: fn(&mut GroupMemberStatus) = |it| {
+        it.made_of = Some(1);
+        it.running = None;
+        it.state = MemberState::CatchingUp;
+    };
+    let along: fn(&mut GroupMemberStatus) = |it| {
+        it.made_of = Some(1);
+        it.running = Some(1);
+    };
+    for (changes, expected) in [
+        (vec![], is("notes-ap-0")),
+        (vec![(2, none)], is("notes-eu-0")),
+        (vec![(2, unready)], is("notes-eu-0")),
+        (vec![(2, none), (1, none)], is("notes-us-0")),
+        (vec![(2, none), (1, none), (0, none)], None),
+        (vec![(2, down), (1, down)], None),
+        (vec![(2, down), (0, down)], None),
+        (vec![(2, starts)], is("notes-ap-0")),
+        (vec![(2, along)], is("notes-eu-0")),
+        (vec![(2, along), (1, starts)], is("notes-eu-0")),
+        (vec![(2, along), (0, down)], None),
+        (vec![(2, along), (1, along)], None),
+    ] {
+        let mut world = begun();
+        for (at, change) in &changes {
+            edit(&mut world, *at, *change);
+        }
+        let at: Vec<_> = changes.iter().map(|it| it.0).collect();
+        assert_eq!(next(&world), expected, "{at:?}");
+    }
+    // Whose pod is away stays next, however the others are.
+    let mut world = begun();
+    world.hub(usize::MAX);
+    world.reported();
+    edit(&mut world, 2, |it| {
+        it.made_of = None;
+        it.state = MemberState::Unreachable;
+    });
+    assert_eq!(next(&world), is("notes-ap-0"));
+}
+
+#[test]
+fn one_that_runs_along_needs_members_and_an_operator_that_know_how() {
+    let mut world = World::with(ROLLS);
+    world.protocol = 2;
+    world.reported();
+    world.image = "j";
+    world.rounds(6, usize::MAX);
+    let said = world.said();
+    assert!(
+        said.contains("WaitingForProtocol") && said.contains("Switch"),
+        "{said}"
+    );
+    assert!(world.agreed.is_empty());
+    world.yaml = SAVED.to_owned();
+    world.rounds(6, usize::MAX);
+    assert_eq!((world.images(), world.in_force), (vec!["j"], 1));
+    // What was switched to is taken back, whatever the next one would need.
+    world.yaml = ROLLS.to_owned();
+    world.image = "i";
+    world.rounds(6, usize::MAX);
+    assert_eq!((world.images(), world.in_force), (vec!["j", "i"], 2));
+
+    let mut world = World::with(ROLLS);
+    world.image = "j";
+    let group = Arc::make_mut(world.views[0].group.as_mut().expect("there"));
+    let status = group.status.as_mut().expect("there");
+    status.revision.as_mut().expect("it leads").newest = None;
+    world.hub(usize::MAX);
+    let said = world.said();
+    assert!(
+        said.contains("RevisionPending") && said.contains("updated"),
+        "{said}"
+    );
+    assert_eq!(world.record.as_ref().map(Vec::len), Some(1));
+}
+
+#[test]
+fn members_stay_as_they_are_while_a_version_runs_along() {
+    let mut world = World::with(ROLLS);
+    world.image = "j";
+    world.rounds(20, usize::MAX);
+    assert!(world.silent().is_some());
+    assert!(is_under_way(&world.views, UID));
+    // One that is paused or refused goes no further, and what runs along stays.
+    let valid = world.valid();
+    let plan = work::upkeep(&valid.roster, &world.views, &Issued::default(), Some(true));
+    for (_, spec) in plan.groups {
+        let along = spec.along.expect("it runs along");
+        assert_eq!((along.revision, along.member.as_str()), (1, ""));
+    }
+    let mut world = World::with(ROLLS);
+    world.image = "j";
+    while world.views[2]
+        .own(UID)
+        .is_none_or(|it| it.spec.along.as_ref().is_none_or(|it| it.member.is_empty()))
+    {
+        world.rounds(1, usize::MAX);
+    }
+    let valid = world.valid();
+    let plan = work::upkeep(&valid.roster, &world.views, &Issued::default(), Some(true));
+    for (_, spec) in plan.groups {
+        assert_eq!(spec.along.expect("it runs along").member, "");
+    }
 }

@@ -141,7 +141,7 @@ fn judge(
         .or_else(|| unverified(status.snapshot.as_ref()))
         .or_else(|| skipped(status, now));
     let formed = roster.formed != Formed::No;
-    let change = not_done(report);
+    let change = not_done(report).or_else(|| revisions_disagree(report));
 
     list.set(
         &AVAILABLE,
@@ -449,6 +449,12 @@ fn members_change(report: &Report<'_>) -> Option<Matter> {
 fn another_revision(report: &Report<'_>) -> Option<Matter> {
     let (reason, words) = report.valid?.revisions.under_way.as_ref()?;
     Some(matter(reason, words))
+}
+
+/// The next one runs along silently, and does not do what the one in force does: it stays at that.
+fn revisions_disagree(report: &Report<'_>) -> Option<Matter> {
+    let words = report.valid?.revisions.disagreement.as_ref()?;
+    Some(matter(&conditions::REVISIONS_DISAGREE, words))
 }
 
 /// What is less than it should be.

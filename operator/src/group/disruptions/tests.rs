@@ -129,6 +129,20 @@ fn only_voters_elsewhere_that_follow_a_leader_count_and_observers_must_be_well_t
         "an observer has no vote"
     );
     assert_eq!(good.unwell, Vec::<String>::new());
+    assert_eq!(good.answering, 2, "a witness has no copy");
+    // A copy that runs along silently is well, and answers nobody.
+    let mut along = said();
+    along.serving = false;
+    along.revision_unfinished = true;
+    along.revision_newest = 1;
+    along.revision_running = Some(1);
+    let found = count(&[(&voter, Some(along.clone()))]);
+    assert_eq!(
+        (found.voting, found.answering, found.unwell.len()),
+        (1, 0, 0)
+    );
+    along.commit += 5_000;
+    assert_eq!(count(&[(&voter, Some(along))]).unwell, ["v"], "far behind");
     let silent = count(&[(&voter, None), (&observer, None)]);
     assert_eq!((silent.voters, silent.voting), (1, 0));
     assert_eq!(silent.unwell, ["v", "o"]);

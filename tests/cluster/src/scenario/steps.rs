@@ -12,7 +12,7 @@ use synod_system::workload::Workload;
 
 use super::Settings;
 use super::registers::{self, NAME};
-use super::revisions::{SAVED, able, barrier, image, running};
+use super::revisions::{ROLLING, SAVED, SWITCH, able, barrier, image, running};
 use super::state::{begin, end};
 use super::trace::Picture;
 use crate::Cluster;
@@ -77,9 +77,17 @@ pub(super) async fn claim_replaced(settings: &Settings, report: &mut Report) -> 
 }
 
 pub(super) async fn image_changed(settings: &Settings, report: &mut Report) -> Result<()> {
+    images(SWITCH, settings, report).await
+}
+
+pub(super) async fn image_rolled(settings: &Settings, report: &mut Report) -> Result<()> {
+    images(ROLLING, settings, report).await
+}
+
+async fn images(how: &str, settings: &Settings, report: &mut Report) -> Result<()> {
     let before = Picture::take()?;
     let clusters = begin(settings, 2).await?;
-    let trial = Trial::start(clusters.first()).await?;
+    let trial = Trial::start_with(clusters.first(), how).await?;
     let cluster = trial.service.hub;
     let mut barriers = Vec::new();
     for (revision, to) in [(1, REGISTERS_NEXT), (2, REGISTERS)] {
@@ -136,7 +144,11 @@ impl Seen {
 
 impl<'a> Trial<'a> {
     async fn start(cluster: &'a Cluster) -> Result<Self> {
-        let service = registers::apply_with(cluster, "replicas: 3", SAVED, "").await?;
+        Self::start_with(cluster, SWITCH).await
+    }
+
+    async fn start_with(cluster: &'a Cluster, members: &str) -> Result<Self> {
+        let service = registers::apply_with(cluster, members, SAVED, "").await?;
         service.wait("Ready", PATIENCE).await?;
         able(&service).await?;
         let entrances = node_ports(cluster, NAME).await?;
@@ -205,7 +217,7 @@ impl<'a> Trial<'a> {
             });
             words.collect::<Vec<_>>().join(" ")
         });
-        let form = "--output=jsonpath={.spec.change} {.spec.revise} {.spec.revision} \
+        let form = "--output=jsonpath={.spec.change} {.spec.revise} {.spec.along} {.spec.revision} \
                     {.spec.revisions[*].number} {.spec.members[*].name}";
         let told = ["get", "rgrp", NAME, form, "--ignore-not-found"];
         Ok(Seen {
