@@ -181,7 +181,7 @@ pub(crate) fn course(input: &Input<'_>) -> Course {
     let next = wanted(newest + 1);
     let is_wanted = |it: &&GroupRevision| is_same(it, &next);
     let silent = state.silent();
-    if silent.is_none() && known.filter(is_wanted).is_some() {
+    if silent.is_none() && known.as_ref().is_some_and(is_wanted) {
         let under_way = state.unfinished.then(|| begun(in_force, roster, views));
         return Course {
             current: Some(wanted(in_force)),
@@ -201,7 +201,7 @@ pub(crate) fn course(input: &Input<'_>) -> Course {
         others: record.to_vec(),
         ..Course::default()
     };
-    if let Some(silent) = silent.filter(|it| recorded(*it).filter(is_wanted).is_some()) {
+    if let Some(silent) = silent.filter(|it| recorded(*it).as_ref().is_some_and(is_wanted)) {
         return along(course, input, state, silent);
     }
     if let Err(why) = ready(input, state) {
