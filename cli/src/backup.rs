@@ -8,15 +8,15 @@ use comfy_table::{Cell, CellAlignment, Table};
 use serde_json::json;
 use synod_paxos::GroupId;
 use synod_proto::v1::StatusRequest;
-use synod_sidecar::backup::{self, Found, Manifest, Progress};
-use synod_sidecar::config::Log;
+use synod_sidecar::backup::{self, BackupError, Found, Manifest, Progress};
+use synod_sidecar::config::{Config, Log};
 
 use crate::exit::Failure;
 use crate::local::control::connector_of;
 use crate::local::founding::{self, Restore};
 use crate::remote::{Remote, RemoteArgs};
 use crate::running::GroupArgs;
-use crate::snapshot::{best, numbered, time};
+use crate::snapshot::{by_worth, numbered, time};
 use crate::status::Output;
 
 /// Keep a copy of a group's state and log elsewhere
@@ -47,7 +47,8 @@ pub(crate) struct CreateArgs {
     /// The folder below which the backup gets a folder of its own
     #[arg(long, value_name = "FOLDER")]
     to: PathBuf,
-    /// Number of the member that gives it, from 1; without it a follower whose copy is as far as any
+    /// Number of the member that gives it, from 1; without it one whose copy is as far as any and
+    /// that has a snapshot, followers first
     #[arg(long, value_name = "N", conflicts_with = "at",
         value_parser = clap::value_parser!(u32).range(1..))]
     member: Option<u32>,
@@ -98,22 +99,28 @@ pub(crate) fn run(command: BackupCommand) -> Result<(), Failure> {
 }
 
 async fn create(args: &CreateArgs) -> Result<(), Failure> {
-    let from = source(args).await?;
+    let sources = sources(args).await?;
     std::fs::create_dir_all(&args.to)
         .map_err(|error| Failure::failed(format!("cannot make {}: {error}", args.to.display())))?;
-    let into = args.to.join(folder_name(&from.service, SystemTime::now()));
-    let name = &from.member;
-    let made = make(&from, &into).await;
-    let manifest = match made {
-        Ok(manifest) => manifest,
-        Err(error) => {
-            // Without a manifest it is nothing that anybody would look for.
-            let _ = std::fs::remove_dir_all(&into);
-            return Err(Failure::failed(format!(
-                "{name} has given no backup: {error:#}"
-            )));
+    let mut failed = None;
+    for from in sources {
+        let into = args.to.join(folder_name(&from.service, SystemTime::now()));
+        let error = match make(&from, &into).await {
+            Ok(manifest) => return told(&into, &manifest),
+            Err(error) => error,
+        };
+        // Without a manifest it is nothing that anybody would look for.
+        let _ = std::fs::remove_dir_all(&into);
+        let goes_on = matches!(error.downcast_ref(), Some(BackupError::NoSnapshot));
+        failed = Some(format!("{} has given no backup: {error:#}", from.member));
+        if !goes_on {
+            break;
         }
-    };
+    }
+    Err(Failure::failed(failed.unwrap_or_default()))
+}
+
+fn told(into: &Path, manifest: &Manifest) -> Result<(), Failure> {
     crate::print(&format!(
         "{}: all up to slot {} of {}, {} bytes\n",
         into.display(),
@@ -123,27 +130,31 @@ async fn create(args: &CreateArgs) -> Result<(), Failure> {
     ))
 }
 
-/// The member that gives it.
-async fn source(args: &CreateArgs) -> Result<Remote, Failure> {
+/// The members that may give it, best first and at least one: one that has no snapshot passes it on to
+/// the next.
+async fn sources(args: &CreateArgs) -> Result<Vec<Remote>, Failure> {
     let remote = args.remote.member();
     let remote = remote.map_err(|error| Failure::failed(format!("{error:#}")))?;
     let data = match (remote, &args.data) {
-        (Some(remote), _) => return Ok(remote),
+        (Some(remote), _) => return Ok(vec![remote]),
         (None, Some(data)) => data.clone(),
         (None, None) => return Err(Failure::usage("give --data, or --at with what it needs")),
     };
     let group = GroupArgs { data };
     let members = group.members()?;
-    let member = match args.member {
-        Some(number) => numbered(&members, number)?,
-        None => best(&members).await?,
+    let chosen = match args.member {
+        Some(number) => vec![numbered(&members, number)?],
+        None => by_worth(&members).await?,
     };
-    let connector = connector_of(&group.data, member);
-    Ok(Remote {
-        service: member.service.clone(),
-        member: member.member.clone(),
-        connector: connector.map_err(|error| Failure::failed(format!("{error:#}")))?,
-    })
+    let source = |member: &&Config| {
+        let connector = connector_of(&group.data, member);
+        Ok(Remote {
+            service: member.service.clone(),
+            member: member.member.clone(),
+            connector: connector.map_err(|error| Failure::failed(format!("{error:#}")))?,
+        })
+    };
+    chosen.iter().map(source).collect()
 }
 
 async fn make(from: &Remote, into: &Path) -> anyhow::Result<Manifest> {

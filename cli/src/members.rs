@@ -206,11 +206,10 @@ async fn replace(args: &ReplaceArgs) -> Result<(), Failure> {
         )));
     }
     let mut lives = told.members.members.iter();
-    let before = lives.find(|it| it.name == args.member).map(|it| it.id);
-    let mark = MemberFolder::of(&args.group.data, number).replace_mark();
-    std::fs::write(&mark, "")
-        .map_err(|error| Failure::failed(format!("cannot write {}: {error}", mark.display())))?;
-    follow(&args.group, &args.wait, &group, before).await
+    let before = lives.find(|it| it.name == args.member);
+    MemberFolder::of(&args.group.data, number)
+        .mark_for_replacement(before.map_or("", |it| &it.incarnation))?;
+    follow(&args.group, &args.wait, &group, before.map(|it| it.id)).await
 }
 
 async fn lead(args: &LeadArgs) -> Result<(), Failure> {
@@ -291,7 +290,9 @@ async fn look(args: &GroupArgs, wanted: &Group, before: Option<u32>) -> Result<L
     }
     let mut there = BTreeMap::new();
     let mut held = false;
+    let mut given_up = BTreeSet::new();
     for number in folder::numbers(&args.data) {
+        given_up.extend(MemberFolder::of(&args.data, number).read_given_up());
         there.insert(folder::name(&wanted.service, number), None);
     }
     for config in args.members()? {
@@ -305,7 +306,7 @@ async fn look(args: &GroupArgs, wanted: &Group, before: Option<u32>) -> Result<L
         start,
         take_away,
         empty,
-    } = membership::plan(wanted, &told.members, &there, held);
+    } = membership::plan(wanted, &told.members, &there, held, &given_up);
     // Its next life may not speak yet.
     let mut lives = told.members.members.iter();
     let ends = lives.find(|it| Some(it.id) == before);

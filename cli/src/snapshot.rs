@@ -1,5 +1,6 @@
 //! `synod snapshot`: saved states of a running local group, by request and as a list.
 
+use std::cmp::Reverse;
 use std::time::{Duration, SystemTime};
 
 use comfy_table::{Cell, CellAlignment, Table};
@@ -127,24 +128,29 @@ pub(crate) fn numbered(members: &[Config], number: u32) -> Result<&Config, Failu
 }
 
 /// A follower whose copy has executed the most, so that the leader need not stand still.
-pub(crate) async fn best(members: &[Config]) -> Result<&Config, Failure> {
+async fn best(members: &[Config]) -> Result<&Config, Failure> {
+    Ok(by_worth(members).await?.remove(0))
+}
+
+/// Those whose copies are up to date, best first and at least one: followers before the leader, who need
+/// not stand still, and those that have executed the most before others.
+pub(crate) async fn by_worth(members: &[Config]) -> Result<Vec<&Config>, Failure> {
     let mut found = Vec::new();
     for member in members {
         if let Some(status) = status(member.listen.admin).await
             && status.serving
         {
             let leads = status.leader.as_ref() == Some(&member.member);
-            found.push((!leads, status.applied, member));
+            found.push((leads, Reverse(status.applied), member));
         }
     }
-    let best = found
-        .into_iter()
-        .max_by_key(|(follows, applied, _)| (*follows, *applied));
-    best.map(|(_, _, member)| member).ok_or_else(|| {
-        Failure::failed(
+    if found.is_empty() {
+        return Err(Failure::failed(
             "no member has a copy that is up to date: see `synod status` for what they wait for",
-        )
-    })
+        ));
+    }
+    found.sort_by_key(|(leads, applied, _)| (*leads, *applied));
+    Ok(found.into_iter().map(|(_, _, member)| member).collect())
 }
 
 fn table(all: &[Kept]) -> String {

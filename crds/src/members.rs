@@ -87,6 +87,8 @@ pub struct Situation<'a> {
     /// It is not decided what becomes of a request that copies fail at (rule K1): nobody is taken
     /// away meanwhile.
     pub held: bool,
+    /// But for these lives of a log, which a person has thrown away: nobody can ask them any more.
+    pub given_up: &'a BTreeSet<String>,
 }
 
 /// What to do.
@@ -256,7 +258,8 @@ impl Situation<'_> {
                 continue;
             }
             // The rest is heard if a quorum is: what goes here is heard no more.
-            let held = self.held.then_some(Until::Poison);
+            let is_held = self.held && !self.given_up.contains(&old.incarnation);
+            let held = is_held.then_some(Until::Poison);
             let why_not = self.why_not_in(&wanted.name, process).or(held);
             match why_not {
                 None => {

@@ -15,7 +15,7 @@ pub struct Ordering {
     /// Largest body of a request; larger ones get 413. At most 16Mi. Default: 16Mi.
     pub max_body_size: Quantity,
     /// How long a request may wait for its place in the order; after that it gets 503 and is never
-    /// executed. 1ms to 1h. Default: 10s.
+    /// executed. None is taken while the copies are behind by more. 1ms to 1h. Default: 10s.
     pub queue_timeout: Duration,
     /// How long the client of an ordered request waits for its response; after that it gets 504
     /// and the outcome is open. At least `app.applyTimeout`, at most 24h. Default: 35s.

@@ -305,13 +305,33 @@ impl MemberFolder {
             .expect("a member's folder is in its group's")
     }
 
-    /// While it is there, what the member has is to be thrown away before its next start.
+    /// While it is there, what the member has is to be thrown away before its next start. It has the
+    /// incarnation that a person gives up.
     pub(crate) fn replace_mark(&self) -> PathBuf {
         self.0.join("replace")
     }
 
+    /// Has all that the member has thrown away, soon: a person gives up this life of its log.
+    pub(crate) fn mark_for_replacement(&self, incarnation: &str) -> Result<(), Failure> {
+        let path = self.replace_mark();
+        replace(&path, incarnation.as_bytes()).map_err(|error| trouble("write", &path, &error))
+    }
+
+    /// The incarnation that was thrown away last.
+    pub(crate) fn read_given_up(&self) -> Option<String> {
+        fs::read_to_string(self.given_up()).ok()
+    }
+
+    fn given_up(&self) -> PathBuf {
+        self.0.join("given-up")
+    }
+
     /// Throws away what the member has, and then the mark that says so.
     pub(super) fn empty(&self) -> std::io::Result<()> {
+        let given_up = fs::read(self.replace_mark()).unwrap_or_default();
+        if !given_up.is_empty() {
+            replace(&self.given_up(), &given_up)?;
+        }
         for path in [self.sidecar_data(), self.app_data(), self.work()] {
             remove(fs::remove_dir_all(path))?;
         }

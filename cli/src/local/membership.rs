@@ -1,7 +1,7 @@
 //! Who is in the group and who should be: one look, and the next step. The step is planned by
 //! [`synod_api::members`]; what is wanted is in `group.json`, which `synod members` edits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
@@ -45,9 +45,18 @@ impl Look {
             bail!("{name} does not lead any more");
         }
         self.let_in(&members)?;
+        let given_up = self.there.values();
+        let given_up = given_up.filter_map(|(folder, _)| folder.read_given_up());
+        let given_up = given_up.collect();
         let there = self.there.iter();
         let there = there.map(|(name, (_, process))| (name.clone(), process.clone()));
-        let plan = plan(&self.group, &members, &there.collect(), self.held);
+        let plan = plan(
+            &self.group,
+            &members,
+            &there.collect(),
+            self.held,
+            &given_up,
+        );
         if let Step::Change { epoch, changes } = &plan.step {
             change(&mut control, *epoch, changes).await?;
         }
@@ -93,6 +102,7 @@ pub(crate) fn plan(
     members: &MembersResponse,
     there: &BTreeMap<String, Option<Process>>,
     held: bool,
+    given_up: &BTreeSet<String>,
 ) -> Plan {
     let role = |name: &String| {
         if group.observers.contains(name) {
@@ -126,6 +136,7 @@ pub(crate) fn plan(
         group: &told,
         there,
         held,
+        given_up,
     })
 }
 

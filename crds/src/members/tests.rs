@@ -71,6 +71,7 @@ fn look(wanted: &[Wanted], group: &Group, there: &There) -> Plan {
         group,
         there,
         held: false,
+        given_up: &BTreeSet::new(),
     })
 }
 
@@ -321,6 +322,7 @@ fn nobody_is_taken_out_while_a_request_is_undecided_and_joining_goes_on() {
             group,
             there,
             held: true,
+            given_up: &BTreeSet::from(["nobody's".to_owned()]),
         })
         .step
         .to_string()
@@ -347,4 +349,22 @@ fn nobody_is_taken_out_while_a_request_is_undecided_and_joining_goes_on() {
     says(&mut there, "a-3", "new-too", true);
     let four = wanted(&["a-0", "a-1", "a-2", "a-3"]);
     assert_eq!(held(&four, &voters, &there), "a-3 joins with an empty log");
+}
+
+#[test]
+fn what_a_person_has_thrown_away_is_taken_out_although_a_request_is_undecided() {
+    let mut there = there(&["a-0", "a-1", "a-2"]);
+    let voters = group(&VOTERS);
+    says(&mut there, "a-1", "new", true);
+    let old = voters.members.iter().find(|it| it.name == "a-1");
+    let given_up = BTreeSet::from([old.expect("it is there").incarnation.clone()]);
+    let plan = plan(Situation {
+        wanted: &wanted(&THREE),
+        group: &voters,
+        there: &there,
+        held: true,
+        given_up: &given_up,
+    });
+    let step = plan.step.to_string();
+    assert!(step.starts_with("a-1 leaves"), "{step}");
 }

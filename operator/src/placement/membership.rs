@@ -55,6 +55,7 @@ pub(crate) fn course(roster: &mut Roster, wanted: &[Member], views: &[View]) -> 
         group: &group,
         there: &there,
         held: findings::undecided(views, &roster.uid).is_some(),
+        given_up: &BTreeSet::new(),
     });
     run(roster, wanted, &plan, report, &heard);
     for it in &mut roster.members {

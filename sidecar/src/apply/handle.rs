@@ -182,6 +182,8 @@ pub struct ApplyStatus {
     /// The copy can answer clients: its app runs and it is not replaying what was known to be
     /// chosen when it (re)started.
     pub serving: bool,
+    /// The state of its copy is being saved: until that is done nothing is executed.
+    pub saving: bool,
     /// It is replaying after a start.
     pub rebuilding: bool,
     /// It executes what others executed long ago, or waits for an app that does not answer.

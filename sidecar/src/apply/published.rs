@@ -61,6 +61,7 @@ impl<A: App, S: States> Executor<A, S> {
             time: machine.fold().time(),
             sent: machine.sent(),
             serving: machine.serving() && !behind,
+            saving: machine.taking_snapshot().is_some(),
             rebuilding: machine.rebuilding(),
             app_stalled: blocked.is_some_and(|it| !matches!(it, Blocked::Unproven(_)))
                 || stalled_at.is_some()

@@ -59,6 +59,10 @@ pub trait Backend: Send + Sync + 'static {
     fn policy(&self) -> &watch::Receiver<Arc<Policy>>;
     /// [`ApplyHandle::status`].
     fn apply_status(&self) -> &watch::Receiver<ApplyStatus>;
+    /// The last slot that any copy has executed, as far as this member has heard.
+    fn executed(&self) -> Slot {
+        self.apply_status().borrow().applied
+    }
     /// [`Board::stuck`].
     fn stuck(&self) -> Option<Slot> {
         None
@@ -105,19 +109,27 @@ pub struct Handles<R> {
     apply: ApplyHandle,
     apply_status: watch::Receiver<ApplyStatus>,
     policy: watch::Receiver<Arc<Policy>>,
+    elsewhere: watch::Receiver<Slot>,
     board: Board,
 }
 
 // === impl Handles ===
 
 impl<R> Handles<R> {
-    /// Joins the handles of one member.
-    pub fn new(node: NodeHandle, apply: ApplyHandle, board: Board, reads: R) -> Self {
+    /// Joins the handles of one member. `elsewhere`: what other members' copies have executed.
+    pub fn new(
+        node: NodeHandle,
+        apply: ApplyHandle,
+        elsewhere: watch::Receiver<Slot>,
+        board: Board,
+        reads: R,
+    ) -> Self {
         Self {
             reads,
             node_status: node.status(),
             apply_status: apply.status(),
             policy: apply.policy(),
+            elsewhere,
             board,
             node,
             apply,
@@ -165,6 +177,11 @@ impl<R: Reads> Backend for Handles<R> {
 
     fn apply_status(&self) -> &watch::Receiver<ApplyStatus> {
         &self.apply_status
+    }
+
+    fn executed(&self) -> Slot {
+        let applied = self.apply_status.borrow().applied;
+        applied.max(*self.elsewhere.borrow())
     }
 
     fn stuck(&self) -> Option<Slot> {

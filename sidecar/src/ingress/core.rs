@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::backend::Backend;
+use super::backlog::Backlog;
 use super::body::{RequestBody, ResponseBody};
 use super::capture::{BodyPatience, Captured, capture};
 use super::guard::Watched;
@@ -47,6 +48,7 @@ pub(super) struct Core<B> {
     pub(super) probes: Probes,
     pub(super) app: Option<SocketAddr>,
     pub(super) room: Room,
+    pub(super) backlog: Backlog,
     /// Places for streams and upgrades.
     streams: Arc<Semaphore>,
     routes: RwLock<Arc<Routes>>,
@@ -143,6 +145,7 @@ impl<B: Backend> Core<B> {
             member_value: headers::quoted(&parts.member),
             member: parts.member,
             room: Room::new(&parts.limits, &parts.spool, &parts.metrics),
+            backlog: Backlog::default(),
             streams: Arc::new(Semaphore::new(parts.limits.open_streams)),
             limits: parts.limits,
             metrics: parts.metrics,
@@ -345,6 +348,19 @@ impl<B: Backend> Core<B> {
     /// This member's copy answers clients.
     pub(super) fn serves(&self) -> bool {
         self.backend.apply_status().borrow().serving
+    }
+
+    /// Others answer sooner than this member's copy: it does not serve, or stands still while its state is
+    /// saved.
+    pub(super) fn others_are_better(&self) -> bool {
+        let saving = self.backend.apply_status().borrow().saving;
+        !self.serves() || (saving && self.another_serves())
+    }
+
+    /// Without taking a turn of those who are asked.
+    fn another_serves(&self) -> bool {
+        let status = self.backend.node_status().borrow();
+        status.serving.iter().any(|id| *id != status.member)
     }
 
     /// Other members whose copy answers clients, in an order that changes from call to call.

@@ -18,6 +18,7 @@ pub mod handover;
 pub mod route;
 
 mod accept;
+mod backlog;
 mod budget;
 mod capture;
 mod core;

@@ -36,9 +36,10 @@ use crate::node::{Decided, Proposed};
 const GRACE: Duration = Duration::from_millis(500);
 /// What another member gets to say whether it has an answer, when there is no more time.
 const LAST_QUESTION: Duration = Duration::from_millis(500);
-/// How often a request that waits looks whether its copy has gone away meanwhile, or its time. It
+/// A request that waits looks now and then whether its copy has gone away meanwhile, or its time: after an
+/// eighth of the time that it has waited, so that many that wait for long cost little, within these. It
 /// does not follow the status as it changes: with each slot, all who wait would be woken.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// An answer, wherever it was had.
 enum Answered {
@@ -91,6 +92,12 @@ impl<B: Backend> Core<B> {
         }
         let policy = routes.policy();
         let times = Times::of(policy);
+        let chosen = self.backend.node_status().borrow().commit;
+        if self.backlog.age(chosen, self.backend.executed()) > times.queue {
+            return Err(Problem::not_ordered(
+                "the copies are behind by more than a request may wait (ordering.queueTimeout)",
+            ));
+        }
         let key = headers::idempotency_key(&call.headers, policy.idempotency.as_ref())?;
         let whole = self.whole(call, payload, &times).await?;
         let limit = Instant::now() + times.queue;
@@ -106,10 +113,10 @@ impl<B: Backend> Core<B> {
                 &data,
             ),
         });
-        let answerer = if self.serves() {
-            None
-        } else {
+        let answerer = if self.others_are_better() {
             self.others_that_serve().first().copied()
+        } else {
+            None
         };
         let expires_ns = self.expiry(times.queue);
         let request = Request {
@@ -170,8 +177,9 @@ impl<B: Backend> Core<B> {
         let mut fetching: Option<Fetching> =
             answerer.and_then(|member| self.fetching(id, member, limit));
         let mut asked = usize::from(fetching.is_some());
+        let begun = Instant::now();
+        let mut look = begun + LOOK.0;
         loop {
-            let look = limit.min(Instant::now() + LOOK_EVERY);
             let elsewhere = async {
                 match &mut fetching {
                     Some(fetching) => fetching.await,
@@ -191,11 +199,12 @@ impl<B: Backend> Core<B> {
                     fetching = None;
                     None
                 }
-                () = sleep_until(look) => {
+                () = sleep_until(look.min(limit)) => {
+                    look = Instant::now() + (begun.elapsed() / 8).clamp(LOOK.0, LOOK.1);
                     if Instant::now() >= limit {
                         return self.ask_all(id).await.ok_or_else(|| unknown(chosen));
                     }
-                    if fetching.is_none() && !self.serves() {
+                    if fetching.is_none() && self.others_are_better() {
                         let others = self.others_that_serve();
                         if !others.is_empty() {
                             fetching = self.fetching(id, others[asked % others.len()], limit);

@@ -60,7 +60,7 @@ impl<B: Backend> Core<B> {
         let mut asked = call.handed_over;
         let passes_by = class.level == Level::Bypass || class.streaming;
         // What passes by is not held, except where it has to go to another member.
-        if !passes_by || (!asked && !self.serves()) {
+        if !passes_by || (!asked && self.others_are_better()) {
             self.whole(call, payload, &times).await?;
         }
         // Any state will do, unless the client has seen a newer one.
@@ -69,7 +69,7 @@ impl<B: Backend> Core<B> {
             Level::Local => token.is_none(),
             _ => false,
         };
-        if !self.serves()
+        if self.others_are_better()
             && !asked
             && let Some(whole) = payload.as_whole()
         {

@@ -26,6 +26,8 @@ use crate::identity::{ConnectError, Connector};
 /// First gap between two attempts; doubles up to [`LONGEST_GAP`].
 const FIRST_GAP: Duration = Duration::from_millis(20);
 const LONGEST_GAP: Duration = Duration::from_secs(1);
+/// Where another life of the member has taken its place, it hardly comes back; handshakes cost.
+const TAKEN_GAP: Duration = Duration::from_secs(8);
 /// Limit on the exchange of hellos.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a link looks whether its peer is, or was, silent.
@@ -75,6 +77,8 @@ enum LinkError {
     TimedOut,
     #[error("it said something other than hello: {0}")]
     NotHello(String),
+    #[error("another member is there: it calls itself {0}")]
+    Another(String),
     #[error("we refuse it: {0}")]
     Refused(#[from] HelloRefusal),
     #[error("the node has ended")]
@@ -111,6 +115,9 @@ impl Link {
                 Some(attempt) = attempts.next() => match attempt {
                     Ok(connection) => return connection,
                     Err(error) => {
+                        if matches!(error, LinkError::Another(_)) {
+                            *gap = TAKEN_GAP;
+                        }
                         self.complain(error);
                         if attempts.is_empty() {
                             next = Instant::now() + jittered(*gap);
@@ -238,8 +245,8 @@ impl Link {
     /// The agreement looks at the listener's hello as it does at a dialler's.
     async fn check(&self, hello: Hello) -> Result<(), LinkError> {
         if hello.name != self.peer.name || hello.member != self.peer.id {
-            let words = format!("it calls itself {} {:?}", hello.member, hello.name);
-            return Err(LinkError::NotHello(words));
+            let words = format!("{} {:?}", hello.member, hello.name);
+            return Err(LinkError::Another(words));
         }
         let (reply, answer) = oneshot::channel();
         let asked = self.inputs.send(Input::TheirHello { hello, reply });
@@ -262,6 +269,7 @@ impl Link {
             }
             LinkError::Refused(_)
             | LinkError::NotHello(_)
+            | LinkError::Another(_)
             | LinkError::Connect(ConnectError::Handshake { .. } | ConnectError::NoAddress(_)) => {
                 self.complain_once(peer, &error.to_string());
             }

@@ -239,7 +239,7 @@ impl Member {
             is_first: recovered.boot == Boot(1),
             feed: apply_feed,
             log: Arc::new(LogSource(wal.reader())),
-            elsewhere: elsewhere_receiver,
+            elsewhere: elsewhere_receiver.clone(),
             proof: Box::pin(proof),
             app,
             state: config.state.state_type(),
@@ -292,7 +292,13 @@ impl Member {
         );
         tasks.spawn(taking_over.run());
         let ingress = Arc::new(ingress::Server::new(ingress::Parts {
-            backend: Handles::new(node.clone(), apply.clone(), board.clone(), reads),
+            backend: Handles::new(
+                node.clone(),
+                apply.clone(),
+                elsewhere_receiver,
+                board.clone(),
+                reads,
+            ),
             peers: channels.clone(),
             member: config.member.clone(),
             app: (config.app.protocol == Protocol::Http1).then_some(config.app.address),

@@ -26,12 +26,12 @@ pub use service::{SnapshotService, service};
 use crate::identity::Connector;
 
 /// Of a file, in one message.
-const PIECE_BYTES: usize = 256 << 10;
+const PIECE_BYTES: usize = 1 << 20;
 /// Pieces that wait for the disk.
-const QUEUED_PIECES: usize = 2;
+const QUEUED_PIECES: usize = 4;
 /// What the receiver's side of a connection takes before it is read.
-const WINDOW_BYTES: u32 = 2 << 20;
+const WINDOW_BYTES: u32 = 4 << 20;
 /// What a transfer has in memory at most, both sides together.
-pub const IN_FLIGHT_BYTES: usize = 4 << 20;
+pub const IN_FLIGHT_BYTES: usize = 16 << 20;
 
 const _: () = assert!(WINDOW_BYTES as usize + (QUEUED_PIECES + 6) * PIECE_BYTES <= IN_FLIGHT_BYTES);

@@ -28,6 +28,17 @@ impl Pair {
             .send_modify(|status| status.serving = false);
         pair
     }
+
+    /// The second member has the answer to the first request that the first one proposes.
+    fn answers_there(&self) {
+        let id = CommandId {
+            member: MemberId(1),
+            boot: Boot(1),
+            sequence: 1,
+        };
+        let there = Some(response("there"));
+        self.there.double.answered(id, Outcome::Executed, there);
+    }
 }
 
 /// Gives one member a way to another.
@@ -140,14 +151,7 @@ async fn when_the_app_here_is_away_the_read_goes_elsewhere() {
 async fn an_ordered_request_is_proposed_here_and_answered_from_there() {
     let pair = Pair::with_copy_away().await;
     pair.here.double.plan([Plan::Choose]);
-    let id = CommandId {
-        member: MemberId(1),
-        boot: Boot(1),
-        sequence: 1,
-    };
-    pair.there
-        .double
-        .answered(id, Outcome::Executed, Some(response("there")));
+    pair.answers_there();
     let reply = pair.here.send("POST /notes", &[], "x").await;
     assert_eq!((reply.status(), reply.body()), (201, "there"));
     assert_eq!(reply.field("synod-member"), Some("\"notes-2\""));
@@ -156,6 +160,31 @@ async fn an_ordered_request_is_proposed_here_and_answered_from_there() {
     assert_eq!(reply.field("synod-anything"), None);
     assert_eq!(pair.here.double.requests()[0].answerer, 2);
     assert_eq!(pair.there.double.requests(), [], "it has one id only");
+}
+
+#[tokio::test]
+async fn while_the_state_of_this_copy_is_saved_others_answer_if_there_are_any() {
+    let pair = Pair::new().await;
+    pair.here
+        .double
+        .apply
+        .send_modify(|status| status.saving = true);
+    pair.here.double.plan([Plan::Choose]);
+    pair.answers_there();
+    let reply = pair.here.send("POST /notes", &[], "x").await;
+    assert_eq!((reply.status(), reply.body()), (201, "there"));
+    let reply = pair.here.get("/notes").await;
+    assert_eq!(reply.field("synod-member"), Some("\"notes-2\""));
+    // Alone it answers itself, once it is done.
+    pair.here
+        .double
+        .node
+        .send_modify(|status| status.serving = vec![MemberId(1)]);
+    pair.here.double.plan([executed(response("here"))]);
+    let reply = pair.here.send("POST /notes", &[], "x").await;
+    assert_eq!((reply.status(), reply.body()), (201, "here"));
+    let reply = pair.here.get("/notes").await;
+    assert_eq!(reply.field("synod-member"), Some("\"notes-1\""));
 }
 
 #[tokio::test]

@@ -210,6 +210,33 @@ async fn once_a_later_time_was_agreed_on_an_undecided_request_is_definitely_not_
 }
 
 #[tokio::test]
+async fn nothing_more_is_taken_while_the_copies_are_too_far_behind() {
+    let bench = Bench::new().await;
+    let answer = || executed(response("done"));
+    bench.double.plan([answer(), answer()]);
+    let stand_at = |chosen, executed| {
+        let node = &bench.double.node;
+        node.send_modify(|status| status.commit = Slot(chosen));
+        let apply = &bench.double.apply;
+        apply.send_modify(|status| status.applied = Slot(executed));
+    };
+    stand_at(2_000, 1_999);
+    let reply = bench.send("POST /notes", &[], "x").await;
+    assert_eq!(reply.status(), 201);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let reply = bench.send("POST /notes", &[], "x").await;
+    assert_eq!(
+        reply.problem(),
+        problem(503, "not-ordered", Some("not-ordered"))
+    );
+    assert_eq!(reply.field("retry-after"), Some("1"));
+    assert_eq!(bench.double.state().proposed.len(), 1);
+    stand_at(2_001, 2_000);
+    let reply = bench.send("POST /notes", &[], "x").await;
+    assert_eq!(reply.status(), 201);
+}
+
+#[tokio::test]
 async fn a_request_refused_for_its_class_is_classified_and_proposed_again() {
     let bench = Bench::new().await;
     let done = executed(response("second"));

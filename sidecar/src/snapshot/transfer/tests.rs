@@ -30,6 +30,8 @@ use crate::snapshot::testing::{self, GROUP, noise, save, state_of};
 use crate::snapshot::{Snapshot, Standing, Store};
 
 const LONG: Duration = Duration::from_secs(30);
+/// A dozen of pieces.
+const LARGE: usize = 12 * PIECE_BYTES;
 
 /// A group of two members with a store each; the first one has a snapshot.
 struct Pair {
@@ -258,7 +260,7 @@ async fn only_members_and_operators_of_the_group_get_anything() {
 
 #[tokio::test]
 async fn one_transfer_at_a_time_and_a_dropped_one_makes_room() {
-    let pair = Pair::new(3 << 20);
+    let pair = Pair::new(LARGE);
     // So slow that it never ends by itself.
     let (member, _running) = pair.serve(pair.service_at_rate(1)).await;
     let mut slow = Box::pin(pair.fetcher.fetch(&member, &pair.snapshot));
@@ -296,7 +298,7 @@ async fn one_transfer_at_a_time_and_a_dropped_one_makes_room() {
 
 #[tokio::test]
 async fn a_transfer_keeps_to_its_rate() {
-    let pair = Pair::new(3 << 20);
+    let pair = Pair::new(LARGE);
     let (member, _running) = pair.serve(pair.service_at_rate(8 << 20)).await;
     let began = std::time::Instant::now();
     pair.fetch(&member).await.unwrap();
@@ -313,7 +315,7 @@ async fn a_transfer_keeps_to_its_rate() {
 
 #[tokio::test]
 async fn a_transfer_that_breaks_off_at_any_piece_goes_on_behind_the_last_whole_chunk() {
-    let pair = Pair::new(3 << 20);
+    let pair = Pair::new(LARGE);
     let pieces = pair.snapshot.bytes.div_ceil(PIECE_BYTES as u64);
     assert!(pieces > 10);
     for dies_at in 0..=usize::try_from(pieces).unwrap() {
@@ -357,7 +359,7 @@ async fn a_transfer_that_breaks_off_at_any_piece_goes_on_behind_the_last_whole_c
 
 #[tokio::test]
 async fn a_member_that_is_killed_is_told_from_one_that_is_slow() {
-    let pair = Pair::new(3 << 20);
+    let pair = Pair::new(LARGE);
     let (killed, when) = oneshot::channel();
     let killed = std::sync::Mutex::new(Some(killed));
     let liar = Liar::new(&pair, move |number, piece| {
@@ -405,7 +407,7 @@ async fn nobody_there_is_told_at_once() {
 
 #[tokio::test]
 async fn what_came_of_it_is_checked_before_it_is_built_upon() {
-    let pair = Pair::new(3 << 20);
+    let pair = Pair::new(LARGE);
     let liar = Liar::new(
         &pair,
         |number, piece| if number == 9 { Err(dead(9)) } else { Ok(piece) },
@@ -427,7 +429,7 @@ async fn what_came_of_it_is_checked_before_it_is_built_upon() {
 
 #[tokio::test]
 async fn a_snapshot_that_was_replaced_meanwhile_is_told_as_gone() {
-    let pair = Pair::new(3 << 20);
+    let pair = Pair::new(LARGE);
     let liar = Liar::new(
         &pair,
         |number, piece| if number == 9 { Err(dead(9)) } else { Ok(piece) },
@@ -456,7 +458,7 @@ async fn a_snapshot_that_was_replaced_meanwhile_is_told_as_gone() {
 
 #[tokio::test]
 async fn a_snapshot_that_is_replaced_while_it_is_sent_is_sent_to_its_end() {
-    let pair = Pair::new(3 << 20);
+    let pair = Pair::new(LARGE);
     let sender = pair.sender.clone();
     let liar = Liar::new(&pair, move |number, piece| {
         if number == 3 {

@@ -18,7 +18,7 @@ use crate::nemesis::{self, Act, Deeds, Fault};
 use crate::report::{Distribution, Report};
 use crate::workload::{Plan, Recorded, Try, Workload, latencies};
 
-/// The promises: traffic that makes the run count, and how soon the service is back.
+/// What is promised: traffic that makes the run count, and how soon the service is back.
 const LEAST_RATE: f64 = 300.0;
 const BACK_WITHIN_MS: f64 = 2_000.0;
 
@@ -117,12 +117,20 @@ pub(super) fn start(settings: &Settings, group: &Group, salt: u64) -> Workload {
 }
 
 pub(super) fn tell_traffic(recorded: &Recorded, seconds: f64, report: &mut Report) {
+    tell_traffic_of(LEAST_RATE, recorded, seconds, report);
+}
+
+/// The same for a run that counts with less traffic, in operations a second.
+pub(super) fn tell_traffic_of(least: f64, recorded: &Recorded, seconds: f64, report: &mut Report) {
     let completed = recorded.history.completed();
     let unknown = recorded.history.unknown();
     let rate = completed as f64 / seconds;
     report.say(format!(
         "{completed} operations in {seconds:.0} s ({rate:.0}/s), {unknown} of unknown outcome"
     ));
+    if recorded.left_out > 0 {
+        report.say(format!("{} more were left out", recorded.left_out));
+    }
     for (what, writes) in [("writes", true), ("reads", false)] {
         let times = latencies(&recorded.tries, writes);
         let millis = |quantile| times.value_at_quantile(quantile) as f64 / 1_000.0;
@@ -134,8 +142,8 @@ pub(super) fn tell_traffic(recorded: &Recorded, seconds: f64, report: &mut Repor
         ));
     }
     report.expect(
-        rate >= LEAST_RATE,
-        format!("{rate:.0} operations/s: the run is invalid below {LEAST_RATE}"),
+        rate >= least,
+        format!("{rate:.0} operations/s: the run is invalid below {least}"),
     );
     for (answer, times) in &recorded.unexpected {
         report.fail(format!(

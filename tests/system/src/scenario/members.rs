@@ -15,12 +15,12 @@ use tokio::process::Command;
 use tokio::time::{sleep, sleep_until};
 
 use super::Settings;
-use super::agreement::{conclude, tell_traffic};
+use super::agreement::{conclude, tell_traffic, tell_traffic_of};
 use super::poison;
-use super::states::{BY_HTTP, every};
+use super::states::{BY_HTTP, every, every_slots};
 use crate::app::Fate;
 use crate::client::{Client, request};
-use crate::group::{self, Group, MEMBERS, Options, Part};
+use crate::group::{self, Group, MEMBERS, MemberStatus, Options, Part};
 use crate::nemesis;
 use crate::process::{Process, eventually};
 use crate::report::{Distribution, Report};
@@ -33,11 +33,16 @@ const POISONS: [&str; 2] = ["/r/poison-dies", "/r/poison-hangs"];
 /// How often one is sent.
 const POISON_EVERY: Duration = Duration::from_secs(60);
 /// A person looks after one that is waited for so long.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(40);
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(20);
 /// Faults and changes may keep a member away that must say what it did.
 const SKIPPED_WITHIN: Duration = Duration::from_secs(120);
 /// Voters at least, and members at most.
 const SIZES: (usize, usize) = (3, 5);
+/// Of states in a third of the run, if nothing happens meanwhile.
+const SNAPSHOTS: u64 = 16;
+/// Between two snapshots of a member as many slots are agreed on as between this many of the group, whose
+/// members take turns, at most; and two are kept.
+const TURNS: u64 = 2 * (SIZES.1 as u64 + 2);
 /// Of a sidecar, in bytes: logs, windows and snapshots are on disk, or bounded.
 const MEMORY: u64 = 1 << 30;
 
@@ -61,7 +66,10 @@ impl Step {
 /// Members are added, removed and made anew while processes are killed and stopped, whole members too,
 /// and requests come at which the apps of all copies end or hang.
 pub(super) async fn come_and_go(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
-    let state = format!("{{snapshot: {{{BY_HTTP}, {}}}}}", every(settings, 8));
+    let state = format!(
+        "{{snapshot: {{{BY_HTTP}, {}}}}}",
+        every(settings, SNAPSHOTS)
+    );
     let spec = format!("app: {{applyTimeout: 1s}}\n  state: {state}");
     // One file of all members, of those that come later too.
     let fates = ["--fates", "{data}/../../fates"];
@@ -72,6 +80,7 @@ pub(super) async fn come_and_go(settings: &Settings, report: &mut Report) -> any
     let plan = Plan {
         rate: settings.rate,
         seed: settings.seed.wrapping_mul(31).wrapping_add(7),
+        may_lose_responses: true,
         ..Plan::default()
     };
     let workload = Workload::start(&group.all_addresses(), plan);
@@ -99,31 +108,45 @@ pub(super) async fn come_and_go(settings: &Settings, report: &mut Report) -> any
         Err(error) => report.fail(format!("members: {error:#}")),
     }
     match skips {
-        Ok(skips) => report.say(format!("requests that fail everywhere: {skips}")),
+        Ok((skips, given_up)) => {
+            report.say(format!("requests that fail everywhere: {skips}"));
+            for told in given_up {
+                report.say(format!("given up by a person: {told}"));
+            }
+        }
         Err(error) => report.fail(format!("requests that fail everywhere: {error:#}")),
     }
     tell_memory(&group, report);
     conclude(settings, &mut group, "come-and-go", recorded, report).await?;
+    let bound = TURNS * every_slots(settings, SNAPSHOTS);
     let bounded = eventually(30 * SECOND, LOOK, async || {
         let members = group.status().await.unwrap_or_default();
-        !members.is_empty() && members.iter().all(|it| it.base > 0)
+        let is_cut = |it: &MemberStatus| it.base > 0 && it.commit - it.base <= bound;
+        !members.is_empty() && members.iter().all(is_cut)
     });
+    let bounded = bounded.await;
     let members = group.status().await?;
-    report.expect(bounded.await, format!("a log was not cut: {members:?}"));
+    let longest = members.iter().map(|it| it.commit.saturating_sub(it.base));
+    let longest = longest.max().unwrap_or_default();
+    report.say(format!(
+        "{longest} slots in a log at most, of {bound} that may be"
+    ));
+    report.expect(bounded, format!("a log was not cut: {members:?}"));
     group.stop().await?;
     Ok(())
 }
 
 /// Sends a request that no copy survives every minute, or four in a shorter time, and waits until it is
-/// skipped; how long that takes.
+/// skipped; how long that takes, and what a person had to give up.
 async fn send_poison(
     group: &Group,
     workload: &Workload,
     span: Duration,
-) -> anyhow::Result<Distribution> {
+) -> anyhow::Result<(Distribution, Vec<String>)> {
     let end = Instant::now() + span;
     let every = POISON_EVERY.min(span / 4);
     let mut times = Vec::new();
+    let mut given_up = Vec::new();
     let mut due = Instant::now() + every / 2;
     while due < end {
         sleep_until(due.into()).await;
@@ -133,6 +156,7 @@ async fn send_poison(
         loop {
             // Through whoever is there now: members go.
             let numbers = group.numbers();
+            ensure!(!numbers.is_empty(), "the group's record cannot be read");
             let through = numbers[number % numbers.len()];
             let client = Client::new(group.address(through));
             let key = format!("poison-{number}");
@@ -148,7 +172,7 @@ async fn send_poison(
             }
             let waited = Duration::from_nanos(workload.now_ns() - began_ns);
             if waited > GIVEN_UP_AFTER {
-                give_up(group).await?;
+                given_up.extend(give_up(group).await?);
             }
             ensure!(
                 waited < SKIPPED_WITHIN,
@@ -159,12 +183,13 @@ async fn send_poison(
         due += every;
     }
     ensure!(!times.is_empty(), "none was sent: the run is invalid");
-    Ok(Distribution::new(times))
+    Ok((Distribution::new(times), given_up))
 }
 
-/// What the guide tells a person to do about a request that is waited for: a member that was thrown away
-/// just before can never say what it did.
-async fn give_up(group: &Group) -> anyhow::Result<()> {
+/// What the guide tells a person to do about a request that is waited for, because a member cannot be asked
+/// what it did; what was waited for.
+async fn give_up(group: &Group) -> anyhow::Result<Vec<String>> {
+    let mut given_up = Vec::new();
     for number in group.numbers() {
         let told = group.tell(number).await.unwrap_or_default();
         if let Some(slot) = told["undecided"]["slot"].as_u64() {
@@ -178,9 +203,12 @@ async fn give_up(group: &Group) -> anyhow::Result<()> {
                 output.status.success() || moot.next().is_some(),
                 "synod skip --slot {slot}: {error}"
             );
+            if output.status.success() {
+                given_up.push(told["undecided"].to_string());
+            }
         }
     }
-    Ok(())
+    Ok(given_up)
 }
 
 /// Changes one after another, until the time is over.
@@ -198,13 +226,20 @@ async fn change(
         let any = numbers[random.random_range(0..numbers.len())];
         let leader = group.leader().await.unwrap_or(any);
         let name = |number: u32| format!("registers-{number}");
+        let voters = voters(group).await;
+        let is_spare = |number: u32| {
+            numbers.len() > SIZES.0
+                && voters
+                    .as_ref()
+                    .is_some_and(|it| it.len() > SIZES.0 || !it.contains(&name(number)))
+        };
         let (what, arguments) = match random.random_range(0..10) {
             0..3 if numbers.len() < SIZES.1 => ("added", vec!["members", "add"]),
             3 if numbers.len() < SIZES.1 => {
                 ("added as an observer", vec!["members", "add", "--observer"])
             }
-            0..4 if numbers.len() > SIZES.0 => ("removed", vec!["members", "remove"]),
-            4..6 if numbers.len() > SIZES.0 => ("removed as the leader", vec!["members", "remove"]),
+            0..4 if is_spare(any) => ("removed", vec!["members", "remove"]),
+            4..6 if is_spare(leader) => ("removed as the leader", vec!["members", "remove"]),
             8 => ("asked to lead", vec!["members", "lead"]),
             9 => ("had save its state", vec!["snapshot", "take"]),
             _ => ("made anew", vec!["members", "replace"]),
@@ -242,6 +277,17 @@ async fn change(
         }
     }
     Ok(steps)
+}
+
+/// Their names; `None`: no quorum tells.
+async fn voters(group: &Group) -> Option<Vec<String>> {
+    let output = group.command(&["members", "list", "-o", "json"]).await;
+    let told: Value = serde_json::from_slice(&output.ok()?.stdout).ok()?;
+    let voters = told["members"].as_array()?.iter();
+    let voters = voters.filter(|it| it["role"] == "voter");
+    voters
+        .map(|it| Some(it["name"].as_str()?.to_owned()))
+        .collect()
 }
 
 fn tell_steps(steps: &[Step], tries: &[Try], span: Duration, report: &mut Report) {
@@ -321,30 +367,41 @@ pub(super) async fn nobody_waits(settings: &Settings, report: &mut Report) -> an
             let output = group.command(&arguments).await?;
             let error = String::from_utf8_lossy(&output.stderr).into_owned();
             ensure!(output.status.success(), "synod {arguments:?}: {error}");
-            steps.push(Step {
-                what,
-                began_ns,
-                ended_ns: workload.now_ns(),
-            });
+            let away = (what == "catch-up")
+                .then(|| group::number_of(&follower))
+                .flatten();
+            let ended_ns = workload.now_ns();
+            steps.push((
+                Step {
+                    what,
+                    began_ns,
+                    ended_ns,
+                },
+                away,
+            ));
         }
     }
     sleep(5 * SECOND).await;
     let seconds = begun.elapsed().as_secs_f64();
     let recorded = workload.finish_through(&group.numbers()).await?;
-    tell_traffic(&recorded, seconds, report);
+    tell_traffic_of(f64::from(settings.rate) / 3.0, &recorded, seconds, report);
+    // A member that is made anew is not ready: no Service sends there.
     let p99 = |what: Option<&str>| {
         let chosen = recorded.tries.iter().copied().filter(|one| {
-            let kinds = steps.iter().filter(|it| it.overlaps(one));
-            let kinds: Vec<&str> = kinds.map(|it| it.what).collect();
-            what.map_or(kinds.is_empty(), |what| kinds.contains(&what))
+            let within = steps.iter().filter(|(it, _)| it.overlaps(one));
+            let within: Vec<_> = within.collect();
+            let is_away = within.iter().any(|(_, away)| *away == Some(one.member));
+            let kind = |what: &str| within.iter().any(|(it, _)| it.what == what) && !is_away;
+            what.map_or(within.is_empty(), kind)
         });
         let chosen: Vec<Try> = chosen.collect();
         latencies(&chosen, true).value_at_quantile(0.99) as f64 / 1e3
     };
     let beside = p99(None);
     for what in ["snapshot", "catch-up"] {
-        let took = steps.iter().filter(|it| it.what == what);
-        let took = Distribution::new(took.map(Step::milliseconds).collect());
+        let took = steps.iter().filter(|(it, _)| it.what == what);
+        let took = took.map(|(it, _)| it.milliseconds()).collect();
+        let took = Distribution::new(took);
         let during = p99(Some(what));
         let ratio = during / beside;
         report.say(format!(

@@ -4,6 +4,7 @@ pub mod agreement;
 mod bad_input;
 mod bad_states;
 mod bare;
+mod behind;
 mod command_line;
 mod idempotent;
 mod kills;
@@ -111,6 +112,7 @@ pub const ALL: &[Scenario] = scenarios! {
     "states/the example app that tells its slot keeps every note once" => states::example_with_applied,
     "members/come, go and are made anew under faults and nothing is lost" => members::come_and_go,
     "members/nobody waits longer while snapshots are taken and members made anew" => members::nobody_waits,
+    "members/one that is far behind catches up, next to a plain copy" => behind::catches_up,
     "members/a group is restored to the slot before a mistake" => members::restored,
     "members/what an app has stored becomes the state of three copies" => members::imported,
     "kills/at every step of a member lose nothing and nobody stays out" => kills::at_every_step,

@@ -35,8 +35,12 @@ const IN_A_RUN: u64 = 8;
 const IN_A_RUN_ROLLED_BACK: u64 = 32;
 
 pub(super) fn every(settings: &Settings, in_a_run: u64) -> String {
+    format!("every: {{slots: {}}}", every_slots(settings, in_a_run))
+}
+
+pub(super) fn every_slots(settings: &Settings, in_a_run: u64) -> u64 {
     let writes = u64::from(settings.rate) / 2 * span(settings).as_secs();
-    format!("every: {{slots: {}}}", (writes / in_a_run).max(20))
+    (writes / in_a_run).max(20)
 }
 
 fn span(settings: &Settings) -> Duration {

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_piece_that_is_damaged_on_its_way_is_noticed_and_costs_that_piece_only() {
-    let pair = Pair::new(3 << 20);
+    let pair = Pair::new(LARGE);
     for bad in 0..13 {
         let liar = Liar::new(&pair, move |number, mut piece| {
             if number == bad {
@@ -32,7 +32,7 @@ async fn a_piece_that_is_damaged_on_its_way_is_noticed_and_costs_that_piece_only
 
 #[tokio::test]
 async fn a_copy_that_is_damaged_there_never_becomes_part_of_the_store() {
-    let pair = Pair::new(3 << 20);
+    let pair = Pair::new(LARGE);
     let path = pair.sender.folder().join("0000000000000009.snapshot");
     let good = fs::read(&path).unwrap();
     let length = good.len();
@@ -56,7 +56,7 @@ async fn a_copy_that_is_damaged_there_never_becomes_part_of_the_store() {
 
 #[tokio::test]
 async fn a_chunk_that_is_forged_with_its_checksum_is_found_by_the_hash() {
-    let pair = Pair::new(3 << 20);
+    let pair = Pair::new(LARGE);
     let path = pair.sender.folder().join("0000000000000009.snapshot");
     let mut bytes = fs::read(&path).unwrap();
     // The first chunk of the state is behind those of the head and the tables.
@@ -83,12 +83,12 @@ async fn a_chunk_that_is_forged_with_its_checksum_is_found_by_the_hash() {
 
 #[tokio::test]
 async fn a_member_that_sends_something_else_is_refused() {
-    let pair = Pair::new(3 << 20);
+    let pair = Pair::new(LARGE);
     // Another snapshot altogether, of the same size.
     let other = save(
         &testing::store(&pair.folder.path().join("other")),
         9,
-        &noise(3, 3 << 20),
+        &noise(3, LARGE),
     );
     assert_eq!(other.bytes, pair.snapshot.bytes);
     let file = pair.folder.path().join("other/0000000000000009.snapshot");
@@ -155,7 +155,7 @@ async fn a_member_that_sends_something_else_is_refused() {
 
 #[tokio::test]
 async fn a_full_disk_is_told_before_and_during_a_transfer_which_goes_on_when_there_is_room() {
-    let pair = Pair::new(3 << 20);
+    let pair = Pair::new(LARGE);
     let (member, _running) = pair.serve(pair.service()).await;
     pair.receiver.set_reserve(u64::MAX / 2);
     let error = pair.fetch(&member).await.unwrap_err();
