@@ -286,7 +286,8 @@ fn run_along(desired: &Desired, seen: &[Seen], name: &str) -> Step {
         let late = desired.elsewhere.unwell.join(", ");
         return Step::Wait(format!("not well in other clusters: {late}"));
     }
-    if next.votes() && !Votes::count(desired, seen).can_spare_a_voter() {
+    let votes = Votes::count(desired, seen);
+    if next.votes() && !votes.can_spare_a_voter() {
         return Step::Wait(format!("a majority would not go on without {name} now"));
     }
     if next.is_last_to_answer(desired, seen) {
@@ -303,10 +304,13 @@ fn run_along(desired: &Desired, seen: &[Seen], name: &str) -> Step {
             };
         }
     }
-    next.delete(
-        "it is to run along with another revision of the app",
-        next.care(),
-    )
+    // It answers, whether or not it votes: nobody else may be taken away meanwhile.
+    let care = if votes.is_small() {
+        Care::Votes
+    } else {
+        Care::Budget
+    };
+    next.delete("it is to run along with another revision of the app", care)
 }
 
 fn roll_back<'a>(

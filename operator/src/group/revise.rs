@@ -6,9 +6,11 @@
 //! While one runs along silently pods are made of the one in force, except for the one member whose turn
 //! it is, and only as long as all others here are well: whoever comes back by itself comes back as it was.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use synod_api::{
-    GroupRevision, MemberState, ReplicaGroup, ReplicaGroupSpec, Revise, RevisionState,
+    GroupRevision, MemberRole, MemberState, ReplicaGroup, ReplicaGroupSpec, Revise, RevisionState,
     UpdateStrategy,
 };
 use synod_proto::v1::{ReviseRequest, ReviseResponse, RevisionStrategy, StatusResponse};
@@ -27,6 +29,8 @@ pub(super) const OLDER_FACT: &str = "olderRevision";
 pub(super) const GONE_FACT: &str = "goneRevision";
 /// A new pod gets the state that its app begins with from another member, if any has it, in less.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(120);
+/// An event.
+const BEGUN: &str = "RevisionBegun";
 /// Longest reason why there is no other revision, in bytes.
 const WORDS: usize = 1_000;
 /// A copy that is not further behind has caught up.
@@ -186,8 +190,8 @@ impl Work<'_> {
             UpdateStrategy::Switch => RevisionStrategy::Switch,
         });
         // Nobody waits for the first pod when one runs along, or when nothing is to begin.
-        let rolls = !revise.takes_back && spec.update.strategy == UpdateStrategy::Rolling;
-        let could = if rolls || silent(&said).is_some() {
+        let rolls = spec.update.strategy == UpdateStrategy::Rolling && copies(spec) > 1;
+        let could = if (rolls && !revise.takes_back) || silent(&said).is_some() {
             Ok(())
         } else {
             disruptions::could(self.valid, report, asker).await
@@ -201,14 +205,11 @@ impl Work<'_> {
         };
         match revised {
             Ok(answer) => {
-                let state = report.revision.as_mut();
-                let words = state.map(|it| revised_to(it, revise, &answer));
-                tracing::info!(
-                    service = self.valid.name,
-                    "{}",
-                    words.as_deref().unwrap_or_default()
-                );
-                report.revised = words;
+                report.revised = report.revision.as_mut().map(|state| {
+                    let (reason, words) = revised_to(state, revise, &answer);
+                    tracing::info!(service = self.valid.name, "{words}");
+                    (reason, words)
+                });
                 report.soon = true;
             }
             Err(why) => {
@@ -220,21 +221,42 @@ impl Work<'_> {
     }
 }
 
-/// How far they are once the leader has done what it was asked for. Goes out: in words.
-fn revised_to(state: &mut RevisionState, revise: &Revise, answer: &ReviseResponse) -> String {
+/// Copies of the whole group, as far as the hub has told: a single one is always switched.
+fn copies(spec: &ReplicaGroupSpec) -> usize {
+    let here = spec.members.iter().map(|it| (&it.name, it.role));
+    let elsewhere = spec.peers.iter().map(|it| (&it.name, it.role));
+    let all: BTreeSet<_> = here
+        .chain(elsewhere)
+        .filter(|(_, role)| *role != MemberRole::Witness)
+        .map(|(name, _)| name)
+        .collect();
+    all.len()
+}
+
+/// How far they are once the leader has done what it was asked for. Goes out: an event of that, its reason
+/// and its words.
+fn revised_to(
+    state: &mut RevisionState,
+    revise: &Revise,
+    answer: &ReviseResponse,
+) -> (&'static str, String) {
     let next = revise.from + 1;
     if let Some(silent) = state.silent() {
         state.unfinished = false;
         let in_force = state.in_force;
-        return format!("revision {silent} of the app is taken back: {in_force} goes on to answer");
+        let words =
+            format!("revision {silent} of the app is taken back: {in_force} goes on to answer");
+        return ("RevisionTakenBack", words);
     }
     state.newest = Some(next);
     state.unfinished = true;
     if answer.strategy() == RevisionStrategy::Rolling {
-        return format!("revision {next} of the app runs along silently from now on");
+        let words = format!("revision {next} of the app runs along silently from now on");
+        return (BEGUN, words);
     }
     state.in_force = next;
-    format!("revision {next} of the app executes what is agreed on from now on")
+    let words = format!("revision {next} of the app executes what is agreed on from now on");
+    (BEGUN, words)
 }
 
 /// What the hub asks for, if nothing has come between: the newest is the one that it is to follow, and the

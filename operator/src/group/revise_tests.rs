@@ -1,6 +1,6 @@
 //! Of which revision pods are made, and what the leader is asked for.
 
-use synod_api::{GroupMemberStatus, MemberRole, MemberState, ReplicaGroupStatus};
+use synod_api::{GroupMemberStatus, ReplicaGroupStatus};
 
 use super::super::pods::PodView;
 use super::*;
@@ -316,41 +316,61 @@ fn what_the_leader_has_done_is_known_before_it_says_so_itself() {
         epoch: 7,
         takes_back,
     };
-    for (before, asked, strategy, after, word) in [
+    for (before, asked, strategy, after, (reason, word)) in [
         (
             state(1, 1, false),
             revise(1, false),
             RevisionStrategy::Rolling,
             state(1, 2, true),
-            "runs along silently",
+            ("RevisionBegun", "runs along silently"),
         ),
         (
             state(1, 1, false),
             revise(1, false),
             RevisionStrategy::Switch,
             state(2, 2, true),
-            "executes what is agreed on",
+            ("RevisionBegun", "executes what is agreed on"),
         ),
         (
             state(1, 2, true),
             revise(2, true),
             RevisionStrategy::Switch,
             state(1, 2, false),
-            "revision 2 of the app is taken back",
+            ("RevisionTakenBack", "revision 2 of the app is taken back"),
         ),
         (
             state(2, 2, true),
             revise(2, true),
             RevisionStrategy::Switch,
             state(3, 3, true),
-            "revision 3",
+            ("RevisionBegun", "revision 3"),
         ),
     ] {
         let mut found = before;
-        let words = revised_to(&mut found, &asked, &answer(strategy));
-        assert_eq!(found, after, "{words}");
+        let (event, words) = revised_to(&mut found, &asked, &answer(strategy));
+        assert_eq!((found, event), (after, reason), "{words}");
         assert!(words.contains(word), "{words}");
     }
+}
+
+#[test]
+fn a_single_copy_is_switched_whatever_is_asked_for() {
+    let mut spec = group().spec;
+    let named = |name: &str, role| synod_api::GroupPeer {
+        name: name.to_owned(),
+        address: "10.0.0.1:7117".to_owned(),
+        role,
+    };
+    spec.members.truncate(1);
+    let own = spec.members[0].name.clone();
+    spec.peers = vec![
+        named(&own, MemberRole::Voter),
+        named("notes-eu-0", MemberRole::Witness),
+        named("notes-ap-0", MemberRole::Witness),
+    ];
+    assert_eq!(copies(&spec), 1, "witnesses have none");
+    spec.peers[1].role = MemberRole::Observer;
+    assert_eq!(copies(&spec), 2);
 }
 
 fn observed(pod_revision: u64, due: u64, age: i64, now: Timestamp) -> Observed {

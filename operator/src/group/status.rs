@@ -62,8 +62,8 @@ pub(crate) struct Report {
     pub(crate) changed: Option<u64>,
     /// How far the app's revisions are, if the group is led from here.
     pub(crate) revision: Option<RevisionState>,
-    /// What has become of the app's revisions, if something was asked for: for people.
-    pub(crate) revised: Option<String>,
+    /// What has become of the app's revisions, if something was asked for: an event's reason and words.
+    pub(crate) revised: Option<(&'static str, String)>,
     /// What came of a snapshot that was asked for.
     pub(crate) snapshot: Option<SnapshotAnswer>,
     /// Further facts.

@@ -700,8 +700,16 @@ fn run_silently(seen: &mut Seen) {
 #[test]
 fn one_copy_gives_way_to_one_that_runs_along_while_all_are_well_and_another_answers() {
     let (desired, seen) = rolling(3);
-    let goes = taken(1, ALONG, Care::Votes);
+    let goes = taken(1, ALONG, Care::Budget);
     assert_eq!(next(&desired, &seen, at(0)), goes);
+    // Without a vote it answers all the same, and how others are must be known.
+    for (count, care) in [(4, Care::Budget), (3, Care::Votes)] {
+        let (desired, mut seen) = rolling(count);
+        seen[1].role = MemberRole::Observer;
+        let step = next(&desired, &seen, at(0));
+        assert_eq!(step, taken(1, ALONG, care));
+        assert!(step.needs_token());
+    }
     // One that runs along already is as well as one that answers.
     let mut two = seen.clone();
     run_silently(&mut two[2]);
@@ -767,6 +775,7 @@ fn the_leader_hands_over_before_its_copy_gives_way() {
     seen.truncate(1);
     heard(&mut seen[0]).leader = "notes-eu-0".to_owned();
     desired.elsewhere = Elsewhere::hoped(2);
+    let goes = taken(0, ALONG, Care::Budget);
     assert_eq!(next(&desired, &seen, at(0)), goes);
     desired.elsewhere.answering = 0;
     assert!(matches!(next(&desired, &seen, at(0)), Step::Wait(_)));
