@@ -14,7 +14,7 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Node, NodeSpec};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
-use synod_api::{GroupPeer, MemberRole};
+use synod_api::{GroupPeer, MemberRole, ReplicaGroup};
 use synod_proto::v1::StatusResponse;
 
 use super::apply::words;
@@ -106,9 +106,7 @@ pub(super) async fn look(
                     let late = elsewhere.unwell.join(", ");
                     return note(report, &emptied, before, left, Err(unwell(&late)));
                 }
-                let here = report.members.iter().filter_map(Observed::said);
-                let answering = here.filter(|it| it.serving).count() + elsewhere.answering;
-                let last = silent_of(valid.group).is_some() && answering < 2;
+                let last = is_last(valid.group, &report.members, &elsewhere);
                 let open = well && elsewhere.unwell.is_empty() && !last && (drained || wanted);
                 let left = until.duration_since(Timestamp::now());
                 let may = if left < MARGIN {
@@ -338,6 +336,13 @@ async fn elsewhere(valid: &Valid<'_>, report: &Report, asker: &Asker) -> Elsewhe
         (peer, said)
     });
     count(&join_all(asked).await)
+}
+
+/// Others run along silently, so whoever answers may be the only one: that one stays.
+fn is_last(group: &ReplicaGroup, here: &[Observed], elsewhere: &Elsewhere) -> bool {
+    let here = here.iter().filter_map(Observed::said);
+    let answering = here.filter(|it| it.serving).count() + elsewhere.answering;
+    silent_of(group).is_some() && answering < 2
 }
 
 fn count(members: &[(&GroupPeer, Option<StatusResponse>)]) -> Elsewhere {

@@ -179,16 +179,7 @@ impl Work<'_> {
         let Some(revise) = due(spec, &said) else {
             return;
         };
-        let mut request = ReviseRequest {
-            expected_revision: revise.from,
-            epoch: revise.epoch,
-            takes_back: revise.takes_back,
-            ..ReviseRequest::default()
-        };
-        request.set_strategy(match spec.update.strategy {
-            UpdateStrategy::Rolling => RevisionStrategy::Rolling,
-            UpdateStrategy::Switch => RevisionStrategy::Switch,
-        });
+        let request = request(spec, revise);
         // Nobody waits for the first pod when one runs along, or when nothing is to begin.
         let rolls = spec.update.strategy == UpdateStrategy::Rolling && copies(spec) > 1;
         let could = if (rolls && !revise.takes_back) || silent(&said).is_some() {
@@ -219,6 +210,20 @@ impl Work<'_> {
             }
         }
     }
+}
+
+fn request(spec: &ReplicaGroupSpec, revise: &Revise) -> ReviseRequest {
+    let mut request = ReviseRequest {
+        expected_revision: revise.from,
+        epoch: revise.epoch,
+        takes_back: revise.takes_back,
+        ..ReviseRequest::default()
+    };
+    request.set_strategy(match spec.update.strategy {
+        UpdateStrategy::Rolling => RevisionStrategy::Rolling,
+        UpdateStrategy::Switch => RevisionStrategy::Switch,
+    });
+    request
 }
 
 /// Copies of the whole group, as far as the hub has told: a single one is always switched.

@@ -354,6 +354,29 @@ fn what_the_leader_has_done_is_known_before_it_says_so_itself() {
 }
 
 #[test]
+fn the_leader_is_asked_in_the_way_that_the_manifest_names_and_for_what_follows_the_newest() {
+    let mut spec = group().spec;
+    let mut revise = Revise {
+        from: 3,
+        epoch: 7,
+        takes_back: false,
+    };
+    for (named, asked) in [
+        (UpdateStrategy::Rolling, RevisionStrategy::Rolling),
+        (UpdateStrategy::Switch, RevisionStrategy::Switch),
+    ] {
+        spec.update.strategy = named;
+        let found = request(&spec, &revise);
+        assert_eq!(found.strategy(), asked);
+        let told = (found.expected_revision, found.epoch, found.takes_back);
+        assert_eq!(told, (3, 7, false));
+        assert!(!found.finishes, "nobody is overruled");
+    }
+    revise.takes_back = true;
+    assert!(request(&spec, &revise).takes_back);
+}
+
+#[test]
 fn a_single_copy_is_switched_whatever_is_asked_for() {
     let mut spec = group().spec;
     let named = |name: &str, role| synod_api::GroupPeer {

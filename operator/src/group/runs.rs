@@ -45,12 +45,9 @@ impl Work<'_> {
             Some(build::workload(&input).ok()?.template)
         });
         let same = template.is_some_and(|it| it == pod.template);
-        let now = self.valid.group.spec.revision;
-        let silent = revise::silent_of(self.valid.group) == Some(pod.app_revision);
-        (
-            same && due != Some(now),
-            same && (due == Some(pod.app_revision) || (due.is_none() && silent)),
-        )
+        let (own, now) = (pod.app_revision, self.valid.group.spec.revision);
+        let silent = revise::silent_of(self.valid.group) == Some(own);
+        (same && due != Some(now), same && is_due(own, due, silent))
     }
 
     /// Whether a pod that has all but the newest sidecar is left alone for now.
@@ -97,5 +94,23 @@ impl Work<'_> {
             && adopt::template(&self.injection(token, set, &pod.name), state) == pod.template;
         let newest = same && pod.sidecar.as_ref() == Some(&self.image.image);
         (newest || (same && self.waits()), newest)
+    }
+}
+
+/// That revision is the one to be started there; `due`: what the member says, if it knows.
+fn is_due(own: u64, due: Option<u64>, silent: bool) -> bool {
+    due.map_or(silent, |due| due == own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_of_a_silent_revision_is_what_it_should_be_until_its_member_says_otherwise() {
+        assert!(is_due(1, None, true), "it has only just started");
+        assert!(!is_due(1, None, false));
+        assert!(is_due(1, Some(1), true) && is_due(1, Some(1), false));
+        assert!(!is_due(1, Some(0), true), "it was taken back");
     }
 }

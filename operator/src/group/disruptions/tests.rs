@@ -183,3 +183,43 @@ fn whoever_empties_a_node_is_told_why_a_member_stays() {
         "{words}"
     );
 }
+
+#[test]
+fn nobody_is_let_go_while_one_copy_answers_and_others_run_along() {
+    let mut group: ReplicaGroup =
+        serde_yaml::from_str(include_str!("../build/testdata/group.yaml")).expect("a group");
+    let observed = |serving| Observed {
+        name: "notes-us-east-0".to_owned(),
+        role: MemberRole::Voter,
+        pod: None,
+        updated: true,
+        newest: true,
+        heard: Some(Ok(StatusResponse {
+            serving,
+            ..StatusResponse::default()
+        })),
+        snapshot: None,
+        endpoint: String::new(),
+    };
+    let (one, none) = ([observed(true)], [observed(false)]);
+    let elsewhere = |answering| Elsewhere {
+        answering,
+        ..Elsewhere::default()
+    };
+    assert!(!is_last(&group, &one, &elsewhere(0)), "nobody runs along");
+    group.spec.along = Some(synod_api::Along {
+        revision: group.spec.revision + 1,
+        member: String::new(),
+    });
+    let mut next = synod_api::GroupRevision {
+        number: group.spec.revision,
+        template: group.spec.template.clone(),
+        app: group.spec.app.clone(),
+    };
+    next.number += 1;
+    group.spec.revisions.push(next);
+    assert!(is_last(&group, &one, &elsewhere(0)));
+    assert!(is_last(&group, &none, &elsewhere(1)));
+    assert!(!is_last(&group, &one, &elsewhere(1)));
+    assert!(!is_last(&group, &none, &elsewhere(2)));
+}
