@@ -186,6 +186,8 @@ fn pods_are_made_of_the_silent_revision_for_the_one_whose_turn_it_is_and_for_no_
     members(&mut group)[1].made_of = Some(2);
     assert_eq!(made(&group), 1, "whoever else comes back is of the old one");
     assert_eq!(silent_of(&group), Some(2));
+    members(&mut group)[1].state = MemberState::CaughtUp;
+    assert_eq!((made(&group), along(&group)), (1, None), "it runs along");
     let spoils: [fn(&mut ReplicaGroup); 5] = [
         // Another's pod is to be replaced as it was.
         |it| members(it)[0].state = MemberState::Rebuilding,

@@ -64,6 +64,10 @@ fn whoever_ends_while_a_version_runs_along_is_followed_by_one_that_goes_on() {
                         if back.is_none() {
                             world.take_over();
                         }
+                        // From there on all that is left is to end.
+                        if round > 2 * writes && world.is_over() {
+                            break;
+                        }
                     }
                     let what = (writes, always, lost_report, back);
                     assert!(world.agreed.len() <= 1, "{what:?}: {:?}", world.images());
@@ -215,6 +219,57 @@ fn nobody_runs_along_whose_copy_is_the_last_that_answers_or_has_not_what_it_begi
         it.state = MemberState::Unreachable;
     });
     assert_eq!(next(&world), is("notes-ap-0"));
+}
+
+/// As [`turn`] finds it with two more members in the last cluster, all of which are as that one's first but for
+/// what is said of them.
+fn turn_of_five(said: [fn(&mut GroupMemberStatus); 5]) -> Option<String> {
+    let mut world = World::with(ROLLS);
+    world.image = "j";
+    while world.silent().is_none() {
+        world.rounds(1, usize::MAX);
+    }
+    world.reported();
+    let mut roster = world.valid().roster;
+    let last = roster.members.last().expect("three").clone();
+    let group = Arc::make_mut(world.views[2].group.as_mut().expect("there"));
+    let there = &mut group.status.as_mut().expect("there").members;
+    for name in ["notes-ap-1", "notes-ap-2"] {
+        let mut member = last.clone();
+        member.member.name = name.to_owned();
+        roster.members.push(member);
+        let mut said = there[0].clone();
+        said.name = name.to_owned();
+        there.push(said);
+    }
+    let places = [(0, 0), (1, 0), (2, 0), (2, 1), (2, 2)];
+    for ((at, index), change) in places.into_iter().zip(said) {
+        let group = Arc::make_mut(world.views[at].group.as_mut().expect("there"));
+        change(&mut group.status.as_mut().expect("there").members[index]);
+    }
+    let state = super::super::revisions::state(&world.views, UID).expect("it leads");
+    let tally = Tally::new(&roster, &world.views);
+    let found = turn(&tally, state, 1, &world.views, UID);
+    found.map(|it| it.member.name.clone())
+}
+
+#[test]
+fn half_of_the_copies_are_enough_and_where_another_is_not_well_nobody_is_taken_away() {
+    let same: fn(&mut GroupMemberStatus) = |_| {};
+    let along: fn(&mut GroupMemberStatus) = |it| {
+        it.made_of = Some(1);
+        it.running = Some(1);
+    };
+    let down: fn(&mut GroupMemberStatus) = |it| it.state = MemberState::CatchingUp;
+    for (said, expected) in [
+        ([same, same, same, same, same], Some("notes-ap-0")),
+        ([same, same, along, along, same], Some("notes-ap-2")),
+        ([same, same, along, along, along], None),
+        ([same, same, same, same, down], Some("notes-eu-0")),
+        ([same, down, same, same, same], Some("notes-ap-0")),
+    ] {
+        assert_eq!(turn_of_five(said).as_deref(), expected);
+    }
 }
 
 #[test]

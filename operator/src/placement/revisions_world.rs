@@ -305,6 +305,12 @@ impl World {
         }
     }
 
+    /// All run what is in force, and it has been another or none is under way any more.
+    pub(crate) fn is_over(&self) -> bool {
+        let all = [Some(self.in_force); 3];
+        self.newest > 0 && !self.unfinished && self.pods == all && self.copies == all
+    }
+
     /// Everything is as the manifest asks: of this image, and nothing is left to do.
     pub(crate) fn expect_done(&mut self, image: &str) {
         let in_force = self.in_force;
