@@ -161,9 +161,7 @@ fn nobody_runs_along_whose_copy_is_the_last_that_answers_or_has_not_what_it_begi
     let begun = || {
         let mut world = World::with(ROLLS);
         world.image = "j";
-        while world.silent().is_none() {
-            world.rounds(1, usize::MAX);
-        }
+        world.begin();
         world.reported();
         world
     };
@@ -226,9 +224,7 @@ fn nobody_runs_along_whose_copy_is_the_last_that_answers_or_has_not_what_it_begi
 fn turn_of_five(said: [fn(&mut GroupMemberStatus); 5]) -> Option<String> {
     let mut world = World::with(ROLLS);
     world.image = "j";
-    while world.silent().is_none() {
-        world.rounds(1, usize::MAX);
-    }
+    world.begin();
     world.reported();
     let mut roster = world.valid().roster;
     let last = roster.members.last().expect("three").clone();
@@ -324,12 +320,11 @@ fn members_stay_as_they_are_while_a_version_runs_along() {
     }
     let mut world = World::with(ROLLS);
     world.image = "j";
-    while world.views[2]
-        .own(UID)
-        .is_none_or(|it| it.spec.along.as_ref().is_none_or(|it| it.member.is_empty()))
-    {
-        world.rounds(1, usize::MAX);
-    }
+    world.until(|world| {
+        let group = world.views[2].own(UID);
+        let along = group.and_then(|it| it.spec.along.as_ref());
+        along.is_some_and(|it| !it.member.is_empty())
+    });
     let valid = world.valid();
     let plan = work::upkeep(&valid.roster, &world.views, &Issued::default(), Some(true));
     for (_, spec) in plan.groups {

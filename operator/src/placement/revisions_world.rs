@@ -295,6 +295,22 @@ impl World {
         (self.unfinished && self.newest > self.in_force).then_some(self.newest)
     }
 
+    /// Until the next one runs along.
+    pub(crate) fn begin(&mut self) {
+        self.until(|world| world.silent().is_some());
+    }
+
+    /// Everybody looks in turn until it is so.
+    pub(crate) fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
+        for _ in 0..30 {
+            if is_so(self) {
+                return;
+            }
+            self.rounds(1, usize::MAX);
+        }
+        panic!("it never comes to that: {}", self.said());
+    }
+
     /// What runs along takes over once half of the copies run it, by the leader's own rule.
     pub(crate) fn take_over(&mut self) {
         if let Some(silent) = self.silent() {
