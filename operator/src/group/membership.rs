@@ -117,7 +117,8 @@ impl Work<'_> {
     }
 }
 
-/// First the claims, which stay for as long as the pod is there, so that no new pod gets them.
+/// First the claims, which stay for as long as the pod is there, so that no new pod gets them. Those that
+/// were there while the pod was are its own, whatever comes under their names later.
 async fn take_disks(
     client: &Client,
     namespace: &str,
@@ -126,18 +127,30 @@ async fn take_disks(
 ) -> kube::Result<()> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let mut own = Vec::new();
     for name in names {
-        let deleted = claims.delete(name, &DeleteParams::default()).await;
-        gone(deleted.map(drop))?;
+        let uid = claims.get_opt(name).await?.and_then(|it| it.metadata.uid);
+        own.extend(uid.map(|uid| (name, uid)));
     }
-    let params = DeleteParams {
+    let now = pods.get_opt(&pod.name).await?;
+    if now.and_then(|it| it.metadata.uid).as_ref() != Some(&pod.uid) {
+        return Ok(());
+    }
+    for (name, uid) in own {
+        gone(claims.delete(name, &only(uid)).await.map(drop))?;
+    }
+    let uid = pod.uid.clone();
+    gone(pods.delete(&pod.name, &only(uid)).await.map(drop))
+}
+
+fn only(uid: String) -> DeleteParams {
+    DeleteParams {
         preconditions: Some(Preconditions {
-            uid: Some(pod.uid.clone()),
+            uid: Some(uid),
             resource_version: None,
         }),
         ..DeleteParams::default()
-    };
-    gone(pods.delete(&pod.name, &params).await.map(drop))
+    }
 }
 
 /// It is another one by now, or none.

@@ -43,6 +43,8 @@ struct State {
     mark: Option<Mark>,
     /// Vouched for up to here.
     verified: Slot,
+    /// And nobody objects up to here, as the leader said last.
+    undisputed: Slot,
     /// Kept for the next leader.
     noise: BTreeSet<Noise>,
 }
@@ -60,6 +62,7 @@ struct State {
 pub struct Verified {
     instance: Option<Instance>,
     slot: Slot,
+    undisputed: Slot,
 }
 
 /// What the leader says to a copy when it asks for digests.
@@ -71,6 +74,8 @@ pub struct Word {
     pub after: Slot,
     /// That state is vouched for up to here.
     pub verified: Slot,
+    /// Whoever may still vouch for it up to here, or object, is away.
+    pub undisputed: Slot,
     /// Whatever the state: no digest up to here is needed any more.
     pub release: Slot,
     /// What was found about that state.
@@ -106,6 +111,12 @@ impl Verified {
         self.instance == Some(instance) && slot <= self.slot
     }
 
+    /// Nobody vouches for the state of this instance at this slot, perhaps, but only because those that
+    /// could are away: where there is no room to wait for them, it may be used (rule N2).
+    pub fn tolerates(&self, instance: Instance, slot: Slot) -> bool {
+        self.instance == Some(instance) && slot <= self.undisputed
+    }
+
     /// It is about the state of this instance.
     pub fn is_of(&self, instance: Instance) -> bool {
         self.instance == Some(instance)
@@ -114,11 +125,6 @@ impl Verified {
     /// Up to where that of the present instance is.
     pub fn slot(&self) -> Slot {
         self.slot
-    }
-
-    #[cfg(test)]
-    pub(crate) fn of(instance: Option<Instance>, slot: Slot) -> Self {
-        Self { instance, slot }
     }
 }
 
@@ -166,6 +172,7 @@ impl Compared {
         let is_same = copy.is(word.lineage);
         if is_same && copy.lineage.is_known {
             copy.verified = copy.verified.max(word.verified);
+            copy.undisputed = word.undisputed;
         }
         copy.digests.release(word.release);
         self.publish(&mut copy);
@@ -216,6 +223,7 @@ impl Compared {
         if copy.lineage.number != lineage.number {
             copy.mark = None;
             copy.verified = Slot::ZERO;
+            copy.undisputed = Slot::ZERO;
         }
         copy.lineage = lineage;
         copy.instance = instance;
@@ -232,9 +240,13 @@ impl Compared {
     fn publish(&self, copy: &mut State) {
         if let Some(mark) = &copy.mark {
             copy.verified = copy.verified.min(mark.slot.prev());
+            copy.undisputed = copy.undisputed.min(mark.slot.prev());
         }
-        let (instance, slot) = (copy.instance, copy.verified);
-        let verified = Verified { instance, slot };
+        let verified = Verified {
+            instance: copy.instance,
+            slot: copy.verified,
+            undisputed: copy.undisputed,
+        };
         self.verified.send_if_modified(|published| {
             let changed = *published != verified;
             *published = verified;
@@ -463,6 +475,27 @@ mod tests {
         assert_eq!(verified(&compared).slot(), Slot(0));
         compared.answer(&word(&compared, 3), 10);
         assert!(verified(&compared).covers(instance(3).unwrap(), Slot(3)));
+    }
+
+    #[tokio::test]
+    async fn that_others_are_away_is_true_only_as_long_as_the_leader_says_so() {
+        let (compared, _digesting) = entered();
+        let one = instance(1).unwrap();
+        let says = |undisputed| {
+            let word = Word {
+                undisputed: Slot(undisputed),
+                ..word(&compared, 3)
+            };
+            compared.answer(&word, 10);
+            verified(&compared)
+        };
+        assert!(says(7).tolerates(one, Slot(7)) && !says(7).tolerates(one, Slot(8)));
+        assert!(!says(7).covers(one, Slot(7)));
+        assert!(!says(6).tolerates(one, Slot(7)), "somebody is back");
+        assert!(!says(7).tolerates(instance(2).unwrap(), Slot(7)));
+        // The copy was made anew.
+        compared.enter(lineage(2), instance(2), None);
+        assert!(!verified(&compared).tolerates(instance(2).unwrap(), Slot(1)));
     }
 
     #[tokio::test]

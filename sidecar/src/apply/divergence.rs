@@ -42,6 +42,8 @@ pub struct Comparer {
     lineages: BTreeMap<MemberId, u64>,
     /// How far each copy has reported.
     through: BTreeMap<MemberId, Slot>,
+    /// Copies of which nothing new has come for long.
+    away: BTreeSet<MemberId>,
     pending: BTreeMap<Slot, BTreeMap<MemberId, Digest>>,
     /// All up to here is compared, or will not be.
     finished: Slot,
@@ -68,6 +70,7 @@ impl Comparer {
             revisions: BTreeMap::new(),
             lineages: BTreeMap::new(),
             through: BTreeMap::new(),
+            away: BTreeSet::new(),
             pending: BTreeMap::new(),
             finished: Slot::ZERO,
             noise: BTreeSet::new(),
@@ -99,6 +102,11 @@ impl Comparer {
         self.pending.retain(|_, digests| !digests.is_empty());
         self.judge_each(self.pending.keys().copied().collect());
         self.take_out_more();
+    }
+
+    /// Nothing new has come of these copies for so long that they may never say more.
+    pub fn handle_away(&mut self, away: BTreeSet<MemberId>) {
+        self.away = away;
     }
 
     /// This revision of the app executes what follows this slot. Whatever an earlier one has answered
@@ -217,6 +225,37 @@ impl Comparer {
             }
         }
         verified
+    }
+
+    /// Up to here every copy was heard but those that are away, and nowhere do two of them differ without a
+    /// majority that says which is right: where the log has no more room to wait for the others, a snapshot
+    /// of this copy may be used though nobody vouches for it (rule N2).
+    pub fn undisputed(&self, member: MemberId) -> Slot {
+        if !self.copies.contains(&member) {
+            return Slot::ZERO;
+        }
+        let present = self.copies.iter().copied();
+        let present = present.filter(|it| *it == member || !self.away.contains(it));
+        let heard = present.map(|it| self.reported(it)).min();
+        let mut heard = heard.unwrap_or_default();
+        if let Some(mark) = self.marks.get(&member) {
+            heard = heard.min(mark.slot.prev());
+        }
+        let disputed = self.pending.range(..=heard).find(|(_, digests)| {
+            let alike = self.largest(digests).len();
+            alike < digests.len() && alike < self.majority()
+        });
+        disputed.map_or(heard, |(slot, _)| slot.prev())
+    }
+
+    /// Those that are compared.
+    pub fn copies(&self) -> &BTreeSet<MemberId> {
+        &self.copies
+    }
+
+    /// The last slot that any copy has reported.
+    pub fn newest(&self) -> Slot {
+        self.through.values().copied().max().unwrap_or_default()
     }
 
     /// All up to here is compared, or will not be.

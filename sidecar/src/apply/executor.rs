@@ -18,7 +18,7 @@ use super::ApplyError;
 use super::asked::Asked;
 use super::feed::{Beginning, EntrySource, Feed, Fresh};
 use super::fold::Fold;
-use super::handle::{Answer, Call, NotTaken, Outcome, Signals, StoredResponse};
+use super::handle::{Answer, Availability, Call, NotTaken, Outcome, Signals, StoredResponse};
 use super::jobs::{Done, Jobs};
 use super::ledger::{Found, Ledger};
 use super::machine::{self, Action, Ask, Blocked, Execute, Machine, Run, Setup, StateType};
@@ -60,6 +60,8 @@ pub(super) struct Executor<A, S> {
     pub(super) app: Arc<A>,
     ledger: Ledger,
     pub(super) machine: Machine,
+    /// What the group began with.
+    beginning: Beginning,
     pub(super) inputs: Inputs<S>,
     jobs: Jobs<S>,
     pub(super) asked: Asked,
@@ -126,7 +128,7 @@ pub(super) async fn run<A: App, S: States>(
     };
     let mut machine = Machine::new(Setup {
         incarnation: inputs.incarnation,
-        fold: begin(beginning, &*inputs.states)?,
+        fold: begin(&beginning, &*inputs.states)?,
         state: inputs.state,
         ledger: found,
         half_restored: inputs.states.half_restored(),
@@ -145,6 +147,7 @@ pub(super) async fn run<A: App, S: States>(
         app,
         ledger,
         machine,
+        beginning,
         jobs: Jobs::new(inputs.states.clone()),
         asked: Asked::new(promises, promised),
         inputs,
@@ -168,14 +171,10 @@ pub(super) async fn run<A: App, S: States>(
 }
 
 /// Where execution begins when nothing better is known.
-fn begin<S: States>(beginning: Beginning, states: &S) -> Result<Fold, ApplyError> {
+fn begin<S: States>(beginning: &Beginning, states: &S) -> Result<Fold, ApplyError> {
     Ok(match states.latest() {
         Some(tables) => Fold::load(&tables)?,
-        None => Fold::new(
-            beginning.configuration,
-            beginning.protocol,
-            beginning.policy,
-        ),
+        None => beginning.fold(),
     })
 }
 
@@ -559,13 +558,22 @@ impl<A: App, S: States> Executor<A, S> {
                 }
             },
             Call::SnapshotAvailable { fold, reply } => {
-                let taken = self.machine.handle_snapshot_available(*fold);
+                let fold = fold.map_or_else(|| self.beginning.fold(), |fold| *fold);
+                let is_void = !self.machine.has_skipped(&fold);
+                let taken = if self.machine.handle_snapshot_available(fold) {
+                    Availability::Taken
+                } else if is_void {
+                    Availability::Void
+                } else {
+                    Availability::Older
+                };
                 // What is being read may be gone from the log by now.
                 self.fetch = None;
                 self.backlog.clear();
                 self.act_all()?;
                 let _ = reply.send(taken);
             }
+            Call::BaseLost(slot) => self.machine.handle_base_lost(slot),
             Call::Astray(lineage, mark, reply) => {
                 let found = mark.map(|mark| (mark.slot, mark.measure));
                 self.machine.handle_astray(lineage, found);

@@ -9,6 +9,8 @@ use synod_paxos::{Configuration, Entry, Slot};
 use synod_proto::v1::Policy;
 use tokio::sync::Notify;
 
+use super::fold::Fold;
+
 /// Fresh entries held, at most, in bytes.
 const FRESH_BYTES: u64 = 16 << 20;
 
@@ -29,6 +31,14 @@ pub struct Beginning {
     pub protocol: u32,
     /// Policy 1.
     pub policy: Policy,
+}
+
+impl Beginning {
+    /// The tables before the first slot.
+    pub(super) fn fold(&self) -> Fold {
+        let configuration = self.configuration.clone();
+        Fold::new(configuration, self.protocol, self.policy.clone())
+    }
 }
 
 /// The node's end. Apply ends when it is dropped.

@@ -54,16 +54,30 @@ pub(super) enum Call {
         reply: oneshot::Sender<KeyLookup>,
     },
     TakeSnapshot(oneshot::Sender<Result<Slot, NotTaken>>),
+    /// `None`: the beginning of the log.
     SnapshotAvailable {
-        fold: Box<Fold>,
-        reply: oneshot::Sender<bool>,
+        fold: Option<Box<Fold>>,
+        reply: oneshot::Sender<Availability>,
     },
+    /// The snapshot at this slot cannot be read any more.
+    BaseLost(Slot),
     /// What was found about the state of this number; `None`: nothing any more.
     Astray(u64, Option<Mark>, oneshot::Sender<()>),
     Doubts(oneshot::Sender<Doubts>),
     Ask(Ask, Answered),
     /// The ask has come to an end.
     Free(Ask, oneshot::Sender<()>),
+}
+
+/// What became of a snapshot that apply was told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// A copy that must be made anew begins there.
+    Taken,
+    /// Or there, since what apply has is newer; or apply has ended, and the next one decides.
+    Older,
+    /// It has executed what nobody should have (rule K2): it is of no use to anybody.
+    Void,
 }
 
 /// Why there is no snapshot.
@@ -197,6 +211,10 @@ pub struct ApplyStatus {
     pub astray: Option<Slot>,
     /// Starts of the app that were seen.
     pub app_starts: u64,
+    /// A copy that must be made anew begins with the snapshot at this slot; 0: with the start of the log.
+    pub base: Slot,
+    /// It cannot: a snapshot of this slot or a later one is wanted, older than that one though it may be.
+    pub void: Option<Slot>,
     /// Entries up to here are not read from the log any more: a snapshot of this member stands for
     /// them.
     pub not_needed: Slot,
@@ -294,14 +312,23 @@ impl ApplyHandle {
     }
 
     /// Another snapshot can be used from now on: one of this member that was verified, or one that it
-    /// was given and that the agreement has installed. Returns when apply builds on it; false: it does
-    /// not, since the snapshot is older, or has executed what nobody should have (rule K2).
-    pub async fn snapshot_available(&self, fold: Fold) -> bool {
+    /// was given and that the agreement has installed. `None`: the log is whole, and a copy can begin with
+    /// nothing. Returns when apply builds on it, or does not.
+    pub async fn snapshot_available(&self, fold: Option<Fold>) -> Availability {
         let (reply, done) = oneshot::channel();
-        let fold = Box::new(fold);
+        let fold = fold.map(Box::new);
         let call = Call::SnapshotAvailable { fold, reply };
-        // If apply has ended, the next one begins with it.
-        self.calls.send(call).await.is_ok() && done.await.unwrap_or(false)
+        if self.calls.send(call).await.is_err() {
+            return Availability::Older;
+        }
+        done.await.unwrap_or(Availability::Older)
+    }
+
+    /// The snapshot at this slot cannot be read any more: if a copy that must be made anew would begin
+    /// there, it waits for another ([`ApplyStatus::void`]).
+    pub async fn base_lost(&self, slot: Slot) {
+        // If apply has ended, the next one does not find it.
+        let _ = self.calls.send(Call::BaseLost(slot)).await;
     }
 
     /// The policy in force, and its changes.

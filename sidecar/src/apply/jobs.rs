@@ -16,7 +16,8 @@ use super::machine::{Action, Job, Machine};
 use super::states::{RestoreError, StateError, States, Take};
 use crate::app::Instance;
 
-/// How long a snapshot may take, from when it was asked for: the service stands still for most of it.
+/// How long it may take until the slot of a snapshot is reached, and then until it is taken, unless that has a
+/// limit of its own: the copy stands still meanwhile.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// The jobs of one copy.
@@ -88,6 +89,7 @@ impl<S: States> Jobs<S> {
                 );
                 self.states.void(slot);
             }
+            Action::VoidSince { slot } => self.states.void_since(slot),
             Action::DropSnapshot { job } => self.end_taking(job, Err(NotTaken::Void)),
             _ => {}
         }
@@ -107,7 +109,10 @@ impl<S: States> Jobs<S> {
             tables,
         };
         let future = Box::pin(self.states.clone().take(take));
+        // Whoever has a limit says better what was too slow.
+        let own = self.states.take_limit().unwrap_or_default();
         if let Some(taking) = self.taking.as_mut().filter(|it| it.job == job) {
+            taking.until = Instant::now() + own + SNAPSHOT_LIMIT;
             taking.under_way = Some((slot, future));
         }
     }

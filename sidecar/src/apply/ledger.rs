@@ -1,6 +1,7 @@
 //! The ledger: what this member's app was sent, in one small file that survives the death of our
-//! process. It is not synced, so it says nothing after the machine itself went down; it carries
-//! the machine's boot id, by which that is seen.
+//! process. It is not synced, so it says nothing of that after the machine itself went down; it carries
+//! the machine's boot id, by which that is seen. What it says of the app's state as such ([`Kept`]) is in
+//! both cells and synced before anything else is done.
 //!
 //! Two cells are written in turn; the one with the higher sequence counts. A write of one cell is
 //! not cut in half by the death of the process, so a cell with bytes that do not decode is damage.
@@ -22,6 +23,8 @@ use synod_paxos::{Incarnation, Slot};
 
 use crate::app::Instance;
 
+/// Under the data folder.
+const FILE: &str = "ledger";
 const CELL: usize = 256;
 /// Distance of the two cells: never in one sector.
 const STRIDE: u64 = 4_096;
@@ -108,9 +111,21 @@ pub enum Found {
     /// No ledger of this log, or a damaged one: nothing is known.
     Missing,
     /// The machine has started since it was written: nothing that runs now was sent anything.
-    OtherBoot,
+    OtherBoot(Kept),
     /// It is exact.
     Record(Record),
+}
+
+/// What is known even after the machine went down: of the state that the app had, or of one before it that
+/// was still on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// [`Record::astray`].
+    pub astray: Option<Slot>,
+    /// [`Record::stands`].
+    pub stands: bool,
+    /// [`Record::revision`].
+    pub revision: u64,
 }
 
 /// Why the ledger cannot be used.
@@ -139,6 +154,19 @@ pub struct Ledger {
     machine: [u8; 16],
     incarnation: Incarnation,
     sequence: u64,
+    /// This is in both cells, on the disk.
+    kept: Option<Kept>,
+}
+
+impl Record {
+    /// Of this, what is known even after the machine went down.
+    pub fn kept(&self) -> Kept {
+        Kept {
+            astray: self.astray,
+            stands: self.stands,
+            revision: self.revision,
+        }
+    }
 }
 
 impl Ledger {
@@ -156,7 +184,7 @@ impl Ledger {
         incarnation: Incarnation,
         machine: [u8; 16],
     ) -> Result<(Self, Found), LedgerError> {
-        let path = data.join("ledger");
+        let path = data.join(FILE);
         let failed = |what| {
             let path = path.clone();
             move |error| LedgerError::File { what, path, error }
@@ -193,7 +221,7 @@ impl Ledger {
         let found = match newest {
             _ if damaged => Found::Missing,
             Some(cell) if cell.incarnation != incarnation => Found::Missing,
-            Some(cell) if cell.machine != machine => Found::OtherBoot,
+            Some(cell) if cell.machine != machine => Found::OtherBoot(cell.record.kept()),
             Some(cell) => Found::Record(cell.record),
             None => Found::Missing,
         };
@@ -203,12 +231,46 @@ impl Ledger {
             machine,
             incarnation,
             sequence,
+            // A process may have ended before both were on the disk.
+            kept: None,
         };
         Ok((ledger, found))
     }
 
-    /// From here on, the record survives the death of this process.
+    /// From which slot on the copy was found to differ from others and was not made anew since, as the last
+    /// record says, also after a start of the machine.
+    pub fn noted_astray(data: &Path, incarnation: Incarnation) -> io::Result<Option<Slot>> {
+        let file = match File::open(data.join(FILE)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut newest: Option<Cell> = None;
+        for at in [0, STRIDE] {
+            let cell = Cell::decode(&read_cell(&file, at)?);
+            let cell = cell.filter(|it| it.incarnation == incarnation);
+            newest = newest.into_iter().chain(cell).max_by_key(|it| it.sequence);
+        }
+        Ok(newest.and_then(|it| it.record.astray))
+    }
+
+    /// From here on, the record survives the death of this process, and [`Record::kept`] that of the machine.
     pub fn write(&mut self, record: &Record) -> Result<(), LedgerError> {
+        self.write_cell(record)?;
+        let kept = Some(record.kept());
+        if self.kept != kept {
+            self.write_cell(record)?;
+            self.file.sync_all().map_err(|error| LedgerError::File {
+                what: "sync",
+                path: self.path.clone(),
+                error,
+            })?;
+            self.kept = kept;
+        }
+        Ok(())
+    }
+
+    fn write_cell(&mut self, record: &Record) -> Result<(), LedgerError> {
         self.sequence += 1;
         let cell = Cell {
             sequence: self.sequence,
@@ -428,9 +490,40 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         open(data.path(), 1).0.write(&record(5, None)).unwrap();
         let (mut ledger, found) = open(data.path(), 2);
-        assert_eq!(found, Found::OtherBoot);
+        assert_eq!(found, Found::OtherBoot(Kept::default()));
         ledger.write(&record(6, None)).unwrap();
         assert_eq!(open(data.path(), 2).1, Found::Record(record(6, None)));
+    }
+
+    #[test]
+    fn what_a_state_is_worth_is_known_whichever_cell_the_machine_has_lost() {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("ledger");
+        let (mut ledger, _) = open(data.path(), 1);
+        let mut written = record(5, None);
+        for (astray, stands, revision) in [
+            (Some(Slot(3)), false, 0),
+            (Some(Slot(3)), true, 0),
+            (None, false, 0),
+            (None, false, 4),
+        ] {
+            ledger.write(&written).unwrap();
+            written = Record {
+                astray,
+                stands,
+                revision,
+                ..written
+            };
+            ledger.write(&written).unwrap();
+            let whole = std::fs::read(&path).unwrap();
+            for at in [0, STRIDE as usize] {
+                let mut bytes = whole.clone();
+                bytes[at..at + CELL].fill(0);
+                std::fs::write(&path, &bytes).unwrap();
+                assert_eq!(open(data.path(), 2).1, Found::OtherBoot(written.kept()));
+            }
+            std::fs::write(&path, &whole).unwrap();
+        }
     }
 
     #[test]
@@ -483,6 +576,24 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         std::fs::write(data.path().join("ledger"), vec![0xff; 9_000]).unwrap();
         assert_eq!(open(data.path(), 1).1, Found::Missing);
+    }
+
+    #[test]
+    fn that_a_copy_differs_is_known_before_anything_is_begun_also_after_a_start_of_the_machine() {
+        let data = tempfile::tempdir().unwrap();
+        let noted = |life| Ledger::noted_astray(data.path(), life).unwrap();
+        assert_eq!(noted(LIFE), None, "there is no ledger");
+        let (mut ledger, _) = Ledger::open_on(data.path(), LIFE, [1; 16]).unwrap();
+        assert_eq!(noted(LIFE), None);
+        for astray in [Some(Slot(7)), None, Some(Slot(9)), Some(Slot(9))] {
+            let record = Record {
+                astray,
+                ..Record::default()
+            };
+            ledger.write(&record).unwrap();
+            assert_eq!(noted(LIFE), astray);
+            assert_eq!(noted(Incarnation(8)), None, "another member's");
+        }
     }
 
     #[test]

@@ -111,6 +111,11 @@ pub struct Machine {
     decisions: Decisions,
     /// Of the newest snapshot that this member has; a copy that must be made anew begins there.
     base: Slot,
+    /// Should that be void, it can begin with one of this slot or a later one: of what is decided from here
+    /// on nothing is forgotten.
+    former: Slot,
+    /// Entries up to here are not asked for any more.
+    not_needed: Slot,
     state: StateType,
     halted: Option<(Slot, CommandKind)>,
     /// Slots up to here are known to be chosen.
@@ -129,8 +134,11 @@ pub struct Machine {
     barrier: Option<Barrier>,
     /// The state of the app is that of a life that knew the log up to here, with its skips.
     considered: Slot,
-    /// The base has executed a slot that nobody should have: it cannot be used.
+    /// The base cannot be used: it has executed a slot that nobody should have, may contain what differs from
+    /// other copies, or is lost.
     base_void: bool,
+    /// The base may contain what differs from other copies from this slot on.
+    base_astray: Option<Slot>,
     /// Which state the app has.
     lineage: Lineage,
     /// It was found to differ from this slot on.
@@ -192,13 +200,15 @@ impl Machine {
         let revisions = Revisions::behind(&setup.fold);
         let answered = match &setup.ledger {
             Found::Record(record) => record.applied,
-            Found::New | Found::Missing | Found::OtherBoot => Slot::ZERO,
+            Found::New | Found::Missing | Found::OtherBoot(_) => Slot::ZERO,
         };
         let mut machine = Self {
             incarnation: setup.incarnation,
             fold: setup.fold,
             decisions: Decisions::new(base),
             base,
+            former: base,
+            not_needed: base,
             state: setup.state,
             halted: None,
             commit: base,
@@ -212,6 +222,7 @@ impl Machine {
             barrier: None,
             considered: Slot::ZERO,
             base_void: false,
+            base_astray: None,
             lineage: Lineage::default(),
             astray: None,
             stands: false,

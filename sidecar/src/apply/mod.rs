@@ -55,10 +55,12 @@ pub use digesting::{Verified, Word};
 pub(crate) use executor::apply_timeout;
 pub use feed::{Beginning, EntrySource, Feed, FeedSender, feed};
 pub use fold::Fold;
-pub use handle::{Answer, ApplyHandle, ApplyStatus, NotTaken, Outcome, StoredBody, StoredResponse};
+pub use handle::{
+    Answer, ApplyHandle, ApplyStatus, Availability, NotTaken, Outcome, StoredBody, StoredResponse,
+};
 pub use ids::Ids;
 pub use keys::KeyLookup;
-pub use ledger::{Found, History, InFlight, Ledger, LedgerError, Record};
+pub use ledger::{Found, History, InFlight, Kept, Ledger, LedgerError, Record};
 pub use machine::{
     Action, Answer as MachineAnswer, Ask, Blocked, Execute, Job, Lineage, Machine, Progress,
     RevisionStatus, Run, Setup, Standing, StateType, UncleanCrash,

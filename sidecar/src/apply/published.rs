@@ -72,6 +72,8 @@ impl<A: App, S: States> Executor<A, S> {
             condemned: machine.condemned(),
             astray: machine.astray(),
             app_starts: machine.app_starts(),
+            base: machine.base(),
+            void: machine.void(),
             not_needed: machine.not_needed(),
             restoring: machine.restoring(),
             rollback: machine.rollback(),

@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use synod_paxos::Slot;
@@ -54,13 +55,23 @@ pub trait States: Send + Sync + 'static {
         take: Take,
     ) -> impl Future<Output = Result<(), StateError>> + Send + 'static;
 
+    /// For how long a [`States::take`] may go on before it ends itself; `None`: it has no limit of its own.
+    fn take_limit(&self) -> Option<Duration> {
+        None
+    }
+
     /// After each [`States::take`] that went well: whether what was taken is the state of its slot. If
     /// not, or if this is never called, it must not be used.
     fn settle(&self, slot: Slot, good: bool);
 
-    /// The snapshot at this slot has executed what nobody should have (rule K2): neither it nor any
-    /// between the two may be used or given to others. Get another one.
+    /// The snapshot at this slot has executed what nobody should have (rule K2): it may neither be used nor
+    /// given to others. Get another one.
     fn void(&self, slot: Slot);
+
+    /// The copy differs from others from this slot on: none of its snapshots from there on that was not
+    /// compared may be used or given to others, in this process or a later one. Get another one, if the
+    /// newest was among them.
+    fn void_since(&self, slot: Slot);
 }
 
 /// A snapshot to be taken.
@@ -121,4 +132,6 @@ impl States for NoSnapshots {
     fn settle(&self, _: Slot, _: bool) {}
 
     fn void(&self, _: Slot) {}
+
+    fn void_since(&self, _: Slot) {}
 }

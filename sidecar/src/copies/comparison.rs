@@ -8,7 +8,7 @@ use bytes::Bytes;
 use synod_paxos::{Ballot, GroupId, MemberId, Role};
 use synod_proto::v1::CompareRequest;
 use synod_proto::v1::copies_client::CopiesClient;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
@@ -28,6 +28,9 @@ const PERIOD: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(100);
 /// Longest wait for a copy's answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A copy that has not told all, and has told nothing new for so long, is away (rule N2).
+const AWAY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
 
 /// Compares while this member leads.
 pub struct Comparison {
@@ -52,6 +55,9 @@ struct Desk {
     apply: ApplyHandle,
     peers: Arc<dyn PeerChannels>,
     comparers: Mutex<Comparers>,
+    /// When it began, and when each copy has told something new since, or had told all.
+    begun: Instant,
+    news: Mutex<BTreeMap<MemberId, Instant>>,
 }
 
 // === impl Comparison ===
@@ -96,6 +102,8 @@ impl Comparison {
             apply: self.apply.clone(),
             peers: self.peers.clone(),
             comparers: Mutex::new(comparers),
+            begun: Instant::now(),
+            news: Mutex::default(),
         };
         Term {
             ballot,
@@ -120,11 +128,13 @@ impl Comparison {
             });
         }
         let name = |member| node::name(status, member);
+        let away = term.desk.away(&copies);
         let mut comparers = term.desk.comparers();
         comparers.handle_rules(rules(&self.apply.policy().borrow()));
         let revision = self.apply.status().borrow().revision;
         comparers.handle_revision(revision.in_force, revision.barrier, revision.silent);
         comparers.handle_copies(copies, serving);
+        comparers.handle_away(away);
         while let Some(verdict) = comparers.poll_verdict() {
             tell(&verdict, name);
         }
@@ -150,9 +160,10 @@ impl Desk {
                 Ok(Ok(batch)) => {
                     let more = batch.more;
                     its_noise = batch.noise_known;
-                    let mut comparers = self.comparers();
-                    comparers.handle_told(member, finished);
-                    comparers.handle_batch(member, batch);
+                    if self.comparers().handle_answer(member, finished, batch) {
+                        let mut news = self.news.lock().expect("no holder panics");
+                        news.insert(member, Instant::now());
+                    }
                     more
                 }
                 Ok(Err(error)) => {
@@ -165,6 +176,14 @@ impl Desk {
                 sleep(PERIOD).await;
             }
         }
+    }
+
+    /// The copies of which nothing new has come for long.
+    fn away(&self, copies: &BTreeSet<MemberId>) -> BTreeSet<MemberId> {
+        let news = self.news.lock().expect("no holder panics");
+        let heard = |member: &MemberId| news.get(member).copied().unwrap_or(self.begun);
+        let away = copies.iter().filter(|it| heard(it).elapsed() >= AWAY);
+        away.copied().collect()
     }
 
     async fn ask(&self, member: MemberId, word: &Word) -> Result<Batch, Status> {

@@ -5,6 +5,7 @@
 //! where on it differs; to people, [`Found`]. What is judged is judged by
 //! [`crate::apply::divergence`], which is pure; what comes of it in a copy is its apply machine's matter.
 
+#[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 mod comparison;
 mod found;
 mod service;

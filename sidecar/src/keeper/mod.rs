@@ -14,11 +14,15 @@
 
 mod gate;
 mod past;
+mod plan;
+mod scrub;
 mod states;
 mod turns;
 
+use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use synod_failpoint::{Point, hit};
@@ -27,20 +31,28 @@ use synod_wal::LogReader;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
+use tokio_util::task::AbortOnDropHandle;
 
+use plan::{Begin, Compared, Fate, Kept, Scene};
 pub use states::Stored;
 pub use turns::Turns;
 
 use crate::admin::status;
 use crate::app::App;
-use crate::apply::{ApplyHandle, ApplyStatus, Fold, NotTaken, Verified};
+use crate::apply::{ApplyHandle, ApplyStatus, Availability, Fold, Ledger, NotTaken, Verified};
 use crate::config::{Config, state};
 use crate::identity::Connector;
 use crate::node::{Channels, NodeHandle, NodeStatus};
-use crate::snapshot::policy::{Compared, Due, Report, Source, after_comparison, best_source};
+use crate::snapshot::policy::{Due, Report, Source, best_source};
 use crate::snapshot::transfer::{FetchError, Fetcher};
 use crate::snapshot::volume::{Volume, VolumeError};
-use crate::snapshot::{Finding, Snapshot, Standing, Store, StoreError, blocking};
+use crate::snapshot::{Finding, Snapshot, SnapshotId, Standing, Store, StoreError, blocking};
+
+/// For the simulator, which decides by the same.
+#[doc(hidden)]
+pub mod sim {
+    pub use super::plan::{Begin, Compared, Fate, Kept, Scene, fate};
+}
 
 /// Under the data folder.
 const FOLDER: &str = "snapshots";
@@ -69,6 +81,9 @@ pub enum KeeperError {
     /// The app's volume.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// What an earlier process knew about the copy.
+    #[error("cannot read the ledger: {0}; check the volume and its permissions")]
+    Ledger(#[source] io::Error),
     /// The group has not begun, and with it the volume.
     #[error(
         "state.volume.path: {0} is not empty, and the group begins with an empty state: empty it, or \
@@ -117,6 +132,8 @@ pub struct Handle {
     has_method: bool,
     /// Making or fetching one.
     one: Arc<Semaphore>,
+    /// What others offer and was found to be damaged there: the others come first.
+    bad: Arc<Mutex<BTreeSet<(MemberId, SnapshotId)>>>,
 }
 
 /// The task's state.
@@ -130,6 +147,8 @@ pub struct Keeper {
     /// The newest that apply was told of.
     told: Slot,
     fetching: Option<JoinHandle<()>>,
+    /// How often the snapshots are read, if they are.
+    scrub: Option<Duration>,
     /// What was complained about last.
     complaint: String,
 }
@@ -150,6 +169,11 @@ pub fn begin<A: App>(
 ) -> Result<Beginning, KeeperError> {
     let (store, findings) = Store::open(&snapshots(&config.data), RESERVE_BYTES)?;
     findings.iter().for_each(tell_finding);
+    let astray = Ledger::noted_astray(&config.data, maker).map_err(KeeperError::Ledger)?;
+    if let Some(astray) = astray {
+        let void = store.void_since(astray)?;
+        void.iter().for_each(tell_finding);
+    }
     let volume = config.state.volume.as_ref();
     let volume = volume
         .map(|it| Volume::open(&it.path, &it.work))
@@ -169,7 +193,7 @@ pub fn begin<A: App>(
         maker,
         group,
     });
-    let newest = states.newest().and_then(|it| base_of(&store, &it));
+    let newest = states.sound()?.and_then(|it| base_of(&store, &it));
     Ok(Beginning {
         store,
         states: Arc::new(states),
@@ -231,6 +255,7 @@ impl Handle {
             node,
             has_method: config.state.snapshot.kind != state::SnapshotKind::None,
             one: Arc::new(Semaphore::new(1)),
+            bad: Arc::default(),
         }
     }
 
@@ -330,31 +355,55 @@ impl Handle {
         self.own().rev().find(|it| it.standing.usable())
     }
 
+    /// What there is to decide about; `told`: the newest that apply was told of.
+    fn scene<'a>(&self, kept: &'a [Kept], told: Slot, nearly_full: bool) -> Scene<'a> {
+        let node = self.node.status().borrow().clone();
+        let apply = self.apply.status().borrow().clone();
+        Scene {
+            kept,
+            base: apply.base,
+            void: apply.void,
+            told,
+            reached: node.commit.max(node.installed),
+            log_base: node.base,
+            not_needed: apply.not_needed,
+            nearly_full,
+            needs: node.needs_snapshot,
+        }
+    }
+
+    /// What is in the store, oldest first.
+    fn kept(&self, verified: Verified) -> Vec<Kept> {
+        let compared = |slot| Compared::of(self.states.maker_of(slot), slot, verified);
+        let kept = self.own().map(|it| Kept {
+            id: it.id,
+            slot: it.head.slot,
+            standing: it.standing,
+            compared: compared(it.head.slot),
+        });
+        kept.collect()
+    }
+
     /// Blocks, as the store does. `fills`: the log has no more room to wait for comparisons.
     fn mark(&self, verified: Verified, fills: bool) -> Result<(), StoreError> {
         let astray = self.apply.status().borrow().astray;
-        let uncompared = self.own().filter(|it| it.standing == Standing::Uncompared);
-        for snapshot in uncompared {
-            let (slot, id) = (snapshot.head.slot, snapshot.id);
-            let maker = self.states.maker_of(slot);
-            match after_comparison(maker, slot, verified, astray, fills) {
-                Some(Compared::Verified) => {
-                    self.store.mark_verified(id)?;
+        for kept in self.kept(verified) {
+            let slot = kept.slot;
+            match plan::fate(&kept, fills, astray) {
+                Some(Fate::Verified) => {
+                    self.store.mark_verified(kept.id)?;
                     tracing::info!(%slot, "the snapshot may be used: its slots were compared");
                 }
-                Some(Compared::Gone) => {
-                    tracing::info!(
-                        %slot,
-                        "a snapshot is removed: its slots cannot be compared any more"
-                    );
-                    self.store.discard(id)?;
+                Some(Fate::Discarded) => {
+                    tracing::info!(%slot, "a snapshot is removed: its slots cannot be compared any more");
+                    self.store.discard(kept.id)?;
                 }
-                Some(Compared::Unverified) => {
-                    self.store.mark_unverified(id)?;
+                Some(Fate::Unverified) => {
+                    self.store.mark_unverified(kept.id)?;
                     tracing::warn!(
                         %slot,
-                        "the snapshot is used though its slots could not be compared: the log is \
-                         half full, and other copies are away"
+                        "the snapshot is used though its slots could not be compared: the log is half \
+                         full, and other copies are away"
                     );
                 }
                 None => {}
@@ -376,6 +425,8 @@ impl Handle {
         let newest = self.own().next_back().map(|it| it.head.slot);
         let newest = newest.unwrap_or_default();
         let usable = self.newest_usable().map(|it| it.head.slot);
+        let kept = self.kept(Verified::default());
+        let lacks = self.scene(&kept, Slot::ZERO, false).lacked();
         // What lies in the log behind the newest: about its part of it.
         let behind = u128::from(node.last.0.saturating_sub(newest.0.max(node.base.0)));
         let all = u128::from(node.last.0.saturating_sub(node.base.0)).max(1);
@@ -389,6 +440,7 @@ impl Handle {
             newest_usable: usable.unwrap_or_default(),
             log_bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
             busy: self.one.available_permits() == 0,
+            lacks: lacks.unwrap_or_default(),
         }
     }
 }
@@ -415,6 +467,7 @@ impl Keeper {
             log_max_bytes: config.log.max_bytes,
             told: newest.map(|it| it.head.slot).unwrap_or_default(),
             fetching: None,
+            scrub: config.log.scrub(),
             complaint: String::new(),
         }
     }
@@ -425,6 +478,9 @@ impl Keeper {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut verified = self.verified.clone();
         let mut closed = false;
+        let store = self.handle.store.clone();
+        let scrub = self.scrub.map(|period| scrub::run(store, period));
+        let _scrubbing = scrub.map(|it| AbortOnDropHandle::new(tokio::spawn(it)));
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
@@ -446,12 +502,12 @@ impl Keeper {
 
     async fn look(&mut self) -> Result<(), StoreError> {
         self.mark().await?;
-        self.tell_apply().await;
+        let told = self.tell_apply().await;
         self.handle.save_at_barrier();
-        self.compact().await;
+        let cut = self.compact().await;
         self.fetch();
         self.give_turn().await;
-        Ok(())
+        told.and(cut)
     }
 
     /// What was compared may be used; and what was not, when the log has no more room to wait. What
@@ -459,80 +515,109 @@ impl Keeper {
     async fn mark(&self) -> Result<(), StoreError> {
         let handle = self.handle.clone();
         let verified = *self.verified.borrow();
-        let fills = self.log_fills(HALF);
+        let fills = self.log_uses(HALF);
         blocking(move || handle.mark(verified, fills)).await
     }
 
+    /// Its segments are made in advance, and of a small log they are a large part.
+    fn log_uses(&self, part: (u64, u64)) -> bool {
+        let bytes = self.handle.node.status().borrow().log_used_bytes;
+        bytes >= part_of(self.log_max_bytes, part)
+    }
+
+    /// With what is reserved for what comes next.
     fn log_fills(&self, part: (u64, u64)) -> bool {
         let bytes = self.handle.node.status().borrow().log_bytes;
         bytes >= part_of(self.log_max_bytes, part)
     }
 
-    /// A copy that must be made anew begins with the newest.
-    async fn tell_apply(&mut self) {
-        let Some(newest) = self.handle.newest_usable() else {
-            return;
-        };
-        let slot = newest.head.slot;
-        let reached = {
-            let node = self.handle.node.status().borrow().clone();
-            node.commit.max(node.installed)
-        };
-        if slot <= self.told || slot > reached {
-            return;
-        }
-        let store = self.handle.store.clone();
-        if let Some(fold) = blocking(move || fold_of(&store, &newest)).await {
-            hit(Point::SnapshotTold);
-            self.handle.apply.snapshot_available(fold).await;
-        }
-        self.told = slot;
+    fn kept(&self) -> Vec<Kept> {
+        self.handle.kept(*self.verified.borrow())
     }
 
-    /// The log is cut behind the older of two, so that one may be damaged, as long as there is room for
-    /// that; and not behind what apply may still read.
-    async fn compact(&self) {
-        let handle = &self.handle;
-        let usable: Vec<Snapshot> = handle.own().filter(|it| it.standing.usable()).collect();
-        let older = match &usable[..] {
-            [.., newest] if self.log_fills(NEARLY_FULL) => newest,
-            [.., older, _] => older,
-            _ => return,
-        };
-        let slot = older.head.slot;
-        let not_needed = handle.apply.status().borrow().not_needed;
-        if slot <= handle.node.status().borrow().base || slot > not_needed {
-            return;
+    fn scene<'a>(&self, kept: &'a [Kept]) -> Scene<'a> {
+        let nearly_full = self.log_fills(NEARLY_FULL);
+        self.handle.scene(kept, self.told, nearly_full)
+    }
+
+    /// A copy that must be made anew begins with the newest, or, if that is lost or void, with another.
+    async fn tell_apply(&mut self) -> Result<(), StoreError> {
+        if self.handle.group().is_none() {
+            return Ok(());
         }
-        let Some(base) = handle.base_of(older.clone()).await else {
-            return;
+        let kept = self.kept();
+        let scene = self.scene(&kept);
+        if scene.base_is_lost() {
+            tracing::warn!(slot = %scene.base, "the newest snapshot is lost: another takes its place");
+            self.handle.apply.base_lost(scene.base).await;
+            return Ok(());
+        }
+        let (slot, fold) = match scene.begin() {
+            None => return Ok(()),
+            Some(Begin::WithNothing) => (Slot::ZERO, None),
+            Some(Begin::With(id)) => {
+                let store = self.handle.store.clone();
+                let found = blocking(move || {
+                    let snapshot = store.get(id)?;
+                    let fold = fold_of(&store, &snapshot);
+                    if fold.is_none() {
+                        store.check(id)?.iter().for_each(tell_finding);
+                    }
+                    Ok::<_, StoreError>((snapshot.head.slot, fold))
+                });
+                match found.await? {
+                    (slot, Some(fold)) => (slot, Some(fold)),
+                    (slot, None) => {
+                        self.told = self.told.max(slot);
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        hit(Point::SnapshotTold);
+        let told = self.handle.apply.snapshot_available(fold).await;
+        self.told = slot;
+        if let (Availability::Void, Some(Begin::With(id))) = (told, scene.begin()) {
+            tracing::error!(%slot, "a snapshot is removed: it holds what nobody should have executed");
+            let store = self.handle.store.clone();
+            blocking(move || store.discard(id)).await?;
+        }
+        Ok(())
+    }
+
+    /// See [`Scene::cut`].
+    async fn compact(&self) -> Result<(), StoreError> {
+        let handle = &self.handle;
+        let Some(id) = self.scene(&self.kept()).cut() else {
+            return Ok(());
+        };
+        let older = handle.store.get(id)?;
+        let slot = older.head.slot;
+        let Some(base) = handle.base_of(older).await else {
+            return Ok(());
         };
         match handle.node.compact(base).await {
             Some(Ok(())) => tracing::info!(%slot, "the log begins behind a snapshot"),
             Some(Err(error)) => tracing::debug!(%slot, %error, "the log is not cut"),
             None => {}
         }
+        Ok(())
     }
 
-    /// Gets a snapshot from another member, if the log lacks what no log has any more, or begins
-    /// behind one that is lost here.
+    /// Gets a snapshot from another member, if one is needed or wanted.
     fn fetch(&mut self) {
         if self.fetching.as_ref().is_some_and(|it| !it.is_finished()) {
             return;
         }
-        let node = self.handle.node.status().borrow().clone();
-        let newest = self.handle.newest_usable().map(|it| it.head.slot);
-        let newest = newest.unwrap_or_default();
+        let kept = self.kept();
+        let scene = self.scene(&kept);
         let wants_state = self.handle.apply.status().borrow().revision.wants_state;
-        let wanted = node
-            .needs_snapshot
-            .max((newest < node.base).then_some(node.base))
-            .max(wants_state);
+        let wanted = scene.lacked().max(wants_state);
         let Some(at_least) = wanted else {
             return;
         };
         // Nobody may have made it yet.
-        let may_be_early = wants_state == Some(at_least);
+        let may_be_early = wanted > scene.needed();
         let (handle, channels) = (self.handle.clone(), self.channels.clone());
         self.fetching = Some(tokio::spawn(async move {
             let got = match handle.newest_usable().filter(|it| it.head.slot >= at_least) {
@@ -611,7 +696,16 @@ async fn get(handle: &Handle, channels: &Channels, at_least: Slot) -> Result<Sna
             offers.push((member, offer));
         }
     }
-    let best = best_source(&sources, at_least.next(), None).ok_or(GetError::NoSource)?;
+    let bad = handle
+        .bad
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let is_good = |it: &&Source| !bad.contains(&(it.member, it.id));
+    let good: Vec<Source> = sources.iter().filter(is_good).copied().collect();
+    let best = best_source(&good, at_least.next(), None);
+    let best = best.or_else(|| best_source(&sources, at_least.next(), None));
+    let best = best.ok_or(GetError::NoSource)?;
     let offer = offers
         .into_iter()
         .find(|(member, offer)| (*member, offer.id) == (best.member, best.id))
@@ -619,7 +713,16 @@ async fn get(handle: &Handle, channels: &Channels, at_least: Slot) -> Result<Sna
         .1;
     let connector = channels.connector(best.member);
     let connector = connector.ok_or(GetError::NoSource)?;
-    copy_of(&fetcher, &connector, best.member, &offer).await
+    let got = copy_of(&fetcher, &connector, best.member, &offer).await;
+    let mut bad = handle.bad.lock().unwrap_or_else(PoisonError::into_inner);
+    match &got {
+        Ok(_) => bad.clear(),
+        Err(GetError::Fetch(FetchError::DamagedThere(_) | FetchError::Refused(_))) => {
+            bad.insert((best.member, best.id));
+        }
+        Err(_) => {}
+    }
+    got
 }
 
 async fn copy_of(

@@ -13,16 +13,18 @@ use synod_paxos::{GroupId, Incarnation, Slot};
 use synod_wal::LogReader;
 use tokio::task::spawn_blocking;
 
-use super::TakeError;
 use super::gate::Gate;
+use super::{TakeError, tell_finding};
 use crate::app::{App, Instance};
 use crate::apply::{RestoreError, StateError, States, Take};
 use crate::config::state::SnapshotKind;
 use crate::config::{Config, Protocol};
 use crate::node::NodeHandle;
 use crate::snapshot::http::{Endpoint, HttpFailure, HttpSnapshots, SameApp, ask};
-use crate::snapshot::volume::{Staged, Volume};
-use crate::snapshot::{Draft, Head, Method, Snapshot, StateReader, Store};
+use crate::snapshot::volume::{Staged, Volume, VolumeError};
+use crate::snapshot::{
+    Draft, Head, Method, Snapshot, StateReader, Store, StoreError, in_background,
+};
 
 /// Makers remembered: more than snapshots that wait for their comparison are kept.
 const MAKERS: usize = 16;
@@ -157,6 +159,38 @@ impl Stored {
             .find(|it| it.standing.usable())
     }
 
+    /// The same, once its tables were read. What is damaged is set aside.
+    pub(super) fn sound(&self) -> Result<Option<Snapshot>, StoreError> {
+        while let Some(newest) = self.newest() {
+            let damage = match self.store.read(newest.id) {
+                Ok(_) => None,
+                Err(error) => {
+                    tracing::error!(%error, "the newest snapshot cannot be read");
+                    self.store.check(newest.id)?
+                }
+            };
+            match damage {
+                Some(finding) => tell_finding(&finding),
+                None => return Ok(Some(newest)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// What was to be put back could not be read: it is set aside, if that is since it is damaged.
+    async fn doubt(&self, slot: Slot) {
+        let store = self.store.clone();
+        let checked = spawn_blocking(move || {
+            let found = store.list().into_iter().find(|it| it.head.slot == slot);
+            found.map_or(Ok(None), |it| store.check(it.id))
+        });
+        match checked.await {
+            Ok(Ok(finding)) => finding.iter().for_each(tell_finding),
+            Ok(Err(error)) => tracing::error!(%slot, %error, "the snapshot cannot be checked"),
+            Err(error) => tracing::error!(%slot, %error, "the snapshot cannot be checked"),
+        }
+    }
+
     /// Stores what apply had taken at this slot.
     pub(super) async fn finish(&self, slot: Slot) -> Result<Snapshot, TakeError> {
         let taken = self.taken().take().filter(|it| it.slot == slot && it.good);
@@ -165,8 +199,7 @@ impl Stored {
             What::Draft(draft) => *draft,
             What::Frozen(frozen) => {
                 let store = self.store.clone();
-                let packed = spawn_blocking(move || frozen.pack(&store)).await;
-                let packed = packed.map_err(|error| TakeError::Gone(error.to_string()))?;
+                let packed = in_background(move || frozen.pack(&store)).await;
                 packed.map_err(|error| TakeError::Gone(error.0))?
             }
         };
@@ -281,9 +314,13 @@ impl Stored {
                 .read(id)
                 .map_err(|error| StateError(error.to_string()))
         });
-        opened
+        let opened = opened
             .await
-            .unwrap_or_else(|error| Err(StateError(error.to_string())))
+            .unwrap_or_else(|error| Err(StateError(error.to_string())));
+        if opened.is_err() {
+            self.doubt(slot).await;
+        }
+        opened
     }
 }
 
@@ -362,12 +399,17 @@ impl States for Stored {
             )));
         }
         let restored = http.restore(reader, &self.same(instance)).await;
-        restored.map_err(|error| match error.why {
+        let Err(error) = restored else {
+            return Ok(());
+        };
+        match error.why {
             HttpFailure::Connect(_) | HttpFailure::OtherApp => {
-                RestoreError::NotBegun(error.to_string())
+                return Err(RestoreError::NotBegun(error.to_string()));
             }
-            _ => RestoreError::Begun(error.to_string()),
-        })
+            HttpFailure::Snapshot(_) => self.doubt(slot).await,
+            _ => {}
+        }
+        Err(RestoreError::Begun(error.to_string()))
     }
 
     async fn restore_volume(self: Arc<Self>, slot: Slot) -> Result<(), StateError> {
@@ -389,7 +431,7 @@ impl States for Stored {
                 "the app may be started upon it at any time: this is for the next pod".to_owned(),
             )
         })?;
-        let restoring = spawn_blocking(move || {
+        let restored = in_background(move || {
             let _kept_shut = kept_shut;
             match reader {
                 Some(reader) => volume.restore(reader),
@@ -397,10 +439,13 @@ impl States for Stored {
                 None => volume.clear(),
             }
         });
-        match restoring.await {
-            Ok(restored) => restored.map_err(|error| StateError(error.to_string())),
-            Err(error) => Err(StateError(error.to_string())),
+        let Err(error) = restored.await else {
+            return Ok(());
+        };
+        if let VolumeError::Snapshot(_) = error {
+            self.doubt(slot).await;
         }
+        Err(StateError(error.to_string()))
     }
 
     async fn ask_applied(self: Arc<Self>, instance: Instance) -> Option<Slot> {
@@ -424,6 +469,16 @@ impl States for Stored {
         self.take_now(take).await
     }
 
+    fn take_limit(&self) -> Option<Duration> {
+        match &self.method {
+            SavedBy::Http(http) => {
+                let requests = 1 + u32::from(http.settle.is_some());
+                Some(http.limits.whole.saturating_mul(requests))
+            }
+            SavedBy::Volume | SavedBy::Nothing => None,
+        }
+    }
+
     fn settle(&self, slot: Slot, good: bool) {
         let mut taken = self.taken();
         if good && let Some(taken) = taken.as_mut().filter(|it| it.slot == slot) {
@@ -438,6 +493,15 @@ impl States for Stored {
         for snapshot in all.iter().filter(|it| it.head.slot == slot) {
             if let Err(error) = self.store.discard(snapshot.id) {
                 tracing::warn!(%slot, %error, "a snapshot that is void cannot be removed");
+            }
+        }
+    }
+
+    fn void_since(&self, slot: Slot) {
+        match self.store.void_since(slot) {
+            Ok(findings) => findings.iter().for_each(tell_finding),
+            Err(error) => {
+                tracing::warn!(%slot, %error, "snapshots that are void cannot be removed");
             }
         }
     }

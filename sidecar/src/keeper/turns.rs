@@ -121,6 +121,7 @@ fn from_proto(member: MemberId, it: SnapshotReport) -> Report {
         newest_usable: Slot(it.newest_usable),
         log_bytes: it.log_bytes,
         busy: it.busy,
+        lacks: Slot(it.lacks),
     }
 }
 
@@ -156,6 +157,7 @@ impl SnapshotTurns for Turns {
             newest_usable: it.newest_usable.0,
             log_bytes: it.log_bytes,
             busy: it.busy,
+            lacks: it.lacks.0,
         }))
     }
 

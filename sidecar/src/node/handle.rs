@@ -65,6 +65,8 @@ pub struct NodeStatus {
     pub led_since_ns: u64,
     /// Its promise.
     pub promised: Ballot,
+    /// The ballot that its log was adopted in.
+    pub accepted: Ballot,
     /// Last slot of its log.
     pub last: Slot,
     /// Last slot known to be chosen.
@@ -88,8 +90,10 @@ pub struct NodeStatus {
     pub installed: Slot,
     /// The log goes on only behind a snapshot of this slot or a later one.
     pub needs_snapshot: Option<Slot>,
-    /// Bytes of the log that are synced.
+    /// Bytes that the log takes on its volume, with those that are reserved for what comes next.
     pub log_bytes: u64,
+    /// The same without what is only reserved.
+    pub log_used_bytes: u64,
     /// This member is in the group no more, from that epoch on.
     pub removed: Option<Epoch>,
 }

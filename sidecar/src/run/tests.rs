@@ -1,6 +1,7 @@
 //! Whole members in one process: real ports, certificates and logs; the app is a list in memory.
 
 mod copies;
+mod damage;
 mod ends;
 mod members;
 mod poison;
@@ -47,7 +48,7 @@ use crate::ingress::backend::{AppBody, AppError};
 use crate::ingress::body::RequestBody;
 use crate::node::{NodeHandle, Seat, clock};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A list: a POST adds its body, a GET shows all.
 #[derive(Clone, Debug, Default)]
@@ -205,6 +206,8 @@ struct Group {
     segment_bytes: [u64; PLACES],
     /// And its largest size.
     log_bytes: u64,
+    /// How often each member reads what it has on its disk, in seconds; 0: never.
+    scrub_seconds: u64,
     /// Where the lists keep their state. With snapshots by HTTP, each has a server for them.
     state: config::state::State,
     /// Members can be added.
@@ -228,6 +231,7 @@ impl Group {
             members: [const { None }; PLACES].into(),
             segment_bytes: [4 << 20; PLACES],
             log_bytes: 64 << 20,
+            scrub_seconds: 1,
             state: config::state::State::default(),
             grows: true,
         }
@@ -270,7 +274,7 @@ impl Group {
             log: Log {
                 max_bytes: self.log_bytes,
                 segment_bytes: self.segment_bytes[number - 1],
-                scrub_seconds: 1,
+                scrub_seconds: self.scrub_seconds,
             },
             leader: config::Leader::default(),
             state: self.state.clone(),

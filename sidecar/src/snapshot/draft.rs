@@ -5,13 +5,13 @@ use std::io::{self, Write};
 use synod_failpoint::{Point, hit};
 use tempfile::NamedTempFile;
 
-use super::blocking;
 use super::format::{
     CHUNK_BYTES, CHUNK_HEADER_BYTES, ChunkHeader, END_BYTES, Encoding, End, FILE_HEADER_BYTES,
     Kind, MAX_TABLES_BYTES, file_header,
 };
 use super::head::{Head, SnapshotId, StateDigest};
-use super::store::{Snapshot, Store, StoreError};
+use super::in_background;
+use super::store::{Snapshot, Standing, Store, StoreError};
 
 /// How hard zstd tries: while a snapshot is written, the app may be standing still.
 const LEVEL: i32 = 1;
@@ -112,12 +112,13 @@ impl Draft {
         self.put(Kind::End, &end.encode())?;
         assert_eq!(self.at, end.file_bytes, "the size that the end tells");
         let back = self.store.read_back(self.file.path(), true)?;
-        self.store.seal(self.file, &self.head, end, back)
+        self.store
+            .seal(self.file, &self.head, end, back, Standing::Uncompared)
     }
 
-    /// As [`Draft::commit`], on a thread that may block; done even if nobody waits for it.
+    /// As [`Draft::commit`], in the background; done even if nobody waits for it.
     pub async fn finish(self) -> Result<Snapshot, StoreError> {
-        blocking(move || self.commit()).await
+        in_background(move || self.commit()).await
     }
 
     fn put_held(&mut self) -> Result<(), StoreError> {

@@ -21,7 +21,7 @@ pub enum Finding {
         /// Its name.
         name: String,
     },
-    /// A snapshot is damaged and now has another name.
+    /// A snapshot is damaged, or its copy has turned out to be wrong, and it now has another name.
     Damaged {
         /// Its slot.
         slot: Slot,

@@ -57,12 +57,45 @@ pub mod transfer;
 pub mod volume;
 mod walk;
 
+use tokio::sync::oneshot;
+
 pub use draft::Draft;
 pub use findings::Finding;
 pub use head::{Head, HeadError, Method, SnapshotId, StateDigest};
 pub use reader::StateReader;
 pub use store::{Snapshot, Standing, Store, StoreError};
 pub use walk::ReadError;
+
+/// How much less of a processor that is in demand such work gets: about a tenth of what the rest does, so
+/// that it comes to its end however busy the machine is.
+const NICE: i32 = 10;
+
+/// Runs `work` on a thread of its own that may block, and that leaves the processors to whoever waits for
+/// an answer: for what makes much work that nobody waits for. It is done even if nobody awaits it.
+pub(crate) async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (done, result) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("snapshots".to_owned());
+    let started = thread.spawn(move || {
+        give_way();
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        // Nobody may be waiting any more.
+        let _ = done.send(worked);
+    });
+    started.expect("a thread can be started");
+    match result.await.expect("the thread sends before it ends") {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// On Linux, this is of a thread, and for ever: therefore no thread of the runtime's.
+fn give_way() {
+    if let Err(error) = rustix::process::nice(NICE) {
+        tracing::debug!(%error, "a thread does not give way");
+    }
+}
 
 /// Runs `work` on a thread that may block.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -73,5 +106,26 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
             // The runtime ends, and with it who waits here.
             Err(_) => std::future::pending().await,
         },
+    }
+}
+
+#[cfg(test)]
+mod background_tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_gives_way_and_nothing_else_does() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        let within = in_background(nice).await;
+        assert_eq!(within, (before + NICE).min(19));
+        assert_eq!(blocking(nice).await, before);
+        assert_eq!(nice(), before);
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "as it was said")]
+    async fn its_panic_is_that_of_whoever_waits() {
+        in_background(|| panic!("as it was said")).await
     }
 }

@@ -12,8 +12,6 @@ use synod_paxos::{MemberId, Slot};
 
 use super::head::SnapshotId;
 use super::store::Standing;
-use crate::app::Instance;
-use crate::apply::Verified;
 
 /// When a member's next snapshot is due: whichever comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +41,8 @@ pub struct Report {
     pub log_bytes: u64,
     /// It makes, gets or sends one now.
     pub busy: bool,
+    /// It can go on only with one of this slot or a later one, which it does not have; 0: it can.
+    pub lacks: Slot,
 }
 
 /// What is to be done next.
@@ -57,17 +57,6 @@ pub enum Turn {
         /// The follower.
         from: MemberId,
     },
-}
-
-/// What becomes of a snapshot that waited for its comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compared {
-    /// A majority vouches for it.
-    Verified,
-    /// It is used without that.
-    Unverified,
-    /// It can never be compared any more, or differs: nobody may use it.
-    Gone,
 }
 
 /// A snapshot that another member offers.
@@ -94,10 +83,16 @@ pub fn next_turn(reports: &[Report], due: Due) -> Option<Turn> {
     if reports.iter().any(|it| it.busy) {
         return None;
     }
-    let is_due = |it: &&Report| {
-        it.applied.0.saturating_sub(it.newest.0) >= due.slots || it.log_bytes >= due.log_bytes
-    };
+    // Of what somebody lacks, one is enough.
+    let lacked = reports.iter().map(|it| it.lacks).max().unwrap_or_default();
+    let is_lacked = reports.iter().all(|it| it.newest < lacked);
     let followers = || reports.iter().filter(|it| !it.leads && it.healthy);
+    let makes = |it: &Report| !it.leads || followers().next().is_none();
+    let is_due = |it: &&Report| {
+        let helps = is_lacked && it.applied >= lacked && makes(it);
+        let behind = it.applied.0.saturating_sub(it.newest.0);
+        helps || behind >= due.slots || it.log_bytes >= due.log_bytes
+    };
     // Not twice at one slot.
     let able = reports
         .iter()
@@ -105,7 +100,7 @@ pub fn next_turn(reports: &[Report], due: Due) -> Option<Turn> {
     let mut waiting: Vec<&Report> = able.filter(is_due).collect();
     waiting.sort_by_key(|it| (it.newest, it.member));
     waiting.into_iter().find_map(|it| {
-        if !it.leads || followers().next().is_none() {
+        if makes(it) {
             return Some(Turn::Make(it.member));
         }
         // Only what takes the leader further; else the next one's turn is now.
@@ -116,26 +111,6 @@ pub fn next_turn(reports: &[Report], due: Due) -> Option<Turn> {
             from: from.member,
         })
     })
-}
-
-/// What becomes of a snapshot that waits for its comparison, at this slot. `None`: it goes on waiting.
-/// `maker`: whose state it is, if this process has made it; `astray`: the copy was found to differ from
-/// there on; `fills`: the log has no more room to wait (rule N2).
-pub fn after_comparison(
-    maker: Option<Instance>,
-    slot: Slot,
-    verified: Verified,
-    astray: Option<Slot>,
-    fills: bool,
-) -> Option<Compared> {
-    let is_of_now = maker.is_some_and(|it| verified.is_of(it));
-    if maker.is_some_and(|it| verified.covers(it, slot)) {
-        Some(Compared::Verified)
-    } else if !is_of_now || astray.is_some_and(|astray| astray <= slot) {
-        Some(Compared::Gone)
-    } else {
-        fills.then_some(Compared::Unverified)
-    }
 }
 
 /// The best of what is offered to a member whose log must go on behind a snapshot: the group still
@@ -182,6 +157,7 @@ mod tests {
             newest_usable: Slot(newest),
             log_bytes: 0,
             busy: false,
+            lacks: Slot(0),
         }
     }
 
@@ -194,26 +170,6 @@ mod tests {
 
     fn make(member: u32) -> Turn {
         Turn::Make(MemberId(member))
-    }
-
-    #[test]
-    fn a_snapshot_is_used_once_it_is_vouched_for_and_never_of_a_copy_that_differs_there() {
-        let instance = |number| std::num::NonZeroU64::new(number).map(Instance);
-        let (now, before) = (instance(2), instance(1));
-        let verified = Verified::of(now, Slot(10));
-        let of = |maker, slot, astray: Option<u64>, fills| {
-            after_comparison(maker, Slot(slot), verified, astray.map(Slot), fills)
-        };
-        assert_eq!(of(now, 10, None, false), Some(Compared::Verified));
-        assert_eq!(of(now, 11, None, false), None, "it waits");
-        assert_eq!(of(now, 11, None, true), Some(Compared::Unverified));
-        for fills in [false, true] {
-            assert_eq!(of(now, 11, Some(11), fills), Some(Compared::Gone));
-            assert_eq!(of(before, 10, None, fills), Some(Compared::Gone));
-            assert_eq!(of(None, 10, None, fills), Some(Compared::Gone));
-        }
-        assert_eq!(of(now, 11, Some(12), false), None);
-        assert_eq!(of(now, 10, Some(11), false), Some(Compared::Verified));
     }
 
     #[test]
@@ -230,6 +186,24 @@ mod tests {
         reports[2].applied = Slot(99);
         reports[1].log_bytes = 1_000;
         assert_eq!(next_turn(&reports, DUE), Some(make(2)));
+    }
+
+    #[test]
+    fn what_a_member_lacks_is_made_at_once_by_one_that_can() {
+        let mut reports = [leader(1, 50, 5), report(2, 50, 10), report(3, 50, 12)];
+        assert_eq!(next_turn(&reports, DUE), None);
+        reports[2].lacks = Slot(12);
+        reports[2].healthy = false;
+        reports[2].newest = Slot(0);
+        assert_eq!(next_turn(&reports, DUE), Some(make(2)));
+        reports[1].newest = Slot(50);
+        assert_eq!(next_turn(&reports, DUE), None, "it is being compared");
+        reports[1].newest = Slot(10);
+        reports[2].lacks = Slot(51);
+        assert_eq!(next_turn(&reports, DUE), None, "nobody has come so far");
+        reports[2].lacks = Slot(12);
+        reports[1].healthy = false;
+        assert_eq!(next_turn(&reports, DUE), Some(make(1)));
     }
 
     #[test]

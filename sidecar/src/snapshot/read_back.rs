@@ -37,6 +37,19 @@ impl ReadBack {
         Ok(())
     }
 
+    /// Reads about so many bytes more, from the disk; false: there are no more, and [`ReadBack::finish`] says
+    /// whether all is right.
+    pub(super) fn advance(&mut self, bytes: u64) -> Result<bool, ReadError> {
+        drop_cache(&self.file);
+        let until = self.walk.at().saturating_add(bytes);
+        while self.walk.at() < until {
+            if !self.step()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Reads the rest of a file that is synced. What this returns has been compared with all that
     /// the file says of itself.
     pub(super) fn finish(mut self) -> Result<(Head, End), ReadError> {

@@ -19,12 +19,12 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use synod_failpoint::{Point, hit};
 use synod_paxos::Slot;
 use tempfile::NamedTempFile;
 
-use super::blocking;
 use super::draft::Draft;
 use super::findings::{Finding, survey};
 use super::format::{CHUNK_BYTES, CHUNK_HEADER_BYTES, End};
@@ -35,6 +35,10 @@ use super::reader::StateReader;
 use super::retention;
 use super::space;
 use super::walk::ReadError;
+use super::{blocking, in_background};
+
+/// Read at once while all of them are read slowly, in bytes.
+const SCRUB_BYTES: u64 = 4 << 20;
 
 /// A snapshot of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -281,26 +285,82 @@ impl Store {
         Ok(superfluous)
     }
 
-    /// Reads all of them, on a thread that may block, and sets those aside that are damaged.
-    pub async fn scrub(&self) -> Result<Vec<Finding>, StoreError> {
-        let store = self.clone();
-        blocking(move || {
-            let mut findings = Vec::new();
-            for snapshot in store.list() {
-                findings.extend(store.scrub_one(&snapshot)?);
+    /// The copy that they are of differs from others from this slot on: removes those from there on that
+    /// wait for their comparison, and sets those aside that were used without one, for people to look at.
+    pub fn void_since(&self, slot: Slot) -> Result<Vec<Finding>, StoreError> {
+        let mut findings = Vec::new();
+        let mut known = self.known();
+        let since: Vec<_> = known
+            .range(slot..)
+            .map(|(at, it)| (*at, it.standing))
+            .collect();
+        for (at, standing) in since {
+            match standing {
+                Standing::Verified => {}
+                Standing::Uncompared => self.remove(&mut known, at)?,
+                Standing::Unverified => {
+                    let why = format!("its copy differs from others from slot {slot} on");
+                    findings.push(self.set_aside(&mut known, at, why)?);
+                }
             }
-            Ok(findings)
-        })
-        .await
+        }
+        Ok(findings)
     }
 
-    fn scrub_one(&self, snapshot: &Snapshot) -> Result<Option<Finding>, StoreError> {
-        let (slot, id) = (snapshot.head.slot, snapshot.id);
-        let Ok((_, file)) = self.open_file(id) else {
+    /// Reads all of them, so many bytes a second at most, and sets those aside that are damaged.
+    pub async fn scrub(&self, bytes_per_second: u64) -> Result<Vec<Finding>, StoreError> {
+        let mut findings = Vec::new();
+        for snapshot in self.list() {
+            findings.extend(self.scrub_one(&snapshot, bytes_per_second).await?);
+        }
+        Ok(findings)
+    }
+
+    async fn scrub_one(
+        &self,
+        snapshot: &Snapshot,
+        bytes_per_second: u64,
+    ) -> Result<Option<Finding>, StoreError> {
+        let Ok((_, file)) = self.open_file(snapshot.id) else {
             // Removed meanwhile.
             return Ok(None);
         };
+        let mut back = ReadBack::new(file, true);
+        let pause = Duration::from_secs_f64(SCRUB_BYTES as f64 / bytes_per_second as f64);
+        // Piece by piece, so that the runtime can end in between.
+        let read = loop {
+            let piece = in_background(move || {
+                let mut back = back?;
+                let more = back.advance(SCRUB_BYTES)?;
+                Ok::<_, ReadError>((back, more))
+            });
+            match piece.await {
+                Ok((read, true)) => back = Ok(read),
+                Ok((read, false)) => break read.finish(),
+                Err(error) => break Err(error),
+            }
+            tokio::time::sleep(pause).await;
+        };
+        let (store, snapshot) = (self.clone(), snapshot.clone());
+        blocking(move || store.judge(&snapshot, read)).await
+    }
+
+    /// Reads this one at once, and sets it aside if it is damaged.
+    pub fn check(&self, id: SnapshotId) -> Result<Option<Finding>, StoreError> {
+        let Ok((snapshot, file)) = self.open_file(id) else {
+            return Ok(None);
+        };
         let read = ReadBack::new(file, true).and_then(ReadBack::finish);
+        self.judge(&snapshot, read)
+    }
+
+    /// By what was read of it.
+    fn judge(
+        &self,
+        snapshot: &Snapshot,
+        read: Result<(Head, End), ReadError>,
+    ) -> Result<Option<Finding>, StoreError> {
+        let (slot, id) = (snapshot.head.slot, snapshot.id);
         let why = match read {
             Ok((head, end)) if head == snapshot.head && end.id == id => return Ok(None),
             Ok(_) => "it is another snapshot than the one that was there".to_owned(),
@@ -311,11 +371,20 @@ impl Store {
         if known.get(&slot).is_none_or(|it| it.id != id) {
             return Ok(None);
         }
+        self.set_aside(&mut known, slot, why).map(Some)
+    }
+
+    fn set_aside(
+        &self,
+        known: &mut BTreeMap<Slot, Snapshot>,
+        slot: Slot,
+        why: String,
+    ) -> Result<Finding, StoreError> {
         let aside = names::set_aside(&self.shared.folder, slot)
             .and_then(|aside| self.sync().map(|()| aside))
-            .map_err(|error| self.failed("setting a damaged snapshot aside", error))?;
+            .map_err(|error| self.failed("setting a snapshot aside", error))?;
         known.remove(&slot);
-        Ok(Some(Finding::Damaged { slot, why, aside }))
+        Ok(Finding::Damaged { slot, why, aside })
     }
 
     /// Its file, open at its front: it can be read to its end, whatever becomes of its name.
@@ -328,13 +397,15 @@ impl Store {
         Ok((snapshot, file))
     }
 
-    /// Syncs a file, reads the rest of it back, and gives it its name if it is right.
+    /// Syncs a file, reads the rest of it back, and gives it its name if it is right. Nobody ever sees
+    /// it without its standing.
     pub(super) fn seal(
         &self,
         file: NamedTempFile,
         head: &Head,
         end: End,
         back: ReadBack,
+        standing: Standing,
     ) -> Result<Snapshot, StoreError> {
         hit(Point::SnapshotBeforeSync);
         let synced = file.as_file().sync_all();
@@ -354,10 +425,13 @@ impl Store {
             bytes: end.file_bytes,
             state_bytes: end.state_bytes,
             state_digest: end.state_digest,
-            standing: Standing::Uncompared,
+            standing,
         };
         let slot = snapshot.head.slot;
         let mut known = self.known();
+        if standing != Standing::Uncompared {
+            self.write_mark(slot, snapshot.id, standing)?;
+        }
         file.persist(self.path(slot))
             .map_err(|error| error.error)
             .and_then(|_| {
@@ -427,7 +501,12 @@ impl Store {
         let mut known = self.known();
         let found = known.values_mut().find(|it| it.id == id);
         let snapshot = found.ok_or_else(|| self.not_there(id))?;
-        let slot = snapshot.head.slot;
+        self.write_mark(snapshot.head.slot, id, standing)?;
+        snapshot.standing = standing;
+        Ok(())
+    }
+
+    fn write_mark(&self, slot: Slot, id: SnapshotId, standing: Standing) -> Result<(), StoreError> {
         hit(Point::SnapshotBeforeMark);
         let file = self.new_file(slot)?;
         fs::write(file.path(), names::mark(standing, id))
@@ -442,7 +521,6 @@ impl Store {
             })
             .map_err(|error| self.failed("marking a snapshot", error))?;
         hit(Point::SnapshotMarked);
-        snapshot.standing = standing;
         Ok(())
     }
 

@@ -253,7 +253,7 @@ async fn a_scrub_finds_each_flipped_bit_and_says_where() {
         let mut bad = bytes.clone();
         bad[at] ^= 1 << (at % 8);
         fs::write(path(folder.path(), 2), &bad).unwrap();
-        let findings = store.scrub().await.unwrap();
+        let findings = store.scrub(1 << 30).await.unwrap();
         assert_eq!(findings.len(), 1, "byte {at}: {findings:?}");
         assert_eq!(slots(&store), [1], "byte {at}");
         let Finding::Damaged { aside, why, .. } = &findings[0] else {
@@ -263,7 +263,7 @@ async fn a_scrub_finds_each_flipped_bit_and_says_where() {
         fs::remove_file(folder.path().join(aside)).unwrap();
         assert_eq!(save(&store, 2, &state), target, "byte {at}");
     }
-    assert_eq!(store.scrub().await.unwrap(), []);
+    assert_eq!(store.scrub(1 << 30).await.unwrap(), []);
 }
 
 #[test]
@@ -331,6 +331,38 @@ fn marks_outlive_the_process_and_the_newest_usable_one_is_found() {
         assert_eq!(store.newest_usable().unwrap().head.slot, Slot(2));
         assert_eq!(store.newest().unwrap().head.slot, Slot(3));
     }
+}
+
+#[test]
+fn what_a_copy_saved_after_it_went_astray_is_neither_used_nor_offered_in_this_process_or_a_later_one()
+ {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    for slot in 1..=6 {
+        let snapshot = save(&store, slot, b"state");
+        match slot {
+            1 | 4 => store.mark_unverified(snapshot.id).unwrap(),
+            2 | 5 => store.mark_verified(snapshot.id).unwrap(),
+            _ => {}
+        }
+    }
+    let findings = store.void_since(Slot(3)).unwrap();
+    assert_eq!(slots(&store), [1, 2, 5], "others vouch for the last");
+    let [
+        Finding::Damaged {
+            slot: Slot(4),
+            aside,
+            ..
+        },
+    ] = &findings[..]
+    else {
+        panic!("{findings:?}");
+    };
+    assert!(folder.path().join(aside).exists(), "people may look at it");
+    assert!(!path(folder.path(), 3).exists() && !path(folder.path(), 6).exists());
+    let (again, _) = Store::open(folder.path(), 0).unwrap();
+    assert_eq!(slots(&again), [1, 2, 5]);
+    assert_eq!(store.void_since(Slot(3)).unwrap(), []);
 }
 
 #[test]

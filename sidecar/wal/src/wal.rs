@@ -157,6 +157,12 @@ impl Wal {
         self.segment_bytes + self.spares.bytes()
     }
 
+    /// The same without what is not written yet: neither the one in reserve nor the rest of the current one.
+    pub fn used_bytes(&self) -> u64 {
+        let rest = u64::from(self.current.bytes - self.current.end);
+        self.segment_bytes - rest
+    }
+
     /// No further segment can be made: refuse new proposals now. What is under way still fits, up
     /// to a segment less [`Options::reserve_bytes`] after this was first seen, if
     /// [`Wal::spare_wanted`] is asked after each sync.

@@ -39,6 +39,7 @@ pub struct LogWriter {
 struct Gauges {
     full: AtomicBool,
     bytes: AtomicU64,
+    used_bytes: AtomicU64,
 }
 
 enum Input {
@@ -131,6 +132,11 @@ impl LogWriter {
     /// Bytes of all segments, the one in reserve counted.
     pub fn bytes(&self) -> u64 {
         self.gauges.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The same without what is not written yet.
+    pub fn used_bytes(&self) -> u64 {
+        self.gauges.used_bytes.load(Ordering::Relaxed)
     }
 
     /// Reads entries from any thread.
@@ -307,6 +313,8 @@ impl<F: FnMut(u64)> Writer<F> {
             .full
             .store(self.wal.is_full(), Ordering::Relaxed);
         self.gauges.bytes.store(self.wal.bytes(), Ordering::Relaxed);
+        let used = self.wal.used_bytes();
+        self.gauges.used_bytes.store(used, Ordering::Relaxed);
     }
 }
 

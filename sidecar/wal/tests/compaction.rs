@@ -46,6 +46,25 @@ fn segments(disk: &MemDisk) -> Vec<u64> {
 }
 
 #[test]
+fn what_is_reserved_is_not_used_yet() {
+    let (disk, mut wal) = long_log(1);
+    let (used, all) = (wal.used_bytes(), wal.bytes());
+    assert!(
+        used < SEGMENT_BYTES && all >= SEGMENT_BYTES,
+        "{used} of {all}"
+    );
+    if let Some(maker) = wal.spare_wanted() {
+        wal.spare_made(maker.make());
+    }
+    assert_eq!((wal.used_bytes(), segments(&disk).len()), (used, 1));
+    assert_eq!(wal.bytes(), 2 * SEGMENT_BYTES);
+    let (disk, wal) = long_log(60);
+    let full = segments(&disk).len() as u64 - 1;
+    let used = wal.used_bytes();
+    assert!(used > full * SEGMENT_BYTES && used < (full + 1) * SEGMENT_BYTES);
+}
+
+#[test]
 fn segments_that_hold_nothing_needed_are_removed_and_the_rest_is_read_as_ever() {
     let (disk, mut wal) = long_log(60);
     let before = wal.bytes();

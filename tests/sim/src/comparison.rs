@@ -23,6 +23,8 @@ use crate::world::World;
 
 /// Longest wait for a copy's answer, and how long what it says of itself holds.
 const PATIENCE_NS: u64 = 2_000_000_000;
+/// A copy that has not told all, and has told nothing new for so long, is away (rule N2).
+const AWAY_NS: u64 = 30_000_000_000;
 /// Digests in one answer, at most: few enough that a copy that was made anew takes several.
 const DIGESTS: usize = 256;
 
@@ -35,6 +37,9 @@ pub(crate) struct Desk {
     noise: BTreeMap<MemberId, u64>,
     /// When each copy has said last that it serves.
     serving: BTreeMap<MemberId, u64>,
+    /// When it began, and when each copy has told something new since, or had told all.
+    begun_ns: u64,
+    news: BTreeMap<MemberId, u64>,
     number: u64,
 }
 
@@ -66,8 +71,10 @@ pub(crate) struct Compared {
 // === impl Desk ===
 
 impl Desk {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(begun_ns: u64) -> Self {
         Self {
+            begun_ns,
+            news: BTreeMap::new(),
             comparers: Comparers::new(Rules::default()),
             asked: BTreeMap::new(),
             noise: BTreeMap::new(),
@@ -108,9 +115,18 @@ impl Desk {
         } else {
             self.serving.remove(&from);
         }
-        self.comparers.handle_told(from, asked.finished);
-        self.comparers.handle_batch(from, told.batch);
+        let comparers = &mut self.comparers;
+        if comparers.handle_answer(from, asked.finished, told.batch) {
+            self.news.insert(from, now_ns);
+        }
         more
+    }
+
+    /// The copies of which nothing new has come for long.
+    fn away(&self, copies: &BTreeSet<MemberId>, now_ns: u64) -> BTreeSet<MemberId> {
+        let heard = |it: &MemberId| self.news.get(it).copied().unwrap_or(self.begun_ns);
+        let away = copies.iter().filter(|it| now_ns >= heard(it) + AWAY_NS);
+        away.copied().collect()
     }
 }
 
@@ -157,7 +173,7 @@ pub(crate) fn draw_lot(dice: &mut Dice, slot: Slot) -> u64 {
 
 impl World {
     /// Asks each copy whose turn it is, and takes note of what was found.
-    pub(crate) fn compare_copies(&mut self, member: usize) {
+    pub(crate) fn compare_copies(&mut self, member: usize) -> Result<(), Violation> {
         let now_ns = self.now_ns;
         let process = self.hosts[member].process.as_mut().expect("it leads");
         let members = process.paxos.configuration().members.iter();
@@ -166,7 +182,7 @@ impl World {
         let machine = &process.copy.machine;
         let (revision, serves) = (machine.revision_status(), machine.serving());
         let Some(desk) = process.term.as_mut().and_then(|it| it.desk.as_mut()) else {
-            return;
+            return Ok(());
         };
         desk.serving.retain(|_, at| now_ns < *at + PATIENCE_NS);
         let mut serving: BTreeSet<MemberId> = desk.serving.keys().copied().collect();
@@ -174,24 +190,57 @@ impl World {
         if serves {
             serving.insert(id_of(member));
         }
+        let away = desk.away(&copies, now_ns);
         let comparers = &mut desk.comparers;
         comparers.handle_revision(revision.in_force, revision.barrier, revision.silent);
         comparers.handle_copies(copies.clone(), serving);
+        comparers.handle_away(away);
         self.note_verdicts(member);
         self.note_ties(member);
         for to in copies {
-            self.ask_copy(member, to);
+            self.ask_copy(member, to)?;
         }
+        Ok(())
     }
 
-    fn ask_copy(&mut self, member: usize, to: MemberId) {
+    fn ask_copy(&mut self, member: usize, to: MemberId) -> Result<(), Violation> {
         let now_ns = self.now_ns;
         let process = self.hosts[member].process.as_mut().expect("it leads");
         let desk = process.term.as_mut().and_then(|it| it.desk.as_mut());
         let question = desk.and_then(|it| it.question(to, now_ns));
         if let Some((number, word)) = question {
+            self.check_word(member, to, &word)?;
             self.write_to(member, index_of(to), News::Compare(number, word));
         }
+        Ok(())
+    }
+
+    /// Nobody vouches for a copy that has gone astray, and it is tolerated only while all others are away
+    /// (rule N2).
+    fn check_word(&self, member: usize, to: MemberId, word: &Word) -> Result<(), Violation> {
+        let Some(odd) = self.odd.filter(|it| id_of(it.member) == to) else {
+            return Ok(());
+        };
+        let process = self.hosts[member].process.as_ref();
+        let desk = process.and_then(|it| it.term.as_ref()?.desk.as_ref());
+        let desk = desk.expect("it asks");
+        let of_its_kind = desk.comparers.of(to).copies();
+        let away = desk.away(of_its_kind, self.now_ns);
+        let others_away = of_its_kind.iter().all(|it| *it == to || away.contains(it));
+        let tolerated = word.undisputed >= odd.slot && !others_away;
+        if word.verified < odd.slot && !tolerated {
+            return Ok(());
+        }
+        let text = format!(
+            "member {} tells member {} that its state is vouched for up to {}, undisputed up to {}: it is \
+             astray from slot {} on",
+            member + 1,
+            odd.member + 1,
+            word.verified,
+            word.undisputed,
+            odd.slot
+        );
+        Err(Violation::new("N2", text))
     }
 
     fn note_verdicts(&mut self, member: usize) {
@@ -212,14 +261,20 @@ impl World {
     }
 
     /// A copy's answer has come to the leader that asked.
-    pub(crate) fn copy_told(&mut self, member: usize, from: usize, told: Told) {
+    pub(crate) fn copy_told(
+        &mut self,
+        member: usize,
+        from: usize,
+        told: Told,
+    ) -> Result<(), Violation> {
         let now_ns = self.now_ns;
         let process = self.hosts[member].process.as_mut().expect("it leads");
         let desk = process.term.as_mut().and_then(|it| it.desk.as_mut());
         let more = desk.is_some_and(|it| it.answered(id_of(from), now_ns, told));
         if more {
-            self.ask_copy(member, id_of(from));
+            return self.ask_copy(member, id_of(from));
         }
+        Ok(())
     }
 }
 

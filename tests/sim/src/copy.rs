@@ -11,7 +11,9 @@ use prost::Message as _;
 use synod_paxos::{AgreedTime, Genesis, Now, Reading, Slot};
 use synod_proto::v1::{IdempotencyPolicy, Policy};
 use synod_sidecar::app::Instance;
-use synod_sidecar::apply::{Action, Ask, Fold, Found, Machine, Outcome, Record, Setup, StateType};
+use synod_sidecar::apply::{
+    Action, Ask, Fold, Found, Kept, Machine, Outcome, Record, Setup, StateType,
+};
 
 use crate::app::{Answer, Done, Work};
 use crate::calendar::{Event, Life};
@@ -39,7 +41,7 @@ pub(crate) enum Ledger {
     /// Written since the machine was started.
     Written(Record),
     /// Written before the machine died.
-    OtherBoot,
+    OtherBoot(Kept),
 }
 
 /// Apply in one life of a member.
@@ -86,14 +88,32 @@ pub(crate) fn first_policy() -> Bytes {
     .into()
 }
 
+/// The tables of the start of the log.
+pub(crate) fn first_fold(genesis: &Genesis) -> Fold {
+    let policy = Policy::decode(genesis.policy.clone()).expect("written here");
+    Fold::new(genesis.configuration.clone(), genesis.protocol, policy)
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// From which slot on the copy was found to differ from others, as an earlier life has noted.
+    pub(crate) fn astray(&self) -> Option<Slot> {
+        match self {
+            Self::New | Self::Missing => None,
+            Self::Written(record) => record.astray,
+            Self::OtherBoot(kept) => kept.astray,
+        }
+    }
+}
+
 // === impl Copy ===
 
 impl Copy {
     pub(crate) fn new(genesis: &Genesis, state: StateType, host: &Host) -> Self {
-        let policy = Policy::decode(genesis.policy.clone()).expect("written here");
         let newest = host.newest_usable();
         let fold = newest.map_or_else(
-            || Fold::new(genesis.configuration.clone(), genesis.protocol, policy),
+            || first_fold(genesis),
             |it| Fold::load(&it.tables).expect("what was saved can be loaded"),
         );
         let machine = Machine::new(Setup {
@@ -106,7 +126,7 @@ impl Copy {
             ledger: match &host.ledger {
                 Ledger::New => Found::New,
                 Ledger::Missing => Found::Missing,
-                Ledger::OtherBoot => Found::OtherBoot,
+                Ledger::OtherBoot(kept) => Found::OtherBoot(*kept),
                 Ledger::Written(record) => Found::Record(*record),
             },
         });

@@ -115,10 +115,14 @@ pub enum Sight {
     SnapshotsGivenUp,
     /// One took too long.
     SnapshotsOverdue,
-    /// One was compared.
+    /// A majority had executed what one contains.
     SnapshotsCompared,
     /// One was used without.
     SnapshotsUnverified,
+    /// A majority has vouched for one, where copies are compared.
+    SnapshotsVerified,
+    /// One was used there without that: those that could object were away.
+    SnapshotsUndisputed,
     /// One could be compared no more.
     SnapshotsUncomparable,
     /// The leader got a follower's.
@@ -129,6 +133,10 @@ pub enum Sight {
     SnapshotsJumped,
     /// One contained what is skipped.
     SnapshotsVoid,
+    /// What a copy begins with was not there any more.
+    BasesLost,
+    /// What it begins with was void, and another took its place.
+    BasesReplaced,
     /// A state was being put into an app.
     RestoresBegun,
     /// It was.
@@ -269,11 +277,15 @@ impl Sight {
         Self::SnapshotsOverdue,
         Self::SnapshotsCompared,
         Self::SnapshotsUnverified,
+        Self::SnapshotsVerified,
+        Self::SnapshotsUndisputed,
         Self::SnapshotsUncomparable,
         Self::SnapshotsCopied,
         Self::SnapshotsUsed,
         Self::SnapshotsJumped,
         Self::SnapshotsVoid,
+        Self::BasesLost,
+        Self::BasesReplaced,
         Self::RestoresBegun,
         Self::Restored,
         Self::RestoresFailed,

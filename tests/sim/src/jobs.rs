@@ -117,6 +117,11 @@ impl World {
                 self.coverage.saw(Sight::SnapshotsVoid);
                 host.snapshots.retain(|it| it.base.slot != slot);
             }
+            Action::VoidSince { slot } => {
+                if host.void_since(slot) {
+                    self.coverage.saw(Sight::SnapshotsAstray);
+                }
+            }
             other => unreachable!("this is no job: {other:?}"),
         }
     }

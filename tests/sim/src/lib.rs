@@ -22,6 +22,7 @@ mod exchange;
 mod faults;
 mod invariants;
 mod jobs;
+mod keeper;
 mod links;
 mod membership;
 mod network;

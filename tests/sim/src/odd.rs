@@ -22,6 +22,8 @@ const PERSON_NS: u64 = 3_000_000_000;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Odd {
     pub(crate) member: usize,
+    /// From this slot on.
+    pub(crate) slot: Slot,
     /// Its member has noted that, or its state is gone.
     pub(crate) found: bool,
     /// A person is about to replace it.
@@ -46,6 +48,7 @@ impl World {
         self.coverage.saw(Sight::WentAstray);
         self.odd = Some(Odd {
             member,
+            slot,
             found: false,
             mended: false,
         });

@@ -109,7 +109,7 @@ impl World {
         }
         self.settle_term(member);
         self.ask_all(member);
-        self.compare_copies(member);
+        self.compare_copies(member)?;
         self.look_at_revision(member);
         let now_ns = self.now_ns;
         let word = self.calm || self.dice.chance(self.swarm.service.word);
@@ -157,7 +157,7 @@ impl World {
                 begun_ns: now_ns,
                 settle_read: None,
                 settles_at: None,
-                desk: compared.then(|| Box::new(Desk::new())),
+                desk: compared.then(|| Box::new(Desk::new(now_ns))),
                 taking_over: TakingOver::default(),
                 settled: false,
                 restored: BTreeMap::new(),
@@ -341,10 +341,10 @@ impl World {
                 return Ok(());
             }
             News::Told(told) => {
-                if term.is_some() {
-                    self.copy_told(to, from, *told);
-                }
-                return Ok(());
+                return match term {
+                    Some(_) => self.copy_told(to, from, *told),
+                    None => Ok(()),
+                };
             }
             _ => {}
         }

@@ -359,6 +359,9 @@ impl World {
         });
         let paxos = Paxos::new(host.settings.clone(), recovered, now, seed)
             .map_err(|error| Violation::new("start", format!("member {}: {error}", member + 1)))?;
+        if let Some(astray) = host.ledger.astray() {
+            host.void_since(astray);
+        }
         let mut copy = Copy::new(&genesis, self.swarm.service.state, host);
         copy.compared = compared;
         copy.hand_over(paxos.base().slot);
@@ -416,8 +419,8 @@ impl World {
         }
         if machine {
             host.clock.reboot(self.now_ns);
-            if matches!(host.ledger, Ledger::Written(_)) {
-                host.ledger = Ledger::OtherBoot;
+            if let Ledger::Written(record) = &host.ledger {
+                host.ledger = Ledger::OtherBoot(record.kept());
             }
             self.end_app(member, true);
         }

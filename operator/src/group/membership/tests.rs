@@ -1,6 +1,6 @@
 //! What is asked of a leader, what is told of its answer, and how disks are taken away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use http::{Request, Response};
@@ -118,25 +118,33 @@ fn a_change_is_handed_on_in_the_epoch_that_it_was_made_from_and_once_that_has_se
 
 const CLAIMS: [&str; 2] = ["synod-log-notes-us-1", "synod-state-notes-us-1"];
 
-/// An API server with one pod and its claims. It answers so many requests, then the operator is dead.
+/// An API server with one pod and its claims. It answers so many requests that change something, then the
+/// operator is dead.
 #[derive(Clone, Default)]
 struct Server(Arc<Mutex<Kept>>);
 
 #[derive(Default)]
 struct Kept {
     left: usize,
-    pod: bool,
-    claims: BTreeSet<String>,
+    /// Its UID.
+    pod: Option<String>,
+    /// Their UIDs.
+    claims: BTreeMap<String, String>,
     /// They were deleted, and go with the pod.
     leaving: BTreeSet<String>,
+    /// When the pod was looked at, all of it was made anew under the same names.
+    replaced: bool,
 }
 
 impl Server {
     fn client(&self) -> Client {
         let this = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
-            let answer = this.answer(request.method().as_str(), request.uri().path());
+            let this = this.clone();
             async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect_bytes().await.expect("a body");
+                let answer = this.answer(parts.method.as_str(), parts.uri.path(), &body);
                 let (code, body) = answer.ok_or_else(|| std::io::Error::other("it is dead"))?;
                 let response = Response::builder().status(code);
                 let body = Body::from(body.to_string().into_bytes());
@@ -146,25 +154,51 @@ impl Server {
         Client::new(service, "default")
     }
 
-    fn answer(&self, method: &str, path: &str) -> Option<(u16, serde_json::Value)> {
+    fn answer(&self, method: &str, path: &str, body: &[u8]) -> Option<(u16, serde_json::Value)> {
         let mut kept = self.kept();
-        kept.left = kept.left.checked_sub(1)?;
-        assert_eq!(method, "DELETE");
         let name = path.rsplit('/').next().expect("a name").to_owned();
-        let there = if name == "notes-us-1" {
-            let leaving = std::mem::take(&mut kept.leaving);
-            kept.claims.retain(|it| !leaving.contains(it));
-            assert!(kept.claims.is_empty(), "the next pod would get them again");
-            std::mem::take(&mut kept.pod)
+        let is_pod = name == POD;
+        assert!(is_pod || CLAIMS.contains(&name.as_str()), "{name}");
+        let uid = if is_pod {
+            kept.pod.clone()
         } else {
-            assert!(CLAIMS.contains(&name.as_str()), "{name}");
-            kept.leaving.insert(name.clone());
-            kept.claims.contains(&name)
+            kept.claims.get(&name).cloned()
         };
+        let bad = |code: u16, reason: &str| {
+            json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                   "reason": reason, "message": reason, "code": code})
+        };
+        if method == "GET" {
+            if is_pod && std::mem::take(&mut kept.replaced) {
+                kept.leaving.clear();
+                kept.pod = Some("uid-2".to_owned());
+                kept.claims = CLAIMS.map(|it| (it.to_owned(), format!("new-{it}"))).into();
+            }
+            let found = |uid| json!({"metadata": {"name": name, "uid": uid}});
+            let found = uid.map(|uid| (200, found(uid)));
+            return Some(found.unwrap_or((404, bad(404, "NotFound"))));
+        }
+        assert_eq!(method, "DELETE");
+        kept.left = kept.left.checked_sub(1)?;
+        let params: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+        let only = params["preconditions"]["uid"]
+            .as_str()
+            .expect("it is meant alone");
+        match uid.as_deref() {
+            None => return Some((404, bad(404, "NotFound"))),
+            Some(uid) if uid != only => return Some((409, bad(409, "Conflict"))),
+            Some(_) => {}
+        }
+        if is_pod {
+            let leaving = std::mem::take(&mut kept.leaving);
+            kept.claims.retain(|it, _| !leaving.contains(it));
+            assert!(kept.claims.is_empty(), "the next pod would get them again");
+            kept.pod = None;
+        } else {
+            kept.leaving.insert(name);
+        }
         let good = json!({"kind": "Status", "apiVersion": "v1", "status": "Success"});
-        let bad = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                         "reason": "NotFound", "message": "it is not there", "code": 404});
-        Some(if there { (200, good) } else { (404, bad) })
+        Some((200, good))
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -172,30 +206,59 @@ impl Server {
     }
 }
 
-#[tokio::test]
-async fn disks_go_for_good_wherever_the_operator_ends_on_the_way() {
-    let pod = PodView {
-        name: "notes-us-1".to_owned(),
+const POD: &str = "notes-us-1";
+
+fn pod() -> PodView {
+    PodView {
+        name: POD.to_owned(),
         uid: "uid-1".to_owned(),
         ..PodView::default()
-    };
+    }
+}
+
+#[tokio::test]
+async fn disks_go_for_good_wherever_the_operator_ends_on_the_way() {
     let claims = CLAIMS.map(str::to_owned);
-    for requests in 0..=3 {
+    for gone in 0..2 {
+        for requests in 0..=3 {
+            let server = Server::default();
+            {
+                let mut kept = server.kept();
+                (kept.left, kept.pod) = (requests, Some(pod().uid));
+                // That somebody has deleted one already is no reason to stop.
+                let there = CLAIMS.into_iter().skip(gone);
+                kept.claims = there
+                    .map(|it| (it.to_owned(), format!("uid-{it}")))
+                    .collect();
+            }
+            let first = take_disks(&server.client(), "default", &claims, &pod()).await;
+            assert_eq!(first.is_ok(), requests >= 3 - gone);
+            server.kept().left = 3;
+            // The next operator hears the same life, unless the pod is gone.
+            if server.kept().pod.is_some() {
+                let next = take_disks(&server.client(), "default", &claims, &pod()).await;
+                next.expect("it is alive");
+            }
+            assert!(server.kept().claims.is_empty() && server.kept().pod.is_none());
+        }
+    }
+}
+
+#[tokio::test]
+async fn disks_of_another_life_under_the_same_names_stay() {
+    let claims = CLAIMS.map(str::to_owned);
+    // Since it was looked at the last time, or while that is done now.
+    for uid in ["uid-2", "uid-1"] {
         let server = Server::default();
         {
             let mut kept = server.kept();
-            (kept.left, kept.pod) = (requests, true);
-            // That somebody has deleted one already is no reason to stop.
-            kept.claims = claims.iter().skip(requests % 2).cloned().collect();
+            (kept.left, kept.pod, kept.replaced) = (3, Some(uid.to_owned()), uid == "uid-1");
+            kept.claims = CLAIMS.map(|it| (it.to_owned(), format!("uid-{it}"))).into();
         }
-        let first = take_disks(&server.client(), "default", &claims, &pod).await;
-        assert_eq!(first.is_ok(), requests == 3);
-        server.kept().left = 3;
-        // The next operator hears the same life, unless the pod is gone.
-        if server.kept().pod {
-            let next = take_disks(&server.client(), "default", &claims, &pod).await;
-            next.expect("it is alive");
-        }
-        assert!(server.kept().claims.is_empty() && !server.kept().pod);
+        let taken = take_disks(&server.client(), "default", &claims, &pod()).await;
+        taken.expect("nothing is left to do");
+        let kept = server.kept();
+        assert_eq!(kept.pod.as_deref(), Some("uid-2"));
+        assert!(kept.leaving.is_empty() && kept.claims.len() == 2);
     }
 }

@@ -85,6 +85,14 @@ impl Comparers {
         self.divide();
     }
 
+    /// See [`Comparer::handle_away`].
+    pub fn handle_away(&mut self, away: BTreeSet<MemberId>) {
+        if let Some(along) = &mut self.along {
+            along.comparer.handle_away(away.clone());
+        }
+        self.answering.handle_away(away);
+    }
+
     /// Copies of this revision of the app answer, and it executes what follows this slot; `silent` runs
     /// along behind a barrier of its own.
     pub fn handle_revision(&mut self, in_force: u64, barrier: Slot, silent: Option<(u64, Slot)>) {
@@ -144,6 +152,17 @@ impl Comparers {
         self.of_mut(member).handle_told(member, through);
     }
 
+    /// A copy has answered, and with that heard all up to `told`; whether it has told something new, or all
+    /// there is.
+    pub fn handle_answer(&mut self, member: MemberId, told: Slot, batch: Batch) -> bool {
+        let before = self.of(member).wanted(member);
+        self.handle_told(member, told);
+        self.handle_batch(member, batch);
+        let comparer = self.of(member);
+        let reported = comparer.wanted(member);
+        reported != before || reported >= comparer.newest()
+    }
+
     /// What was found, one after another.
     pub fn poll_verdict(&mut self) -> Option<Verdict> {
         let along = self.along.as_mut();
@@ -174,6 +193,7 @@ impl Comparers {
             lineage: comparer.lineage(member),
             after: comparer.wanted(member),
             verified: comparer.verified(member),
+            undisputed: comparer.undisputed(member),
             release: comparer.released(),
             mark: comparer.mark(member).cloned(),
             is_over: comparer.is_over(member),

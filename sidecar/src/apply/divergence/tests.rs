@@ -175,6 +175,40 @@ fn copies_that_agree_are_verified_by_a_majority_and_nobody_is_told_anything() {
 }
 
 #[test]
+fn while_copies_that_were_heard_differ_nothing_beyond_is_used_whoever_is_away() {
+    let mut comparer = comparer(3, OnDivergence::Quarantine);
+    comparer.handle_away(ids([3]));
+    says(&mut comparer, 1, 4, &usual());
+    assert_eq!(comparer.undisputed(id(1)), Slot(0), "copy 2 is there");
+    says(&mut comparer, 2, 4, &usual());
+    says(&mut comparer, 1, 5, &usual());
+    says(&mut comparer, 2, 5, &other_body("x"));
+    says(&mut comparer, 1, 9, &usual());
+    says(&mut comparer, 2, 9, &usual());
+    assert_eq!(verdicts(&mut comparer), [], "copy 3 has a word");
+    for member in [1, 2] {
+        assert_eq!(comparer.verified(id(member)), Slot(4));
+        assert_eq!(comparer.undisputed(id(member)), Slot(4));
+    }
+    says(&mut comparer, 3, 5, &usual());
+    says(&mut comparer, 3, 9, &usual());
+    assert_eq!(comparer.undisputed(id(1)), Slot(9));
+    assert_eq!(comparer.undisputed(id(2)), Slot(4), "it is the odd one");
+    assert_eq!(comparer.undisputed(id(4)), Slot(0), "nobody knows it");
+}
+
+#[test]
+fn only_copies_that_are_away_are_not_waited_for() {
+    let mut comparer = comparer(3, OnDivergence::Quarantine);
+    says(&mut comparer, 1, 9, &usual());
+    for (away, undisputed) in [(vec![], 0), (vec![2], 0), (vec![1, 2, 3], 9), (vec![], 0)] {
+        comparer.handle_away(ids(away));
+        assert_eq!(comparer.undisputed(id(1)), Slot(undisputed));
+        assert_eq!(comparer.verified(id(1)), Slot(0));
+    }
+}
+
+#[test]
 fn the_odd_one_is_named_as_soon_as_a_majority_agrees_with_the_first_part_that_differs() {
     let cases = [
         (other_body("x"), Part::Body),

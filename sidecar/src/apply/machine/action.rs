@@ -115,6 +115,9 @@ pub enum Action {
     /// The snapshot at this slot, this member's newest, has executed a slot that nobody should have:
     /// get another one, from a member that has not.
     VoidSnapshot { slot: Slot },
+    /// This copy differs from others from this slot on: throw away what was saved of it from there on and
+    /// was not compared. It may be the base.
+    VoidSince { slot: Slot },
 }
 
 /// The leader's question about a slot that fails (rule K1).

@@ -73,7 +73,8 @@ impl Machine {
             }
             // The machine has started since: whatever listens has, too, and what is on a volume may
             // be older or newer than what the ledger says.
-            Found::OtherBoot => {
+            Found::OtherBoot(kept) => {
+                self.know_lineage(kept);
                 self.lose_state();
                 self.ledger_dirty = true;
                 if let Some(instance) = instance {
@@ -84,10 +85,7 @@ impl Machine {
             Found::Record(record) => record,
         };
         self.revisions.recover(record.revision);
-        self.lineage.is_known = true;
-        self.lineage.revision = record.revision;
-        self.astray = record.astray;
-        self.stands = record.stands;
+        self.know_lineage(record.kept());
         self.interrupted = record.in_flight.map(|in_flight| Interrupted {
             applied: record.applied,
             in_flight,
@@ -184,7 +182,7 @@ impl Machine {
     /// The state of this instance is that of this slot.
     pub(super) fn go_on(&mut self, instance: Instance, slot: Slot) {
         assert!(
-            slot >= self.decisions.base(),
+            slot >= self.not_needed && slot >= self.decisions.base(),
             "nothing is executed from what was forgotten"
         );
         // What a copy has executed silently nobody was answered.
@@ -299,6 +297,11 @@ impl Machine {
     pub(super) fn restore(&mut self, instance: Instance) {
         if self.is_outdated() {
             return self.condemn(instance);
+        }
+        if self.base == Slot::ZERO && !self.base_void && self.fits_base() {
+            // What it has begun with.
+            self.begin_lineage(Slot::ZERO);
+            return self.go_on(instance, Slot::ZERO);
         }
         let (job, slot) = (self.next_job(), self.base);
         self.start_at(Slot::ZERO);

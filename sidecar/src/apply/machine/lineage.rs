@@ -6,6 +6,7 @@ use synod_paxos::Slot;
 use super::life::Files;
 use super::{Action, App, Machine};
 use crate::apply::divergence::OnDivergence;
+use crate::apply::ledger::Kept;
 
 /// A state that grows slot by slot, also when it passes from one instance of the app to the next on
 /// a volume. Another begins when the copy is made anew: from nothing, or from a snapshot.
@@ -36,21 +37,21 @@ impl Machine {
         let slot = found.map(|(slot, _)| slot.min(self.astray.unwrap_or(slot)));
         let measure = found.map(|(_, measure)| measure);
         self.astray = slot;
+        self.base_astray = slot.filter(|slot| self.base >= *slot);
         self.stands = measure == Some(OnDivergence::Halt);
         self.ledger_dirty |= before != (self.astray, self.stands);
         if let (Some(slot), Some(OnDivergence::Quarantine)) = (slot, measure) {
-            self.quarantine(slot);
+            self.quarantine(slot, before.0 != self.astray);
         }
         self.advance();
         true
     }
 
-    /// Makes the copy anew, from a state of before this slot.
-    fn quarantine(&mut self, slot: Slot) {
-        if self.base >= slot && !self.base_void {
-            self.base_void = true;
-            let slot = self.base;
-            self.actions.push_back(Action::VoidSnapshot { slot });
+    /// Makes the copy anew, from a state of before this slot or one that others vouch for.
+    fn quarantine(&mut self, slot: Slot, is_news: bool) {
+        if is_news || self.base >= slot && !self.base_void {
+            self.base_void |= self.base >= slot;
+            self.actions.push_back(Action::VoidSince { slot });
         }
         match self.app {
             App::Running(instance) => self.throw_away(instance),
@@ -79,7 +80,16 @@ impl Machine {
 }
 
 impl Machine {
-    /// The state was made anew and is that of this slot.
+    /// The ledger says so of the state that an earlier life has left.
+    pub(super) fn know_lineage(&mut self, kept: Kept) {
+        self.lineage.is_known = true;
+        self.lineage.revision = kept.revision;
+        self.astray = kept.astray;
+        self.stands = kept.stands;
+    }
+
+    /// The state was made anew and is that of this slot. If it is of a base that may contain what differs, so
+    /// may it.
     pub(super) fn begin_lineage(&mut self, slot: Slot) {
         self.lineage = Lineage {
             number: self.lineage.number + 1,
@@ -87,14 +97,21 @@ impl Machine {
             is_known: true,
             revision: self.revisions.app(),
         };
-        self.astray = None;
+        self.astray = self.base_astray.filter(|astray| slot >= *astray);
         self.stands = false;
     }
 
     /// The app has the state of this slot, whatever that comes from. What another revision of it makes of
     /// that is compared with its own only.
     pub(super) fn carry_lineage(&mut self, slot: Slot) {
-        if self.lineage.is_known && self.lineage.revision != self.revisions.app() {
+        let is_of_another = self.lineage.revision != self.revisions.app();
+        // What has executed nothing has begun here: no ledger of an earlier life is needed to know that.
+        let is_begun = if self.lineage.is_known {
+            is_of_another
+        } else {
+            slot == Slot::ZERO
+        };
+        if is_begun {
             return self.begin_lineage(slot);
         }
         self.lineage.revision = self.revisions.app();

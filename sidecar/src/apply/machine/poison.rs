@@ -113,7 +113,7 @@ impl Machine {
     }
 
     pub(super) fn next_executed(&self) -> Option<Slot> {
-        let from = self.applied.max(self.decisions.base()).next();
+        let from = self.applied.max(self.not_needed).next();
         let next = self.decisions.next_from(from);
         next.filter(|next| !self.is_beyond(*next))
     }
@@ -132,10 +132,10 @@ impl Machine {
             let slot = self.base;
             self.actions.push_back(Action::VoidSnapshot { slot });
         }
+        if slot > self.not_needed && !self.decisions.executes(slot) {
+            return;
+        }
         if slot > self.decisions.base() {
-            if !self.decisions.executes(slot) {
-                return;
-            }
             self.decisions.clear(slot);
         }
         self.unqueue_skipped(slot);

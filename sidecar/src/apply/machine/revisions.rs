@@ -140,6 +140,11 @@ impl Revisions {
         self.tables = self.tables.split_off(&self.at.next());
     }
 
+    /// No other revision begins between the base and the slot of these tables.
+    pub(super) fn same_until(&self, fold: &Fold) -> bool {
+        self.base == fold.revision() && self.tables.range(..=fold.admitted()).next().is_none()
+    }
+
     /// The tables are these: they are ahead of all that was known.
     pub(super) fn jump(&mut self, fold: &Fold) {
         self.rebase(fold);

@@ -72,21 +72,25 @@ impl Machine {
     /// member was too far behind: the log that it has goes on behind the snapshot, and so does it.
     ///
     /// False: it is of no use, since it is older, or has executed what nobody should have (rule K2).
+    /// Where the base is void, an older one is of use from [`Machine::void`] on.
     pub fn handle_snapshot_available(&mut self, fold: Fold) -> bool {
         let slot = fold.admitted();
-        let known = self.fold.skipped().range(..=slot);
-        let whole = known
-            .clone()
-            .all(|skipped| fold.skipped().contains(skipped));
-        if slot <= self.base || !whole {
+        let is_newer = slot > self.base || self.void().is_some_and(|from| slot >= from);
+        if !is_newer || !self.has_skipped(&fold) {
             return false;
         }
-        let void = std::mem::take(&mut self.base_void) || self.lacks_state();
+        let base_void = std::mem::take(&mut self.base_void);
+        let void = base_void || self.lacks_state();
+        self.base_astray = None;
         if slot > self.fold.admitted() {
             self.promises = self.promises.split_off(&slot.next());
             self.jump(fold);
         } else {
+            if slot > self.base {
+                self.former = self.kept_behind(&fold, base_void);
+            }
             self.base = slot;
+            self.not_needed = self.not_needed.min(slot);
             self.revisions.rebase(&fold);
             self.pass_promised(slot);
             self.leave_barrier();
@@ -102,9 +106,37 @@ impl Machine {
         self.advance();
         true
     }
+
+    /// The snapshot at this slot cannot be read any more: if it is the base, another is needed.
+    pub fn handle_base_lost(&mut self, slot: Slot) {
+        if slot != self.base || slot == Slot::ZERO || self.base_void {
+            return;
+        }
+        if let App::Restoring { instance, slot, .. } = self.app
+            && !self.lacks_state()
+            && self.paused != Some(slot)
+        {
+            // Some of it may be in the app already: no other state is put on top of it.
+            self.condemn(instance);
+        }
+        self.base_void = true;
+    }
 }
 
 impl Machine {
+    /// From where on decisions are kept behind a newer base: from the one before, if there is one, no other
+    /// revision of the app begins between the two, and nothing was promised about a slot between them.
+    fn kept_behind(&self, newer: &Fold, base_void: bool) -> Slot {
+        let former = if base_void { self.former } else { self.base };
+        let slot = newer.admitted();
+        let promised = self.promises.range(..=slot).next_back();
+        if self.revisions.same_until(newer) && promised.is_none() {
+            former
+        } else {
+            slot
+        }
+    }
+
     fn jump(&mut self, fold: Fold) {
         let slot = fold.admitted();
         // It has executed nothing, so its state is still the empty one that it began with.
@@ -113,6 +145,8 @@ impl Machine {
         self.revisions.jump(&fold);
         self.fold = fold;
         self.base = slot;
+        self.former = slot;
+        self.not_needed = slot;
         self.decisions = Decisions::new(slot);
         self.last_to_execute = Slot::ZERO;
         self.queue.clear();
@@ -194,19 +228,37 @@ impl Machine {
         }
     }
 
-    /// What lies below the base, and below what is still being executed, is forgotten.
+    /// What lies below the base, and below what is still being executed, is not needed any more; what lies
+    /// below the base before is forgotten.
     pub(super) fn forget(&mut self) {
         let needed = match self.app {
             App::Running(_) => self.applied,
             App::Restoring { slot, .. } => slot,
             _ => self.base,
         };
-        self.decisions.forget(needed.min(self.base));
+        self.not_needed = self.not_needed.max(needed.min(self.base));
+        self.decisions.forget(self.not_needed.min(self.former));
     }
 
-    /// Entries up to here are not asked for any more, whatever happens.
+    /// Entries up to here are not asked for any more, unless the base turns out to be void.
     pub fn not_needed(&self) -> Slot {
-        self.decisions.base()
+        self.not_needed
+    }
+
+    /// Of the newest snapshot that can be used, as far as is known here.
+    pub fn base(&self) -> Slot {
+        self.base
+    }
+
+    /// The base cannot be used: one of this slot or a later one can.
+    pub fn void(&self) -> Option<Slot> {
+        self.base_void.then_some(self.former)
+    }
+
+    /// Nothing that is known to be skipped was executed in the state with these tables (rule K2).
+    pub fn has_skipped(&self, fold: &Fold) -> bool {
+        let mut known = self.fold.skipped().range(..=fold.admitted());
+        known.all(|skipped| fold.skipped().contains(skipped))
     }
 
     /// A snapshot is being taken: nothing is executed meanwhile.

@@ -23,7 +23,7 @@ use synod_proto::v1::{
 };
 
 use super::*;
-use crate::apply::ledger::{History, InFlight, Record};
+use crate::apply::ledger::{History, InFlight, Kept, Record};
 
 /// A machine with its log; what it says is carried out by the test.
 pub(super) struct Bench {
@@ -136,7 +136,7 @@ impl Bench {
             log,
             ledger: match ledger {
                 Found::Record(record) => record,
-                Found::New | Found::Missing | Found::OtherBoot => Record::default(),
+                Found::New | Found::Missing | Found::OtherBoot(_) => Record::default(),
             },
             state,
             base,

@@ -19,6 +19,7 @@ struct Kept {
     go_on: Notify,
     fails: AtomicBool,
     applied: Mutex<Option<Slot>>,
+    take_limit: Mutex<Option<Duration>>,
 }
 
 impl TestStates {
@@ -83,8 +84,16 @@ impl States for TestStates {
         Ok(())
     }
 
+    fn take_limit(&self) -> Option<Duration> {
+        *self.shared.take_limit.lock().unwrap()
+    }
+
     fn void(&self, slot: Slot) {
         self.note(format!("void {slot}"));
+    }
+
+    fn void_since(&self, slot: Slot) {
+        self.note(format!("void since {slot}"));
     }
 
     fn settle(&self, slot: Slot, good: bool) {
@@ -151,7 +160,7 @@ async fn a_snapshot_is_taken_between_two_requests_and_an_app_that_starts_is_give
     assert_eq!(states.asked(), ["take 2 of 7", "settle 2 true"]);
 
     let fold = Fold::load(&states.latest().unwrap()).unwrap();
-    process.handle.snapshot_available(fold).await;
+    process.handle.snapshot_available(Some(fold)).await;
     process.status(|status| status.not_needed == Slot(2)).await;
     log.compact(Slot(2));
     app.listen(8);
@@ -204,7 +213,7 @@ async fn who_waits_for_what_a_snapshot_came_for_is_told_before_its_time_is() {
     let mut other = Box::pin(process.handle.answer(id(3)));
     assert!((&mut waits).now_or_never().is_none());
     assert!((&mut other).now_or_never().is_none());
-    process.handle.snapshot_available(tables(&log)).await;
+    process.handle.snapshot_available(Some(tables(&log))).await;
     let answer = waits.now_or_never().expect("it was told already");
     assert_eq!(answer.outcome, Outcome::Elsewhere);
     log.compact(Slot(2));
@@ -239,6 +248,31 @@ async fn a_snapshot_of_an_app_that_was_started_anew_meanwhile_does_not_count() {
     let taken = process.handle.take_snapshot().await;
     assert_eq!(taken, Err(NotTaken::Failed("as the test wants".into())));
     process.executes(3..=3).await;
+    process.shut_down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_may_take_as_long_as_its_own_limit_says() {
+    let data = tempfile::tempdir().unwrap();
+    let (log, app, states) = (Log::default(), TestApp::default(), TestStates::default());
+    let process = Process::with_states(data.path(), &log, &app, &states);
+    app.listen(7);
+    process.executes(1..=1).await;
+    let limit = Duration::from_secs(1_800);
+    *states.shared.take_limit.lock().unwrap() = Some(limit);
+    for (takes, in_time) in [(limit, true), (2 * limit, false)] {
+        states.shared.hold.store(true, Ordering::SeqCst);
+        let handle = process.handle.clone();
+        let taken = tokio::spawn(async move { handle.take_snapshot().await });
+        tokio::time::sleep(takes).await;
+        states.shared.go_on.notify_waiters();
+        let expected = if in_time {
+            Ok(Slot(1))
+        } else {
+            Err(NotTaken::TooLong)
+        };
+        assert_eq!(taken.await.unwrap(), expected);
+    }
     process.shut_down().await;
 }
 

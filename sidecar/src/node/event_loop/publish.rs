@@ -29,6 +29,7 @@ impl EventLoop {
             leader: self.paxos.leader(),
             led_since_ns: self.leadership.since_ns(),
             promised: self.paxos.promised(),
+            accepted: self.paxos.accepted(),
             last: self.paxos.last(),
             commit,
             log_counts: self.log_counts && self.paxos.removed().is_none(),
@@ -41,6 +42,7 @@ impl EventLoop {
             installed: self.installed,
             needs_snapshot: self.paxos.needs_snapshot(),
             log_bytes: self.writer.bytes(),
+            log_used_bytes: self.writer.used_bytes(),
         };
         self.tell_skewed(&status.skewed);
         self.seat.status.send_if_modified(|old| {

@@ -16,8 +16,8 @@ use tonic::{Code, Streaming};
 use super::error::{FetchError, plain};
 use super::partial::Partial;
 use super::{Connector, QUEUED_PIECES, WINDOW_BYTES, offer};
-use crate::snapshot::blocking;
 use crate::snapshot::store::{Snapshot, Standing, Store};
+use crate::snapshot::{blocking, in_background};
 
 /// Gets snapshots of other members into a store, one at a time.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ impl Fetcher {
     }
 
     /// Fetches one of the snapshots that a member offers, or the rest of it. It has the standing
-    /// there that it has here. When this is dropped, the transfer ends, and can go on later.
+    /// here that it has there, from the moment that it can be seen. When this is dropped, the transfer ends, and can go on later.
     pub async fn fetch(
         &self,
         member: &Connector,
@@ -66,15 +66,14 @@ impl Fetcher {
         if offer.head.group != self.group || !offer.standing.usable() {
             return Err(FetchError::NotAsAsked("an offer that is of no use here"));
         }
-        let fetched = match self.store.get(offer.id) {
-            Ok(here) => here,
-            Err(_) => self.transfer(member, offer, one).await?,
+        let Ok(here) = self.store.get(offer.id) else {
+            return self.transfer(member, offer, one).await;
         };
         let (store, standing) = (self.store.clone(), offer.standing);
         let marked = blocking(move || match standing {
-            Standing::Unverified if fetched.standing.usable() => Ok(()),
-            Standing::Unverified => store.mark_unverified(fetched.id),
-            Standing::Verified | Standing::Uncompared => store.mark_verified(fetched.id),
+            Standing::Unverified if here.standing.usable() => Ok(()),
+            Standing::Unverified => store.mark_unverified(here.id),
+            Standing::Verified | Standing::Uncompared => store.mark_verified(here.id),
         });
         marked.await?;
         Ok(self.store.get(offer.id)?)
@@ -100,7 +99,7 @@ impl Fetcher {
         let answered = answered.map_err(|_| FetchError::Silent(self.silence))?;
         let stream = answered.map_err(|status| FetchError::of(&status, offer.id))?;
         let (pieces, queue) = mpsc::channel(QUEUED_PIECES);
-        let receiving = tokio::spawn(blocking(move || partial.receive(queue)));
+        let receiving = tokio::spawn(in_background(move || partial.receive(queue)));
         let passed = self
             .pass_on(stream.into_inner(), offset, offer, pieces)
             .await;

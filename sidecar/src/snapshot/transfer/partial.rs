@@ -127,7 +127,9 @@ impl Partial {
         let path = path.map_err(|error| self.store.failed("naming a snapshot", error))?;
         let file = NamedTempFile::from_parts(self.file, path);
         followed.map_err(|error| self.store.not_as_written(error))?;
-        Ok(self.store.seal(file, &head, end, back)?)
+        Ok(self
+            .store
+            .seal(file, &head, end, back, self.offer.standing)?)
     }
 
     /// Writes everything down, chunk by chunk, and tells how far it is.

@@ -213,6 +213,25 @@ async fn a_snapshot_of_another_member_becomes_one_of_this_store() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_fetched_has_its_standing_from_the_moment_that_it_can_be_seen() {
+    for bytes in 0..8 {
+        let pair = Pair::new(bytes);
+        let (member, _running) = pair.serve(pair.service()).await;
+        let receiver = pair.receiver.clone();
+        let looking = std::thread::spawn(move || {
+            loop {
+                if let Some(seen) = receiver.newest() {
+                    return seen.standing;
+                }
+            }
+        });
+        pair.fetch(&member).await.unwrap();
+        assert_eq!(looking.join().unwrap(), Standing::Verified);
+        pair.assert_whole();
+    }
+}
+
 #[tokio::test]
 async fn what_was_not_compared_is_neither_offered_nor_sent() {
     let pair = Pair::new(10);

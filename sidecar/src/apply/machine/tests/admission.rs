@@ -239,7 +239,7 @@ fn a_request_classified_by_older_classes_is_refused_from_the_next_slot_on() {
 
 #[test]
 fn admission_goes_on_while_no_app_runs() {
-    let mut bench = Bench::begin(Found::OtherBoot, Vec::new());
+    let mut bench = Bench::begin(Found::OtherBoot(Kept::default()), Vec::new());
     bench.machine.handle_app(None);
     bench.choose(1, &request());
     bench.choose_policy(

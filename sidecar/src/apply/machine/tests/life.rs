@@ -229,7 +229,7 @@ fn an_app_that_restarted_behind_our_back_begins_at_the_first_slot() {
 #[test]
 fn after_the_machine_died_whatever_runs_is_new() {
     let (bench, _) = in_flight();
-    let mut bench = Bench::begin(Found::OtherBoot, bench.log);
+    let mut bench = Bench::begin(Found::OtherBoot(Kept::default()), bench.log);
     bench.machine.handle_app(Some(instance(1)));
     assert_eq!(bench.run().0, [1, 2, 3, 4]);
 }

@@ -20,6 +20,15 @@ fn astray(bench: &mut Bench, slot: u64, measure: OnDivergence) -> bool {
         .handle_astray(number, Some((Slot(slot), measure)))
 }
 
+/// The app is asked for its slot.
+fn asks(actions: &[Action]) -> Job {
+    let asked = actions.iter().find_map(|action| match action {
+        Action::AskApplied { job, .. } => Some(*job),
+        _ => None,
+    });
+    asked.expect("the app is asked")
+}
+
 fn stops(actions: &[Action]) -> bool {
     actions.contains(&Action::StopApp(instance(1)))
 }
@@ -57,15 +66,46 @@ fn that_a_copy_differs_is_in_the_ledger_and_the_next_process_knows_it() {
     let restarted = bench.restarted(Some(instance(1)));
     assert_eq!(restarted.machine.astray(), Some(Slot(4)));
     assert!(restarted.machine.lineage().is_known);
-    for lost in [Found::Missing, Found::OtherBoot] {
+    let rebooted = Found::OtherBoot(bench.ledger.kept());
+    for (found, is_known) in [(Found::Missing, false), (rebooted, true)] {
         let mut restarted = Bench::begin_from(
             StateType::Volume(UncleanCrash::AppliedHeader),
             None,
-            lost,
+            found,
             bench.log.clone(),
         );
-        restarted.machine.handle_app(Some(instance(1)));
-        assert!(!restarted.machine.lineage().is_known, "{lost:?}");
+        restarted.machine.handle_app(None);
+        restarted.machine.handle_app(Some(instance(2)));
+        let job = asks(&restarted.step());
+        restarted.machine.handle_app_applied(job, Some(Slot(5)));
+        restarted.run();
+        assert_eq!(restarted.machine.lineage().is_known, is_known, "{found:?}");
+        let astray = is_known.then_some(Slot(4));
+        assert_eq!(restarted.machine.astray(), astray, "{found:?}");
+    }
+}
+
+#[test]
+fn a_state_in_which_nothing_was_executed_is_vouched_for_from_its_first_slot_on() {
+    let log = bench().log;
+    for (found, slot, is_known) in [
+        (Found::New, 0, true),
+        (Found::Missing, 0, true),
+        // What was found about it before, nobody knows.
+        (Found::New, 2, false),
+        (Found::Missing, 2, false),
+    ] {
+        let state = StateType::Volume(UncleanCrash::AppliedHeader);
+        let mut bench = Bench::begin_from(state, None, found, log.clone());
+        bench.machine.handle_app(None);
+        bench.step();
+        bench.machine.handle_app(Some(instance(1)));
+        let job = asks(&bench.step());
+        bench.machine.handle_app_applied(job, Some(Slot(slot)));
+        bench.run();
+        let lineage = bench.machine.lineage();
+        assert_eq!(lineage.is_known, is_known, "{found:?} {slot}");
+        assert_eq!(lineage.from, Slot(slot));
     }
 }
 
@@ -89,25 +129,73 @@ fn a_copy_that_is_told_to_stand_executes_nothing_more_until_it_is_made_anew_or_t
     assert_eq!(bench.run().0, [1, 2, 3, 4, 5, 6, 7]);
 }
 
+/// The slot of the snapshot that the app is given, if it is given one.
+fn restored(actions: &[Action]) -> Option<u64> {
+    actions.iter().find_map(|action| match action {
+        Action::Restore { slot, .. } => Some(slot.0),
+        _ => None,
+    })
+}
+
 #[test]
-fn a_snapshot_that_may_contain_what_differs_is_void_and_an_older_one_is_used() {
+fn a_snapshot_that_may_contain_what_differs_is_void_and_another_is_used() {
     for (base, is_void) in [(3, false), (4, true)] {
         let mut bench = bench();
         bench.snapshot(base);
         bench.step();
         assert!(astray(&mut bench, 4, OnDivergence::Quarantine));
-        let void = Action::VoidSnapshot { slot: Slot(base) };
-        assert_eq!(bench.step().contains(&void), is_void);
+        // Whether it is the base or not: what else was saved from there on is of no use either.
+        let void = Action::VoidSince { slot: Slot(4) };
+        assert!(bench.step().contains(&void));
+        assert_eq!(bench.machine.void().is_some(), is_void);
+        assert!(astray(&mut bench, 4, OnDivergence::Quarantine));
+        assert!(!bench.step().contains(&void), "once is enough");
         bench.machine.handle_app(None);
         bench.machine.handle_app(Some(instance(2)));
-        let restores = |actions: &[Action]| {
-            let mut found = actions.iter();
-            found.any(|it| matches!(it, Action::Restore { slot, .. } if slot.0 != 4))
-        };
-        assert_eq!(restores(&bench.step()), !is_void);
+        assert_eq!(restored(&bench.step()).is_some(), !is_void);
         // Another member's, behind that.
         bench.snapshot(6);
-        assert_eq!(restores(&bench.step()), is_void);
+        assert_eq!(restored(&bench.step()), is_void.then_some(6));
+    }
+}
+
+#[test]
+fn a_snapshot_of_the_same_slot_that_is_vouched_for_takes_the_place_of_a_void_one() {
+    let mut bench = bench();
+    bench.snapshot(5);
+    assert!(astray(&mut bench, 4, OnDivergence::Quarantine));
+    bench.machine.handle_app(None);
+    bench.machine.handle_app(Some(instance(2)));
+    assert_eq!(restored(&bench.step()), None);
+    bench.snapshot(5);
+    assert_eq!(restored(&bench.step()), Some(5));
+    assert_eq!(
+        (bench.machine.void(), bench.machine.base()),
+        (None, Slot(5))
+    );
+}
+
+#[test]
+fn a_copy_that_is_made_anew_from_what_may_differ_is_not_vouched_for_before_it_begins_elsewhere() {
+    let mut bench = bench();
+    bench.snapshot(5);
+    assert!(astray(&mut bench, 4, OnDivergence::Alert));
+    for number in [2, 3] {
+        bench.machine.handle_app(None);
+        bench.machine.handle_app(Some(instance(number)));
+        let actions = bench.step();
+        let restore = actions.iter().find_map(|action| match action {
+            Action::Restore { job, .. } => Some(*job),
+            _ => None,
+        });
+        bench
+            .machine
+            .handle_restored(restore.expect("nobody took it out"));
+        bench.run();
+        let expected = (number == 2).then_some(Slot(4));
+        assert_eq!(bench.machine.astray(), expected);
+        assert_eq!(bench.ledger.astray, expected);
+        bench.snapshot(6);
     }
 }
 

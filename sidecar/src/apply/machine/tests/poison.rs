@@ -269,7 +269,7 @@ fn nothing_is_executed_before_the_log_is_known_up_to_what_was_chosen_at_the_star
         incarnation: Incarnation(1),
         fold: Fold::new(configuration(), 1, Policy::default()),
         state: StateType::Ephemeral,
-        ledger: Found::OtherBoot,
+        ledger: Found::OtherBoot(Kept::default()),
         half_restored: false,
         promises: Vec::new(),
         gated: true,
@@ -393,7 +393,7 @@ fn what_was_surely_not_sent_is_held_and_what_was_executed_is_said_to_be() {
 
 #[test]
 fn what_an_earlier_machine_did_is_not_known_but_what_came_since_is() {
-    for ledger in [Found::OtherBoot, Found::Missing] {
+    for ledger in [Found::OtherBoot(Kept::default()), Found::Missing] {
         let (bench, _) = stuck(StateType::Ephemeral);
         let mut next = bench.restarted_with(ledger, None);
         assert_eq!(next.machine.handle_ask(ask(3, 1)), Some(Standing::Unknown));
@@ -417,7 +417,7 @@ fn a_member_that_has_only_just_come_has_sent_nothing() {
 #[test]
 fn what_an_earlier_machine_may_have_answered_is_not_known_though_this_life_has_sent_it() {
     let (bench, _) = stuck(StateType::Ephemeral);
-    let mut next = bench.restarted_with(Found::OtherBoot, Some(instance(2)));
+    let mut next = bench.restarted_with(Found::OtherBoot(Kept::default()), Some(instance(2)));
     next.machine.handle_proven(Slot(3));
     let first = next.sent();
     next.machine.handle_response(first.run);
@@ -439,7 +439,7 @@ fn what_is_in_the_snapshot_that_a_copy_is_to_begin_with_is_not_promised_any_more
 #[test]
 fn what_an_earlier_machine_did_stays_unknown_to_all_later_lives() {
     let (bench, _) = stuck(StateType::Ephemeral);
-    let mut second = bench.restarted_with(Found::OtherBoot, Some(instance(2)));
+    let mut second = bench.restarted_with(Found::OtherBoot(Kept::default()), Some(instance(2)));
     second.step();
     let mut third = second.restarted(Some(instance(2)));
     assert_eq!(third.machine.handle_ask(ask(3, 1)), Some(Standing::Unknown));

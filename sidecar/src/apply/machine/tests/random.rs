@@ -245,7 +245,7 @@ impl Life {
             0 => {
                 // The whole machine went down.
                 self.apps.end(&mut self.dice);
-                Found::OtherBoot
+                Found::OtherBoot(self.bench.ledger.kept())
             }
             _ => Found::Record(self.bench.ledger),
         };

@@ -363,6 +363,143 @@ fn an_older_snapshot_than_the_one_at_hand_changes_nothing() {
     assert_eq!(bench.machine.not_needed(), Slot(3));
 }
 
+// === a snapshot that is lost, or void ===
+
+/// The app starts anew, and executes these behind the state that it is given.
+fn made_anew(bench: &mut Bench, number: u64, from: u64) -> Vec<u64> {
+    bench.machine.handle_app(Some(instance(number)));
+    let (job, slot, _) = restore(&bench.step());
+    assert_eq!(slot, from);
+    bench.machine.handle_restored(job);
+    bench.run().0
+}
+
+#[test]
+fn where_the_newest_snapshot_is_lost_a_copy_begins_with_the_one_before() {
+    let mut bench = with_snapshot();
+    bench.snapshot(6);
+    assert_eq!(
+        (bench.run().0, bench.machine.not_needed()),
+        (vec![], Slot(6))
+    );
+    bench.machine.handle_base_lost(Slot(3));
+    assert_eq!(bench.machine.void(), None, "that is not the base");
+    bench.machine.handle_base_lost(Slot(6));
+    assert_eq!(bench.machine.void(), Some(Slot(3)));
+    bench.machine.handle_app(Some(instance(2)));
+    let waits = bench.step();
+    assert!(!waits.iter().any(|it| matches!(it, Action::Restore { .. })));
+    let older = bench.fold_at(2);
+    assert!(!bench.machine.handle_snapshot_available(older), "forgotten");
+    bench.snapshot(3);
+    let (job, slot, _) = restore(&bench.step());
+    assert_eq!((slot, bench.machine.void()), (3, None));
+    bench.machine.handle_restored(job);
+    // Two that were decided before, behind the one that is lost, are executed once more.
+    assert_eq!(bench.run().0, [5, 6, 7]);
+    assert!(bench.machine.serving());
+    // And that is the only one now.
+    bench.machine.handle_base_lost(Slot(3));
+    assert_eq!(bench.machine.void(), Some(Slot(3)));
+    bench.snapshot(7);
+    assert_eq!(made_anew(&mut bench, 3, 7), [0; 0]);
+}
+
+#[test]
+fn a_restore_under_way_from_what_is_lost_ends_and_begins_with_another() {
+    let mut bench = with_snapshot();
+    bench.snapshot(6);
+    bench.machine.handle_app(Some(instance(2)));
+    let (job, ..) = restore(&bench.step());
+    bench.machine.handle_base_lost(Slot(6));
+    assert_eq!(
+        bench.machine.condemned(),
+        Some(instance(2)),
+        "some of it may be in the app"
+    );
+    bench.snapshot(3);
+    assert_eq!(bench.machine.condemned(), Some(instance(2)));
+    bench.machine.handle_restore_failed(job, true);
+    assert_eq!(made_anew(&mut bench, 3, 3), [5, 6, 7]);
+}
+
+#[test]
+fn where_all_of_the_log_is_there_a_copy_can_begin_with_nothing() {
+    let mut bench = with_snapshot();
+    bench.machine.handle_app(Some(instance(2)));
+    let (job, ..) = restore(&bench.step());
+    bench.machine.handle_restore_failed(job, false);
+    bench.machine.handle_base_lost(Slot(3));
+    assert_eq!(bench.machine.void(), Some(Slot(0)));
+    assert!(bench.machine.handle_snapshot_available(bench.fold_at(0)));
+    assert_eq!(bench.run().0, [1, 2, 3, 5, 6, 7], "in the app that waits");
+    bench.machine.handle_app(Some(instance(3)));
+    assert_eq!(bench.run().0, [1, 2, 3, 5, 6, 7]);
+}
+
+#[test]
+fn a_volume_is_put_back_to_the_one_before_where_the_newest_is_lost() {
+    let state = StateType::Volume(UncleanCrash::Rollback);
+    let log = with_snapshot().log;
+    let mut bench = Bench::begin_from(state, None, Found::Record(Record::default()), log);
+    bench.machine.handle_app(Some(instance(1)));
+    bench.run();
+    bench.snapshot(3);
+    bench.snapshot(6);
+    bench.step();
+    bench.machine.handle_base_lost(Slot(6));
+    bench.machine.handle_app(None);
+    let replaces = |actions: &[Action]| {
+        actions.iter().find_map(|action| match action {
+            Action::ReplaceApp { slot, .. } => Some(slot.0),
+            _ => None,
+        })
+    };
+    assert_eq!(replaces(&bench.step()), None);
+    bench.snapshot(3);
+    assert_eq!(replaces(&bench.step()), Some(3));
+}
+
+#[test]
+fn nobody_goes_back_behind_the_beginning_of_another_revision_or_a_promise() {
+    let mut bench = with_snapshot();
+    bench.choose_revision(7, 1, false);
+    bench.step();
+    bench.snapshot(8);
+    bench.machine.handle_base_lost(Slot(8));
+    assert_eq!(bench.machine.void(), Some(Slot(8)));
+
+    let mut bench = with_snapshot();
+    bench.machine.handle_proven(Slot(7));
+    bench.choose(7, &request());
+    let in_flight = bench.sent();
+    let ask = Ask {
+        slot: in_flight.slot,
+        ballot: Ballot::default(),
+        number: 1,
+    };
+    assert_eq!(bench.machine.handle_ask(ask), Some(Standing::Failed));
+    // Another copy could execute it.
+    bench.snapshot(8);
+    bench.step();
+    bench.machine.handle_base_lost(Slot(8));
+    assert_eq!(bench.machine.void(), Some(Slot(8)));
+}
+
+#[test]
+fn what_was_skipped_meanwhile_is_not_executed_by_a_copy_that_goes_back() {
+    let mut bench = with_snapshot();
+    bench.snapshot(7);
+    bench.step();
+    bench.choose_skip(6);
+    let void = Action::VoidSnapshot { slot: Slot(7) };
+    assert!(bench.step().contains(&void));
+    assert_eq!(bench.machine.void(), Some(Slot(3)));
+    bench.snapshot(3);
+    bench.machine.handle_app(None);
+    assert_eq!(made_anew(&mut bench, 2, 3), [5, 7]);
+}
+
 // === a member that was too far behind ===
 
 #[test]
@@ -433,7 +570,7 @@ fn a_snapshot_that_comes_before_the_first_look_at_the_app_counts() {
 #[test]
 fn what_reads_have_seen_of_a_snapshot_was_sent_for_ever() {
     let mut bench = with_snapshot();
-    let mut next = bench.restarted_with(Found::OtherBoot, Some(instance(2)));
+    let mut next = bench.restarted_with(Found::OtherBoot(Kept::default()), Some(instance(2)));
     let (job, ..) = restore(&next.step());
     next.machine.handle_restored(job);
     next.machine.handle_app(None);
@@ -472,7 +609,12 @@ fn memory_does_not_grow_with_a_log_that_snapshots_stand_for() {
         bench.snapshot(bench.log.len() as u64);
         let mut decisions = bench.machine.decisions.clone();
         let applied = bench.machine.applied();
-        assert_eq!(decisions.base(), applied);
+        assert_eq!(bench.machine.not_needed(), applied);
+        assert_eq!(
+            decisions.base(),
+            Slot(applied.0 - 100),
+            "the snapshot before"
+        );
         decisions.forget(Slot(applied.0 + 64));
         assert_eq!(decisions, Decisions::new(Slot(applied.0 + 64)));
     }

@@ -305,7 +305,7 @@ fn app_process_restarted_behind_our_back_the_new_one_is_not_trusted() {
 fn machine_died_whatever_runs_is_new_and_volume_and_ledger_may_disagree() {
     for state in ALL {
         let mut case = Case::new(state);
-        let did = case.restart_us(Found::OtherBoot, Some(1));
+        let did = case.restart_us(Found::OtherBoot(Kept::default()), Some(1));
         let expected = match state {
             EPHEMERAL => "restore 2 to 1",
             APPLIED_HEADER => "ask 1",
@@ -314,7 +314,7 @@ fn machine_died_whatever_runs_is_new_and_volume_and_ledger_may_disagree() {
         };
         assert_eq!(did, expected, "{state:?}");
         let mut case = Case::new(state);
-        let did = case.restart_us(Found::OtherBoot, None);
+        let did = case.restart_us(Found::OtherBoot(Kept::default()), None);
         match state {
             ROLLBACK | AT_LEAST_ONCE => {
                 assert_eq!(did, "put 2 back");
@@ -395,7 +395,9 @@ fn a_volume_that_was_put_back_is_known_to_our_next_process() {
         };
         assert_eq!(whole.does(), "send 3 (1)", "{state:?}");
         let mut lost = Case {
-            bench: whole.bench.restarted_with(Found::OtherBoot, None),
+            bench: whole
+                .bench
+                .restarted_with(Found::OtherBoot(Kept::default()), None),
             ..whole
         };
         let expected = match state {
@@ -408,7 +410,13 @@ fn a_volume_that_was_put_back_is_known_to_our_next_process() {
 
 #[test]
 fn a_volume_that_is_half_put_back_says_nothing() {
-    let ledgers = |case: &Case| [case.ledger(), Found::Missing, Found::OtherBoot];
+    let ledgers = |case: &Case| {
+        [
+            case.ledger(),
+            Found::Missing,
+            Found::OtherBoot(Kept::default()),
+        ]
+    };
     for state in VOLUMES {
         for number in 0..3 {
             let mut case = Case::idle(state);
