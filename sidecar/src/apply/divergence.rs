@@ -27,7 +27,8 @@ const PENDING: usize = 16_384;
 ///
 /// A leader begins with nothing. What earlier ones have found is with the copies: the slots of which
 /// they have thrown their digests away are judged, and who was found to differ brings its [`Mark`].
-/// Therefore a digest is thrown away only when all copies have heard what came of its slot.
+/// Therefore a digest is thrown away only when all copies have heard what came of its slot. Where what
+/// comes of a slot is open, since a part that differs may turn out to be noise, it is kept.
 #[derive(Debug)]
 pub struct Comparer {
     rules: Rules,
@@ -150,6 +151,8 @@ impl Comparer {
             self.enter(member, &batch);
         }
         match batch.mark {
+            // It is yet to hear that.
+            Some(mark) if mark.tie.is_some() && self.over.contains(&member) => {}
             Some(mark) => self.remember(member, mark),
             None => drop(self.over.remove(&member)),
         }
@@ -241,10 +244,8 @@ impl Comparer {
         if let Some(mark) = self.marks.get(&member) {
             heard = heard.min(mark.slot.prev());
         }
-        let disputed = self.pending.range(..=heard).find(|(_, digests)| {
-            let alike = self.largest(digests).len();
-            alike < digests.len() && alike < self.majority()
-        });
+        let mut heard_of = self.pending.range(..=heard);
+        let disputed = heard_of.find(|(_, digests)| self.differ_without_majority(digests));
         disputed.map_or(heard, |(slot, _)| slot.prev())
     }
 
@@ -341,6 +342,11 @@ impl Comparer {
         }
     }
 
+    fn differ_without_majority(&self, digests: &BTreeMap<MemberId, Digest>) -> bool {
+        let alike = self.largest(digests).len();
+        alike < digests.len() && alike < self.majority()
+    }
+
     /// The largest set of copies that agree.
     fn largest(&self, digests: &BTreeMap<MemberId, Digest>) -> BTreeSet<MemberId> {
         let alike = |digest: &Digest| -> BTreeSet<MemberId> {
@@ -417,6 +423,36 @@ impl Comparer {
             self.marks.retain(|_, mark| mark.tie.is_none());
         }
     }
+
+    /// The slot of a tie, as long as what all have answered there and since is known and may turn out to
+    /// differ by noise only: that needs a slot of which enough copies still have their digests.
+    fn open_tie(&self) -> Option<Slot> {
+        let tied = || self.marks.iter().filter(|(_, mark)| mark.tie.is_some());
+        let (_, first) = tied().min_by_key(|(_, mark)| mark.slot)?;
+        let digests = self.pending.get(&first.slot)?;
+        let is_known = tied().all(|(member, _)| digests.contains_key(member));
+        let may_be_noise = !matches!(first.part, Part::StatusClass | Part::Status);
+        let all_heard = self.waiting(first.slot).is_empty();
+        (is_known && may_be_noise && all_heard && self.copies.len() > 2).then_some(first.slot)
+    }
+
+    /// A tie is over, too, when what differs there is known to be noise by now.
+    fn settle_noise(&mut self) {
+        let Some(open) = self.open_tie() else {
+            return;
+        };
+        if self.agreed(&self.pending[&open]).is_empty() {
+            return;
+        }
+        let tied = self.marks.iter().filter(|(_, mark)| mark.tie.is_some());
+        self.over.extend(tied.map(|(member, _)| *member));
+        self.marks.retain(|_, mark| mark.tie.is_none());
+        // What else has differed since was not told.
+        let since: Vec<Slot> = self.pending.range(open..).map(|(slot, _)| *slot).collect();
+        for slot in since {
+            self.judge(slot, self.waiting(slot).is_empty());
+        }
+    }
 }
 
 // === judgement ===
@@ -435,7 +471,9 @@ impl Comparer {
         }
         let copies = self.copies.iter().map(|it| self.reported(*it));
         let everybody = copies.min().unwrap_or_default();
-        self.finished = self.finished.max(everybody);
+        self.settle_noise();
+        let open = self.open_tie().map_or(everybody, Slot::prev);
+        self.finished = self.finished.max(everybody.min(open));
         self.pending = self.pending.split_off(&self.finished.next());
     }
 
@@ -446,7 +484,7 @@ impl Comparer {
         if agreed.is_empty() && last_word {
             self.learn(slot, &digests);
             agreed = self.largest(&digests);
-            if agreed.len() < digests.len() && agreed.len() < self.majority() {
+            if self.differ_without_majority(&digests) {
                 return self.dispute(slot, &digests);
             }
         }
@@ -525,6 +563,7 @@ impl Comparer {
                 tie: u32::try_from(camp).ok(),
             };
             marks.entry(*member).or_insert(mark);
+            self.over.remove(member);
         }
         self.marks = marks;
         self.verdicts.push_back(Verdict::NoMajority {
