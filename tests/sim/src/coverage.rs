@@ -133,6 +133,8 @@ pub enum Sight {
     SnapshotsJumped,
     /// One contained what is skipped.
     SnapshotsVoid,
+    /// One was damaged.
+    SnapshotsRotten,
     /// What a copy begins with was not there any more.
     BasesLost,
     /// What it begins with was void, and another took its place.
@@ -284,6 +286,7 @@ impl Sight {
         Self::SnapshotsUsed,
         Self::SnapshotsJumped,
         Self::SnapshotsVoid,
+        Self::SnapshotsRotten,
         Self::BasesLost,
         Self::BasesReplaced,
         Self::RestoresBegun,

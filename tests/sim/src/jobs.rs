@@ -22,6 +22,8 @@ pub(crate) enum End {
     Done,
     NotBegun,
     Half,
+    /// The sidecar dies meanwhile.
+    Dies,
     /// It never ends.
     Never,
 }
@@ -30,13 +32,26 @@ impl World {
     fn draw_end(&mut self) -> (End, u64) {
         let takes = self.dice.log_range(100_000, self.swarm.service.job_ns);
         let fails = !self.calm && self.dice.chance(self.swarm.service.job_fails);
+        let dies = !self.calm && self.dice.chance(self.swarm.service.dies_in_job);
         let ends = [End::NotBegun, End::Half, End::Half, End::Never];
         let end = if fails {
             ends[self.dice.pick(ends.len())]
+        } else if dies && !self.is_looked_for() {
+            End::Dies
         } else {
             End::Done
         };
         (end, takes)
+    }
+
+    /// The sidecar dies now, if that is how the job ends.
+    fn dies_in_job(&mut self, member: usize, life: Life, end: End) {
+        let process = self.hosts[member].process.as_ref();
+        if end == End::Dies && process.is_some_and(|it| it.life == life) && !self.calm {
+            let machine = self.dice.chance(self.swarm.faults.machine);
+            let length = self.dice.gap(self.swarm.faults.length_ns);
+            self.kill(member, machine, length);
+        }
     }
 
     /// Begins what the machine says.
@@ -165,6 +180,7 @@ impl World {
         job: Job,
         (slot, instance, end): (Slot, u64, End),
     ) -> Result<(), Violation> {
+        self.dies_in_job(member, life, end);
         let host = &mut self.hosts[member];
         let found = look(host);
         let Some(process) = host.process.as_mut().filter(|p| p.life == life) else {
@@ -202,6 +218,7 @@ impl World {
         job: Job,
         (slot, end): (Slot, End),
     ) -> Result<(), Violation> {
+        self.dies_in_job(member, life, end);
         let host = &mut self.hosts[member];
         let found = look(host);
         let Some(process) = host.process.as_mut().filter(|p| p.life == life) else {
@@ -305,6 +322,7 @@ impl World {
         job: Job,
         (slot, end): (Slot, End),
     ) -> Result<(), Violation> {
+        self.dies_in_job(member, life, end);
         let host = &mut self.hosts[member];
         let found = look(host);
         let Some(process) = host.process.as_mut().filter(|p| p.life == life) else {

@@ -45,6 +45,7 @@ impl World {
             return self.settle(member);
         }
         self.check_standing(member)?;
+        self.rot(member);
         self.mark(member)?;
         self.tell_apply(member)?;
         self.save_at_barrier(member);
@@ -123,6 +124,27 @@ impl World {
         Err(Violation::new("standstill", text))
     }
 
+    /// The newest snapshot turns out to be damaged, where it is not needed by all.
+    fn rot(&mut self, member: usize) {
+        if self.calm || !self.dice.chance(self.swarm.service.snapshots_rot) {
+            return;
+        }
+        let newest = |it: usize| self.hosts[it].newest_usable().map(|it| it.base.slot);
+        let Some(slot) = newest(member) else {
+            return;
+        };
+        let others = self.seated.iter().filter(|it| **it != member);
+        let as_good = others.filter(|it| {
+            let host = &self.hosts[**it];
+            host.process.is_some() && host.absent_since_ns.is_none() && newest(**it) >= Some(slot)
+        });
+        if as_good.count() > 1 {
+            self.coverage.saw(Sight::SnapshotsRotten);
+            let all = &mut self.hosts[member].snapshots;
+            all.retain(|it| it.base.slot != slot);
+        }
+    }
+
     /// What is in the store of this member, oldest first.
     fn kept(&self, member: usize) -> Vec<Kept> {
         let host = &self.hosts[member];
@@ -189,8 +211,12 @@ impl World {
         let fills = self.dice.chance(FILLS);
         // Where the others are away nobody can know that it is astray (rule N2).
         let fills = fills && self.odd.is_none_or(|it| it.member != member);
+        let alone = self.got_past_alone(member);
+        let fills = fills || alone && self.dice.chance(0.3);
         let kept = self.kept(member);
         let host = &mut self.hosts[member];
+        let before = host.newest_usable().map(|it| it.base.slot);
+        let before = before.unwrap_or_default();
         let Some(process) = &host.process else {
             return Ok(());
         };
@@ -233,7 +259,25 @@ impl World {
             }
         }
         host.retain();
+        let is_usable = host.newest_usable().is_some_and(|it| {
+            let poison = it.state.poisonous().last();
+            poison.is_some_and(|it| alone && *it > before)
+        });
+        if is_usable && !self.calm {
+            // Who goes on without it may skip what it has executed.
+            let length = self.dice.range(5_000_000_000, 30_000_000_000);
+            self.kill(member, true, length);
+        }
         Ok(())
+    }
+
+    /// This copy has executed poison that most others have not, and has saved that.
+    fn got_past_alone(&self, member: usize) -> bool {
+        let host = &self.hosts[member];
+        let is_compared = self.swarm.compared.is_some();
+        let newest = host.snapshots.last().filter(|_| !is_compared && !self.calm);
+        let poison = newest.and_then(|it| it.state.poisonous().last());
+        poison.is_some_and(|it| *it > self.executed_by_most(member))
     }
 
     /// Up to where a majority of the copies has executed, where they are not compared.

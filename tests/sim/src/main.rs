@@ -31,6 +31,9 @@ struct Arguments {
     verbose: bool,
 }
 
+/// So many seeds see everything that there is to see: a run of so many fails if they do not.
+const MANY: u64 = 300;
+
 /// The seed under way, for the panic hook.
 static SEED: AtomicU64 = AtomicU64::new(0);
 
@@ -97,6 +100,11 @@ fn main() -> ExitCode {
             "sim: NEVER SEEN, so nothing is proved about it: {}",
             missing.join(" ")
         );
+    }
+    let many = totals.seeds >= MANY && arguments.steps.is_none();
+    if many && !missing.is_empty() {
+        println!("sim: that fails a run of {MANY} seeds and more");
+        return ExitCode::FAILURE;
     }
     if totals.violations == 0 {
         ExitCode::SUCCESS

@@ -231,8 +231,13 @@ impl World {
     fn send_letter(&mut self, letter: Letter) {
         let (own, to) = (letter.from == letter.to, letter.to);
         let network = self.swarm.network.clone();
-        let again =
-            !own && !self.calm && letter.news.is_question() && self.dice.chance(network.duplicate);
+        // That an ask comes once more after all that came of it is rare otherwise.
+        let again = match &letter.news {
+            News::Ask(_) => network.duplicate.max(0.1),
+            news if news.is_question() => network.duplicate,
+            _ => 0.0,
+        };
+        let again = !own && !self.calm && self.dice.chance(again);
         if again {
             let delay = self.dice.range(network.delay_low_ns, LATE_NS);
             self.post(to, letter.clone(), delay);
