@@ -140,6 +140,7 @@ pub(super) fn by_http(save: Endpoint, restore: Endpoint) -> Snapshot {
             settle: None,
         }),
         every: None,
+        transfer_rate: None,
     }
 }
 
