@@ -276,13 +276,7 @@ async fn a_member_whose_copy_does_not_serve_now_is_asked_too() {
 #[tokio::test]
 async fn what_a_snapshot_stands_for_here_is_asked_of_the_others() {
     let pair = Pair::new().await;
-    let first = CommandId {
-        member: MemberId(1),
-        boot: Boot(1),
-        sequence: 1,
-    };
-    let there = Some(response("there"));
-    pair.there.double.answered(first, Outcome::Executed, there);
+    pair.answers_there();
     let elsewhere = Plan::Answer(Outcome::Elsewhere, None);
     pair.here.double.plan([elsewhere]);
     let reply = pair.here.send("POST /notes", &[], "x").await;
