@@ -157,7 +157,7 @@ fn told(into: &Path, manifest: &Manifest) -> Result<(), Failure> {
 /// the next.
 async fn sources(args: &CreateArgs) -> Result<Vec<Remote>, Failure> {
     let (group, members) = match asked(args)? {
-        Asked::Remote(remote) => return Ok(vec![remote]),
+        Asked::Remote(remote) => return Ok(vec![*remote]),
         Asked::Local(group, members) => (group, members),
     };
     let chosen = match args.member {
@@ -170,7 +170,7 @@ async fn sources(args: &CreateArgs) -> Result<Vec<Remote>, Failure> {
 /// The members that are left, the one with the greatest log first.
 async fn survivors(args: &CreateArgs) -> Result<Vec<Remote>, Failure> {
     let (group, members) = match asked(args)? {
-        Asked::Remote(remote) => return Ok(vec![remote]),
+        Asked::Remote(remote) => return Ok(vec![*remote]),
         Asked::Local(group, members) => (group, members),
     };
     if let Some(number) = args.member {
@@ -196,7 +196,7 @@ async fn survivors(args: &CreateArgs) -> Result<Vec<Remote>, Failure> {
 /// Who is asked.
 enum Asked {
     /// That member.
-    Remote(Remote),
+    Remote(Box<Remote>),
     /// One of these of a `synod local`.
     Local(GroupArgs, Vec<Config>),
 }
@@ -205,7 +205,7 @@ fn asked(args: &CreateArgs) -> Result<Asked, Failure> {
     let remote = args.remote.member();
     let remote = remote.map_err(|error| Failure::failed(format!("{error:#}")))?;
     let data = match (remote, &args.data) {
-        (Some(remote), _) => return Ok(Asked::Remote(remote)),
+        (Some(remote), _) => return Ok(Asked::Remote(Box::new(remote))),
         (None, Some(data)) => data.clone(),
         (None, None) => return Err(Failure::usage("give --data, or --at with what it needs")),
     };

@@ -7,7 +7,7 @@ use synod_paxos::Slot;
 
 use super::snapshots::line;
 use super::{Group, http, name};
-use crate::backup::{self, BackupError, Extent};
+use crate::backup::{self, BackupError, Extent, Manifest};
 use crate::founding::{self, Founder, FoundingError};
 
 /// The slot of the request with this body.
@@ -23,6 +23,15 @@ fn slot_of(backup: &Path, body: &str) -> Slot {
 }
 
 impl Group {
+    /// A backup of what this member knows to be chosen.
+    async fn back_up(&self, number: usize, into: &Path) -> Manifest {
+        let group = self.running(number).member.node().status().borrow().group;
+        let group = group.expect("formed");
+        let member = self.operators_connector(number);
+        let made = backup::create(&member, group, "notes", Extent::Chosen, into, |_| {}).await;
+        made.expect("made")
+    }
+
     fn restore(&self, from: &Path, before: Option<Slot>) -> Result<(), FoundingError> {
         let config = self.config(1);
         let founder = Founder {
@@ -57,17 +66,7 @@ async fn a_group_goes_on_from_the_slot_before_a_mistake_with_other_members() {
     let folder = tempfile::tempdir().expect("folder");
     let into = folder.path().join("backup");
     let group = old.running(2).member.node().status().borrow().group;
-    let member = old.operators_connector(2);
-    let made = backup::create(
-        &member,
-        group.expect("formed"),
-        "notes",
-        Extent::Chosen,
-        &into,
-        |_| {},
-    )
-    .await;
-    let manifest = made.expect("made");
+    let manifest = old.back_up(2, &into).await;
 
     let mistake = slot_of(&into, "mistake");
     let mut new = Group::with_snapshots(6);
@@ -128,18 +127,7 @@ async fn all_of_a_backup_can_be_restored_and_a_founder_begins_once() {
     let wanted = old.add(1, "last").await;
     let folder = tempfile::tempdir().expect("folder");
     let into = folder.path().join("backup");
-    let group = old.running(1).member.node().status().borrow().group;
-    let member = old.operators_connector(1);
-    let made = backup::create(
-        &member,
-        group.expect("formed"),
-        "notes",
-        Extent::Chosen,
-        &into,
-        |_| {},
-    )
-    .await;
-    made.expect("made");
+    old.back_up(1, &into).await;
     drop(old);
 
     let mut new = Group::with_snapshots(6);
