@@ -54,6 +54,8 @@ pub struct Comparer {
     told: BTreeMap<MemberId, Slot>,
     /// Copies whose mark is of a tie that is over.
     over: BTreeSet<MemberId>,
+    /// The slot of the only tie that stands, if it was found here and all that was heard since is there.
+    open: Option<Slot>,
     verdicts: VecDeque<Verdict>,
 }
 
@@ -78,6 +80,7 @@ impl Comparer {
             marks: BTreeMap::new(),
             told: BTreeMap::new(),
             over: BTreeSet::new(),
+            open: None,
             verdicts: VecDeque::new(),
         }
     }
@@ -86,6 +89,9 @@ impl Comparer {
     pub fn handle_copies(&mut self, copies: BTreeSet<MemberId>, serving: BTreeSet<MemberId>) {
         if (&self.copies, &self.serving) == (&copies, &serving) {
             return;
+        }
+        if self.copies != copies {
+            self.open = None;
         }
         self.copies = copies;
         self.serving = serving;
@@ -117,6 +123,7 @@ impl Comparer {
             return;
         }
         self.in_force = (number, barrier);
+        self.open = None;
         let earlier = self.revisions.iter().filter(|(_, it)| **it < number);
         let earlier: BTreeSet<MemberId> = earlier.map(|(member, _)| *member).collect();
         for (member, through) in &mut self.through {
@@ -388,6 +395,7 @@ impl Comparer {
             self.quarantined.remove(&member);
         }
         self.over.remove(&member);
+        self.open = None;
         self.lineages.insert(member, batch.lineage);
         self.through.insert(member, batch.from);
         for digests in self.pending.values_mut() {
@@ -406,6 +414,8 @@ impl Comparer {
             return;
         }
         let (is_odd, measure) = (mark.is_odd(), mark.measure);
+        // Where else an earlier leader has seen a tie is not known.
+        self.open = None;
         self.marks.insert(member, mark);
         if is_odd && measure != self.measure(member) {
             self.tell_odd(member);
@@ -429,16 +439,14 @@ impl Comparer {
         }
     }
 
-    /// The slot of a tie, as long as what all have answered there and since is known and may turn out to
-    /// differ by noise only: that needs a slot of which enough copies still have their digests.
+    /// The slot of a tie that may turn out to be of noise only, as long as all digests are there that this
+    /// leader has heard since. Whether a copy has lost some that an earlier leader has heard is not known.
     fn open_tie(&self) -> Option<Slot> {
-        let tied = || self.marks.iter().filter(|(_, mark)| mark.tie.is_some());
-        let (_, first) = tied().min_by_key(|(_, mark)| mark.slot)?;
-        let digests = self.pending.get(&first.slot)?;
-        let is_known = tied().all(|(member, _)| digests.contains_key(member));
-        let may_be_noise = !matches!(first.part, Part::StatusClass | Part::Status);
-        let all_heard = self.waiting(first.slot).is_empty();
-        (is_known && may_be_noise && all_heard && self.copies.len() > 2).then_some(first.slot)
+        let open = self.open?;
+        let may_be_noise = |part: &Part| !matches!(part, Part::StatusClass | Part::Status);
+        let mut tied = self.marks.values().filter(|mark| mark.tie.is_some());
+        let is_open = tied.any(|mark| mark.slot == open && may_be_noise(&mark.part));
+        (is_open && self.copies.len() > 2 && self.pending.contains_key(&open)).then_some(open)
     }
 
     /// A tie is over, too, when what differs there is known to be noise by now.
@@ -452,6 +460,7 @@ impl Comparer {
         let tied = self.marks.iter().filter(|(_, mark)| mark.tie.is_some());
         self.over.extend(tied.map(|(member, _)| *member));
         self.marks.retain(|_, mark| mark.tie.is_none());
+        self.open = None;
         // What else has differed since was not told.
         let since: Vec<Slot> = self.pending.range(open..).map(|(slot, _)| *slot).collect();
         for slot in since {
@@ -572,6 +581,7 @@ impl Comparer {
         }
         self.marks = marks;
         if is_news {
+            self.open = Some(slot);
             self.verdicts.push_back(Verdict::NoMajority {
                 members: digests.keys().copied().collect(),
                 slot,
