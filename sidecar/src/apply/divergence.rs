@@ -33,6 +33,8 @@ const PENDING: usize = 16_384;
 pub struct Comparer {
     rules: Rules,
     copies: BTreeSet<MemberId>,
+    /// How many there will be.
+    expected: usize,
     serving: BTreeSet<MemberId>,
     quarantined: BTreeSet<MemberId>,
     /// The revision of the app in force, and its barrier.
@@ -67,6 +69,7 @@ impl Comparer {
         Self {
             rules,
             copies: BTreeSet::new(),
+            expected: 0,
             serving: BTreeSet::new(),
             quarantined: BTreeSet::new(),
             in_force: (0, Slot::ZERO),
@@ -109,6 +112,12 @@ impl Comparer {
         self.pending.retain(|_, digests| !digests.is_empty());
         self.judge_each(self.pending.keys().copied().collect());
         self.take_out_more();
+    }
+
+    /// So many copies will be compared here: nobody vouches for any until most of them are there, and what
+    /// they have said is kept until all are.
+    pub fn handle_expected(&mut self, copies: usize) {
+        self.expected = copies;
     }
 
     /// Nothing new has come of these copies for so long that they may never say more.
@@ -225,6 +234,9 @@ impl Comparer {
         through.sort_unstable_by(|a, b| b.cmp(a));
         let by_majority = through[self.majority() - 1];
         let mut verified = self.reported(member).min(by_majority);
+        if !self.are_most_there() {
+            verified = verified.min(self.in_force.1);
+        }
         if let Some(mark) = self.marks.get(&member) {
             verified = verified.min(mark.slot.prev());
         }
@@ -311,6 +323,10 @@ impl Comparer {
 
     fn majority(&self) -> usize {
         self.copies.len() / 2 + 1
+    }
+
+    fn are_most_there(&self) -> bool {
+        self.copies.len() > self.expected / 2
     }
 
     fn reported(&self, member: MemberId) -> Slot {
@@ -487,7 +503,9 @@ impl Comparer {
         let everybody = copies.min().unwrap_or_default();
         self.settle_noise();
         let open = self.open_tie().map_or(everybody, Slot::prev);
-        self.finished = self.finished.max(everybody.min(open));
+        if self.copies.len() >= self.expected {
+            self.finished = self.finished.max(everybody.min(open));
+        }
         self.pending = self.pending.split_off(&self.finished.next());
     }
 

@@ -106,6 +106,7 @@ impl Comparers {
                 if let Some(along) = before.filter(|it| it.number == in_force) {
                     self.answering = along.comparer;
                     self.answering.handle_rules(self.rules.clone());
+                    self.answering.handle_expected(0);
                 }
                 self.along =
                     silent.map(|(number, barrier)| Along::new(number, barrier, &self.rules));
@@ -253,6 +254,7 @@ impl Comparers {
         let others = self.copies.difference(&silent).copied().collect();
         self.answering.handle_copies(others, self.serving.clone());
         if let Some(along) = &mut self.along {
+            along.comparer.handle_expected(self.copies.len());
             along.comparer.handle_copies(silent, BTreeSet::new());
         }
     }
