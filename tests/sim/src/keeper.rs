@@ -290,7 +290,9 @@ impl World {
         let mut executed: Vec<Slot> = copies
             .map(|it| {
                 let process = self.hosts[index_of(it.id)].process.as_ref();
-                process.map_or(Slot::ZERO, |it| it.copy.machine.executed())
+                let machine = process.map(|it| &it.copy.machine);
+                // Where nothing was to be answered it only got past.
+                machine.map_or(Slot::ZERO, |it| it.executed().max(it.applied()))
             })
             .collect();
         executed.sort_unstable_by(|a, b| b.cmp(a));

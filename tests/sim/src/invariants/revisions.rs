@@ -67,6 +67,8 @@ pub(crate) struct Revisions {
     stands: Vec<(Slot, Stand)>,
     turns: Vec<Turn>,
     barriers: BTreeMap<u64, Slot>,
+    /// With whose state each begins.
+    parents: BTreeMap<u64, u64>,
 }
 
 // === impl Revisions ===
@@ -84,6 +86,7 @@ impl Revisions {
             stands: vec![(Slot::ZERO, Stand::default())],
             turns: vec![first],
             barriers: BTreeMap::from([(0, Slot::ZERO)]),
+            parents: BTreeMap::new(),
         }
     }
 
@@ -138,6 +141,7 @@ impl Revisions {
         }
         let number = revision.number;
         stand.newest = number;
+        self.parents.insert(number, stand.in_force);
         if !revision.takes_back && revision.strategy() == RevisionStrategy::Rolling {
             self.barriers.insert(number, slot);
             stand.silent = Some(Silent {
@@ -203,6 +207,16 @@ impl Revisions {
             || later.any(|it| it.number == number && it.after < slot && it.known > slot)
     }
 
+    /// Whose app has executed the slot in the state that this revision has, silently or not.
+    fn maker(&self, mut number: u64, slot: Slot) -> u64 {
+        while let Some(parent) = self.parents.get(&number)
+            && slot <= self.barriers[&number]
+        {
+            number = *parent;
+        }
+        number
+    }
+
     /// The tables of a copy say what the log says.
     pub(crate) fn agree(&self, member: usize, fold: &Fold) -> Result<(), Violation> {
         let admitted = fold.admitted();
@@ -263,7 +277,7 @@ impl Revisions {
         };
         match answer.begun {
             None => Ok(()),
-            Some((by, at)) if at <= barrier && self.may_answer(at, by) => Ok(()),
+            Some((by, at)) if at <= barrier && by == self.maker(number, at) => Ok(()),
             Some((by, at)) => broken(format!(
                 "it begins with what {by} has made up to {at}, and not with the state of {barrier}"
             )),
@@ -327,6 +341,24 @@ mod tests {
         revision.set_strategy(RevisionStrategy::Rolling);
         assert_eq!(revisions.revise(Slot(10), &revision), Some(Event::Rolls));
         revisions
+    }
+
+    #[test]
+    fn the_next_one_begins_with_what_the_one_before_has_executed_silently() {
+        let mut revisions = rolled();
+        assert_eq!(revisions.done(Slot(20), done(false)), Some(Event::TookOver));
+        let switch = Revision {
+            number: 2,
+            ..Revision::default()
+        };
+        let switched = revisions.revise(Slot(30), &switch);
+        assert_eq!(switched, Some(Event::Switched));
+        let at = (Slot(31), Slot(31));
+        let begins = |by, slot| answer(2, Some((by, Slot(slot))));
+        for (by, slot, right) in [(1, 15, true), (0, 15, false), (0, 9, true), (1, 9, false)] {
+            let told = revisions.executed(0, at, &begins(by, slot), false);
+            assert_eq!(told.is_ok(), right, "{by} {slot}");
+        }
     }
 
     fn done(in_spite: bool) -> RevisionDone {

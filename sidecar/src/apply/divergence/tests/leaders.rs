@@ -256,7 +256,8 @@ fn a_tie_is_over_when_what_differs_there_turns_out_to_be_noise() {
 }
 
 #[test]
-fn a_tie_of_noise_that_an_earlier_leader_has_found_stands_for_what_else_it_has_heard_is_not_known() {
+fn a_tie_of_noise_that_an_earlier_leader_has_found_stands_for_what_else_it_has_heard_is_not_known()
+{
     let first = tie_of_noise();
     let mut second = comparer(3, OnDivergence::Quarantine);
     for member in 1..=2 {
