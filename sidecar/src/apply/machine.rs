@@ -364,10 +364,9 @@ impl Machine {
         self.applied = slot;
         self.ledger_dirty = true;
         if slot > self.answered && !self.is_silent_at(slot) {
-            self.answered = slot;
             self.answer(busy.queued.id, slot, Outcome::Executed);
-            self.answer_repeats(slot);
         }
+        self.note_answered(slot);
         self.advance();
     }
 

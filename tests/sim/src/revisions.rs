@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use synod_paxos::{Command, CommandId, CommandKind, Role, Standing};
 use synod_proto::v1::{Revision, RevisionDisagrees, RevisionDone, RevisionStrategy};
-use synod_sidecar::apply::{Machine, RevisionStatus};
+use synod_sidecar::apply::{Blocked, Machine, RevisionStatus};
 use synod_sidecar::revision::sim::{self, Ready, Said, Sided};
 
 use crate::app::{App, Manners, mix};
@@ -22,7 +22,8 @@ use crate::world::World;
 
 /// How often whoever starts apps looks whether one is to run along.
 const ROLL_NS: u64 = 1_000_000_000;
-/// So long after everything was healed, a person gives up a revision that no copy can begin with.
+/// So long after everything was healed, a person gives up a revision that no copy can begin with, or that
+/// fails where the one before did not.
 const BEGINS_NS: u64 = 60_000_000_000;
 
 /// What a leader knows of a revision that is about to take over.
@@ -205,7 +206,8 @@ impl World {
             return self.decide_calmly(leader, &known);
         }
         let waits_ns = self.now_ns.saturating_sub(self.swarm.safety_ns);
-        if self.calm && waits_ns > BEGINS_NS && self.nobody_may_begin(&copies, silent) {
+        let hopeless = self.nobody_may_begin(&copies, silent) || self.fails(&copies, silent);
+        if self.calm && waits_ns > BEGINS_NS && hopeless {
             self.propose_revision(leader, &known, false);
             return self.settle(leader);
         }
@@ -246,6 +248,17 @@ impl World {
             process.is_none_or(|it| {
                 let known = it.copy.machine.revision_status();
                 known.may != Some(silent) && known.running != Some(silent)
+            })
+        })
+    }
+
+    /// A copy cannot execute with it what the one before has got past, and nobody helps a silent copy.
+    fn fails(&self, copies: &[usize], silent: u64) -> bool {
+        copies.iter().any(|it| {
+            let machine = self.hosts[*it].process.as_ref().map(|it| &it.copy.machine);
+            machine.is_some_and(|it| {
+                let runs = it.revision_status().running == Some(silent);
+                runs && matches!(it.blocked(), Some(Blocked::Pause(_)))
             })
         })
     }
