@@ -331,6 +331,15 @@ impl Sight {
     ];
 }
 
+// === impl Sight ===
+
+impl Sight {
+    /// It takes thousands of seeds.
+    pub fn is_rare(self) -> bool {
+        matches!(self, Self::SnapshotsVoid | Self::Mended)
+    }
+}
+
 /// How often each was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coverage([u64; Sight::COUNT]);

@@ -22,8 +22,8 @@ use crate::world::World;
 
 /// How often whoever starts apps looks whether one is to run along.
 const ROLL_NS: u64 = 1_000_000_000;
-/// So long after everything was healed, a person gives up a revision that no copy can begin with, or that
-/// fails where the one before did not.
+/// So long after everything was healed, a person gives up a revision that no copy can begin with, or
+/// behind whose barrier a copy stands.
 const BEGINS_NS: u64 = 60_000_000_000;
 
 /// What a leader knows of a revision that is about to take over.
@@ -62,8 +62,11 @@ impl World {
         let word = self.dice.chance(revising.takes_back);
         let in_spite = self.dice.chance(revising.in_spite);
         let rolls = self.dice.chance(revising.rolling);
+        // Whoever led before had not heard of that.
+        let late = self.checks.revisions.disagrees() && self.dice.chance(0.3);
         match known.silent {
             Some((number, _)) if in_spite => self.propose_done(member, number, true),
+            Some((number, _)) if late => self.propose_done(member, number, false),
             _ if known.is_unfinished && !word => {}
             _ => self.propose_revision(member, &known, rolls),
         }
@@ -206,7 +209,7 @@ impl World {
             return self.decide_calmly(leader, &known);
         }
         let waits_ns = self.now_ns.saturating_sub(self.swarm.safety_ns);
-        let hopeless = self.nobody_may_begin(&copies, silent) || self.fails(&copies, silent);
+        let hopeless = self.nobody_may_begin(&copies, silent) || self.stands(&copies);
         if self.calm && waits_ns > BEGINS_NS && hopeless {
             self.propose_revision(leader, &known, false);
             return self.settle(leader);
@@ -252,14 +255,11 @@ impl World {
         })
     }
 
-    /// A copy cannot execute with it what the one before has got past, and nobody helps a silent copy.
-    fn fails(&self, copies: &[usize], silent: u64) -> bool {
+    /// A copy cannot get past a request, and no state that another has is saved meanwhile.
+    fn stands(&self, copies: &[usize]) -> bool {
         copies.iter().any(|it| {
             let machine = self.hosts[*it].process.as_ref().map(|it| &it.copy.machine);
-            machine.is_some_and(|it| {
-                let runs = it.revision_status().running == Some(silent);
-                runs && matches!(it.blocked(), Some(Blocked::Pause(_)))
-            })
+            machine.is_some_and(|it| matches!(it.blocked(), Some(Blocked::Pause(_))))
         })
     }
 
