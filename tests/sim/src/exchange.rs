@@ -3,7 +3,7 @@
 
 use synod_paxos::Slot;
 use synod_sidecar::app::Instance;
-use synod_sidecar::apply::Run;
+use synod_sidecar::apply::{Machine, Run};
 
 use crate::app::{Answer, On, Poison, Work};
 use crate::calendar::{Event, Life};
@@ -375,15 +375,8 @@ impl World {
     /// The start signal (rule A5): the sidecar looks what listens.
     pub(crate) fn start_signal(&mut self, member: usize) -> Result<(), Violation> {
         let found = look(&self.hosts[member]);
-        let Host {
-            process,
-            app,
-            offered,
-            ..
-        } = &mut self.hosts[member];
-        if let Some(process) = process {
-            tell_revision(&mut process.copy.machine, app, *offered);
-            process.copy.machine.handle_app_started(found);
+        if let Some(machine) = self.told_machine(member) {
+            machine.handle_app_started(found);
         }
         self.settle(member)
     }
@@ -397,16 +390,17 @@ impl World {
 
     /// The machine learns what listens.
     pub(crate) fn see(&mut self, member: usize, found: Option<Instance>) {
-        let Host {
-            process,
-            app,
-            offered,
-            ..
-        } = &mut self.hosts[member];
-        if let Some(process) = process {
-            tell_revision(&mut process.copy.machine, app, *offered);
-            process.copy.machine.handle_app(found);
+        if let Some(machine) = self.told_machine(member) {
+            machine.handle_app(found);
         }
+    }
+
+    /// The machine, once it knows of which revision whatever listens is.
+    fn told_machine(&mut self, member: usize) -> Option<&mut Machine> {
+        let host = &mut self.hosts[member];
+        let machine = &mut host.process.as_mut()?.copy.machine;
+        tell_revision(machine, &host.app, host.offered);
+        Some(machine)
     }
 
     /// The app's process is ended, if it is still this one, and will be started anew.

@@ -4,9 +4,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use prost::Message as _;
-use synod_paxos::{Command, CommandId, CommandKind, Role, Standing};
+use synod_paxos::{CommandKind, Role, Standing};
 use synod_proto::v1::{Revision, RevisionDisagrees, RevisionDone, RevisionStrategy};
 use synod_sidecar::apply::{Blocked, Machine, RevisionStatus};
 use synod_sidecar::revision::sim::{self, Ready, Said, Sided};
@@ -122,19 +121,8 @@ impl World {
         let host = &mut self.hosts[member];
         let boot = host.disk.boot();
         let process = host.process.as_mut().expect("it leads");
-        let floor = process.floor();
-        process.sequence += 1;
-        let id = CommandId {
-            member: process.paxos.member(),
-            boot,
-            sequence: process.sequence,
-        };
-        let command = Command {
-            kind,
-            id,
-            floor,
-            payload: Bytes::from(payload),
-        };
+        let command = process.command(boot, kind, payload.into());
+        let id = command.id;
         if process.paxos.propose(now, command).is_ok() {
             process.unresolved.insert(id.sequence);
         }
