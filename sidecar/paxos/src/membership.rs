@@ -71,6 +71,19 @@ impl Membership {
         former
     }
 
+    /// Those that the last change left behind; with earlier ones if the base does not tell them apart.
+    fn left_last(&self, base: &Base) -> Vec<Member> {
+        let mut latest = self.changes.values().rev();
+        let Some(after) = latest.next() else {
+            return base.former.clone();
+        };
+        let before = latest.next().unwrap_or(&base.configuration);
+        let gone = before.members.iter();
+        gone.filter(|it| after.member(it.id).is_none())
+            .cloned()
+            .collect()
+    }
+
     /// Of an epoch that is not entered yet.
     pub(crate) fn joining(&self, base: &Base) -> Option<&Configuration> {
         let epoch = self.current(base).epoch;
@@ -114,16 +127,24 @@ impl Paxos {
     }
 
     /// Everybody that this member is to be connected with: the others of its [`Self::roster`], those that
-    /// left until they are not needed any more, and those of later epochs that have said hello. Look
+    /// left last until they are not needed any more, and those of later epochs that have said hello. Look
     /// again when [`Self::contacts_version`] has changed.
     pub fn contacts(&self) -> Vec<Member> {
         let mut contacts = self.others();
-        if !self.old_epoch_retired() {
-            let former = self.former_members().into_iter();
-            contacts.extend(former.filter(|it| it.id != self.me));
-        }
+        contacts.extend(self.left_behind());
         contacts.extend(self.membership.strangers.values().cloned());
         contacts
+    }
+
+    /// Those that the epoch before needs until this one has chosen something (rule M6). None of those that
+    /// left earlier: the stop-sign that began this epoch was chosen in the one before, without them.
+    fn left_behind(&self) -> Vec<Member> {
+        if self.old_epoch_retired() {
+            return Vec::new();
+        }
+        let mut left = self.membership.left_last(&self.base);
+        left.retain(|it| it.id != self.me);
+        left
     }
 
     /// Changes whenever [`Self::contacts`] may have.
@@ -174,11 +195,8 @@ impl Paxos {
     /// All that a heartbeat goes to.
     pub(crate) fn audience(&self) -> Vec<MemberId> {
         let mut all: Vec<MemberId> = self.peers.keys().copied().collect();
-        if self.old_epoch_retired() {
-            all.extend(self.membership.strangers.keys());
-        } else {
-            all.extend(self.former.keys());
-        }
+        all.extend(self.left_behind().iter().map(|it| it.id));
+        all.extend(self.membership.strangers.keys());
         all
     }
 

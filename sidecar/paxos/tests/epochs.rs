@@ -9,8 +9,8 @@ use common::reconfiguration::{
 use common::{Net, id};
 use synod_paxos::Role::{Observer, Voter};
 use synod_paxos::{
-    Boot, Epoch, Heartbeat, Hello, HelloRefusal, Incarnation, Message, Output, Paxos, Record,
-    Standing,
+    Boot, Epoch, Heartbeat, Hello, HelloRefusal, Incarnation, MemberId, Message, Output, Paxos,
+    Record, Standing,
 };
 
 #[test]
@@ -215,6 +215,32 @@ fn m6_who_was_removed_is_told_and_disturbs_nobody() {
     let read = net.read(id(3), 7);
     assert!(net.node(id(3)).failed.contains(&read));
     assert_eq!(net.settled_leader(), Some(id(1)));
+}
+
+#[test]
+fn m6_who_left_before_the_last_change_is_not_met_again_at_the_next() {
+    let mut net = three_and_an_observer();
+    net.change_now(&[(1, Voter), (2, Voter), (4, Voter)]);
+    write(&mut net, id(1), 3);
+    // In the next epoch nothing gets chosen yet.
+    net.filter = Box::new(|_, _, message| match message {
+        Message::Accept { entries, .. } => entries.iter().all(|it| it.ballot.epoch < Epoch(4)),
+        _ => true,
+    });
+    let mut next = net.next(&[(1, Voter), (2, Voter)]);
+    next.first_leader = id(1);
+    net.propose_at(id(1), &next).expect("proposed");
+    net.until(3000, "both", |net| epoch(net, 1) == 4 && epoch(net, 2) == 4);
+    assert!(!net.paxos(id(1)).old_epoch_retired());
+    let contacts = net.paxos(id(1)).contacts();
+    let contacts: Vec<MemberId> = contacts.iter().map(|it| it.id).collect();
+    assert_eq!(contacts, [id(2), id(4)], "3 left an epoch earlier");
+    // Where the base has all of it, those of the last change are among those that left.
+    net.run(50);
+    let through = net.node(id(1)).through;
+    net.compact(id(1), through);
+    assert_eq!(net.paxos(id(1)).base().configuration.epoch, Epoch(4));
+    assert_eq!(net.paxos(id(1)).contacts().len(), 3);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::complaint::Complaints;
 use super::input::{Input, Inputs, Peer, Roster, lane_index};
 use super::refusal;
-use super::wire::{self, BatchHead, Frame};
+use super::wire::{self, BatchHead, Frame, HelloHead};
 use crate::config::limits::MESSAGE_BYTES;
 use crate::identity::{Caller, Who};
 
@@ -114,8 +114,8 @@ impl PeerDoor {
             .await
             .map_err(|_| Status::deadline_exceeded("no hello came in time"))??
             .ok_or_else(|| Status::invalid_argument("no hello came"))?;
-        let (hello, lane) = match wire::read(first) {
-            Ok(Frame::Hello(hello, lane)) => (hello, lane),
+        let (hello, HelloHead { lane, to }) = match wire::read(first) {
+            Ok(Frame::Hello(hello, head)) => (hello, head),
             Ok(Frame::Batch(..)) => {
                 return Err(Status::invalid_argument("the first frame is no hello"));
             }
@@ -129,6 +129,10 @@ impl PeerDoor {
             return Err(Status::permission_denied(words));
         }
         let ours = inside.check(hello.clone()).await?;
+        // Whoever finds here that it is wrong goes again: its connections with this member stay.
+        if to != MemberId(0) && to != inside.roster.me {
+            return Err(refusal::another(&ours));
+        }
         let peer = inside.roster.get(hello.member);
         let Some(peer) = peer.filter(|it| it.name == *name) else {
             let words = format!("member {} of this group is not {name:?}", hello.member);
@@ -158,7 +162,8 @@ impl peer_server::Peer for PeerDoor {
         let admitted = self.admit(&caller, &mut frames).await;
         let (incoming, ours, inside) = admitted.inspect_err(|status| {
             let who = label(&caller.who);
-            if refusal::is_refusal(status) && self.complaints.is_news(who, status.message()) {
+            let told = !refusal::is_refusal(status) || refusal::is_another(status);
+            if !told && self.complaints.is_news(who, status.message()) {
                 let address = caller.address;
                 tracing::warn!(peer = who, %address, error = status.message(), "refused a peer");
             }
@@ -166,7 +171,11 @@ impl peer_server::Peer for PeerDoor {
         self.complaints.settled(label(&caller.who));
         let ended = inside.replace(incoming.hello.member, incoming.lane);
         let (answers, receiver) = mpsc::channel(2);
-        let hello = wire::hello(&ours, incoming.lane);
+        let head = HelloHead {
+            lane: incoming.lane,
+            to: incoming.hello.member,
+        };
+        let hello = wire::hello(&ours, head);
         answers
             .try_send(Ok(hello))
             .expect("an empty channel has room");

@@ -19,7 +19,7 @@ use super::complaint::Complaints;
 use super::input::{Input, Inputs, Peer, Roster};
 use super::queue::{Outgoing, SendQueue};
 use super::refusal;
-use super::wire::{self, BatchHead, Frame};
+use super::wire::{self, BatchHead, Frame, HelloHead};
 use crate::config::limits::MESSAGE_BYTES;
 use crate::identity::{ConnectError, Connector};
 
@@ -77,7 +77,7 @@ enum LinkError {
     TimedOut,
     #[error("it said something other than hello: {0}")]
     NotHello(String),
-    #[error("another member is there: it calls itself {0}")]
+    #[error("another member is there: {0}")]
     Another(String),
     #[error("we refuse it: {0}")]
     Refused(#[from] HelloRefusal),
@@ -199,9 +199,13 @@ impl Link {
         let mut client = PeerClient::new(channel)
             .max_encoding_message_size(MESSAGE_BYTES as usize)
             .max_decoding_message_size(64 << 10);
+        let head = HelloHead {
+            lane: self.lane,
+            to: self.peer.id,
+        };
         let (start, started) = oneshot::channel();
         let outgoing = Outgoing::new(
-            wire::hello(&self.our_hello().await?, self.lane),
+            wire::hello(&self.our_hello().await?, head),
             started,
             self.queue.clone(),
             BatchHead {
@@ -220,13 +224,19 @@ impl Link {
                 .await?
                 .ok_or_else(|| LinkError::NotHello("it ended the connection".to_owned()))?;
             match wire::read(frame) {
-                Ok(Frame::Hello(hello, lane)) if lane == self.lane => Ok((hello, answers)),
+                Ok(Frame::Hello(hello, head)) if head.lane == self.lane => Ok((hello, answers)),
                 Ok(_) => Err(LinkError::NotHello("another lane, or messages".to_owned())),
                 Err(error) => Err(LinkError::NotHello(error.to_string())),
             }
         };
         let exchanged = timeout(HELLO_TIMEOUT, exchange).await;
-        let (hello, answers) = exchanged.map_err(|_| LinkError::TimedOut)??;
+        let exchanged = exchanged.map_err(|_| LinkError::TimedOut)?;
+        let (hello, answers) = exchanged.map_err(|error| match error {
+            LinkError::Status(status) if refusal::is_another(&status) => {
+                LinkError::Another(status.message().to_owned())
+            }
+            error => error,
+        })?;
         self.check(hello).await?;
         Ok(Connection {
             start,
@@ -245,8 +255,7 @@ impl Link {
     /// The agreement looks at the listener's hello as it does at a dialler's.
     async fn check(&self, hello: Hello) -> Result<(), LinkError> {
         if hello.name != self.peer.name || hello.member != self.peer.id {
-            let words = format!("{} {:?}", hello.member, hello.name);
-            return Err(LinkError::Another(words));
+            return Err(LinkError::Another(refusal::who(&hello)));
         }
         let (reply, answer) = oneshot::channel();
         let asked = self.inputs.send(Input::TheirHello { hello, reply });
@@ -269,9 +278,14 @@ impl Link {
             }
             LinkError::Refused(_)
             | LinkError::NotHello(_)
-            | LinkError::Another(_)
             | LinkError::Connect(ConnectError::Handshake { .. } | ConnectError::NoAddress(_)) => {
                 self.complain_once(peer, &error.to_string());
+            }
+            // It was replaced, most likely: nothing that a person is to do.
+            LinkError::Another(_) => {
+                if self.complaints.is_news(peer, "taken") {
+                    tracing::info!(peer, %error, "no connection with the peer; trying on");
+                }
             }
             // Its words change from attempt to attempt, the fact does not.
             LinkError::Connect(_) | LinkError::Status(_) | LinkError::TimedOut => {

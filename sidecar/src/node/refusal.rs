@@ -1,6 +1,6 @@
 //! Refusals of a hello as they travel: a status with words for people, and a code for the peer.
 
-use synod_paxos::{Epoch, HelloRefusal, Incarnation, MemberId};
+use synod_paxos::{Epoch, Hello, HelloRefusal, Incarnation, MemberId};
 use tonic::{Code, Status};
 
 /// Where the code is found.
@@ -8,6 +8,24 @@ const KEY: &str = "synod-refusal";
 
 /// In front of the epoch that a member is not in any more.
 const REMOVED: &str = "removed-";
+
+/// Of a hello that was for another member.
+const ANOTHER: &str = "another-member";
+
+/// What a listener answers to whom has dialled another member.
+pub(super) fn another(ours: &Hello) -> Status {
+    refused(who(ours), ANOTHER)
+}
+
+/// The answer is [`another`]'s.
+pub(super) fn is_another(status: &Status) -> bool {
+    status.metadata().get(KEY).is_some_and(|it| it == ANOTHER)
+}
+
+/// Who says hello, in words.
+pub(super) fn who(hello: &Hello) -> String {
+    format!("member {}, {:?}", hello.member, hello.name)
+}
 
 /// What a listener answers.
 pub(super) fn to_status(refusal: &HelloRefusal) -> Status {
@@ -23,7 +41,11 @@ pub(super) fn to_status(refusal: &HelloRefusal) -> Status {
         }
         HelloRefusal::Forgetful { .. } => "forgetful",
     };
-    let mut status = Status::failed_precondition(refusal.to_string());
+    refused(refusal.to_string(), code)
+}
+
+fn refused(words: String, code: &str) -> Status {
+    let mut status = Status::failed_precondition(words);
     let value = code.parse().expect("codes are plain words");
     status.metadata_mut().insert(KEY, value);
     status

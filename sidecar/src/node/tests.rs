@@ -20,6 +20,10 @@ use crate::config::peers::{PeerAddress, PeerTable};
 use crate::identity::testing::{Authority, names};
 use crate::identity::{Identity, Who, accept};
 
+use hellos::hello_of;
+
+mod hellos;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Three members of one service.
@@ -340,46 +344,6 @@ async fn a_member_knows_whose_copies_serve() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_may_not_say_hello_or_send_messages_in_the_name_of_another() {
-    let mut group = Group::new();
-    group.start(1).await;
-    let folder = group.folder.path().join("two");
-    let files = group.authority.issue(&folder, &[names().member(&name(2))]);
-    let address = group.table.borrow().address_of(&name(1)).expect("listed");
-    let (own, to) = (Who::Member(name(2)), Who::Member(name(1)));
-    let channel = crate::identity::connect(&files, &names(), own, &address, to).await;
-    let mut client = synod_proto::v1::peer_client::PeerClient::new(channel.expect("connects"));
-
-    let member = |id: u32| &group.genesis[&1].configuration.members[id as usize - 1];
-    let hello = |name: String, id| {
-        let hello = synod_paxos::Hello {
-            name,
-            ..hello_of(&group, member(id))
-        };
-        wire::hello(&hello, synod_paxos::Lane::Log)
-    };
-    for (name, id) in [(name(3), 3), (name(2), 3), (name(3), 2)] {
-        let frames = tokio_stream::once(hello(name, id));
-        let error = client.exchange(frames).await.expect_err("refused");
-        assert_eq!(error.code(), tonic::Code::PermissionDenied, "{error}");
-    }
-
-    let head = wire::BatchHead {
-        group: group.genesis[&1].group,
-        from: MemberId(3),
-        from_incarnation: member(3).incarnation,
-        to_incarnation: member(1).incarnation,
-        serving: false,
-    };
-    let frames = [hello(name(2), 2), wire::batch(head, vec![])];
-    let answers = client.exchange(tokio_stream::iter(frames)).await;
-    let mut answers = answers.expect("its own hello is taken").into_inner();
-    answers.message().await.expect("hello").expect("hello");
-    let error = answers.message().await.expect_err("refused");
-    assert_eq!(error.code(), tonic::Code::PermissionDenied, "{error}");
-}
-
 /// Passes connections on, and can make all that exist go silent for ever.
 #[derive(Clone)]
 struct Relay(watch::Sender<u64>);
@@ -442,23 +406,23 @@ impl synod_proto::v1::peer_server::Peer for Mute {
     ) -> Result<tonic::Response<Self::ExchangeStream>, tonic::Status> {
         let mut frames = request.into_inner();
         let first = frames.message().await?.expect("a hello");
-        let Ok(wire::Frame::Hello(_, lane)) = wire::read(first) else {
+        let Ok(wire::Frame::Hello(_, head)) = wire::read(first) else {
             panic!("a hello")
         };
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         sender
-            .send(Ok(wire::hello(&self.hello, lane)))
+            .send(Ok(wire::hello(&self.hello, head)))
             .await
             .expect("room");
         self.streams.send_modify(|it| {
-            let (open, most) = it.entry(lane).or_default();
+            let (open, most) = it.entry(head.lane).or_default();
             *open += 1;
             *most = (*most).max(*open);
         });
         let streams = self.streams.clone();
         tokio::spawn(async move {
             while let Ok(Some(_)) = frames.message().await {}
-            streams.send_modify(|it| it.entry(lane).or_default().0 -= 1);
+            streams.send_modify(|it| it.entry(head.lane).or_default().0 -= 1);
             drop(sender);
         });
         Ok(tonic::Response::new(receiver.into()))
@@ -496,123 +460,4 @@ async fn a_silent_peer_is_dialled_anew_while_the_old_connections_are_open() {
     waited
         .expect("dialled anew, beside the old one")
         .expect("runs");
-}
-
-fn hello_of(group: &Group, member: &synod_paxos::Member) -> synod_paxos::Hello {
-    synod_paxos::Hello {
-        group: group.genesis[&1].group,
-        member: member.id,
-        name: member.name.clone(),
-        incarnation: member.incarnation,
-        boot: synod_paxos::Boot(1),
-        life: 1,
-        epoch: synod_paxos::Epoch(1),
-        promised: synod_paxos::Ballot::default(),
-        accepted: synod_paxos::Ballot::default(),
-        last: Slot::ZERO,
-        protocol_min: 1,
-        protocol_max: 1,
-    }
-}
-
-/// What was logged on this thread.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("lines").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Lines {
-    fn capture(&self) -> tracing::subscriber::DefaultGuard {
-        let lines = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_max_level(tracing::Level::WARN)
-            .with_writer(move || lines.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    fn with(&self, word: &str) -> Vec<String> {
-        let lines = self.0.lock().expect("lines");
-        let text = String::from_utf8_lossy(&lines);
-        text.lines()
-            .filter(|it| it.contains(word))
-            .map(str::to_owned)
-            .collect()
-    }
-}
-
-// One thread: the lines of all tasks are captured.
-#[tokio::test]
-async fn a_member_of_another_group_is_refused_with_one_line_and_the_others_go_on() {
-    let lines = Lines::default();
-    let _guard = lines.capture();
-    let mut group = Group::new();
-    let odd = group.genesis.get_mut(&3).expect("three");
-    odd.configuration.members[0].region = "elsewhere".into();
-    odd.group = crate::config::genesis::group_of(odd);
-    group.start(1).await;
-    group.start(2).await;
-    group.propose(1, "two").await;
-    group.start(3).await;
-    // Several attempts on each of three lanes, in both directions.
-    let attempts = async {
-        while lines.with("belongs to group").is_empty() {
-            tokio::task::yield_now().await;
-        }
-        for _ in 0..20 {
-            group.propose(2, "more").await;
-            tokio::time::timeout(Duration::from_millis(100), std::future::pending::<()>())
-                .await
-                .ok();
-        }
-    };
-    tokio::time::timeout(PATIENCE, attempts)
-        .await
-        .expect("refused");
-    let refused = lines.with("refused a peer");
-    let by = |who: &str| refused.iter().filter(|it| it.contains(who)).count();
-    assert_eq!(
-        by("notes-3"),
-        2,
-        "by each of the others, once: {refused:#?}"
-    );
-    assert_eq!(group.members[&3].handle.status().borrow().leader, None);
-}
-
-#[tokio::test]
-async fn a_peer_that_speaks_another_version_is_told_so_and_reported_once() {
-    let lines = Lines::default();
-    let _guard = lines.capture();
-    let mut group = Group::new();
-    group.start(1).await;
-    let folder = group.folder.path().join("two");
-    let files = group.authority.issue(&folder, &[names().member(&name(2))]);
-    let address = group.table.borrow().address_of(&name(1)).expect("listed");
-    let (own, to) = (Who::Member(name(2)), Who::Member(name(1)));
-    let channel = crate::identity::connect(&files, &names(), own, &address, to).await;
-    let mut client = synod_proto::v1::peer_client::PeerClient::new(channel.expect("connects"));
-    let hello = synod_paxos::Hello {
-        protocol_min: 7,
-        protocol_max: 8,
-        ..hello_of(&group, &group.genesis[&1].configuration.members[1])
-    };
-    for _ in 0..3 {
-        let frames = tokio_stream::once(wire::hello(&hello, synod_paxos::Lane::Log));
-        let error = client.exchange(frames).await.expect_err("refused");
-        assert_eq!(error.code(), tonic::Code::FailedPrecondition);
-        assert!(error.message().contains("protocol 7 to 8"), "{error}");
-    }
-    let refused = lines.with("refused a peer");
-    assert_eq!(refused.len(), 1, "{refused:#?}");
-    assert!(refused[0].contains("notes-2") && refused[0].contains("protocol 7 to 8"));
 }

@@ -63,19 +63,28 @@ pub struct BatchHead {
     pub serving: bool,
 }
 
+/// What the shells tell each other along with a hello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HelloHead {
+    /// Which of the connections with the member this is.
+    pub lane: Lane,
+    /// Whom the hello is for. 0: whoever is there.
+    pub to: MemberId,
+}
+
 /// A frame as it was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// The first one.
-    Hello(Hello, Lane),
+    Hello(Hello, HelloHead),
     /// All others.
     Batch(BatchHead, Vec<Message>),
 }
 
 /// The first frame of a stream.
-pub fn hello(hello: &Hello, lane: Lane) -> v1::PeerFrame {
+pub fn hello(hello: &Hello, head: HelloHead) -> v1::PeerFrame {
     v1::PeerFrame {
-        frame: Some(v1::peer_frame::Frame::Hello(outgoing::hello(hello, lane))),
+        frame: Some(v1::peer_frame::Frame::Hello(outgoing::hello(hello, head))),
     }
 }
 
@@ -109,7 +118,7 @@ pub fn read(frame: v1::PeerFrame) -> Result<Frame, WireError> {
     match frame.frame {
         None => Err(WireError::Missing("frame")),
         Some(v1::peer_frame::Frame::Hello(it)) => {
-            incoming::hello(it).map(|(hello, lane)| Frame::Hello(hello, lane))
+            incoming::hello(it).map(|(hello, head)| Frame::Hello(hello, head))
         }
         Some(v1::peer_frame::Frame::Batch(it)) => {
             incoming::batch(it).map(|(head, messages)| Frame::Batch(head, messages))

@@ -8,11 +8,11 @@ use synod_paxos::{
 use synod_proto::v1;
 use synod_proto::v1::message::Kind;
 
-use super::{BatchHead, MAX_COUNT, MAX_LIST, MAX_NAME, WireError};
+use super::{BatchHead, HelloHead, MAX_COUNT, MAX_LIST, MAX_NAME, WireError};
 
 type Read<T> = Result<T, WireError>;
 
-pub(super) fn hello(it: v1::Hello) -> Read<(Hello, Lane)> {
+pub(super) fn hello(it: v1::Hello) -> Read<(Hello, HelloHead)> {
     if it.name.len() > MAX_NAME {
         return Err(WireError::TooLong("name"));
     }
@@ -39,7 +39,8 @@ pub(super) fn hello(it: v1::Hello) -> Read<(Hello, Lane)> {
         protocol_max: it.protocol_max,
         life: it.life,
     };
-    Ok((hello, lane))
+    let to = MemberId(it.to);
+    Ok((hello, HelloHead { lane, to }))
 }
 
 pub(super) fn batch(it: v1::Batch) -> Read<(BatchHead, Vec<Message>)> {

@@ -8,7 +8,9 @@ use synod_paxos::{
 use synod_proto::v1;
 use synod_proto::v1::message::Kind;
 
-pub(super) fn hello(it: &Hello, lane: Lane) -> v1::Hello {
+use super::HelloHead;
+
+pub(super) fn hello(it: &Hello, head: HelloHead) -> v1::Hello {
     v1::Hello {
         group: Bytes::copy_from_slice(&it.group.0),
         member: it.member.0,
@@ -22,12 +24,13 @@ pub(super) fn hello(it: &Hello, lane: Lane) -> v1::Hello {
         protocol_min: it.protocol_min,
         protocol_max: it.protocol_max,
         life: it.life,
-        lane: match lane {
+        lane: match head.lane {
             Lane::Log => v1::Lane::Log,
             Lane::Heartbeat => v1::Lane::Heartbeat,
             Lane::Bulk => v1::Lane::Bulk,
         }
         .into(),
+        to: head.to.0,
     }
 }
 

@@ -202,8 +202,12 @@ fn every_message_arrives_as_it_was_sent() {
     let arrived = over_the_wire(batch(head(), messages.clone()));
     assert_eq!(arrived, Ok(Frame::Batch(head(), messages)));
     for lane in [Lane::Log, Lane::Heartbeat, Lane::Bulk] {
-        let arrived = over_the_wire(hello(&some_hello(), lane));
-        assert_eq!(arrived, Ok(Frame::Hello(some_hello(), lane)));
+        let head = HelloHead {
+            lane,
+            to: MemberId(7),
+        };
+        let arrived = over_the_wire(hello(&some_hello(), head));
+        assert_eq!(arrived, Ok(Frame::Hello(some_hello(), head)));
     }
 }
 
@@ -327,14 +331,18 @@ fn what_makes_no_sense_is_refused_by_name() {
         Err(WireError::Missing("frame"))
     );
 
+    let head = HelloHead {
+        lane: Lane::Log,
+        to: MemberId(7),
+    };
     let mut over = some_hello();
     over.last = Slot(u64::MAX);
     assert_eq!(
-        over_the_wire(hello(&over, Lane::Log)),
+        over_the_wire(hello(&over, head)),
         Err(WireError::Range("slot"))
     );
     let mut twisted = some_hello();
     twisted.protocol_min = 9;
-    let answer = over_the_wire(hello(&twisted, Lane::Log));
+    let answer = over_the_wire(hello(&twisted, head));
     assert_eq!(answer, Err(WireError::Range("protocol_min")));
 }
