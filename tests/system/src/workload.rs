@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ const MOST_RUNNING: u64 = 2_000;
 const PAUSE: Duration = Duration::from_millis(20);
 /// And never longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// No member.
+const NOBODY: usize = usize::MAX;
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -107,6 +109,8 @@ struct Shared {
     ids: AtomicU64,
     stop: AtomicBool,
     running: AtomicU64,
+    /// The member that gets nothing now, from 0; [`NOBODY`] if all do.
+    spared: AtomicUsize,
     recorded: Mutex<Recorded>,
 }
 
@@ -129,6 +133,7 @@ impl Workload {
             ids: AtomicU64::new(1),
             stop: AtomicBool::new(false),
             running: AtomicU64::new(0),
+            spared: AtomicUsize::new(NOBODY),
             recorded: Mutex::default(),
         });
         let generator = tokio::spawn(generate(Arc::clone(&shared)));
@@ -138,6 +143,12 @@ impl Workload {
     /// Nanoseconds of the history's clock.
     pub fn now_ns(&self) -> u64 {
         self.shared.now_ns()
+    }
+
+    /// From now on nothing is sent to this member, from 1, as no Service sends to a pod that is not ready.
+    pub fn spare(&self, member: Option<u32>) {
+        let spared = member.map_or(NOBODY, |it| it as usize - 1);
+        self.shared.spared.store(spared, Ordering::Release);
     }
 
     /// Operations known to have taken effect so far.
@@ -178,6 +189,13 @@ impl Shared {
         self.clock.elapsed().as_nanos() as u64
     }
 
+    /// This member, or the next if it is spared.
+    fn unless_spared(&self, member: usize) -> usize {
+        let spared = self.spared.load(Ordering::Acquire);
+        let next = usize::from(member == spared);
+        (member + next) % self.members.len()
+    }
+
     fn recorded(&self) -> std::sync::MutexGuard<'_, Recorded> {
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -194,7 +212,7 @@ async fn generate(shared: Arc<Shared>) {
             shared.recorded().left_out += 1;
             continue;
         }
-        let member = random.random_range(0..shared.members.len());
+        let member = shared.unless_spared(random.random_range(0..shared.members.len()));
         let (key, kind) = key_and_kind(random.random_range(0..shared.plan.keys));
         let read = random.random_range(0..100) < shared.plan.read_percent;
         let keyed = random.random_range(0..100) < shared.plan.keyed_percent;
@@ -255,7 +273,7 @@ async fn operate(shared: Arc<Shared>, first: usize, key: String, action: Action,
         }
         sleep(pause).await;
         pause = LONGEST_PAUSE.min(pause * 2);
-        member = (member + 1) % shared.members.len();
+        member = shared.unless_spared((member + 1) % shared.members.len());
     }
     let complete_ns = shared.now_ns();
     shared.recorded().history.push(Operation {
