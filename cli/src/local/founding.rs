@@ -87,15 +87,12 @@ pub(super) fn import(
         max_bytes: log_max_bytes,
         ..Log::default()
     };
-    let first = new.member(FIRST)?;
     // An import that did not come to its end is done again.
-    let emptied = first
-        .empty()
-        .and_then(|()| fs::create_dir_all(first.work()));
-    emptied.map_err(|error| folder::trouble("use", &first.work(), &error))?;
+    let first = new.member(FIRST)?;
+    let emptied = first.empty();
+    emptied.map_err(|error| folder::trouble("use", &first.sidecar_data(), &error))?;
     found(new, &log, |founder| {
-        let from = Volume::open(from, &first.work())?;
-        founding::import(&from, policy, founder)
+        founding::import(&Volume::source(from), policy, founder)
     })
 }
 

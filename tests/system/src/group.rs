@@ -51,6 +51,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// How long until all serve; `None`: a minute.
     pub patience: Option<Duration>,
+    /// In which folder its files are made; `None`: where temporary files are.
+    pub place: Option<PathBuf>,
 }
 
 /// What one member says of itself.
@@ -165,7 +167,10 @@ impl Group {
     }
 
     fn launch_on(options: &Options, data: Option<&Path>) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("synod-system-").tempdir()?;
+        let place = options.place.clone().unwrap_or_else(std::env::temp_dir);
+        let folder = tempfile::Builder::new()
+            .prefix("synod-system-")
+            .tempdir_in(place)?;
         let data = data.map_or_else(|| folder.path().join("data"), Path::to_owned);
         let log = folder.path().join("synod.log");
         let first_port = free_ports(MOST)?;

@@ -12,15 +12,16 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use tokio::process::Command;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 
 use super::Settings;
-use super::agreement::{conclude, tell_traffic, tell_traffic_of};
+use super::agreement::{conclude, tell_traffic};
 use super::poison;
 use super::states::{BY_HTTP, every, every_slots};
+use super::waiting::in_memory;
 use crate::app::Fate;
 use crate::client::{Client, request};
-use crate::group::{self, Group, MEMBERS, MemberStatus, Options, Part};
+use crate::group::{self, Group, MemberStatus, Options, Part};
 use crate::nemesis;
 use crate::process::{Process, eventually};
 use crate::report::{Distribution, Report};
@@ -47,18 +48,18 @@ const TURNS: u64 = 2 * (SIZES.1 as u64 + 2);
 const MEMORY: u64 = 1 << 30;
 
 /// A change of the members, as it went.
-struct Step {
-    what: &'static str,
-    began_ns: u64,
-    ended_ns: u64,
+pub(super) struct Step {
+    pub(super) what: &'static str,
+    pub(super) began_ns: u64,
+    pub(super) ended_ns: u64,
 }
 
 impl Step {
-    fn overlaps(&self, one: &Try) -> bool {
+    pub(super) fn overlaps(&self, one: &Try) -> bool {
         self.began_ns <= one.ended_ns && one.begun_ns <= self.ended_ns
     }
 
-    fn milliseconds(&self) -> f64 {
+    pub(super) fn milliseconds(&self) -> f64 {
         (self.ended_ns - self.began_ns) as f64 / 1e6
     }
 }
@@ -333,93 +334,6 @@ fn tell_memory(group: &Group, report: &mut Report) {
     );
 }
 
-/// Snapshots are taken and members made anew while nothing else goes wrong: who writes waits no longer.
-pub(super) async fn nobody_waits(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
-    let folder = tempfile::tempdir()?;
-    let from = folder.path().join("used");
-    fill(&from, settings.import_bytes)?;
-    let mut options = Options::with_state(
-        &["--keep", "{data}"],
-        "{type: Volume, volume: {mountPath: /data}, snapshot: {type: Volume, every: {slots: 1000000}}}",
-    )?;
-    options.arguments = vec!["--import".to_owned(), from.display().to_string()];
-    options.patience = Some(Duration::from_secs(600));
-    let mut group = Group::start(&options).await?;
-    let plan = Plan {
-        rate: settings.rate / 2,
-        seed: settings.seed,
-        ..Plan::default()
-    };
-    let workload = Workload::start(&group.addresses(), plan);
-    let begun = Instant::now();
-    let mut steps = Vec::new();
-    for round in 0..4 {
-        for what in ["snapshot", "catch-up"] {
-            sleep(5 * SECOND).await;
-            let leader = group.leader().await.context("nobody leads")?;
-            let follower = (1..=MEMBERS).find(|it| *it != leader && it % 2 == round % 2);
-            let follower = format!("registers-{}", follower.unwrap_or(leader % MEMBERS + 1));
-            let arguments = match what {
-                "snapshot" => vec!["snapshot", "take"],
-                _ => vec!["members", "replace", &follower],
-            };
-            // A member that is made anew is not ready: no Service sends there.
-            let away = (what == "catch-up")
-                .then(|| group::number_of(&follower))
-                .flatten();
-            workload.spare(away);
-            let began_ns = workload.now_ns();
-            let output = group.command(&arguments).await?;
-            workload.spare(None);
-            let error = String::from_utf8_lossy(&output.stderr).into_owned();
-            ensure!(output.status.success(), "synod {arguments:?}: {error}");
-            let ended_ns = workload.now_ns();
-            steps.push((
-                Step {
-                    what,
-                    began_ns,
-                    ended_ns,
-                },
-                away,
-            ));
-        }
-    }
-    sleep(5 * SECOND).await;
-    let seconds = begun.elapsed().as_secs_f64();
-    let recorded = workload.finish_through(&group.numbers()).await?;
-    tell_traffic_of(f64::from(settings.rate) / 3.0, &recorded, seconds, report);
-    let p99 = |what: Option<&str>| {
-        let chosen = recorded.tries.iter().copied().filter(|one| {
-            let within = steps.iter().filter(|(it, _)| it.overlaps(one));
-            let within: Vec<_> = within.collect();
-            let is_away = within.iter().any(|(_, away)| *away == Some(one.member));
-            let kind = |what: &str| within.iter().any(|(it, _)| it.what == what) && !is_away;
-            what.map_or(within.is_empty(), kind)
-        });
-        let chosen: Vec<Try> = chosen.collect();
-        latencies(&chosen, true).value_at_quantile(0.99) as f64 / 1e3
-    };
-    let beside = p99(None);
-    for what in ["snapshot", "catch-up"] {
-        let took = steps.iter().filter(|(it, _)| it.what == what);
-        let took = took.map(|(it, _)| it.milliseconds()).collect();
-        let took = Distribution::new(took);
-        let during = p99(Some(what));
-        let ratio = during / beside;
-        report.say(format!(
-            "writes during a {what} ({took}): p99 {during:.1} ms, {ratio:.2} times the {beside:.1} ms beside"
-        ));
-        // A machine that others use too is given some milliseconds.
-        report.expect(
-            ratio <= 1.5 || during - beside < 5.0,
-            format!("a {what} makes who writes wait {ratio:.2} times as long"),
-        );
-    }
-    conclude(settings, &mut group, "nobody-waits", recorded, report).await?;
-    group.stop().await?;
-    Ok(())
-}
-
 // === groups that begin with a state ===
 
 /// Somebody deletes everything; a new group begins with what was there before.
@@ -521,7 +435,9 @@ async fn restore(backup: &Path, data: &Path, before: u64) -> anyhow::Result<()> 
 
 /// What an app has stored on its own becomes the state of three copies, to the last byte.
 pub(super) async fn imported(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
-    let folder = tempfile::tempdir()?;
+    // Mostly it is on another file system than the group.
+    let place = in_memory(2 * settings.import_bytes);
+    let folder = tempfile::tempdir_in(place.unwrap_or_else(std::env::temp_dir))?;
     let from = folder.path().join("used");
     let files = fill(&from, settings.import_bytes)?;
     let mut options = Options::with_state(

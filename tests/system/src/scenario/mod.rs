@@ -15,6 +15,7 @@ mod programs;
 mod revisions;
 mod states;
 mod versions;
+mod waiting;
 mod webdav;
 
 use std::future::Future;
@@ -111,7 +112,7 @@ pub const ALL: &[Scenario] = scenarios! {
     "states/the example app on a volume keeps every note once" => states::example_rolled_back,
     "states/the example app that tells its slot keeps every note once" => states::example_with_applied,
     "members/come, go and are made anew under faults and nothing is lost" => members::come_and_go,
-    "members/nobody waits longer while snapshots are taken and members made anew" => members::nobody_waits,
+    "waiting/nobody waits longer while snapshots are taken and members made anew" => waiting::nobody_waits,
     "members/one that is far behind catches up, next to a plain copy" => behind::catches_up,
     "members/a group is restored to the slot before a mistake" => members::restored,
     "members/what an app has stored becomes the state of three copies" => members::imported,
