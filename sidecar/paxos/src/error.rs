@@ -223,6 +223,15 @@ pub enum ReconfigureRefused {
         /// The incarnation asked for.
         incarnation: Incarnation,
     },
+    /// A witness has no state of the app, and an app's log may begin behind a state.
+    #[error(
+        "member {member} cannot change between running the app and being a witness: remove it, and \
+         add a new member in its place"
+    )]
+    Witness {
+        /// Who.
+        member: MemberId,
+    },
     /// A change may make one member a voter, so that no quorum rests on logs that are not there yet.
     #[error("only one member can become a voter at a time: change them one after the other")]
     ManyNewVoters {

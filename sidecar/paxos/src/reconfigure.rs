@@ -21,8 +21,10 @@ impl Paxos {
     /// so, here as on each member. Until then nothing else is proposed: commands wait, and are given to
     /// the leader of the next epoch by their entrances.
     ///
-    /// A change may do anything but make more than one member a voter, and that one has to be an
-    /// observer that has caught up. [`Self::best_first_leader`] says whom to name as first leader.
+    /// A change may do anything but give more than one member a vote, and that one has to be an
+    /// observer that has caught up, or a witness that is new: it has no state to get, and a quorum is
+    /// heard without it. Whoever is a witness is one for all its life, and nobody else becomes one.
+    /// [`Self::best_first_leader`] says whom to name as first leader.
     pub fn propose_configuration(
         &mut self,
         now: Now,
@@ -90,13 +92,23 @@ impl Paxos {
                 });
             }
         }
+        let runs_app = |role: Role| role != Role::Witness;
+        for member in &next.members {
+            let before = current.member(member.id);
+            if before.is_some_and(|it| runs_app(it.role) != runs_app(member.role)) {
+                let member = member.id;
+                return Err(ReconfigureRefused::Witness { member });
+            }
+        }
         let voters: Vec<MemberId> = next.voters().collect();
         let new = voters.iter().filter(|voter| !self.is_voter(**voter));
         let members: Vec<MemberId> = new.copied().collect();
         if members.len() > 1 {
             return Err(ReconfigureRefused::ManyNewVoters { members });
         }
-        if let Some(member) = members.into_iter().find(|it| !self.has_caught_up(*it)) {
+        let needs_state = |it: MemberId| next.member(it).is_some_and(|it| runs_app(it.role));
+        let mut lacking = members.into_iter().filter(|it| needs_state(*it));
+        if let Some(member) = lacking.find(|it| !self.has_caught_up(*it)) {
             return Err(ReconfigureRefused::NotCaughtUp { member });
         }
         let silent = voters
