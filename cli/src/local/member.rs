@@ -118,6 +118,7 @@ impl Member {
             peers: self.folder.peers(),
             tls: certificates.files(&Who::Member(self.name.clone())),
             listen: self.listen.clone(),
+            witness: false,
             app: App {
                 address: self.app,
                 protocol: match settings.protocol {

@@ -5,6 +5,7 @@
 //! ```text
 //! turns     the leader looks round: whose turn is it?  ──►  Handle::take, or a copy of another's
 //! states    apply has one taken, put back, thrown away
+//! witness   there is no app: only the tables are kept, as far as copies have snapshots
 //! Keeper    compared? ──► it is usable ──► apply and the agreement forget what it stands for
 //!           the log has a gap that nobody fills? ──► fetch one ──► the agreement goes on behind it
 //! ```
@@ -18,6 +19,7 @@ mod plan;
 mod scrub;
 mod states;
 mod turns;
+mod witness;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -89,6 +91,9 @@ pub enum KeeperError {
 /// Why no snapshot was taken on request.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
+    /// There is no app.
+    #[error("a witness runs no app: it has no state to save")]
+    Witness,
     /// `state.snapshot.type` is `None`.
     #[error("the service has no method for snapshots: give it one (state.snapshot.type)")]
     NoMethod,
@@ -124,6 +129,8 @@ pub struct Handle {
     apply: ApplyHandle,
     node: NodeHandle,
     has_method: bool,
+    /// There is no app here: what is in the store are tables.
+    witness: bool,
     /// Making or fetching one.
     one: Arc<Semaphore>,
     /// What others offer and was found to be damaged there: the others come first.
@@ -168,7 +175,7 @@ pub fn begin<A: App>(
         let void = store.void_since(astray)?;
         void.iter().for_each(tell_finding);
     }
-    let volume = config.state.volume.as_ref();
+    let volume = config.state.volume.as_ref().filter(|_| !config.witness);
     let volume = volume
         .map(|it| Volume::open(&it.path, &it.work))
         .transpose()?;
@@ -248,6 +255,7 @@ impl Handle {
             apply,
             node,
             has_method: config.state.snapshot.kind != state::SnapshotKind::None,
+            witness: config.witness,
             one: Arc::new(Semaphore::new(1)),
             bad: Arc::default(),
         }
@@ -256,6 +264,9 @@ impl Handle {
     /// Takes a snapshot at the next slot where that can be done, and stores it; goes on to its end
     /// when nobody waits for it. It may be used once its slots were compared.
     pub async fn take(&self) -> Result<Snapshot, TakeError> {
+        if self.witness {
+            return Err(TakeError::Witness);
+        }
         if !self.has_method {
             return Err(TakeError::NoMethod);
         }
@@ -275,14 +286,17 @@ impl Handle {
         }
     }
 
-    /// The snapshots that are here, oldest first.
+    /// The snapshots that are here, oldest first. What a witness keeps is none.
     pub fn list(&self) -> Vec<Snapshot> {
-        self.store.list()
+        let mut all = self.store.list();
+        all.retain(Snapshot::has_state);
+        all
     }
 
     /// The newest of this group, for the status.
     pub fn newest(&self) -> Option<status::Snapshot> {
-        self.own().next_back().map(|it| status::Snapshot {
+        let mut states = self.own().filter(Snapshot::has_state);
+        states.next_back().map(|it| status::Snapshot {
             slot: it.head.slot.0,
             bytes: it.bytes,
             verified: it.standing == Standing::Verified,
@@ -314,7 +328,11 @@ impl Handle {
             return;
         };
         let mut of_now = self.own().filter(|it| it.head.slot == end);
-        if !self.has_method || self.one.available_permits() == 0 || of_now.next().is_some() {
+        if !self.has_method
+            || self.witness
+            || self.one.available_permits() == 0
+            || of_now.next().is_some()
+        {
             return;
         }
         let handle = self.clone();
@@ -500,10 +518,15 @@ impl Keeper {
     }
 
     async fn look(&mut self) -> Result<(), StoreError> {
-        self.mark().await?;
+        let held = if self.handle.witness {
+            Some(witness::look(&self.handle, &self.channels).await?)
+        } else {
+            self.mark().await?;
+            None
+        };
         let told = self.tell_apply().await;
         self.handle.save_at_barrier();
-        let cut = self.compact().await;
+        let cut = self.compact(held).await;
         self.fetch();
         self.give_turn().await;
         told.and(cut)
@@ -584,14 +607,17 @@ impl Keeper {
         Ok(())
     }
 
-    /// See [`Scene::cut`].
-    async fn compact(&self) -> Result<(), StoreError> {
+    /// See [`Scene::cut`]. `held`: and not beyond this slot.
+    async fn compact(&self, held: Option<Slot>) -> Result<(), StoreError> {
         let handle = &self.handle;
         let Some(id) = self.scene(&self.kept()).cut() else {
             return Ok(());
         };
         let older = handle.store.get(id)?;
         let slot = older.head.slot;
+        if held.is_some_and(|held| slot > held) {
+            return Ok(());
+        }
         let Some(base) = handle.base_of(older).await else {
             return Ok(());
         };
@@ -611,6 +637,7 @@ impl Keeper {
         let kept = self.kept();
         let scene = self.scene(&kept);
         let wants_state = self.handle.apply.status().borrow().revision.wants_state;
+        let wants_state = wants_state.filter(|_| !self.handle.witness);
         let wanted = scene.lacked().max(wants_state);
         let Some(at_least) = wanted else {
             return;
@@ -658,12 +685,16 @@ impl Drop for Keeper {
 /// Why no snapshot came from another member.
 #[derive(Debug, thiserror::Error)]
 enum GetError {
+    #[error("a witness runs no app: it has no use for a state")]
+    Witness,
     #[error("another one is being made or fetched here")]
     Busy,
     #[error("no member that can be reached offers one that reaches the log")]
     NoSource,
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Fetches the best that others offer, of this slot or a later one.
@@ -712,7 +743,11 @@ async fn get(handle: &Handle, channels: &Channels, at_least: Slot) -> Result<Sna
         .1;
     let connector = channels.connector(best.member);
     let connector = connector.ok_or(GetError::NoSource)?;
-    let got = copy_of(&fetcher, &connector, best.member, &offer).await;
+    let got = if handle.witness {
+        witness::tables_of(handle, &fetcher, &connector, &offer).await
+    } else {
+        copy_of(&fetcher, &connector, best.member, &offer).await
+    };
     let mut bad = handle.bad.lock().unwrap_or_else(PoisonError::into_inner);
     match &got {
         Ok(_) => bad.clear(),

@@ -54,7 +54,8 @@ pub(super) async fn give(handle: &Handle, channels: &Channels, due: Due) {
         })
     });
     let mut reports: Vec<Report> = join_all(asking).await.into_iter().flatten().collect();
-    reports.push(handle.report());
+    // A witness has nothing to save, and leads only until a copy does.
+    reports.extend((!handle.witness).then(|| handle.report()));
     let Some(turn) = next_turn(&reports, due) else {
         return;
     };
@@ -83,6 +84,9 @@ async fn tell(channels: &Channels, group: &Bytes, member: MemberId, from: Option
 
 /// Begins this member's turn, which goes on by itself.
 fn begin(handle: &Handle, channels: &Channels, from: Option<MemberId>) -> Result<(), GetError> {
+    if handle.witness {
+        return Err(GetError::Witness);
+    }
     let handle = handle.clone();
     let Some(from) = from else {
         tokio::spawn(async move {

@@ -8,7 +8,7 @@
 
 use std::cmp::Reverse;
 
-use synod_paxos::{MemberId, Slot};
+use synod_paxos::{Configuration, MemberId, Role, Slot};
 
 use super::head::SnapshotId;
 use super::store::Standing;
@@ -78,6 +78,24 @@ pub struct Source {
     pub standing: Standing,
 }
 
+/// Up to where a witness may forget its log (rule W5): what enough members that run the app have in
+/// snapshots of their own. `newest`: of a member the newest usable one, 0 if it has none or is not heard.
+///
+/// Enough is a majority of them, and one more than the votes that may be lost: whatever is lost, one of
+/// them is left, or the log.
+pub fn held(configuration: &Configuration, newest: impl Fn(MemberId) -> Slot) -> Slot {
+    let members = configuration.members.iter();
+    let copies = members.filter(|it| it.role != Role::Witness);
+    let mut slots: Vec<Slot> = copies.map(|it| newest(it.id)).collect();
+    slots.sort_unstable_by(|a, b| b.cmp(a));
+    let votes = configuration.voters().count();
+    let quorums = configuration.quorums;
+    let losses = votes - quorums.phase1(votes).max(quorums.phase2(votes));
+    let enough = (slots.len() / 2 + 1).max(losses + 1).min(slots.len());
+    let last = slots.get(enough.wrapping_sub(1));
+    last.copied().unwrap_or_default()
+}
+
 /// Whose turn it is; `None`: nobody's, or somebody is at it.
 pub fn next_turn(reports: &[Report], due: Due) -> Option<Turn> {
     if reports.iter().any(|it| it.busy) {
@@ -139,6 +157,8 @@ pub fn best_source(
 
 #[cfg(test)]
 mod tests {
+    use synod_paxos::{Epoch, Incarnation, Member, Quorums};
+
     use super::*;
 
     const DUE: Due = Due {
@@ -170,6 +190,36 @@ mod tests {
 
     fn make(member: u32) -> Turn {
         Turn::Make(MemberId(member))
+    }
+
+    #[test]
+    fn w5_a_witness_forgets_what_enough_copies_have_in_snapshots() {
+        let held = |roles: &[Role], newest: &[u64]| {
+            let members = roles.iter().zip(1..).map(|(role, id)| Member {
+                id: MemberId(id),
+                name: format!("notes-{id}"),
+                incarnation: Incarnation(id.into()),
+                role: *role,
+                region: String::new(),
+            });
+            let configuration = Configuration {
+                epoch: Epoch(1),
+                members: members.collect(),
+                quorums: Quorums::Majority,
+                first_leader: MemberId(0),
+            };
+            held(&configuration, |it| Slot(newest[it.0 as usize - 1])).0
+        };
+        let (v, o, w) = (Role::Voter, Role::Observer, Role::Witness);
+        assert_eq!(held(&[v, v, w], &[30, 20, 99]), 20, "either may be lost");
+        assert_eq!(held(&[v, v, w], &[30, 0, 99]), 0);
+        assert_eq!(held(&[v, v, o, w], &[10, 30, 20, 0]), 20);
+        assert_eq!(held(&[v, v, v, v, w], &[10, 30, 20, 40, 0]), 20, "3 of 4");
+        // Of five votes two may be lost: a majority of the copies is not enough.
+        assert_eq!(held(&[v, v, v, w, w], &[10, 30, 20, 0, 0]), 10);
+        // Whoever loses the only copy has lost its state, whatever a witness has.
+        assert_eq!(held(&[v, w, w], &[10, 0, 0]), 10);
+        assert_eq!(held(&[w], &[7]), 0);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use bytes::Bytes;
 use synod_paxos::{Base, Epoch, MemberId, Role, Slot, SnapshotRefused, Standing};
 use synod_sidecar::apply::{Fold, Job};
+use synod_sidecar::snapshot::policy;
 
 use crate::app::State;
 use crate::calendar::{Event, Life};
@@ -378,22 +379,16 @@ impl World {
         self.settle(member)
     }
 
-    /// A witness makes none: it forgets what a majority of those that run the app have in theirs.
+    /// A witness makes none: it forgets what enough of those that run the app have in theirs.
     fn forget_as_witness(&mut self, member: usize) -> Result<(), Violation> {
         let Some(process) = &self.hosts[member].process else {
             return Ok(());
         };
         let paxos = &process.paxos;
-        let members = paxos.configuration().members.iter();
-        let copies = members.filter(|it| it.role != Role::Witness);
-        let newest = copies.map(|it| self.hosts[index_of(it.id)].newest_usable());
-        let mut newest: Vec<Slot> = newest
-            .map(|it| it.map_or(Slot::ZERO, |it| it.base.slot))
-            .collect();
-        newest.sort_unstable_by(|a, b| b.cmp(a));
-        let Some(slot) = newest.get(newest.len() / 2).copied() else {
-            return Ok(());
-        };
+        let slot = policy::held(paxos.configuration(), |member| {
+            let newest = self.hosts[index_of(member)].newest_usable();
+            newest.map_or(Slot::ZERO, |it| it.base.slot)
+        });
         let every = self.swarm.snapshot_slots;
         if every == 0 || slot.0 < paxos.base().slot.0 + every {
             return Ok(());
