@@ -129,12 +129,14 @@ pub enum Step {
 /// A part of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Without a vote, with an empty disk.
+    /// With an empty disk: a witness, or without a vote.
     Join {
         /// Its name.
         name: String,
         /// The life of its log.
         incarnation: String,
+        /// What it does at first: a witness, or an observer.
+        role: MemberRole,
         /// Where it is.
         region: String,
     },
@@ -273,10 +275,12 @@ impl Situation<'_> {
         first_wait
     }
 
-    /// All that can join at once: they have no votes yet.
+    /// All that can join at once: they have no votes yet. But for witnesses, which have one from the
+    /// beginning, and so come one by one, while a quorum is heard without them.
     fn join(&self) -> Option<Step> {
         let mut changes = Vec::new();
         let mut first_wait = None;
+        let mut has_new_vote = false;
         let absent = self.wanted.iter();
         for wanted in absent.filter(|it| self.member(&it.name).is_none()) {
             let process = self.process(&wanted.name);
@@ -285,6 +289,14 @@ impl Situation<'_> {
                 Some(process) => self.why_not_in(&wanted.name, process),
             };
             match (process, why_not) {
+                (Some(process), None) if wanted.role == MemberRole::Witness => {
+                    if !self.is_quorum_heard_besides_a_new_vote() {
+                        first_wait = first_wait.or_else(|| Some(wait(Until::Quorum, &wanted.name)));
+                    } else if !has_new_vote {
+                        has_new_vote = true;
+                        changes.push(join(wanted, process));
+                    }
+                }
                 (Some(process), None) => changes.push(join(wanted, process)),
                 (_, until) => {
                     let until = until.unwrap_or(Until::Started);
@@ -299,13 +311,24 @@ impl Situation<'_> {
         }
     }
 
-    /// One that is to vote gets its vote.
+    /// One that is to vote gets its vote; a witness has it, once it has the log.
     fn promote(&self) -> Option<Step> {
         let mut first_wait = None;
         for wanted in self.wanted.iter().filter(|it| votes(it.role)) {
-            let Some(member) = self.member(&wanted.name).filter(|it| !votes(it.role)) else {
+            let Some(member) = self.member(&wanted.name) else {
                 continue;
             };
+            if is_other_kind(member.role, wanted.role) {
+                continue;
+            }
+            if votes(member.role) {
+                let comes = wanted.role == MemberRole::Witness
+                    && self.is_heard(member)
+                    && !member.caught_up;
+                let waits = comes.then(|| wait(Until::CaughtUp, &wanted.name));
+                first_wait = first_wait.or(waits);
+                continue;
+            }
             let until = match (self.is_heard(member), member.caught_up) {
                 (true, true) => {
                     return Some(self.change(vec![become_(member, wanted.role)]));
@@ -319,7 +342,8 @@ impl Situation<'_> {
     }
 
     /// Those that are not wanted, or not as voters: first the ones without a vote, all at once; then
-    /// the silent ones, then the highest numbers, and the leader last.
+    /// the silent ones, then the highest numbers, and the leader last. Who runs the app and is to be a
+    /// witness, or the other way round, goes, and comes back with an empty disk.
     fn shrink(&self) -> Option<Step> {
         let role = |it: &Member| {
             let mut wanted = self.wanted.iter();
@@ -327,10 +351,11 @@ impl Situation<'_> {
                 .find(|wanted| wanted.name == it.name)
                 .map(|it| it.role)
         };
+        let goes = |it: &Member| role(it).is_none_or(|role| is_other_kind(it.role, role));
         let members = &self.group.members;
         let surplus: Vec<_> = members
             .iter()
-            .filter(|it| !votes(it.role) && role(it).is_none())
+            .filter(|it| !votes(it.role) && goes(it))
             .collect();
         let mut voters: Vec<_> = members
             .iter()
@@ -357,10 +382,10 @@ impl Situation<'_> {
         let Some(next) = spared else {
             return Some(wait(Until::Quorum, &voters[0].name));
         };
-        // A vote of another kind is given to one that has none.
-        let change = match role(next) {
-            Some(_) => become_(next, MemberRole::Observer),
-            None => leave(next),
+        let change = if goes(next) {
+            leave(next)
+        } else {
+            become_(next, MemberRole::Observer)
         };
         Some(self.change(vec![change]))
     }
@@ -394,6 +419,13 @@ impl Situation<'_> {
         heard * 2 > voters().count()
     }
 
+    /// Whether the leader hears a quorum of the voters and one more, without that one.
+    fn is_quorum_heard_besides_a_new_vote(&self) -> bool {
+        let voters = || self.group.members.iter().filter(|it| votes(it.role));
+        let heard = voters().filter(|it| self.is_heard(it)).count();
+        heard * 2 > voters().count() + 1
+    }
+
     fn is_heard(&self, member: &Member) -> bool {
         let process = self.process(&member.name);
         member.heard && process.is_none_or(|it| it.incarnation == member.incarnation)
@@ -413,6 +445,11 @@ impl Situation<'_> {
             changes,
         }
     }
+}
+
+/// One of the two runs the app, and the other is a witness: nobody changes between them.
+fn is_other_kind(one: MemberRole, other: MemberRole) -> bool {
+    (one == MemberRole::Witness) != (other == MemberRole::Witness)
 }
 
 fn votes(role: MemberRole) -> bool {
@@ -435,6 +472,10 @@ fn join(wanted: &Wanted, process: &Process) -> Change {
     Change::Join {
         name: wanted.name.clone(),
         incarnation: process.incarnation.clone(),
+        role: match wanted.role {
+            MemberRole::Witness => MemberRole::Witness,
+            MemberRole::Voter | MemberRole::Observer => MemberRole::Observer,
+        },
         region: wanted.region.clone(),
     }
 }
@@ -472,6 +513,9 @@ impl fmt::Display for Step {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Join { name, role, .. } if *role == MemberRole::Witness => {
+                write!(f, "{name} joins with an empty log, as a witness")
+            }
             Self::Join { name, .. } => write!(f, "{name} joins with an empty log"),
             Self::Leave { name, id } => write!(f, "{name} leaves (number {id})"),
             Self::Become { name, role, .. } => match role {

@@ -128,6 +128,7 @@ fn a_new_member_starts_then_joins_without_a_vote_then_gets_one() {
     let join = Change::Join {
         name: "a-3".to_owned(),
         incarnation: "new".to_owned(),
+        role: MemberRole::Observer,
         region: FAR.to_owned(),
     };
     assert_eq!(changes, [join]);
@@ -302,14 +303,64 @@ fn a_voter_of_which_less_is_wanted_loses_its_vote_and_stays() {
         step(&now_wanted, &group(&VOTERS), &there),
         "a-2 becomes an observer"
     );
-    now_wanted[2].role = MemberRole::Witness;
+}
+
+#[test]
+fn a_copy_that_is_to_be_a_witness_goes_and_comes_back_and_so_does_a_witness() {
+    let mut witness = wanted(&THREE);
+    witness[2].role = MemberRole::Witness;
+    let mut there = there(&THREE);
+    for members in [VOTERS, ["Va-0", "Va-1", "Oa-2"]] {
+        let step = step(&witness, &group(&members), &there);
+        assert_eq!(step, "a-2 leaves (number 3)");
+    }
+    let voters = wanted(&THREE);
+    let mixed = group(&["Va-0", "Va-1", "Wa-2"]);
+    assert_eq!(step(&voters, &mixed, &there), "a-2 leaves (number 3)");
+    let mut gone = group(&["Va-0", "Va-1"]);
+    gone.former.push("life-of-a-2".to_owned());
+    assert_eq!(look(&witness, &gone, &there).empty, ["a-2"]);
+    says(&mut there, "a-2", "new", true);
     assert_eq!(
-        step(&now_wanted, &group(&VOTERS), &there),
-        "a-2 becomes an observer"
+        step(&witness, &gone, &there),
+        "a-2 joins with an empty log, as a witness"
     );
+}
+
+#[test]
+fn witnesses_come_one_by_one_while_a_quorum_is_heard_without_them() {
+    let mut five = wanted(&["a-0", "a-1", "a-2", "a-3", "a-4"]);
+    five[3].role = MemberRole::Witness;
+    five[4].role = MemberRole::Witness;
+    let mut there = there(&THREE);
+    says(&mut there, "a-3", "n3", true);
+    says(&mut there, "a-4", "n4", true);
+    let first = "a-3 joins with an empty log, as a witness";
+    assert_eq!(step(&five, &group(&VOTERS), &there), first);
+    // Two of four would be none.
+    let silent = group(&["Va-0", "Va-1", "va-2"]);
+    let waits = look(&five, &silent, &there).step;
+    assert_eq!(waits, wait(Until::Quorum, "a-3"));
+    says(&mut there, "a-3", "life-of-a-3", true);
+    let mut in_it = group(&["Va-0", "Va-1", "Va-2", "Wa-3"]);
+    in_it.members[3].caught_up = false;
+    let second = "a-4 joins with an empty log, as a witness";
+    assert_eq!(step(&five, &in_it, &there), second);
+    says(&mut there, "a-4", "life-of-a-4", true);
+    let mut all = group(&["Va-0", "Va-1", "Va-2", "Wa-3", "Wa-4"]);
+    all.members[3].caught_up = false;
     assert_eq!(
-        step(&now_wanted, &group(&["Va-0", "Va-1", "Oa-2"]), &there),
-        "a-2 becomes a witness"
+        look(&five, &all, &there).step,
+        wait(Until::CaughtUp, "a-3"),
+        "nobody goes before it has the log"
+    );
+    all.members[3].caught_up = true;
+    assert_eq!(look(&five, &all, &there).step, Step::Nothing);
+    // Its disk is lost.
+    says(&mut there, "a-4", "new", true);
+    assert_eq!(
+        step(&five, &all, &there),
+        "a-4 leaves (number 5); a-4 joins with an empty log, as a witness"
     );
 }
 

@@ -187,6 +187,9 @@ fn change(step: &Step) -> Option<MembersChange> {
                 name,
                 incarnation,
                 region,
+                // What is joined with is not told: the operator refuses witnesses
+                // (`unsupported`), and all others begin without a vote.
+                role: _,
             } => change.join.push(JoiningMember {
                 name: name.clone(),
                 incarnation: incarnation.clone(),

@@ -91,13 +91,17 @@ impl World {
     fn want(&mut self) {
         let mut wanted = Vec::new();
         for name in NAMES {
-            let role = match self.dice.below(5) {
-                0 | 1 => MemberRole::Voter,
-                2 => MemberRole::Observer,
+            let role = match self.dice.below(11) {
+                0..=3 => MemberRole::Voter,
+                4 | 5 => MemberRole::Observer,
+                6 => MemberRole::Witness,
                 _ => continue,
             };
             wanted.push((name, role));
         }
+        // One copy is no quorum besides a new vote.
+        let copies = wanted.iter().filter(|it| it.1 == MemberRole::Voter).count();
+        wanted.retain(|it| it.1 != MemberRole::Witness || copies > 1);
         if !wanted.iter().any(|it| it.1 == MemberRole::Voter) {
             wanted.retain(|it| it.0 != NAMES[0]);
             wanted.push((NAMES[0], MemberRole::Voter));
@@ -218,10 +222,15 @@ impl World {
         assert!(self.group.settled && epoch == self.group.epoch, "{told}");
         assert!(self.is_whole_without(None), "nothing can be chosen: {told}");
         let before = voters(&self.group);
+        let before_id = self.next_id;
         for change in changes {
             self.part(change, &told);
         }
         let after = voters(&self.group);
+        let is_new = |it: &Member| after.contains(&it.id) && it.id >= before_id;
+        let all = || self.group.members.iter().filter(|it| votes(it.role));
+        let there = all().filter(|it| self.is_up(it) && !is_new(it)).count();
+        assert!(there * 2 > all().count(), "it rests on who is new: {told}");
         assert!(after.difference(&before).count() <= 1, "{told}");
         assert!(before.difference(&after).count() <= 1, "{told}");
         assert!(self.is_whole_without(None), "the plan broke it: {told}");
@@ -233,7 +242,10 @@ impl World {
     fn part(&mut self, change: &Change, told: &str) {
         match change {
             Change::Join {
-                name, incarnation, ..
+                name,
+                incarnation,
+                role,
+                ..
             } => {
                 let known = |it: &Member| it.name == *name || it.incarnation == *incarnation;
                 assert!(!self.group.members.iter().any(known), "{told}");
@@ -245,7 +257,7 @@ impl World {
                     id: self.next_id,
                     name: name.clone(),
                     incarnation: incarnation.clone(),
-                    role: MemberRole::Observer,
+                    role: *role,
                     heard: false,
                     caught_up: false,
                 });
@@ -260,6 +272,7 @@ impl World {
             Change::Become { id, role, .. } => {
                 let mut members = self.group.members.iter_mut();
                 let member = members.find(|it| it.id == *id).expect("it is in it");
+                assert!(!is_other_kind(member.role, *role), "{told}");
                 if votes(*role) {
                     assert!(!votes(member.role) && member.caught_up, "{told}");
                 }
