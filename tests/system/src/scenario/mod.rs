@@ -16,6 +16,7 @@ mod revisions;
 mod states;
 mod versions;
 mod webdav;
+mod witness;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -111,6 +112,7 @@ pub const ALL: &[Scenario] = scenarios! {
     "states/the example app on a volume keeps every note once" => states::example_rolled_back,
     "states/the example app that tells its slot keeps every note once" => states::example_with_applied,
     "members/come, go and are made anew under faults and nothing is lost" => members::come_and_go,
+    "members/two copies and a witness, and either copy is lost and comes back" => witness::either_copy,
     "members/nobody waits longer while snapshots are taken and members made anew" => members::nobody_waits,
     "members/one that is far behind catches up, next to a plain copy" => behind::catches_up,
     "members/a group is restored to the slot before a mistake" => members::restored,
