@@ -1,5 +1,6 @@
 //! `synod backup`: a saved state and the log behind it, in a folder that no running group touches.
 
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -8,7 +9,7 @@ use comfy_table::{Cell, CellAlignment, Table};
 use serde_json::json;
 use synod_paxos::GroupId;
 use synod_proto::v1::StatusRequest;
-use synod_sidecar::backup::{self, BackupError, Found, Manifest, Progress};
+use synod_sidecar::backup::{self, BackupError, Extent, Found, Manifest, Progress, Reach};
 use synod_sidecar::config::{Config, Log};
 
 use crate::exit::Failure;
@@ -52,6 +53,12 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "N", conflicts_with = "at",
         value_parser = clap::value_parser!(u32).range(1..))]
     member: Option<u32>,
+    /// Only where a majority of the members is lost for good: take also what a member that is left has
+    /// stored without knowing whether it was chosen. Refused by a member that follows a leader. Of several
+    /// that are left, the one whose log has what was chosen in any of them. What only the lost ones had is
+    /// lost
+    #[arg(long)]
+    survivor: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -99,19 +106,25 @@ pub(crate) fn run(command: BackupCommand) -> Result<(), Failure> {
 }
 
 async fn create(args: &CreateArgs) -> Result<(), Failure> {
-    let sources = sources(args).await?;
+    let (sources, extent) = if args.survivor {
+        (survivors(args).await?, Extent::Accepted)
+    } else {
+        (sources(args).await?, Extent::Chosen)
+    };
     std::fs::create_dir_all(&args.to)
         .map_err(|error| Failure::failed(format!("cannot make {}: {error}", args.to.display())))?;
     let mut failed = None;
     for from in sources {
         let into = args.to.join(folder_name(&from.service, SystemTime::now()));
-        let error = match make(&from, &into).await {
+        let error = match make(&from, extent, &into).await {
             Ok(manifest) => return told(&into, &manifest),
             Err(error) => error,
         };
         // Without a manifest it is nothing that anybody would look for.
         let _ = std::fs::remove_dir_all(&into);
-        let goes_on = matches!(error.downcast_ref(), Some(BackupError::NoSnapshot));
+        let is_without = matches!(error.downcast_ref(), Some(BackupError::NoSnapshot));
+        // Another survivor's log may lack what this one has.
+        let goes_on = is_without && extent == Extent::Chosen;
         failed = Some(format!("{} has given no backup: {error:#}", from.member));
         if !goes_on {
             break;
@@ -127,40 +140,102 @@ fn told(into: &Path, manifest: &Manifest) -> Result<(), Failure> {
         manifest.through,
         manifest.service,
         manifest.bytes
+    ))?;
+    let Some(survivor) = manifest.survivor else {
+        return Ok(());
+    };
+    let (epoch, round, member) = survivor.ballot;
+    crate::print(&format!(
+        "what is behind slot {} may never have been acknowledged to anybody; the log is of ballot \
+         {epoch}.{round}.{member}: of several members that are left, use the one with the greatest, and then \
+         the one that reaches furthest\n",
+        survivor.chosen
     ))
 }
 
 /// The members that may give it, best first and at least one: one that has no snapshot passes it on to
 /// the next.
 async fn sources(args: &CreateArgs) -> Result<Vec<Remote>, Failure> {
+    let (group, members) = match asked(args)? {
+        Asked::Remote(remote) => return Ok(vec![*remote]),
+        Asked::Local(group, members) => (group, members),
+    };
+    let chosen = match args.member {
+        Some(number) => vec![numbered(&members, number)?],
+        None => by_worth(&members).await?,
+    };
+    chosen.iter().map(|it| remote_of(&group, it)).collect()
+}
+
+/// The members that are left, the one with the greatest log first.
+async fn survivors(args: &CreateArgs) -> Result<Vec<Remote>, Failure> {
+    let (group, members) = match asked(args)? {
+        Asked::Remote(remote) => return Ok(vec![*remote]),
+        Asked::Local(group, members) => (group, members),
+    };
+    if let Some(number) = args.member {
+        return Ok(vec![remote_of(&group, numbered(&members, number)?)?]);
+    }
+    let mut found = Vec::new();
+    for member in &members {
+        let remote = remote_of(&group, member)?;
+        match Box::pin(reach_of(&remote)).await {
+            Ok(reach) => found.push((reach.log, remote)),
+            Err(error) => eprintln!("{} cannot be asked: {error:#}", remote.member),
+        }
+    }
+    if found.is_empty() {
+        return Err(Failure::failed(
+            "no member answers: start those that are left",
+        ));
+    }
+    found.sort_by_key(|(log, _)| Reverse(*log));
+    Ok(found.into_iter().map(|(_, remote)| remote).collect())
+}
+
+/// Who is asked.
+enum Asked {
+    /// That member.
+    Remote(Box<Remote>),
+    /// One of these of a `synod local`.
+    Local(GroupArgs, Vec<Config>),
+}
+
+fn asked(args: &CreateArgs) -> Result<Asked, Failure> {
     let remote = args.remote.member();
     let remote = remote.map_err(|error| Failure::failed(format!("{error:#}")))?;
     let data = match (remote, &args.data) {
-        (Some(remote), _) => return Ok(vec![remote]),
+        (Some(remote), _) => return Ok(Asked::Remote(Box::new(remote))),
         (None, Some(data)) => data.clone(),
         (None, None) => return Err(Failure::usage("give --data, or --at with what it needs")),
     };
     let group = GroupArgs { data };
     let members = group.members()?;
-    let chosen = match args.member {
-        Some(number) => vec![numbered(&members, number)?],
-        None => by_worth(&members).await?,
-    };
-    let source = |member: &&Config| {
-        let connector = connector_of(&group.data, member);
-        Ok(Remote {
-            service: member.service.clone(),
-            member: member.member.clone(),
-            connector: connector.map_err(|error| Failure::failed(format!("{error:#}")))?,
-        })
-    };
-    chosen.iter().map(source).collect()
+    Ok(Asked::Local(group, members))
 }
 
-async fn make(from: &Remote, into: &Path) -> anyhow::Result<Manifest> {
-    let mut control = from.control().await?;
+fn remote_of(group: &GroupArgs, member: &Config) -> Result<Remote, Failure> {
+    let connector = connector_of(&group.data, member);
+    Ok(Remote {
+        service: member.service.clone(),
+        member: member.member.clone(),
+        connector: connector.map_err(|error| Failure::failed(format!("{error:#}")))?,
+    })
+}
+
+async fn reach_of(member: &Remote) -> anyhow::Result<Reach> {
+    let group = group_of(member).await?;
+    Ok(backup::reach(&member.connector, group).await?)
+}
+
+async fn group_of(member: &Remote) -> anyhow::Result<GroupId> {
+    let mut control = member.control().await?;
     let status = control.status(StatusRequest {}).await?.into_inner();
-    let group = group_id(&status.group).context("the group has not been formed yet")?;
+    group_id(&status.group).context("the group has not been formed yet")
+}
+
+async fn make(from: &Remote, extent: Extent, into: &Path) -> anyhow::Result<Manifest> {
+    let group = group_of(from).await?;
     let tell = |progress| match progress {
         Progress::Snapshot { slot, bytes } => {
             eprintln!("the snapshot at slot {slot}, {bytes} bytes ..");
@@ -172,6 +247,7 @@ async fn make(from: &Remote, into: &Path) -> anyhow::Result<Manifest> {
         &from.connector,
         group,
         &from.service,
+        extent,
         into,
         tell,
     ))

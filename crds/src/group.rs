@@ -14,7 +14,7 @@ use crate::int_or_string::IntOrString;
 use crate::membership::{MembersChange, Membership};
 use crate::placement::Overrides;
 use crate::raw::RawObject;
-use crate::revision::{GroupRevision, Revise, RevisionState};
+use crate::revision::{Along, GroupRevision, Revise, RevisionState};
 use crate::runtime::{Leader, Network, Service, Sidecar, Update};
 use crate::service::ReplicatedServiceSpec;
 use crate::state::{BootstrapType, Log, State, VolumeClaimRetentionPolicy};
@@ -162,6 +162,9 @@ pub struct ReplicaGroupSpec {
     /// The revision of the app that the leader, if it is here, is asked to have agreed on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revise: Option<Revise>,
+    /// The revision of the app that runs along silently, as long as it is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub along: Option<Along>,
     /// How members here with an empty log get into the group: the text of their join file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 524_288))]
@@ -360,12 +363,18 @@ pub struct GroupMemberStatus {
     /// It runs the pod template as it is now.
     #[serde(default)]
     pub updated: bool,
-    /// The revision of the app that executes what is agreed on now, as far as it knows.
+    /// The revision of the app by whose copies clients are answered, as far as it knows.
     #[serde(default)]
     pub revision: u64,
     /// The one that its copy is of; absent: no copy runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<u64>,
+    /// The one that its pod is made of; absent: there is none, or it is being deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<u64>,
+    /// The one that runs along silently, if what it begins with is here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub may: Option<u64>,
     /// What keeps its pod from running, if anything: in kubelet's words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]

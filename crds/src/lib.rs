@@ -44,7 +44,7 @@ pub use placement::{LocalObjectReference, Overrides, Placement};
 pub use policy::policy;
 pub use quantity::{Quantity, QuantityError};
 pub use raw::RawObject;
-pub use revision::{GroupRevision, Revise, RevisionState};
+pub use revision::{Along, GroupRevision, Revise, RevisionState};
 pub use routes::{Consistency, DefaultConsistency, PathMatch, PathMatchType, Route, RouteMatch};
 pub use runtime::{
     Divergence, DivergenceAction, Leader, Network, NetworkMode, Poison, PoisonSkip, ReadProtocol,

@@ -97,10 +97,11 @@ pub struct Leader {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Update {
-    /// `Switch` (default): the new revision takes over at one point in the order; nobody is answered
-    /// between there and the first copy of it that has started. `Rolling`: the new revision runs along
-    /// silently and takes over when it is caught up and answers alike; it comes with a later version and
-    /// is refused.
+    /// `Rolling` (default): the new revision first runs along silently, on half of the copies. It takes
+    /// over, without a pause, when these have caught up and every request has gone alike with both. If one
+    /// has gone otherwise, it does not, and is taken back by putting the template back. `Switch`: the new
+    /// revision takes over at one point in the order; nobody is answered between there and the first copy
+    /// of it that has started. A single copy is always switched.
     pub strategy: UpdateStrategy,
 }
 
@@ -108,9 +109,9 @@ pub struct Update {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum UpdateStrategy {
     /// Silently along, then over.
+    #[default]
     Rolling,
     /// At one point in the order.
-    #[default]
     Switch,
 }
 

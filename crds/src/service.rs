@@ -160,8 +160,7 @@ pub struct ReplicatedServiceSpec {
     /// Where the leader should be. A change holds for each member from its next restart on.
     #[serde(default)]
     pub leader: Leader,
-    /// How a new revision of the app takes over. This version switches, and refuses
-    /// all but the default.
+    /// How a new revision of the app takes over. A change holds for the next one that begins.
     #[serde(default)]
     pub update: Update,
     /// How members of different clusters reach each other. A change restarts the members one by

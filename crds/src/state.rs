@@ -158,6 +158,10 @@ pub struct Snapshot {
     /// When the next snapshot is due: whichever comes first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every: Option<Every>,
+    /// How much of a snapshot a member sends to another one in a second, at most: at least 64Ki. Without,
+    /// as fast as it goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transfer_rate: Option<Quantity>,
 }
 
 /// How the app's state is saved.

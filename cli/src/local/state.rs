@@ -1,7 +1,9 @@
 //! Where the app keeps its state, and how that is saved. Comes in: arguments, a manifest's section, or
 //! what a folder was used with before. Goes out: the section of a sidecar's configuration.
 
-use synod_api::{Endpoint, HttpSnapshot, OnUncleanCrash, Snapshot, SnapshotType, State, StateType};
+use synod_api::{
+    Endpoint, HttpSnapshot, OnUncleanCrash, Quantity, Snapshot, SnapshotType, State, StateType,
+};
 use synod_sidecar::config::state as config;
 
 use super::folder::MemberFolder;
@@ -138,6 +140,7 @@ pub(super) fn by_http(save: Endpoint, restore: Endpoint) -> Snapshot {
             settle: None,
         }),
         every: None,
+        transfer_rate: None,
     }
 }
 
@@ -184,7 +187,7 @@ fn snapshot(snapshot: &Snapshot) -> config::Snapshot {
         },
         http,
         every: every.unwrap_or_default(),
-        ..config::Snapshot::default()
+        transfer_bytes_per_second: snapshot.transfer_rate.as_ref().map_or(0, Quantity::bytes),
     }
 }
 
@@ -244,6 +247,7 @@ app: {address: '127.0.0.1:8080'}
             slots: 9,
             ..synod_api::Every::default()
         });
+        snapshot.transfer_rate = Some(Quantity::gibibytes(2));
         let read_back = read(&State {
             snapshot,
             ..State::default()
@@ -252,8 +256,9 @@ app: {address: '127.0.0.1:8080'}
         let settle = http.settle.expect("given");
         let paths = [http.save, http.restore, settle].map(|it| it.path);
         assert_eq!(paths, ["/save", "/restore", "/settled"]);
-        let every = read_back.snapshot.every;
+        let every = &read_back.snapshot.every;
         assert_eq!((every.slots, every.log_bytes), (9, 1 << 30));
+        assert_eq!(read_back.snapshot.transfer_bytes_per_second, 2 << 30);
 
         let volume = State {
             kind: StateType::Volume,

@@ -8,6 +8,8 @@ use crate::state::{BootstrapType, Endpoint, OnUncleanCrash, SnapshotType, StateT
 
 /// Four segments of the log.
 const MIN_LOG_BYTES: u64 = 256 << 20;
+/// A snapshot of any size comes within a reasonable time: in bytes a second.
+const LEAST_RATE: u64 = 64 << 10;
 /// What is claimed for the log when the manifest does not say.
 const DEFAULT_LOG_GIBIBYTES: u64 = 10;
 
@@ -183,6 +185,18 @@ fn snapshot(p: &mut Problems, spec: &ReplicatedServiceSpec) {
         "spec.state.snapshot.type",
         "Volume needs `state.type: Volume`: set that, or use HTTP or None",
     );
+    if let Some(rate) = &snapshot.transfer_rate {
+        p.add_if(
+            snapshot.kind == SnapshotType::None,
+            "spec.state.snapshot.transferRate",
+            "no snapshot is ever sent with `type: None`: set HTTP or Volume, or remove it",
+        );
+        p.add_if(
+            rate.bytes() < LEAST_RATE,
+            "spec.state.snapshot.transferRate",
+            format!("{rate} a second is out of bounds: use 64Ki or more"),
+        );
+    }
     let Some(every) = &snapshot.every else {
         return;
     };

@@ -35,6 +35,7 @@ spec:
       type: HTTP
       http: {save: {method: GET, path: /admin/dump}, restore: {method: PUT, path: /admin/dump}}
       every: {slots: 100000, logSize: 1Gi}
+      transferRate: 64Ki
     maxReplay: 10m
   volumeClaimRetentionPolicy: {whenDeleted: Retain, whenScaled: Delete}
   defaultConsistency: ByMethod
@@ -494,6 +495,14 @@ fn state_and_bootstrap_say_the_same_in_all_fields() {
         (
             "  state: {snapshot: {type: HTTP, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}, settle: {method: GET, path: a}}}}",
             "spec.state.snapshot.http.settle.path",
+        ),
+        (
+            "  state: {snapshot: {type: HTTP, transferRate: 1Ki, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}",
+            "spec.state.snapshot.transferRate",
+        ),
+        (
+            "  state: {snapshot: {type: None, transferRate: 1Mi}}",
+            "spec.state.snapshot.transferRate",
         ),
         (
             "  state: {snapshot: {type: HTTP, every: {logSize: 5Gi}, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}",

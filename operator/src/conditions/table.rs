@@ -79,6 +79,12 @@ reasons! {
     REVISION_PENDING = "RevisionPending" on [READY, PROGRESSING, RECONCILING]:
         "Another revision of the app is to take over: the image, a command, the environment or a volume in the template was changed. The message says what is waited for before it begins." =>
         "Wait, or do what the message says. Putting the template back ends it.";
+    REVISION_RUNS_ALONG = "RevisionRunsAlong" on [READY, PROGRESSING, RECONCILING]:
+        "Another revision of the app executes what is agreed on, and nobody sees what it answers: the one before answers. Pods are replaced one at a time until half of the copies are of the new one; it takes over when these have caught up and every request has gone alike with both. The members are not changed meanwhile." =>
+        "Wait. If the message names nobody who is next, a member has not got yet what the revision begins with, or the copies are not well. If the new pods do not start, put the template back (or give it another one): the revision is taken back, and nothing is lost.";
+    REVISIONS_DISAGREE = "RevisionsDisagree" on [READY, PROGRESSING]:
+        "The revision of the app that runs along silently has answered a request with another class of status codes than the one that answers clients. It does not take over. Clients are served by the one before, as if nothing were." =>
+        "Put the template back, or give it an app that answers alike: the revision is taken back, its pods are replaced, and nothing is lost. Where the other answer is what is wanted: put the template back, then change it once more with `spec.update.strategy: Switch`, which compares nothing.";
     REVISION_BEGUN = "RevisionBegun" on [READY, PROGRESSING, RECONCILING]:
         "Another revision of the app executes what has been agreed on since its barrier: the state of there is saved, and pods are replaced, the leader's last. Requests wait until the first copy of it is there. The members are not changed meanwhile." =>
         "Wait. If the new pods do not start, or the app is not what it should be, put the template back (or give it another one): the revision is taken back to its barrier, and what it has executed is executed anew.";

@@ -209,13 +209,10 @@ async fn tell(context: &Context, before: &ReplicaGroup, done: &Done) {
             format!("the group has other members from now on (epoch {epoch})"),
         )
     }));
-    events.extend(done.revised.map(|number| {
-        (
-            EventType::Normal,
-            "RevisionBegun".to_owned(),
-            format!("revision {number} of the app executes what is agreed on from now on"),
-        )
-    }));
+    let revised = done.revised.iter();
+    events.extend(
+        revised.map(|(reason, words)| (EventType::Normal, (*reason).to_owned(), words.clone())),
+    );
     let reference = before.object_ref(&());
     for (type_, reason, note) in events {
         let note = shorten(note, NOTE);

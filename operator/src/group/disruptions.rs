@@ -14,13 +14,14 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Node, NodeSpec};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
-use synod_api::{GroupPeer, MemberRole};
+use synod_api::{GroupPeer, MemberRole, ReplicaGroup};
 use synod_proto::v1::StatusResponse;
 
 use super::apply::words;
 use super::members::{Asker, address};
 use super::observe::Observed;
 use super::plan::Elsewhere;
+use super::revise::{runs_along, silent_of};
 use super::status::Report;
 use super::validate::Valid;
 use fact::Fact;
@@ -105,7 +106,8 @@ pub(super) async fn look(
                     let late = elsewhere.unwell.join(", ");
                     return note(report, &emptied, before, left, Err(unwell(&late)));
                 }
-                let open = well && elsewhere.unwell.is_empty() && (drained || wanted);
+                let last = is_last(valid.group, &report.members, &elsewhere);
+                let open = well && elsewhere.unwell.is_empty() && !last && (drained || wanted);
                 let left = until.duration_since(Timestamp::now());
                 let may = if left < MARGIN {
                     Err("the group's disruption token ends too soon".to_owned())
@@ -336,9 +338,18 @@ async fn elsewhere(valid: &Valid<'_>, report: &Report, asker: &Asker) -> Elsewhe
     count(&join_all(asked).await)
 }
 
+/// Others run along silently, so whoever answers may be the only one: that one stays.
+fn is_last(group: &ReplicaGroup, here: &[Observed], elsewhere: &Elsewhere) -> bool {
+    let here = here.iter().filter_map(Observed::said);
+    let answering = here.filter(|it| it.serving).count() + elsewhere.answering;
+    silent_of(group).is_some() && answering < 2
+}
+
 fn count(members: &[(&GroupPeer, Option<StatusResponse>)]) -> Elsewhere {
     let votes = |said: &StatusResponse| said.ready && !said.leader.is_empty();
-    let well = |said: &StatusResponse| votes(said) && (said.serving || said.role == "Witness");
+    let answers = |said: &StatusResponse| votes(said) && said.serving;
+    let has_none = |said: &StatusResponse| said.role == "Witness" || runs_along(said);
+    let well = |said: &StatusResponse| answers(said) || (votes(said) && has_none(said));
     let voters = || {
         members
             .iter()
@@ -348,6 +359,10 @@ fn count(members: &[(&GroupPeer, Option<StatusResponse>)]) -> Elsewhere {
         voters: voters().count(),
         voting: voters()
             .filter(|(_, said)| said.as_ref().is_some_and(votes))
+            .count(),
+        answering: members
+            .iter()
+            .filter(|(_, said)| said.as_ref().is_some_and(answers))
             .count(),
         unwell: members
             .iter()

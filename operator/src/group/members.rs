@@ -21,7 +21,7 @@ use synod_proto::v1::{
     AcquireDisruptionRequest, AcquireDisruptionResponse, ChangeMembersRequest, KeptSnapshot,
     KeptSnapshotsRequest, MembersRequest, MembersResponse, Policy, PrepareShutdownRequest,
     ProposePolicyRequest, ProposePolicyResponse, RaiseProtocolRequest, ReleaseDisruptionRequest,
-    ReviseRequest, StatusRequest, StatusResponse, TakeSnapshotRequest,
+    ReviseRequest, ReviseResponse, StatusRequest, StatusResponse, TakeSnapshotRequest,
 };
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -277,18 +277,18 @@ impl Asker {
         within(LONG, leader, address, ask).await
     }
 
-    /// The leader has another revision of the app agreed on; goes out: its number.
+    /// The leader has another revision of the app agreed on, or the newest taken back.
     pub(crate) async fn revise(
         &self,
         leader: &str,
         address: SocketAddr,
         request: ReviseRequest,
-    ) -> Result<u64, AskError> {
+    ) -> Result<ReviseResponse, AskError> {
         let ask = async {
             let mut client = self.client(leader, address).await?;
             let answer = client.revise(request).await;
             let answer = answer.map_err(|status| refused(leader, &status))?;
-            Ok(answer.into_inner().revision)
+            Ok(answer.into_inner())
         };
         within(LONG, leader, address, ask).await
     }

@@ -26,6 +26,7 @@ mod reconcile;
 mod requests;
 mod revise;
 mod roll;
+mod runs;
 mod source;
 mod status;
 mod validate;

@@ -13,6 +13,7 @@ use super::members::{AskError, Asker, address};
 use super::names;
 use super::plan::{Heard, Seen, SeenPod};
 use super::pods::PodView;
+use super::revise;
 use super::validate::Valid;
 
 /// An app that restarts is away for less, in milliseconds.
@@ -38,7 +39,7 @@ pub(crate) struct Observed {
 
 /// Asks all members side by side. `runs` says whether a pod runs what users ask for now, and whether
 /// it runs the template as it is now to the letter; with the pod it is told which revision of the app is
-/// due there, if the member said.
+/// due there, if the member said and knows.
 pub(crate) async fn observe(
     valid: &Valid<'_>,
     live: &Live,
@@ -70,10 +71,9 @@ pub(crate) async fn observe(
                 }
                 _ => None,
             };
-            let due = heard
-                .as_ref()
-                .and_then(|it| Some(it.as_ref().ok()?.revision_due));
-            let runs = pod.as_ref().map(|pod| runs(pod, due));
+            let said = heard.as_ref().and_then(|it| it.as_ref().ok());
+            let due = |pod| said.and_then(|it| revise::due_there(it, pod));
+            let runs = pod.as_ref().map(|pod| runs(pod, due(pod)));
             let (updated, newest) = runs.unwrap_or_default();
             Observed {
                 snapshot,
@@ -164,6 +164,9 @@ impl Observed {
                 app_silent: is_silent(it),
                 replace_pod: it.replace_pod,
                 due: it.revision_due,
+                newest: revise::newest(it),
+                along: revise::runs_along(it),
+                may: it.revision_may,
             }),
         }
     }

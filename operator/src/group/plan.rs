@@ -27,6 +27,10 @@ pub(crate) struct Desired {
     pub(crate) rollout: bool,
     /// The revision of the app that pods are made of now.
     pub(crate) revision: u64,
+    /// Another revision than the one in force runs along silently, so not every copy that is well answers.
+    pub(crate) rolls: bool,
+    /// Pods are made of that one now, for this member.
+    pub(crate) along: Option<String>,
     /// Members in other clusters.
     pub(crate) elsewhere: Elsewhere,
 }
@@ -37,6 +41,8 @@ pub(crate) struct Elsewhere {
     pub(crate) voters: usize,
     /// How many of these take part in decisions.
     pub(crate) voting: usize,
+    /// How many copies there answer clients.
+    pub(crate) answering: usize,
     /// Names of those, voters or not, that are not well.
     pub(crate) unwell: Vec<String>,
 }
@@ -88,6 +94,12 @@ pub(crate) struct Heard {
     pub(crate) replace_pod: bool,
     /// The revision of the app that is to be started there.
     pub(crate) due: u64,
+    /// The newest that has ever begun, as far as it knows.
+    pub(crate) newest: u64,
+    /// Its copy is of a revision that runs along silently, and has caught up.
+    pub(crate) along: bool,
+    /// That revision, if what it begins with is there.
+    pub(crate) may: Option<u64>,
 }
 
 /// What to do next.
@@ -130,6 +142,10 @@ pub(crate) enum Care {
 
 /// The next step.
 pub(crate) fn next(desired: &Desired, seen: &[Seen], now: Timestamp) -> Step {
+    // Whoever else went now would come back with an app of a revision that is not its turn.
+    if let Some(name) = &desired.along {
+        return run_along(desired, seen, name);
+    }
     let outdated: Vec<_> = seen
         .iter()
         .filter(|it| it.is_outdated(desired, now))
@@ -244,6 +260,59 @@ fn revise(desired: &Desired, seen: &[Seen]) -> Option<Step> {
     Some(next.delete("it is to run another revision of the app", next.care()))
 }
 
+/// One copy gives way to one that runs along silently: only where what that begins with is there, while
+/// all others are well and one of them answers. The leader hands over first.
+fn run_along(desired: &Desired, seen: &[Seen], name: &str) -> Step {
+    let Some(next) = seen.iter().find(|it| it.name == name) else {
+        return Step::Done;
+    };
+    if let Some(away) = seen.iter().find(|it| it.is_away()) {
+        return Step::Wait(format!("{} is being replaced", away.name));
+    }
+    let made = |it: &SeenPod| it.revision == desired.revision;
+    if next.pod.as_ref().is_some_and(made) {
+        return Step::Done;
+    }
+    if let Some(late) = seen.iter().find(|it| !it.is_well()) {
+        return Step::Wait(late.complaint());
+    }
+    if next.heard.as_ref().and_then(|it| it.may) != Some(desired.revision) {
+        return Step::Wait(format!(
+            "{name} has not got the state that revision {} of the app begins with",
+            desired.revision
+        ));
+    }
+    if !desired.elsewhere.unwell.is_empty() {
+        let late = desired.elsewhere.unwell.join(", ");
+        return Step::Wait(format!("not well in other clusters: {late}"));
+    }
+    let votes = Votes::count(desired, seen);
+    if next.votes() && !votes.can_spare_a_voter() {
+        return Step::Wait(format!("a majority would not go on without {name} now"));
+    }
+    if next.is_last_to_answer(desired, seen) {
+        return Step::Wait(format!("no other copy than that of {name} answers"));
+    }
+    if next.leads(seen) {
+        let others = seen.iter().filter(|it| it.name != next.name);
+        let mut others = others.filter(|it| it.role == MemberRole::Voter && it.votes());
+        let best = others.next().map(|it| it.name.clone());
+        if best.is_some() || desired.elsewhere.voters > 0 {
+            return Step::Transfer {
+                from: next.name.clone(),
+                to: best.unwrap_or_default(),
+            };
+        }
+    }
+    // It answers, whether or not it votes: nobody else may be taken away meanwhile.
+    let care = if votes.is_small() {
+        Care::Votes
+    } else {
+        Care::Budget
+    };
+    next.delete("it is to run along with another revision of the app", care)
+}
+
 fn roll_back<'a>(
     desired: &Desired,
     seen: &[Seen],
@@ -281,6 +350,10 @@ fn replace_well(outdated: &[&Seen], seen: &[Seen], desired: &Desired, now: Times
         .filter(alike)
         .max_by_key(|it| ordinal(&it.name))
         .expect("the best is alike");
+    if desired.rolls && next.is_last_to_answer(desired, seen) {
+        let name = &next.name;
+        return Step::Wait(format!("no other copy than that of {name} answers"));
+    }
     if next.leads(seen) {
         let successor = seen
             .iter()
@@ -358,6 +431,7 @@ impl Elsewhere {
         Self {
             voters,
             voting: voters,
+            answering: voters,
             unwell: Vec::new(),
         }
     }
@@ -405,15 +479,22 @@ impl Seen {
                 .is_some_and(|it| it.ready && !it.leader.is_empty())
     }
 
-    /// Ready, and its copy is caught up. A witness has none.
+    /// Ready, and its copy is caught up, whether it answers or runs along. A witness has none.
     pub(super) fn is_well(&self) -> bool {
         let heard = self.heard.as_ref();
         self.pod.as_ref().is_some_and(|it| it.ready && !it.leaving)
             && heard.is_some_and(|it| {
                 it.ready
                     && !it.leader.is_empty()
-                    && (it.serving || self.role == MemberRole::Witness)
+                    && (it.serving || it.along || self.role == MemberRole::Witness)
             })
+    }
+
+    /// Its copy answers clients, and that of nobody else does.
+    fn is_last_to_answer(&self, desired: &Desired, seen: &[Self]) -> bool {
+        let answers = |it: &Self| it.heard.as_ref().is_some_and(|it| it.serving);
+        let mut others = seen.iter().filter(|it| it.name != self.name);
+        answers(self) && !others.any(answers) && desired.elsewhere.answering == 0
     }
 
     /// Not ready, or without an app, for longer than anything passing takes.
@@ -449,11 +530,13 @@ impl Seen {
     }
 
     /// Its app is of another revision than the one that is to be started there, and of that one pods are
-    /// made now.
+    /// made now. One that knows nothing yet of what its pod is made of has only just started.
     fn needs_pod_of(&self, revision: u64) -> bool {
         let pod = self.pod.as_ref().filter(|it| !it.leaving);
-        let heard = self.heard.as_ref();
-        pod.is_some_and(|it| it.revision != revision) && heard.is_some_and(|it| it.due == revision)
+        let (Some(pod), Some(heard)) = (pod, self.heard.as_ref()) else {
+            return false;
+        };
+        pod.revision != revision && heard.due == revision && heard.newest >= pod.revision
     }
 
     fn care(&self) -> Care {

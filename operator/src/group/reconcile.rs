@@ -80,8 +80,8 @@ pub(super) struct Done {
     pub(super) raised: Option<u32>,
     /// The epoch of the members, if they were changed.
     pub(super) changed: Option<u64>,
-    /// The revision of the app that is in force from now on, if another was asked for.
-    pub(super) revised: Option<u64>,
+    /// What has become of the app's revisions, if something was asked for: an event's reason and words.
+    pub(super) revised: Option<(&'static str, String)>,
     /// What failed, though the status was written.
     pub(super) failure: Option<String>,
 }
@@ -404,32 +404,13 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn injection(&self, token: &str, set: &StatefulSet, pod: &str) -> Injection {
+    pub(super) fn injection(&self, token: &str, set: &StatefulSet, pod: &str) -> Injection {
         let member = adopt::member(&self.valid.workload, &set.name_any(), pod).unwrap_or_default();
         let ordinal = Ordinal {
             pod,
             member: &member,
         };
         adopt::injection(self.valid.group, self.image, token, set, &ordinal)
-    }
-
-    /// As [`Self::runs`], of a pod of the user's own StatefulSet.
-    fn runs_adopted(&self, pod: &PodView, set: &StatefulSet, token: Option<&str>) -> (bool, bool) {
-        let Some(token) = token else {
-            return (true, true);
-        };
-        let status = set.status.as_ref();
-        let revision = status.and_then(|it| it.update_revision.as_deref());
-        let revision = revision == Some(&pod.revision);
-        // Its template had the sidecar already, so it is the user's to change.
-        if pod.template.is_empty() {
-            return (revision, revision);
-        }
-        let state = &self.valid.group.spec.state;
-        let same = revision
-            && adopt::template(&self.injection(token, set, &pod.name), state) == pod.template;
-        let newest = same && pod.sidecar.as_ref() == Some(&self.image.image);
-        (newest || (same && self.waits()), newest)
     }
 
     /// A StatefulSet whose pods were refused tries again later and later; a change of it that means
@@ -476,60 +457,6 @@ impl Work<'_> {
                 ));
             }
         }
-    }
-
-    /// Whether a pod runs what users ask for now, and whether it runs the template as it is now to
-    /// the letter. A newer sidecar alone comes with the next restart, unless it was asked for.
-    fn runs(&self, pod: &PodView, workload: Option<&Workload>) -> (bool, bool) {
-        let set = self.live.child(Kind::StatefulSet, &self.valid.workload);
-        let status = set.and_then(|it| it.data.get("status"));
-        // `currentRevision` never moves when pods are replaced by hand.
-        let revision = status
-            .and_then(|it| it["updateRevision"].as_str())
-            .unwrap_or_default();
-        let newest = !revision.is_empty() && pod.revision == revision && self.is_observed();
-        let same = workload.is_some_and(|it| it.template == pod.template);
-        (newest || (same && self.waits()), newest)
-    }
-
-    /// As [`Self::runs`], of a pod with another revision of the app than those that are made now. It is
-    /// what it should be unless the one that is made now is due there.
-    fn runs_another(&self, pod: &PodView, due: Option<u64>, token: Option<&str>) -> (bool, bool) {
-        let group = revise::with(self.valid.group, pod.app_revision);
-        let template = group.and_then(|group| {
-            let valid = validate(&group, &self.process.flags.cluster).ok()?;
-            let mut input = self.input(token?, None);
-            input.valid = &valid;
-            Some(build::workload(&input).ok()?.template)
-        });
-        let same = template.is_some_and(|it| it == pod.template);
-        let now = self.valid.group.spec.revision;
-        (
-            same && due != Some(now),
-            same && due == Some(pod.app_revision),
-        )
-    }
-
-    /// Whether a pod that has all but the newest sidecar is left alone for now.
-    fn waits(&self) -> bool {
-        let (namespace, name) = (self.valid.namespace, self.valid.name);
-        let spec = &self.valid.group.spec;
-        spec.sidecar.update == synod_api::SidecarUpdate::WhenRestarted
-            || spec.paused
-            || !self.process.turns.may(namespace, name, Instant::now())
-    }
-
-    /// The StatefulSet's controller has seen the newest template.
-    pub(super) fn is_observed(&self) -> bool {
-        if let Some(set) = self.live.set() {
-            let seen = set.status.as_ref().and_then(|it| it.observed_generation);
-            return set.metadata.generation == seen;
-        }
-        self.live
-            .child(Kind::StatefulSet, &self.valid.workload)
-            .is_some_and(|it| {
-                it.metadata.generation == it.data["status"]["observedGeneration"].as_i64()
-            })
     }
 
     fn say_what_is_weak(&self, report: &mut Report) {

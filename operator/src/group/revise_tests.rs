@@ -1,6 +1,6 @@
 //! Of which revision pods are made, and what the leader is asked for.
 
-use synod_api::{GroupMemberStatus, MemberRole, MemberState, ReplicaGroupStatus};
+use synod_api::{GroupMemberStatus, ReplicaGroupStatus};
 
 use super::super::pods::PodView;
 use super::*;
@@ -44,6 +44,8 @@ fn says(group: &mut ReplicaGroup, revision: u64) {
         updated: true,
         revision,
         running: None,
+        made_of: None,
+        may: None,
         problem: String::new(),
     });
 }
@@ -146,6 +148,254 @@ fn the_leader_is_asked_for_the_revision_after_the_one_in_force_if_it_is_known_wh
     spec = change;
     spec.revisions.retain(|it| it.number != 2);
     assert_eq!(due(&spec, &said), None, "nobody could make its pods");
+}
+
+/// Revision 2 runs along silently, and this member is next.
+fn rolling(member: &str) -> ReplicaGroup {
+    let mut group = group();
+    for name in ["notes-us-east-0", "notes-us-east-1", "notes-us-east-2"] {
+        says(&mut group, 1);
+        let own = members(&mut group).last_mut().expect("there");
+        own.name = name.to_owned();
+        own.running = Some(1);
+        own.made_of = Some(1);
+    }
+    group.spec.along = Some(synod_api::Along {
+        revision: 2,
+        member: member.to_owned(),
+    });
+    group
+}
+
+fn members(group: &mut ReplicaGroup) -> &mut Vec<GroupMemberStatus> {
+    &mut group.status.as_mut().expect("there").members
+}
+
+#[test]
+fn pods_are_made_of_the_silent_revision_for_the_one_whose_turn_it_is_and_for_no_longer() {
+    let made = |group: &ReplicaGroup| effective(group).spec.revision;
+    assert_eq!(made(&rolling("")), 1);
+    assert_eq!(made(&rolling("notes-eu-0")), 1, "it is elsewhere");
+    let mut group = rolling("notes-us-east-1");
+    assert_eq!(made(&group), 2);
+    assert_eq!(along(&effective(&group)), Some("notes-us-east-1"));
+    // Its pod is away, and then there.
+    members(&mut group)[1].made_of = None;
+    members(&mut group)[1].state = MemberState::Unreachable;
+    assert_eq!(made(&group), 2);
+    members(&mut group)[1].made_of = Some(2);
+    assert_eq!(made(&group), 1, "whoever else comes back is of the old one");
+    assert_eq!(silent_of(&group), Some(2));
+    members(&mut group)[1].state = MemberState::CaughtUp;
+    assert_eq!((made(&group), along(&group)), (1, None), "it runs along");
+    let spoils: [fn(&mut ReplicaGroup); 5] = [
+        // Another's pod is to be replaced as it was.
+        |it| members(it)[0].state = MemberState::Rebuilding,
+        |it| members(it)[1].state = MemberState::Rebuilding,
+        |it| it.spec.revisions.retain(|it| it.number != 2),
+        |it| it.spec.along = None,
+        |it| {
+            let status = it.status.as_mut().expect("there");
+            let older = (OLDER_FACT.to_owned(), "0".to_owned());
+            status.facts.extend([older]);
+        },
+    ];
+    for spoil in spoils {
+        let mut group = rolling("notes-us-east-1");
+        spoil(&mut group);
+        assert_ne!(made(&group), 2);
+    }
+    // It is in force.
+    let mut group = rolling("notes-us-east-1");
+    members(&mut group)[0].revision = 2;
+    assert_eq!((made(&group), along(&group)), (2, None));
+    assert_eq!(silent_of(&group), None);
+}
+
+#[test]
+fn a_budget_is_closed_while_only_one_copy_answers_and_others_run_along() {
+    let mut group = rolling("");
+    group.spec.peers.clear();
+    let open = |group: &ReplicaGroup| {
+        let valid = super::super::validate::validate(group, "us-east").expect("valid");
+        super::super::roll::disruptions(&valid, Timestamp::now())
+    };
+    let members_of_spec = &mut group.spec.members;
+    for id in 1..=3 {
+        let mut it = members_of_spec[0].clone();
+        it.name = format!("notes-us-east-{}", id - 1);
+        it.id = id;
+        members_of_spec.push(it);
+    }
+    let there = members_of_spec.len() - 3;
+    members_of_spec.drain(..there);
+    assert_eq!(answering(&group), 3);
+    assert_eq!(open(&group), 1);
+    for at in 1..3 {
+        members(&mut group)[at].running = Some(2);
+    }
+    assert_eq!(answering(&group), 1);
+    assert_eq!(open(&group), 0);
+    group.spec.along = None;
+    assert_eq!(open(&group), 1);
+}
+
+/// As a member says that revision 2 runs along.
+fn says_silent() -> StatusResponse {
+    StatusResponse {
+        epoch: 7,
+        ready: true,
+        revision: 1,
+        revision_newest: 2,
+        revision_unfinished: true,
+        revision_running: Some(2),
+        revision_due: 2,
+        applied: 4_000,
+        commit: 5_000,
+        ..StatusResponse::default()
+    }
+}
+
+#[test]
+fn a_silent_copy_is_well_when_it_has_caught_up() {
+    assert!(runs_along(&says_silent()));
+    let spoils: [fn(&mut StatusResponse); 4] = [
+        |it| it.applied = 3_900,
+        |it| it.revision_running = Some(1),
+        |it| it.revision_running = None,
+        |it| it.revision_unfinished = false,
+    ];
+    for spoil in spoils {
+        let mut said = says_silent();
+        spoil(&mut said);
+        assert!(!runs_along(&said));
+    }
+    // What is due is not known to one that knows nothing of what its pod is made of.
+    let pod = PodView {
+        app_revision: 2,
+        ..PodView::default()
+    };
+    assert_eq!(due_there(&says_silent(), &pod), Some(2));
+    let mut said = says_silent();
+    said.revision_newest = 1;
+    assert_eq!(due_there(&said, &pod), None);
+}
+
+#[test]
+fn what_runs_along_is_taken_back_though_nothing_takes_its_place() {
+    let mut spec = group().spec;
+    spec.revise = Some(Revise {
+        from: 2,
+        epoch: 7,
+        takes_back: true,
+    });
+    let said = says_silent();
+    assert!(due(&spec, &said).is_some());
+    let mut over = said.clone();
+    (over.revision, over.revision_unfinished) = (2, false);
+    assert_eq!(due(&spec, &over), None, "it has taken over meanwhile");
+    let mut switched = said;
+    switched.revision = 2;
+    assert_eq!(due(&spec, &switched), None, "the next is not known");
+}
+
+#[test]
+fn what_the_leader_has_done_is_known_before_it_says_so_itself() {
+    let state = |in_force, newest, unfinished| RevisionState {
+        leader: "notes-us-east-0".to_owned(),
+        in_force,
+        newest: Some(newest),
+        unfinished,
+        disagreement: String::new(),
+        problem: String::new(),
+    };
+    let answer = |strategy: RevisionStrategy| ReviseResponse {
+        strategy: strategy.into(),
+        ..ReviseResponse::default()
+    };
+    let revise = |from, takes_back| Revise {
+        from,
+        epoch: 7,
+        takes_back,
+    };
+    for (before, asked, strategy, after, (reason, word)) in [
+        (
+            state(1, 1, false),
+            revise(1, false),
+            RevisionStrategy::Rolling,
+            state(1, 2, true),
+            ("RevisionBegun", "runs along silently"),
+        ),
+        (
+            state(1, 1, false),
+            revise(1, false),
+            RevisionStrategy::Switch,
+            state(2, 2, true),
+            ("RevisionBegun", "executes what is agreed on"),
+        ),
+        (
+            state(1, 2, true),
+            revise(2, true),
+            RevisionStrategy::Switch,
+            state(1, 2, false),
+            ("RevisionTakenBack", "revision 2 of the app is taken back"),
+        ),
+        (
+            state(2, 2, true),
+            revise(2, true),
+            RevisionStrategy::Switch,
+            state(3, 3, true),
+            ("RevisionBegun", "revision 3"),
+        ),
+    ] {
+        let mut found = before;
+        let (event, words) = revised_to(&mut found, &asked, &answer(strategy));
+        assert_eq!((found, event), (after, reason), "{words}");
+        assert!(words.contains(word), "{words}");
+    }
+}
+
+#[test]
+fn the_leader_is_asked_in_the_way_that_the_manifest_names_and_for_what_follows_the_newest() {
+    let mut spec = group().spec;
+    let mut revise = Revise {
+        from: 3,
+        epoch: 7,
+        takes_back: false,
+    };
+    for (named, asked) in [
+        (UpdateStrategy::Rolling, RevisionStrategy::Rolling),
+        (UpdateStrategy::Switch, RevisionStrategy::Switch),
+    ] {
+        spec.update.strategy = named;
+        let found = request(&spec, &revise);
+        assert_eq!(found.strategy(), asked);
+        let told = (found.expected_revision, found.epoch, found.takes_back);
+        assert_eq!(told, (3, 7, false));
+        assert!(!found.finishes, "nobody is overruled");
+    }
+    revise.takes_back = true;
+    assert!(request(&spec, &revise).takes_back);
+}
+
+#[test]
+fn a_single_copy_is_switched_whatever_is_asked_for() {
+    let mut spec = group().spec;
+    let named = |name: &str, role| synod_api::GroupPeer {
+        name: name.to_owned(),
+        address: "10.0.0.1:7117".to_owned(),
+        role,
+    };
+    spec.members.truncate(1);
+    let own = spec.members[0].name.clone();
+    spec.peers = vec![
+        named(&own, MemberRole::Voter),
+        named("notes-eu-0", MemberRole::Witness),
+        named("notes-ap-0", MemberRole::Witness),
+    ];
+    assert_eq!(copies(&spec), 1, "witnesses have none");
+    spec.peers[1].role = MemberRole::Observer;
+    assert_eq!(copies(&spec), 2);
 }
 
 fn observed(pod_revision: u64, due: u64, age: i64, now: Timestamp) -> Observed {

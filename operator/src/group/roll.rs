@@ -16,6 +16,7 @@ use super::observe::Observed;
 use super::plan::{Care, Desired, Elsewhere, Step, next};
 use super::pods::PodView;
 use super::reconcile::Work;
+use super::revise;
 use super::status::Report;
 use super::validate::Valid;
 
@@ -56,6 +57,8 @@ impl Work<'_> {
             formed: spec.genesis.is_some(),
             rollout: spec.rollout,
             revision: spec.revision,
+            rolls: revise::silent_of(self.valid.group).is_some(),
+            along: revise::along(self.valid.group).map(str::to_owned),
             elsewhere,
         }
     }
@@ -210,6 +213,10 @@ fn lets_go(budget: &Value) -> bool {
 pub(super) fn disruptions(valid: &Valid<'_>, now: Timestamp) -> u32 {
     if !valid.alone() {
         return u32::from(disruptions::is_open(valid, now));
+    }
+    // Other copies are there, and answer nobody.
+    if revise::silent_of(valid.group).is_some() && revise::answering(valid.group) < 2 {
+        return 0;
     }
     // While the members change, as many as leave one before the change and after it.
     let spare = |voters: usize| voters - (voters / 2 + 1).min(voters);

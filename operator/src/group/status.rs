@@ -15,7 +15,7 @@ use super::names;
 use super::observe::{Observed, is_silent};
 use super::plan::Step;
 use super::pods::PodView;
-use super::revise::GONE_FACT;
+use super::revise::{GONE_FACT, runs_along};
 use super::validate::Stall;
 use crate::conditions::{self, Conditions, Kind, Reason, Status, shorten};
 
@@ -62,8 +62,8 @@ pub(crate) struct Report {
     pub(crate) changed: Option<u64>,
     /// How far the app's revisions are, if the group is led from here.
     pub(crate) revision: Option<RevisionState>,
-    /// The revision of the app that is in force from now on, if another was asked for.
-    pub(crate) revised: Option<u64>,
+    /// What has become of the app's revisions, if something was asked for: an event's reason and words.
+    pub(crate) revised: Option<(&'static str, String)>,
     /// What came of a snapshot that was asked for.
     pub(crate) snapshot: Option<SnapshotAnswer>,
     /// Further facts.
@@ -157,6 +157,8 @@ fn member(observed: &Observed, before: &ReplicaGroupStatus, saved: bool) -> Grou
     };
     let pod_ready = observed.pod.as_ref().is_some_and(|it| it.ready);
     let problem = observed.pod.as_ref().map(|it| it.problem.clone());
+    let standing = observed.pod.as_ref().filter(|it| !it.leaving);
+    let made_of = standing.map(|it| it.app_revision);
     let newest = observed.snapshot.as_ref().map(snapshot);
     let newest = newest.or_else(|| before?.snapshot.clone());
     let newest = newest.filter(|_| saved);
@@ -179,6 +181,8 @@ fn member(observed: &Observed, before: &ReplicaGroupStatus, saved: bool) -> Grou
             updated: observed.updated,
             revision: before.map_or(0, |it| it.revision),
             running: None,
+            made_of,
+            may: None,
             problem: problem.unwrap_or_default(),
         };
     };
@@ -211,6 +215,8 @@ fn member(observed: &Observed, before: &ReplicaGroupStatus, saved: bool) -> Grou
         updated: observed.updated,
         revision: said.revision,
         running: said.revision_running,
+        made_of,
+        may: said.revision_may,
         problem: problem.unwrap_or_default(),
     }
 }
@@ -231,11 +237,13 @@ fn snapshot(it: &KeptSnapshot) -> SnapshotStatus {
     }
 }
 
-/// Its copy answers clients; a witness has none, so its log is what counts.
+/// Its copy answers clients, or could but for its revision, which runs along silently; a witness has none,
+/// so its log is what counts.
 fn is_caught_up(observed: &Observed) -> bool {
-    observed
-        .said()
-        .is_some_and(|it| it.ready && (it.serving || observed.role == MemberRole::Witness))
+    observed.said().is_some_and(|it| {
+        let is_witness = observed.role == MemberRole::Witness;
+        it.ready && (it.serving || runs_along(it) || is_witness)
+    })
 }
 
 /// One thing that is not as it should be.

@@ -243,6 +243,8 @@ mod tests {
             updated: true,
             revision: 0,
             running: None,
+            made_of: None,
+            may: None,
             problem: String::new(),
         }
     }

@@ -5,6 +5,7 @@
 //!
 //! `dereference` reads, `validate` and `plan` judge, `apply` and `status` write.
 
+mod along;
 mod apply;
 mod authority;
 mod dereference;

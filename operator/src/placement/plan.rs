@@ -192,6 +192,7 @@ pub(crate) fn plan(valid: &Valid, views: &[View], issued: &Issued, trust_domain:
             epoch: roster.epoch,
             change: course.change_in(cluster),
             revise: valid.revisions.revise_in(cluster),
+            along: valid.revisions.along_in(cluster),
             join: course.join_in(cluster),
         };
         plan.groups.push(((*cluster).to_owned(), group));
@@ -226,6 +227,9 @@ pub(crate) fn upkeep(
             spec.paused = paused.unwrap_or(spec.paused);
             spec.change = None;
             spec.revise = None;
+            if let Some(along) = &mut spec.along {
+                along.member.clear();
+            }
             Some((cluster.to_owned(), spec))
         });
     Plan {

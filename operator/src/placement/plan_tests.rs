@@ -49,6 +49,8 @@ pub(in super::super) fn member(name: &str, life: u32) -> GroupMemberStatus {
         updated: true,
         revision: 0,
         running: None,
+        made_of: None,
+        may: None,
         problem: String::new(),
     }
 }

@@ -5,18 +5,21 @@
 //!
 //! The order is the point. What a number stands for is recorded, once and for all, before anybody is told
 //! of it; every cluster has it before the leader is asked; and the leader has it agreed on only if the
-//! revision in force is the one that this was decided from. So whoever ends between two steps is followed
+//! newest revision is the one that this was decided from. So whoever ends between two steps is followed
 //! by one that sees the same, and once the next revision is in force no cluster needs the hub to make its
 //! pods.
+//!
+//! One that runs along silently has pods before it is in force: see [`along`](super::along).
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use synod_api::{
-    GroupApp, GroupMemberStatus, GroupRevision, MemberRole, MemberState, RawObject, Revise,
-    RevisionState, SnapshotType,
+    Along, GroupApp, GroupMemberStatus, GroupRevision, MemberRole, MemberState, RawObject, Revise,
+    RevisionState, SnapshotType, UpdateStrategy,
 };
 
+use super::along::{along, is_caught_up};
 use super::findings;
 use super::members;
 use super::membership;
@@ -31,6 +34,8 @@ use crate::inject;
 const KEPT: usize = 6;
 /// Version of the members' protocol from which on there are revisions.
 const PROTOCOL: u32 = 2;
+/// And from which on there are such that run along silently.
+const ROLLING_PROTOCOL: u32 = 3;
 /// What containers do is in these; in all else is how they are kept running.
 const CONTAINER: [&str; 9] = [
     "name",
@@ -63,6 +68,8 @@ pub(crate) struct Input<'a> {
     pub(crate) app: &'a GroupApp,
     /// How the app's state is saved.
     pub(crate) snapshot: SnapshotType,
+    /// How the next revision takes over.
+    pub(crate) strategy: UpdateStrategy,
     /// What numbers stand for, by number; `None`: there is no record.
     pub(crate) record: Option<&'a [GroupRevision]>,
     /// The members are being changed, or are about to be.
@@ -81,8 +88,14 @@ pub(crate) struct Course {
     pub(crate) record: Option<Vec<GroupRevision>>,
     /// What the leader is asked for, and the cluster that it is in.
     pub(crate) revise: Option<(String, Revise)>,
+    /// What runs along silently.
+    pub(crate) silent: Option<u64>,
+    /// Whose pod is replaced by one of that now, and the cluster that it is in.
+    pub(crate) next: Option<(String, String)>,
     /// What is under way: in one word, and in many.
     pub(crate) under_way: Option<(&'static Reason, String)>,
+    /// Why what runs along does not take over, until somebody changes something.
+    pub(crate) disagreement: Option<String>,
     /// Why the manifest's app cannot be the next one, until somebody changes something.
     pub(crate) stall: Option<Stall>,
 }
@@ -161,10 +174,13 @@ pub(crate) fn course(input: &Input<'_>) -> Course {
             ..Course::default()
         };
     };
-    let in_force = state.in_force;
-    let known = record.iter().find(|it| it.number == in_force);
-    let next = wanted(in_force + 1);
-    if known.is_some_and(|it| is_same(it, &next)) {
+    let (in_force, newest) = (state.in_force, state.newest());
+    let recorded = |number| record.iter().find(|it| it.number == number);
+    let known = recorded(in_force);
+    let next = wanted(newest + 1);
+    let is_wanted = |it: &&GroupRevision| is_same(it, &next);
+    let silent = state.silent();
+    if silent.is_none() && known.as_ref().is_some_and(is_wanted) {
         let under_way = state.unfinished.then(|| begun(in_force, roster, views));
         return Course {
             current: Some(wanted(in_force)),
@@ -175,12 +191,18 @@ pub(crate) fn course(input: &Input<'_>) -> Course {
     }
     // What runs goes on, also with what is no matter of revisions.
     let here = known.filter(|_| current.number != in_force);
-    let current = here.map_or(current, |it| kept(it, app));
+    let current = match known.filter(is_wanted) {
+        Some(_) => wanted(in_force),
+        None => here.map_or(current, |it| kept(it, app)),
+    };
     let mut course = Course {
         current: Some(current),
         others: record.to_vec(),
         ..Course::default()
     };
+    if let Some(silent) = silent.filter(|it| recorded(*it).as_ref().is_some_and(is_wanted)) {
+        return along(course, input, state, silent);
+    }
     if let Err(why) = ready(input, state) {
         match why {
             Why::Stall(stall) => course.stall = Some(stall),
@@ -189,12 +211,15 @@ pub(crate) fn course(input: &Input<'_>) -> Course {
         return course;
     }
     let change = if state.unfinished {
-        format!("revision {in_force} of the app is taken back")
+        format!("revision {newest} of the app is taken back")
     } else {
         "another revision of the app takes over".to_owned()
     };
-    if record.iter().all(|it| it.number <= in_force) {
-        let mut list = record.to_vec();
+    // Nothing takes the place of one that ran along silently.
+    if silent.is_none() && record.iter().all(|it| it.number <= newest) {
+        // Those that were taken back before they were in force execute nothing any more.
+        let lasting = record.iter().filter(|it| it.number <= in_force);
+        let mut list: Vec<_> = lasting.cloned().collect();
         list.push(next);
         course.record = Some(list.split_off(list.len().saturating_sub(KEPT)));
         return course;
@@ -203,14 +228,14 @@ pub(crate) fn course(input: &Input<'_>) -> Course {
         return course;
     };
     let revise = Revise {
-        from: in_force,
+        from: newest,
         epoch: report.epoch,
         takes_back: state.unfinished,
     };
     // Whoever was asked once goes on being asked: that it was is one more thing to take note of.
     let mut groups = views.iter().filter_map(|it| it.own(&roster.uid));
-    let asked = groups.any(|it| it.spec.revise.as_ref() == Some(&revise));
-    if let Some(cluster) = lacks(input, in_force + 1).filter(|_| !asked) {
+    let asked = silent.is_some() || groups.any(|it| it.spec.revise.as_ref() == Some(&revise));
+    if let Some(cluster) = lacks(input, newest + 1).filter(|_| !asked) {
         let words = format!("{change}: the operator of cluster {cluster} is told of it");
         course.under_way = Some((&conditions::REVISION_PENDING, words));
         return course;
@@ -383,10 +408,30 @@ fn ready(input: &Input<'_>, state: &RevisionState) -> Result<(), Why> {
     }
     let heard = view::current(views, &roster.uid);
     let in_force = heard.values().map(|it| it.protocol_in_force).max();
-    if in_force.is_none_or(|it| it < PROTOCOL) {
-        let words = "that comes with version 2 of the members' protocol, which is used once all of them run \
-                     a sidecar that speaks it";
-        return wait(&conditions::WAITING_FOR_PROTOCOL, words);
+    let copies = roster.members.iter();
+    let copies = copies.filter(|it| it.member.role != MemberRole::Witness);
+    let rolls =
+        input.strategy == UpdateStrategy::Rolling && !state.unfinished && copies.count() > 1;
+    let needed = if rolls { ROLLING_PROTOCOL } else { PROTOCOL };
+    if in_force.is_none_or(|it| it < needed) {
+        let switch = if rolls {
+            ", or with spec.update.strategy: Switch"
+        } else {
+            ""
+        };
+        let words = format!(
+            "that comes with version {needed} of the members' protocol, which is used once all of them run \
+             a sidecar that speaks it{switch}"
+        );
+        return wait(&conditions::WAITING_FOR_PROTOCOL, &words);
+    }
+    if rolls && state.newest.is_none() {
+        let words = "its operator does not know of such that run along silently";
+        let words = format!(
+            "not before the operator of {}'s cluster is updated: {words}",
+            state.leader
+        );
+        return wait(&conditions::REVISION_PENDING, &words);
     }
     let pending = &conditions::REVISION_PENDING;
     let report = roster::report(views, &roster.uid);
@@ -421,7 +466,7 @@ fn ready(input: &Input<'_>, state: &RevisionState) -> Result<(), Why> {
     let copies = copies.filter(|(it, _)| it.member.role != MemberRole::Witness);
     let well = copies
         .clone()
-        .filter(|(_, it)| it.is_some_and(|it| it.state == MemberState::CaughtUp && it.ready));
+        .filter(|(_, it)| it.is_some_and(is_caught_up));
     if well.count() * 2 <= copies.count() {
         return wait(pending, "no majority of the copies is caught up");
     }
@@ -470,6 +515,15 @@ impl Course {
         Some(revise.clone())
     }
 
+    /// What runs along silently, with the member in this cluster whose pod is next.
+    pub(crate) fn along_in(&self, cluster: &str) -> Option<Along> {
+        let next = self.next.as_ref().filter(|(it, _)| it == cluster);
+        Some(Along {
+            revision: self.silent?,
+            member: next.map(|(_, name)| name.clone()).unwrap_or_default(),
+        })
+    }
+
     /// What pods may be made of besides the current one.
     pub(crate) fn others(&self) -> Vec<GroupRevision> {
         let number = self.current.as_ref().map(|it| it.number);
@@ -486,6 +540,10 @@ pub(crate) fn holds(differs: bool) -> membership::Course {
         ..membership::Course::default()
     }
 }
+
+#[cfg(test)]
+#[path = "revisions_world.rs"]
+pub(super) mod world;
 
 #[cfg(test)]
 #[path = "revisions_tests.rs"]

@@ -1,20 +1,11 @@
-//! What another revision is, and a hub that may end after each of its writes while one takes over.
+//! What another revision is, and how one takes over.
 
 use std::sync::Arc;
 
-use synod_api::{
-    ConfiguredMember, MemberRole, Membership, ReplicaGroup, ReplicaGroupStatus, UndecidedRequest,
-};
-
-use super::super::authority::Issued;
-use super::super::plan as work;
-use super::super::plan::tests::{formed, member};
-use super::super::validate::Valid;
-use super::super::validate::tests::{judge_with, open, spec};
+use super::super::plan::tests::formed;
+use super::super::validate::tests::{judge_with, spec};
+use super::world::{ROLLS, SAVED, UID, World};
 use super::*;
-
-const UID: &str = "uid-1";
-const SAVED: &str = "state: {snapshot: {type: HTTP, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}";
 
 fn revision(template: &str) -> GroupRevision {
     GroupRevision {
@@ -109,231 +100,6 @@ fn what_was_recorded_is_read_again_and_what_cannot_be_is_no_record() {
     assert_eq!(read(&data), Some(list));
     data.insert("3".to_owned(), data["12"].clone());
     assert_eq!(read(&data), None, "a number that is another's");
-}
-
-/// A hub, the operators of three clusters, and a group whose leader is in the first.
-struct World {
-    yaml: String,
-    image: &'static str,
-    record: Option<Vec<GroupRevision>>,
-    views: Vec<View>,
-    in_force: u64,
-    unfinished: bool,
-    undecided: bool,
-    /// Copies run.
-    runs: bool,
-    /// Revisions that were agreed on, with what each was to the leader's operator, and whether it took one
-    /// back.
-    agreed: Vec<(GroupRevision, bool)>,
-    told: Vec<String>,
-}
-
-impl World {
-    /// Formed long ago.
-    fn new() -> Self {
-        let mut world = Self {
-            yaml: SAVED.to_owned(),
-            image: "i",
-            record: None,
-            views: ["us", "eu", "ap"]
-                .map(|it| open(it, &format!("{it}-1")))
-                .to_vec(),
-            in_force: 0,
-            unfinished: false,
-            undecided: false,
-            runs: true,
-            agreed: Vec::new(),
-            told: Vec::new(),
-        };
-        world.rounds(6, usize::MAX);
-        assert!(world.record.is_some(), "what runs is recorded");
-        world
-    }
-
-    fn valid(&self) -> Valid {
-        let placed = "placement: [{cluster: us, voters: 1}, {cluster: eu, voters: 1}, {cluster: ap, voters: 1}]";
-        let mut spec = spec(&format!("{placed}\n{}", self.yaml));
-        let template = spec.template.as_mut().expect("there");
-        template.0["spec"]["containers"][0]["image"] = self.image.into();
-        judge_with(&spec, formed(), self.record.as_deref(), &self.views).expect("good")
-    }
-
-    /// The hub looks, and ends after so many writes. Returns whether there was nothing to write.
-    fn hub(&mut self, mut writes: usize) -> bool {
-        let valid = self.valid();
-        let course = &valid.revisions;
-        self.told
-            .push(format!("{:?} {:?}", course.under_way, course.stall));
-        if let Some(list) = &course.record {
-            if writes > 0 {
-                // What a number stands for never changes.
-                for it in self.record.iter().flatten() {
-                    let now = list.iter().find(|now| now.number == it.number);
-                    assert!(now.is_none_or(|now| now == it), "{} is another", it.number);
-                }
-                self.record = Some(list.clone());
-            }
-            return false;
-        }
-        let plan = work::plan(&valid, &self.views, &Issued::default(), "synod.local");
-        let mut idle = true;
-        for (cluster, spec) in plan.groups {
-            let view = self.views.iter_mut().find(|it| it.cluster == cluster);
-            let view = view.expect("a cluster");
-            if !view.is_open() || view.own(UID).is_some_and(|it| it.spec == spec) {
-                continue;
-            }
-            idle = false;
-            if writes == 0 {
-                return false;
-            }
-            writes -= 1;
-            let before = view.own(UID).cloned();
-            let mut group = ReplicaGroup::new("notes", spec);
-            let generation = before.as_ref().and_then(|it| it.metadata.generation);
-            group.metadata.generation = Some(generation.unwrap_or(0) + 1);
-            group.status = before.and_then(|it| it.status);
-            view.group = Some(Arc::new(group));
-        }
-        idle
-    }
-
-    /// What this cluster has for a number.
-    fn known(spec: &synod_api::ReplicaGroupSpec, number: u64) -> Option<GroupRevision> {
-        if spec.revision == number {
-            return Some(GroupRevision {
-                number,
-                template: spec.template.clone(),
-                app: spec.app.clone(),
-            });
-        }
-        spec.revisions
-            .iter()
-            .find(|it| it.number == number)
-            .cloned()
-    }
-
-    /// An operator looks: it asks the leader, if that is there, and reports; `reports`: it does not end
-    /// between the two.
-    fn operator(&mut self, at: usize, reports: bool) {
-        let Some(mut group) = self.views[at].own(UID).cloned() else {
-            return;
-        };
-        if at == 0
-            && let Some(revise) = &group.spec.revise
-            && revise.from == self.in_force
-            && revise.takes_back == self.unfinished
-        {
-            let number = revise.from + 1;
-            let here = Self::known(&group.spec, number).expect("the leader's cluster knows it");
-            for view in self.views.iter().filter(|it| it.is_open()) {
-                let there = view.own(UID).and_then(|it| Self::known(&it.spec, number));
-                assert_eq!(there.as_ref(), Some(&here), "{} knows it", view.cluster);
-            }
-            let recorded = self.record.iter().flatten().find(|it| it.number == number);
-            assert_eq!(recorded, Some(&here), "it is recorded");
-            self.agreed.push((here, revise.takes_back));
-            (self.in_force, self.unfinished) = (number, true);
-        }
-        if !reports {
-            return;
-        }
-        let members = group.spec.members.iter().map(|it| {
-            let mut member = member(&it.name, it.id);
-            member.leader = "notes-us-0".to_owned();
-            member.ready = true;
-            member.epoch = 1;
-            member.protocol_in_force = 2;
-            member.revision = self.in_force;
-            member.running = self.runs.then_some(self.in_force);
-            if !self.runs {
-                member.state = MemberState::CatchingUp;
-            }
-            member
-        });
-        let mut status = ReplicaGroupStatus {
-            observed_generation: group.metadata.generation,
-            members: members.collect(),
-            ..ReplicaGroupStatus::default()
-        };
-        if at == 0 {
-            let configured =
-                ["us", "eu", "ap"]
-                    .iter()
-                    .zip(1..)
-                    .map(|(cluster, id)| ConfiguredMember {
-                        id,
-                        name: format!("notes-{cluster}-0"),
-                        incarnation: format!("{id:032x}"),
-                        role: MemberRole::Voter,
-                        region: format!("{cluster}-1"),
-                        heard: true,
-                        caught_up: true,
-                    });
-            status.membership = Some(Membership {
-                epoch: 1,
-                settled: true,
-                leader: "notes-us-0".to_owned(),
-                members: configured.collect(),
-                ..Membership::default()
-            });
-            status.revision = Some(RevisionState {
-                leader: "notes-us-0".to_owned(),
-                in_force: self.in_force,
-                unfinished: self.unfinished,
-                problem: String::new(),
-            });
-            status.findings.undecided = self.undecided.then(|| UndecidedRequest {
-                slot: 7,
-                method: "POST".to_owned(),
-                path: "/notes".to_owned(),
-                waits_for: Vec::new(),
-            });
-        }
-        group.status = Some(status);
-        self.views[at].group = Some(Arc::new(group));
-    }
-
-    /// All operators say how it is, before the hub looks again.
-    fn reported(&mut self) {
-        for at in 0..3 {
-            self.operator(at, true);
-        }
-    }
-
-    /// Everybody looks in turn; the hub ends after so many writes each time.
-    fn rounds(&mut self, rounds: usize, writes: usize) {
-        for _ in 0..rounds {
-            self.hub(writes);
-            for at in 0..3 {
-                self.operator(at, true);
-            }
-        }
-    }
-
-    fn silent(&mut self, at: usize) {
-        self.views[at].access = super::super::view::Access::Unreachable {
-            since: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
-            problem: "no answer".to_owned(),
-        };
-    }
-
-    fn image_of(revision: &GroupRevision) -> &str {
-        let image = revision.template.pointer("/spec/containers");
-        let image = image.and_then(|it| it[0]["image"].as_str());
-        image.expect("a text")
-    }
-
-    fn images(&self) -> Vec<&str> {
-        self.agreed
-            .iter()
-            .map(|(it, _)| Self::image_of(it))
-            .collect()
-    }
-
-    fn said(&self) -> &str {
-        self.told.last().expect("something")
-    }
 }
 
 #[test]
@@ -462,6 +228,7 @@ fn nothing_begins_without_a_saved_state_while_members_change_or_while_a_request_
             template: &template,
             app: &app,
             snapshot: SnapshotType::Http,
+            strategy: UpdateStrategy::Switch,
             record: world.record.as_deref(),
             members_change,
             views: &world.views,
@@ -502,7 +269,7 @@ fn a_cluster_that_does_not_answer_keeps_nothing_from_being_taken_back() {
     let mut world = World::new();
     world.image = "j";
     world.rounds(6, usize::MAX);
-    world.silent(2);
+    world.cut_off(2);
     world.image = "i";
     world.rounds(6, usize::MAX);
     assert_eq!(world.images(), ["j", "i"]);
@@ -544,7 +311,7 @@ fn what_runs_is_recorded_of_a_group_that_has_revisions_behind_it() {
     // An earlier service's logs, with which this one goes on.
     let mut world = World::new();
     world.record = None;
-    world.in_force = 3;
+    world.ran(3);
     world.reported();
     world.rounds(6, usize::MAX);
     let numbers: Vec<_> = world.record.iter().flatten().map(|it| it.number).collect();
@@ -558,7 +325,7 @@ fn what_runs_is_recorded_of_a_group_that_has_revisions_behind_it() {
 #[test]
 fn a_revision_that_nobody_recorded_is_followed_by_one_that_is() {
     let mut world = World::new();
-    world.in_force = 4;
+    world.ran(4);
     world.reported();
     world.rounds(8, usize::MAX);
     assert_eq!(world.images(), ["i"]);
@@ -584,4 +351,18 @@ fn an_app_that_never_ran_is_put_right_without_another_revision() {
     world.rounds(6, usize::MAX);
     let first = &world.record.as_ref().expect("recorded")[0];
     assert_eq!((first.number, World::image_of(first)), (0, "j"));
+}
+
+#[test]
+fn however_many_were_taken_back_what_runs_stays_recorded() {
+    let mut world = World::with(ROLLS);
+    for _ in 0..KEPT + 3 {
+        world.image = "j";
+        world.rounds(20, usize::MAX);
+        world.image = "i";
+        world.rounds(20, usize::MAX);
+        world.expect_done("i");
+    }
+    assert_eq!(world.taken_back.len(), KEPT + 3);
+    assert_eq!((world.in_force, world.newest), (0, KEPT as u64 + 3));
 }

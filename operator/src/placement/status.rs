@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use k8s_openapi::jiff::Timestamp;
 use synod_api::{
-    ClusterStatus, Condition, MemberState, ReplicatedServiceStatus, SnapshotAnswer, SnapshotStatus,
-    SnapshotType, Standing,
+    Condition, MemberState, ReplicatedServiceStatus, SnapshotAnswer, SnapshotStatus, SnapshotType,
+    Standing,
 };
 
 use super::findings;
@@ -16,7 +16,7 @@ use super::plan;
 use super::roster::{Formed, Roster};
 use super::tally::Tally;
 use super::validate::{Stall, Valid};
-use super::view::{Access, View};
+use super::view::{self, Access, View};
 use crate::conditions::{
     self, AS_DESIRED, AVAILABLE, CERTIFICATES_VALID, Conditions, DEGRADED, DIVERGED, Kind,
     LOG_UNBOUNDED, PROGRESSING, READY, RECONCILING, Reason, STALLED, Status,
@@ -74,7 +74,7 @@ pub(crate) fn status(
     let mut list = Conditions::new(&before.conditions, report.generation, now);
     let mut status = before.clone();
     status.observed_generation = report.generation;
-    status.clusters = clusters(report.views);
+    status.clusters = view::clusters(report.views);
     if let Some(answer) = &report.snapshot {
         status.snapshot_request = Some(answer.clone());
     }
@@ -141,7 +141,7 @@ fn judge(
         .or_else(|| unverified(status.snapshot.as_ref()))
         .or_else(|| skipped(status, now));
     let formed = roster.formed != Formed::No;
-    let change = not_done(report);
+    let change = not_done(report).or_else(|| revisions_disagree(report));
 
     list.set(
         &AVAILABLE,
@@ -451,6 +451,12 @@ fn another_revision(report: &Report<'_>) -> Option<Matter> {
     Some(matter(reason, words))
 }
 
+/// The next one runs along silently, and does not do what the one in force does: it stays at that.
+fn revisions_disagree(report: &Report<'_>) -> Option<Matter> {
+    let words = report.valid?.revisions.disagreement.as_ref()?;
+    Some(matter(&conditions::REVISIONS_DISAGREE, words))
+}
+
 /// What is less than it should be.
 fn degraded(report: &Report<'_>, roster: &Roster, members: &Tally<'_>) -> Option<Matter> {
     let of = members::clusters(&roster.members);
@@ -575,20 +581,9 @@ pub(crate) fn with_clusters(
     views: &[View],
 ) -> ReplicatedServiceStatus {
     ReplicatedServiceStatus {
-        clusters: clusters(views),
+        clusters: view::clusters(views),
         ..before.clone()
     }
-}
-
-fn clusters(views: &[View]) -> Vec<ClusterStatus> {
-    views
-        .iter()
-        .map(|it| ClusterStatus {
-            name: it.cluster.clone(),
-            region: it.region.clone(),
-            reachable: it.is_open(),
-        })
-        .collect()
 }
 
 fn second(it: Timestamp) -> Timestamp {

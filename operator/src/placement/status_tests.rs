@@ -661,6 +661,42 @@ fn a_change_of_members_is_told_and_a_paused_service_says_so() {
 }
 
 #[test]
+fn a_revision_that_runs_along_is_told_and_one_that_answers_otherwise_goes_no_further() {
+    let (mut valid, views) = well();
+    let words_of = "revision 1 of the app runs along silently".to_owned();
+    valid.revisions.under_way = Some((&conditions::REVISION_RUNS_ALONG, words_of));
+    let status = say(&report(Some(&valid), &views));
+    assert_eq!(
+        words(&status),
+        [
+            "False RevisionRunsAlong",
+            "True QuorumCommits",
+            "True RevisionRunsAlong",
+            "False AsDesired"
+        ]
+    );
+    assert_eq!(word(&status, "Reconciling"), "True RevisionRunsAlong");
+    valid.revisions.under_way = None;
+    valid.revisions.disagreement = Some("slot 17, POST /which: put the template back".to_owned());
+    let status = say(&report(Some(&valid), &views));
+    assert_eq!(
+        words(&status),
+        [
+            "False RevisionsDisagree",
+            "True QuorumCommits",
+            "False RevisionsDisagree",
+            "False AsDesired"
+        ]
+    );
+    assert_eq!(word(&status, "Reconciling"), "");
+    for kind in ["Ready", "Progressing"] {
+        let found = status.conditions.iter().find(|it| it.kind == kind);
+        let message = &found.expect("told").message;
+        assert!(message.contains("POST /which"), "{message}");
+    }
+}
+
+#[test]
 fn what_a_cluster_says_is_passed_on_with_its_name() {
     let condition = |kind: &str, status: &str, reason: &str| Condition {
         kind: kind.to_owned(),

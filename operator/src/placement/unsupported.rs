@@ -1,7 +1,7 @@
 //! What the manifest may say and this version does not do. It is refused rather than taken in silence:
 //! who writes it relies on it. Pure.
 
-use synod_api::{Placement, ReplicatedServiceSpec, SnapshotType, State, StateType, UpdateStrategy};
+use synod_api::{Placement, ReplicatedServiceSpec, SnapshotType, State, StateType};
 
 /// Every such field, with its path and the way out; empty: none.
 pub(crate) fn unsupported(
@@ -12,7 +12,6 @@ pub(crate) fn unsupported(
         state,
         ordering,
         divergence,
-        update,
         service,
         ..
     } = spec;
@@ -38,10 +37,6 @@ pub(crate) fn unsupported(
             !divergence.ignore_json_pointers.is_empty(),
             "spec.divergence.ignoreJSONPointers: bodies are compared as a whole in this version: \
              remove it",
-        ),
-        (
-            update.strategy != UpdateStrategy::Switch,
-            "spec.update.strategy: Rolling comes with a later version: use Switch",
         ),
         (
             service.export,
@@ -84,14 +79,13 @@ mod tests {
                 "divergence: {ignoreJSONPointers: [/a]}",
                 "spec.divergence.ignoreJSONPointers",
             ),
-            ("update: {strategy: Rolling}", "spec.update.strategy"),
             ("service: {export: true}", "spec.service.export"),
         ] {
             let words = found(yaml);
             assert_eq!(words.len(), 1, "{yaml}: {words:?}");
             assert!(words[0].starts_with(&format!("{path}: ")), "{}", words[0]);
         }
-        let two = found("service: {export: true}\nupdate: {strategy: Rolling}");
+        let two = found("service: {export: true}\nstate: {maxReplay: 1m}");
         assert_eq!(two.len(), 2, "both are told: {two:?}");
     }
 
@@ -101,6 +95,7 @@ mod tests {
             "replicas: 3",
             "bootstrap: {type: Existing}",
             "update: {strategy: Switch}",
+            "update: {strategy: Rolling}",
             "poison: {skip: Never}",
             "poison: {skip: WhenReachableFailed}",
             "divergence: {action: Alert, ignoreHeaders: [X-A]}",

@@ -160,6 +160,7 @@ pub(crate) fn validate(input: Input<'_>) -> Result<Valid, Stall> {
         template: spec.template.as_ref().expect("it was put there"),
         app: &app,
         snapshot: spec.state.snapshot.kind,
+        strategy: spec.update.strategy,
         record,
         members_change: !held && (course.change.is_some() || course.under_way.is_some()),
         views,

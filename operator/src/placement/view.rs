@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
-use synod_api::{GroupMemberStatus, ReplicaGroup};
+use synod_api::{ClusterStatus, GroupMemberStatus, ReplicaGroup};
 
 /// One cluster, as far as one service is concerned.
 #[derive(Clone, Debug)]
@@ -92,4 +92,16 @@ fn of<'a>(
 /// The one of this name.
 pub(crate) fn find<'a>(views: &'a [View], cluster: &str) -> Option<&'a View> {
     views.iter().find(|it| it.cluster == cluster)
+}
+
+/// The clusters themselves, as the status tells of them.
+pub(crate) fn clusters(views: &[View]) -> Vec<ClusterStatus> {
+    views
+        .iter()
+        .map(|it| ClusterStatus {
+            name: it.cluster.clone(),
+            region: it.region.clone(),
+            reachable: it.is_open(),
+        })
+        .collect()
 }

@@ -403,7 +403,12 @@ impl Comparer {
 
     /// A tie is over when those that are left agree.
     fn settle_tie(&mut self) {
-        let camps: BTreeSet<u32> = self.marks.values().filter_map(|mark| mark.tie).collect();
+        // Camps of different slots have nothing to do with each other.
+        let camps = self
+            .marks
+            .values()
+            .filter_map(|mark| Some((mark.slot, mark.tie?)));
+        let camps: BTreeSet<(Slot, u32)> = camps.collect();
         // Who was not heard may be in another.
         let all_heard = self.copies.iter().all(|it| self.lineages.contains_key(it));
         if camps.len() == 1 && all_heard {
@@ -496,10 +501,10 @@ impl Comparer {
         }
     }
 
+    /// Nobody vouches for any of these from here on. While they differ from an earlier slot on, people know
+    /// of it.
     fn dispute(&mut self, slot: Slot, digests: &BTreeMap<MemberId, Digest>) {
-        if self.marks.values().any(|mark| mark.tie.is_some()) {
-            return;
-        }
+        let is_news = self.marks.values().all(|mark| mark.tie.is_none());
         let all: Vec<&Digest> = digests.values().collect();
         let pairs = all.iter().enumerate();
         let pairs = pairs.flat_map(|(at, one)| all[at + 1..].iter().map(move |it| (one, it)));
@@ -522,13 +527,15 @@ impl Comparer {
             marks.entry(*member).or_insert(mark);
         }
         self.marks = marks;
-        self.verdicts.push_back(Verdict::NoMajority {
-            members: digests.keys().copied().collect(),
-            slot,
-            route: route.clone(),
-            part,
-            all_differ,
-        });
+        if is_news {
+            self.verdicts.push_back(Verdict::NoMajority {
+                members: digests.keys().copied().collect(),
+                slot,
+                route: route.clone(),
+                part,
+                all_differ,
+            });
+        }
     }
 
     /// What may be done about this odd one.

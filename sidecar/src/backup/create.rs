@@ -6,14 +6,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use synod_paxos::{GroupId, Slot};
+use synod_paxos::{Ballot, GroupId, Slot};
 use synod_proto::v1::backups_client::BackupsClient;
 use synod_proto::v1::{LogRangeRequest, ReadLogRequest};
 
 use super::entries::{Summary, Writer};
-use super::{BackupError, ENTRIES, FORMAT, Manifest, check, io_error, open_store, sync_folder};
+use super::{
+    BackupError, ENTRIES, FORMAT, Manifest, Survivor, check, io_error, open_store, sync_folder,
+};
 use crate::config::limits;
 use crate::identity::Connector;
+use crate::node::wire;
 use crate::snapshot::transfer::Fetcher;
 use crate::snapshot::{Snapshot, Standing, blocking};
 
@@ -45,6 +48,29 @@ pub enum Progress {
     Check,
 }
 
+/// How much of a member's log is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// What it knows to be chosen.
+    Chosen,
+    /// All that it has accepted: for whoever goes on without a majority that is lost for good. What was
+    /// acknowledged to clients is in it if this member has it; the rest may never have been. Only from a
+    /// member that follows no leader.
+    Accepted,
+}
+
+/// How far a member's log reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// The ballot that it was adopted in, and its last slot: of several members' logs, the greatest has what
+    /// was chosen in any of them (the rule by which a leader adopts one of a quorum's).
+    pub log: (Ballot, Slot),
+    /// The first slot.
+    pub first: Slot,
+    /// Known to be chosen.
+    pub chosen: Slot,
+}
+
 /// Makes the folder `into` a backup of what the member of `group` behind `member` has: its newest
 /// snapshot that may be used, and the log behind that. When it fails or is dropped, what there is of
 /// the folder has no `backup.json`, and can be removed.
@@ -52,24 +78,26 @@ pub async fn create(
     member: &Connector,
     group: GroupId,
     service: &str,
+    extent: Extent,
     into: &Path,
     progress: impl Fn(Progress),
 ) -> Result<Manifest, BackupError> {
     for _ in 1..TRIES {
-        match attempt(member, group, service, into, &progress).await {
+        match attempt(member, group, service, extent, into, &progress).await {
             Err(BackupError::Moved(_)) => {
                 fs::remove_dir_all(into).map_err(io_error("removing", into))?;
             }
             done => return done,
         }
     }
-    attempt(member, group, service, into, &progress).await
+    attempt(member, group, service, extent, into, &progress).await
 }
 
 async fn attempt(
     member: &Connector,
     group: GroupId,
     service: &str,
+    extent: Extent,
     into: &Path,
     progress: &impl Fn(Progress),
 ) -> Result<Manifest, BackupError> {
@@ -80,12 +108,14 @@ async fn attempt(
     })?;
     let store = open_store(into)?;
     let fetcher = Fetcher::new(store, group, SILENCE);
-    let log_begin = log_begin(member, group).await?;
+    let reached = reach(member, group).await?;
     let offers = fetcher.list(member).await?;
     // The log must go on behind it.
-    let reach = offers.iter().filter(|it| it.head.slot.next() >= log_begin);
+    let reaching = offers
+        .iter()
+        .filter(|it| it.head.slot.next() >= reached.first);
     let rank = |it: &&Snapshot| (it.standing == Standing::Verified, it.head.slot);
-    let offer = reach.max_by_key(rank).ok_or(BackupError::NoSnapshot)?;
+    let offer = reaching.max_by_key(rank).ok_or(BackupError::NoSnapshot)?;
     let slot = offer.head.slot;
     progress(Progress::Snapshot {
         slot,
@@ -95,9 +125,28 @@ async fn attempt(
     let path = into.join(ENTRIES);
     let (snapshot, entries) = tokio::try_join!(
         async { Ok(Box::pin(fetcher.fetch(member, offer)).await?) },
-        Box::pin(read_log(member, group, slot.next(), &path, progress)),
+        Box::pin(read_log(
+            member,
+            group,
+            extent,
+            slot.next(),
+            &path,
+            progress
+        )),
     )?;
-    let manifest = manifest(group, service, &snapshot, &entries);
+    let mut manifest = manifest(group, service, &snapshot, &entries);
+    if extent == Extent::Accepted {
+        // Of another ballot, its end may have been replaced while it was read.
+        let now = reach(member, group).await?;
+        if now.log.0 != reached.log.0 {
+            return Err(BackupError::GoesOn);
+        }
+        let ballot = now.log.0;
+        manifest.survivor = Some(Survivor {
+            chosen: now.chosen.0,
+            ballot: (ballot.epoch.0, ballot.round, ballot.node.0),
+        });
+    }
     progress(Progress::Check);
     let folder = into.to_owned();
     blocking(move || {
@@ -122,21 +171,28 @@ fn manifest(group: GroupId, service: &str, snapshot: &Snapshot, entries: &Summar
         snapshot: snapshot.id.to_string(),
         verified: snapshot.standing == Standing::Verified,
         through: through.0,
+        survivor: None,
         through_time_ns: time.0,
         entries: entries.hash.to_hex().to_string(),
         bytes: snapshot.bytes + entries.bytes,
     }
 }
 
-/// The first slot of the member's log.
-async fn log_begin(member: &Connector, group: GroupId) -> Result<Slot, BackupError> {
+/// How far the log of the member of `group` behind `member` reaches.
+pub async fn reach(member: &Connector, group: GroupId) -> Result<Reach, BackupError> {
     let mut client = BackupsClient::new(member.channel().await?);
     let request = LogRangeRequest {
         group: Bytes::copy_from_slice(&group.0),
     };
     let range = tokio::time::timeout(SILENCE, client.log_range(request)).await;
     let range = range.map_err(silent)?.map_err(refused)?.into_inner();
-    Ok(Slot(range.first))
+    let accepted = wire::read_term(range.accepted);
+    let accepted = accepted.map_err(|error| BackupError::Refused(error.to_string()))?;
+    Ok(Reach {
+        log: (accepted, Slot(range.last)),
+        first: Slot(range.first),
+        chosen: Slot(range.through),
+    })
 }
 
 fn refused(status: tonic::Status) -> BackupError {
@@ -154,6 +210,7 @@ fn silent(_: tokio::time::error::Elapsed) -> BackupError {
 async fn read_log(
     member: &Connector,
     group: GroupId,
+    extent: Extent,
     from: Slot,
     path: &Path,
     progress: &impl Fn(Progress),
@@ -165,6 +222,7 @@ async fn read_log(
         group: Bytes::copy_from_slice(&group.0),
         from: from.0,
         through: 0,
+        accepted: extent == Extent::Accepted,
     };
     let stream = tokio::time::timeout(SILENCE, client.read_log(request)).await;
     let mut stream = stream.map_err(silent)?.map_err(refused)?.into_inner();

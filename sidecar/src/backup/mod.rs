@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use synod_paxos::Slot;
 
-pub use create::{Progress, create};
+pub use create::{Extent, Progress, Reach, create, reach};
 pub use entries::{EntriesError, Reader, Summary};
 pub use service::service;
 
@@ -54,12 +54,27 @@ pub struct Manifest {
     pub verified: bool,
     /// The last slot that can be restored.
     pub through: u64,
+    /// It is of a member without a majority; `None`: all of it was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub survivor: Option<Survivor>,
     /// Agreed time of that slot, in nanoseconds since the Unix epoch.
     pub through_time_ns: u64,
     /// BLAKE3 of the file `entries`: 64 hex digits.
     pub entries: String,
     /// Size of everything, in bytes.
     pub bytes: u64,
+}
+
+/// Of a member that was left without a majority.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Survivor {
+    /// What is behind this slot was stored there, and may or may not have been chosen.
+    pub chosen: u64,
+    /// The ballot that its log was adopted in: epoch, round and member. Of several members that are left,
+    /// the one with the greatest ballot, and of those with the same the one that reaches further, has all
+    /// that was chosen in any of their logs.
+    pub ballot: (u64, u64, u32),
 }
 
 /// No backup was made, or it is of no use.
@@ -108,6 +123,12 @@ pub enum BackupError {
     /// The member has newer snapshots, and has cut its log behind them.
     #[error("the member cuts its log faster than it can be copied: {0}; try another member")]
     Moved(String),
+    /// Meanwhile the group has gone on.
+    #[error(
+        "the group has a leader again: a majority is there, and nothing has to be guessed; make an \
+         ordinary backup"
+    )]
+    GoesOn,
     /// The entries did not come.
     #[error("the member does not give its log: {0}")]
     Refused(String),

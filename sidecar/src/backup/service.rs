@@ -11,7 +11,7 @@ use synod_wal::{LogReader, ReadError};
 use tonic::{Request, Response, Status};
 
 use crate::identity::{Caller, same_group};
-use crate::node::{NodeHandle, wire};
+use crate::node::{self, NodeHandle, NodeStatus, wire};
 use crate::snapshot::blocking;
 
 /// In one message, about; a single larger entry is sent all the same. In bytes.
@@ -31,12 +31,12 @@ pub fn service(node: NodeHandle, log: LogReader) -> BackupsServer<BackupService>
 }
 
 impl BackupService {
-    /// The caller knows the group: the last slot that is known to be chosen.
-    fn check<T>(&self, request: &Request<T>, group: &[u8]) -> Result<Slot, Status> {
+    /// The caller knows the group: where it stands here.
+    fn check<T>(&self, request: &Request<T>, group: &[u8]) -> Result<NodeStatus, Status> {
         Caller::of(request)?;
         let status = self.node.status().borrow().clone();
         same_group(status.group, group)?;
-        Ok(status.commit)
+        Ok(status)
     }
 }
 
@@ -48,20 +48,39 @@ impl Backups for BackupService {
         &self,
         request: Request<LogRangeRequest>,
     ) -> Result<Response<LogRangeResponse>, Status> {
-        let commit = self.check(&request, &request.get_ref().group)?;
+        let status = self.check(&request, &request.get_ref().group)?;
         let (first, _) = self.log.range();
         Ok(Response::new(LogRangeResponse {
             first: first.0,
-            through: commit.0,
+            through: status.commit.0,
+            last: status.last.0,
+            accepted: Some(wire::term(status.accepted)),
         }))
     }
 
     async fn read_log(&self, request: Request<ReadLogRequest>) -> Result<Response<Pieces>, Status> {
-        let commit = self.check(&request, &request.get_ref().group)?;
-        let ReadLogRequest { from, through, .. } = request.into_inner();
+        let status = self.check(&request, &request.get_ref().group)?;
+        let ReadLogRequest {
+            from,
+            through,
+            accepted,
+            ..
+        } = request.into_inner();
+        let most = if accepted {
+            if let Some(leader) = status.leader {
+                let words = format!(
+                    "this member follows a leader, {}: what was chosen can be known",
+                    node::name(&status, leader)
+                );
+                return Err(Status::failed_precondition(words));
+            }
+            status.last
+        } else {
+            status.commit
+        };
         let through = match through {
-            0 => commit,
-            asked if Slot(asked) <= commit => Slot(asked),
+            0 => most,
+            asked if Slot(asked) <= most => Slot(asked),
             asked => {
                 let words = format!("slot {asked} is not known to be chosen here");
                 return Err(Status::out_of_range(words));

@@ -4,6 +4,7 @@
 //! through the ways [`super::ordered`], [`super::reads`], [`super::outcome`] and
 //! [`super::upgrade`].
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, RwLock};
@@ -13,7 +14,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::request;
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, Version};
-use synod_paxos::{GroupId, MemberId, Slot};
+use synod_paxos::{GroupId, MemberId, Role, Slot};
 use synod_proto::v1::Policy;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -381,6 +382,15 @@ impl<B: Backend> Core<B> {
             others.rotate_left(turn);
         }
         others
+    }
+
+    /// Other members that may have stored what their copies answered, whether these serve now or not.
+    pub(super) fn others_with_a_copy(&self) -> BTreeSet<MemberId> {
+        let status = self.backend.node_status().borrow();
+        let members = status.configuration.iter().flat_map(|it| &it.members);
+        let copies = members.filter(|it| it.role != Role::Witness);
+        let others = copies.map(|it| it.id).chain(status.serving.iter().copied());
+        others.filter(|id| *id != status.member).collect()
     }
 
     /// A response with our header fields, and with no others of our names.

@@ -277,7 +277,7 @@ impl<B: Backend> Core<B> {
         }))
     }
 
-    /// Asks every member that serves for an answer it has now (rule X3).
+    /// Asks every other member that has a copy for an answer it has now (rule X3).
     async fn ask_all(&self, id: CommandId) -> Option<Answered> {
         self.ask_all_for(id, |_| true).await
     }
@@ -285,7 +285,7 @@ impl<B: Backend> Core<B> {
     async fn ask_all_for(&self, id: CommandId, wanted: fn(&Answered) -> bool) -> Option<Answered> {
         let limit = Instant::now() + LAST_QUESTION;
         let mut answers: FuturesUnordered<Fetching> = self
-            .others_that_serve()
+            .others_with_a_copy()
             .into_iter()
             .filter_map(|member| self.fetching(id, member, limit))
             .collect();

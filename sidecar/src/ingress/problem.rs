@@ -266,7 +266,7 @@ impl Problem {
             StatusCode::GONE,
             "executed-response-gone",
             "The request was executed; its response is gone",
-            "no copy has the stored response any more; the request is not executed again",
+            "no member that could be asked has the stored response; the request is not executed again",
         )
         .with_outcome(OutcomeName::ResponseGone)
     }

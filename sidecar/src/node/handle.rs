@@ -65,6 +65,8 @@ pub struct NodeStatus {
     pub led_since_ns: u64,
     /// Its promise.
     pub promised: Ballot,
+    /// The ballot that its log was adopted in.
+    pub accepted: Ballot,
     /// Last slot of its log.
     pub last: Slot,
     /// Last slot known to be chosen.

@@ -49,7 +49,7 @@ use crate::ingress::backend::{AppBody, AppError};
 use crate::ingress::body::RequestBody;
 use crate::node::{NodeHandle, Seat, clock};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A list: a POST adds its body, a GET shows all.
 #[derive(Clone, Debug, Default)]

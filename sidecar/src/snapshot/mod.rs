@@ -126,6 +126,6 @@ mod background_tests {
     #[tokio::test]
     #[should_panic(expected = "as it was said")]
     async fn its_panic_is_that_of_whoever_waits() {
-        in_background(|| panic!("as it was said")).await
+        in_background(|| panic!("as it was said")).await;
     }
 }

@@ -27,6 +27,8 @@ pub const REGISTERS: &str = "synod.test/registers:1";
 /// The same program under another name, which answers `POST /which` differently: a new version of the
 /// app.
 pub const REGISTERS_NEXT: &str = "synod.test/registers:2";
+/// A third version, which fails at that route.
+pub const REGISTERS_FAILS: &str = "synod.test/registers:3";
 const OPERATOR: &str = "synod.test/operator";
 const SIDECAR: &str = "synod.test/sidecar";
 const TAG: &str = "v1";
@@ -100,6 +102,11 @@ impl Product {
             make(NOTES, &synod, &["example-app"])?,
             make(REGISTERS, &registers, &[])?,
             make(REGISTERS_NEXT, &registers, &["--revision", "1"])?,
+            make(
+                REGISTERS_FAILS,
+                &registers,
+                &["--revision", "2", "--which", "500"],
+            )?,
         ];
         Ok(Self { archives })
     }

@@ -28,6 +28,9 @@ pub(super) fn section(state: &State) -> Option<Value> {
     if let Some(every) = &snapshot.every {
         saved["every"] = json!({"slots": every.slots, "logBytes": every.log_size.bytes()});
     }
+    if let Some(rate) = &snapshot.transfer_rate {
+        saved["transferBytesPerSecond"] = json!(rate.bytes());
+    }
     let mut section = json!({"snapshot": saved});
     if state.kind == StateType::Volume {
         let on_unclean_crash = match state.on_unclean_crash {
@@ -69,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_section_says_what_the_manifest_says() {
-        let http = "{snapshot: {type: HTTP, every: {slots: 200, logSize: 64Mi}, http: {save: \
+        let http = "{snapshot: {type: HTTP, every: {slots: 200, logSize: 64Mi}, transferRate: 10Mi, http: {save: \
             {method: GET, path: /s}, restore: {method: PUT, path: /s}, settle: {method: GET, path: /q}}}}";
         assert_eq!(
             of(http),
@@ -81,6 +84,7 @@ mod tests {
                     "settle": {"method": "GET", "path": "/q"},
                 },
                 "every": {"slots": 200, "logBytes": 64 << 20},
+                "transferBytesPerSecond": 10 << 20,
             }}))
         );
         let volume = "{type: Volume, volume: {mountPath: /data}, onUncleanCrash: AppliedHeader, \

@@ -129,6 +129,20 @@ fn only_voters_elsewhere_that_follow_a_leader_count_and_observers_must_be_well_t
         "an observer has no vote"
     );
     assert_eq!(good.unwell, Vec::<String>::new());
+    assert_eq!(good.answering, 2, "a witness has no copy");
+    // A copy that runs along silently is well, and answers nobody.
+    let mut along = said();
+    along.serving = false;
+    along.revision_unfinished = true;
+    along.revision_newest = 1;
+    along.revision_running = Some(1);
+    let found = count(&[(&voter, Some(along.clone()))]);
+    assert_eq!(
+        (found.voting, found.answering, found.unwell.len()),
+        (1, 0, 0)
+    );
+    along.commit += 5_000;
+    assert_eq!(count(&[(&voter, Some(along))]).unwell, ["v"], "far behind");
     let silent = count(&[(&voter, None), (&observer, None)]);
     assert_eq!((silent.voters, silent.voting), (1, 0));
     assert_eq!(silent.unwell, ["v", "o"]);
@@ -168,4 +182,44 @@ fn whoever_empties_a_node_is_told_why_a_member_stays() {
         words.contains("n1") && words.contains("notes-eu-0"),
         "{words}"
     );
+}
+
+#[test]
+fn nobody_is_let_go_while_one_copy_answers_and_others_run_along() {
+    let mut group: ReplicaGroup =
+        serde_yaml::from_str(include_str!("../build/testdata/group.yaml")).expect("a group");
+    let observed = |serving| Observed {
+        name: "notes-us-east-0".to_owned(),
+        role: MemberRole::Voter,
+        pod: None,
+        updated: true,
+        newest: true,
+        heard: Some(Ok(StatusResponse {
+            serving,
+            ..StatusResponse::default()
+        })),
+        snapshot: None,
+        endpoint: String::new(),
+    };
+    let (one, none) = ([observed(true)], [observed(false)]);
+    let elsewhere = |answering| Elsewhere {
+        answering,
+        ..Elsewhere::default()
+    };
+    assert!(!is_last(&group, &one, &elsewhere(0)), "nobody runs along");
+    group.spec.along = Some(synod_api::Along {
+        revision: group.spec.revision + 1,
+        member: String::new(),
+    });
+    let mut next = synod_api::GroupRevision {
+        number: group.spec.revision,
+        template: group.spec.template.clone(),
+        app: group.spec.app.clone(),
+    };
+    next.number += 1;
+    group.spec.revisions.push(next);
+    assert!(is_last(&group, &one, &elsewhere(0)));
+    assert!(is_last(&group, &none, &elsewhere(1)));
+    assert!(!is_last(&group, &one, &elsewhere(1)));
+    assert!(!is_last(&group, &none, &elsewhere(2)));
 }

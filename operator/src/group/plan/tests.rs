@@ -12,6 +12,8 @@ fn desired() -> Desired {
         formed: true,
         rollout: true,
         revision: 0,
+        rolls: false,
+        along: None,
         elsewhere: Elsewhere::default(),
     }
 }
@@ -41,6 +43,9 @@ fn member(ordinal: usize) -> Seen {
             app_silent: false,
             replace_pod: false,
             due: 0,
+            newest: 0,
+            along: false,
+            may: None,
         }),
     }
 }
@@ -325,6 +330,7 @@ fn what_members_elsewhere_say_counts_and_not_how_many_there_are() {
         elsewhere: Elsewhere {
             voters: 2,
             voting,
+            answering: voting,
             unwell: unwell.iter().map(|&it| it.to_owned()).collect(),
         },
         ..desired()
@@ -433,6 +439,9 @@ fn play(seen: &mut [Seen], step: &Step, random: &mut impl FnMut() -> u32) {
                     app_silent: false,
                     replace_pod: false,
                     due: 0,
+                    newest: 0,
+                    along: false,
+                    may: None,
                 });
             }
             (Some(there), Some(heard)) if !heard.ready => {
@@ -548,6 +557,7 @@ fn switched(count: usize) -> (Desired, Vec<Seen>) {
     let mut seen = members(count);
     for it in &mut seen {
         heard(it).due = 1;
+        heard(it).newest = 1;
         heard(it).serving = false;
         pod(it).newest = true;
     }
@@ -657,4 +667,148 @@ fn the_leader_of_several_clusters_goes_when_the_hub_says_that_it_is_the_turn_of_
         matches!(next(&desired, &seen, at(0)), Step::Wait(_)),
         "votes are away"
     );
+}
+
+const ALONG: &str = "it is to run along with another revision of the app";
+
+/// Revision 1 runs along silently, what it begins with is everywhere, and the second member is next; the
+/// first leads.
+fn rolling(count: usize) -> (Desired, Vec<Seen>) {
+    let mut seen = members(count);
+    for it in &mut seen {
+        renew(it);
+        heard(it).newest = 1;
+        heard(it).may = Some(1);
+    }
+    let desired = Desired {
+        revision: 1,
+        rolls: true,
+        along: Some("notes-local-1".to_owned()),
+        ..desired()
+    };
+    (desired, seen)
+}
+
+/// Its copy is of the silent revision, and has caught up.
+fn run_silently(seen: &mut Seen) {
+    pod(seen).revision = 1;
+    heard(seen).due = 1;
+    heard(seen).serving = false;
+    heard(seen).along = true;
+}
+
+#[test]
+fn one_copy_gives_way_to_one_that_runs_along_while_all_are_well_and_another_answers() {
+    let (desired, seen) = rolling(3);
+    let goes = taken(1, ALONG, Care::Budget);
+    assert_eq!(next(&desired, &seen, at(0)), goes);
+    // Without a vote it answers all the same, and how others are must be known.
+    for (count, care) in [(4, Care::Budget), (3, Care::Votes)] {
+        let (desired, mut seen) = rolling(count);
+        seen[1].role = MemberRole::Observer;
+        let step = next(&desired, &seen, at(0));
+        assert_eq!(step, taken(1, ALONG, care));
+        assert!(step.needs_token());
+    }
+    // One that runs along already is as well as one that answers.
+    let mut two = seen.clone();
+    run_silently(&mut two[2]);
+    assert_eq!(next(&desired, &two, at(0)), goes);
+    let waits = |change: &dyn Fn(&mut Desired, &mut Vec<Seen>)| {
+        let (mut desired, mut seen) = rolling(3);
+        change(&mut desired, &mut seen);
+        match next(&desired, &seen, at(0)) {
+            Step::Wait(why) => why,
+            step => panic!("{step:?}"),
+        }
+    };
+    let why = waits(&|_, seen| {
+        run_silently(&mut seen[0]);
+        run_silently(&mut seen[2]);
+    });
+    assert!(why.contains("no other copy"), "{why}");
+    let why = waits(&|_, seen| heard(&mut seen[1]).may = None);
+    assert!(why.contains("has not got the state"), "{why}");
+    let why = waits(&|_, seen| heard(&mut seen[2]).serving = false);
+    assert!(why.contains("notes-local-2 is not caught up"), "{why}");
+    let why = waits(&|_, seen| seen[2].pod = None);
+    assert!(why.contains("is being replaced"), "{why}");
+    let why = waits(&|desired, _| {
+        desired.elsewhere = Elsewhere::hoped(2);
+        desired.elsewhere.unwell = vec!["notes-eu-0".to_owned()];
+    });
+    assert!(why.contains("notes-eu-0"), "{why}");
+    let why = waits(&|desired, _| {
+        desired.elsewhere = Elsewhere::hoped(2);
+        desired.elsewhere.voting = 0;
+    });
+    assert!(why.contains("majority"), "{why}");
+}
+
+#[test]
+fn only_whose_turn_it_is_goes_while_pods_are_made_of_the_silent_revision() {
+    let (desired, mut seen) = rolling(3);
+    pod(&mut seen[1]).revision = 1;
+    pod(&mut seen[0]).updated = false;
+    pod(&mut seen[2]).newest = false;
+    pod(&mut seen[2]).ready = false;
+    assert_eq!(next(&desired, &seen, at(0)), Step::Done);
+    heard(&mut seen[2]).replace_pod = true;
+    assert_eq!(next(&desired, &seen, at(0)), Step::Done);
+}
+
+#[test]
+fn the_leader_hands_over_before_its_copy_gives_way() {
+    let (mut desired, mut seen) = rolling(2);
+    desired.along = Some("notes-local-0".to_owned());
+    let expected = Step::Transfer {
+        from: "notes-local-0".to_owned(),
+        to: "notes-local-1".to_owned(),
+    };
+    assert_eq!(next(&desired, &seen, at(0)), expected);
+    for it in &mut seen {
+        heard(it).leader = "notes-local-1".to_owned();
+    }
+    let goes = taken(0, ALONG, Care::Votes);
+    assert_eq!(next(&desired, &seen, at(0)), goes);
+    // The only one here, and the only one that answers anywhere.
+    seen.truncate(1);
+    heard(&mut seen[0]).leader = "notes-eu-0".to_owned();
+    desired.elsewhere = Elsewhere::hoped(2);
+    let goes = taken(0, ALONG, Care::Budget);
+    assert_eq!(next(&desired, &seen, at(0)), goes);
+    desired.elsewhere.answering = 0;
+    assert!(matches!(next(&desired, &seen, at(0)), Step::Wait(_)));
+}
+
+#[test]
+fn the_last_copy_that_answers_stays_however_outdated_its_pod_is() {
+    let (mut desired, mut seen) = rolling(3);
+    desired.revision = 0;
+    desired.along = None;
+    run_silently(&mut seen[1]);
+    run_silently(&mut seen[2]);
+    pod(&mut seen[0]).updated = false;
+    match next(&desired, &seen, at(0)) {
+        Step::Wait(why) => assert!(why.contains("no other copy"), "{why}"),
+        step => panic!("{step:?}"),
+    }
+    pod(&mut seen[0]).updated = true;
+    pod(&mut seen[2]).updated = false;
+    assert_eq!(next(&desired, &seen, at(0)), delete(2, ROLL));
+}
+
+#[test]
+fn what_is_taken_back_goes_once_its_member_knows_and_not_while_that_knows_nothing_yet() {
+    let (mut desired, mut seen) = rolling(3);
+    desired.revision = 0;
+    desired.along = None;
+    run_silently(&mut seen[1]);
+    heard(&mut seen[1]).along = false;
+    assert_eq!(next(&desired, &seen, at(0)), Step::Done, "it catches up");
+    heard(&mut seen[1]).due = 0;
+    heard(&mut seen[1]).newest = 0;
+    assert_eq!(next(&desired, &seen, at(0)), Step::Done, "it has started");
+    heard(&mut seen[1]).newest = 1;
+    assert_eq!(next(&desired, &seen, at(0)), taken(1, REVISE, Care::Votes));
 }

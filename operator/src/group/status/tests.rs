@@ -390,3 +390,28 @@ fn what_came_of_a_snapshot_is_told_for_as_long_as_the_hub_asks() {
     group.spec.snapshot = None;
     assert_eq!(status(&group, &report(), at(3)).snapshot, None);
 }
+
+#[test]
+fn a_copy_that_runs_along_silently_is_caught_up_though_it_answers_nobody() {
+    let mut report = report();
+    let Some(Ok(said)) = &mut report.members[1].heard else {
+        panic!("it was heard");
+    };
+    said.serving = false;
+    said.revision_unfinished = true;
+    said.revision_newest = 1;
+    said.revision_running = Some(1);
+    said.revision_may = Some(1);
+    report.members[1].pod.as_mut().expect("there").app_revision = 1;
+    let found = status(&group(), &report, at(100));
+    let own = &found.members[1];
+    assert_eq!(own.state, MemberState::CaughtUp);
+    assert_eq!(
+        (own.running, own.made_of, own.may),
+        (Some(1), Some(1), Some(1))
+    );
+    // Whoever goes is gone, as far as it matters what its pod is of.
+    report.members[1].pod.as_mut().expect("there").leaving = true;
+    let found = status(&group(), &report, at(100));
+    assert_eq!(found.members[1].made_of, None);
+}

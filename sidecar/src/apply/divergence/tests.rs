@@ -331,6 +331,49 @@ fn without_a_majority_nobody_is_taken_out_and_it_is_told_once() {
 }
 
 #[test]
+fn who_comes_back_while_others_differ_is_not_vouched_for_beyond_where_it_differs_too() {
+    let mut comparer = comparer(3, OnDivergence::Quarantine);
+    for slot in 1..=3 {
+        rebuilt(&mut comparer, slot, 0);
+    }
+    says(&mut comparer, 1, 5, &usual());
+    says(&mut comparer, 2, 5, &other_body("other"));
+    // Its answer to that is lost.
+    says_nothing(&mut comparer, 3, 5);
+    let body = digest(&usual()).difference(&digest(&other_body("other")), |_| false);
+    let told = verdicts(&mut comparer);
+    assert!(
+        matches!(&told[..], [Verdict::NoMajority { part, .. }] if Some(part) == body.as_ref()),
+        "{told:?}"
+    );
+    rebuilt(&mut comparer, 3, 7);
+    says_nothing(&mut comparer, 1, 9);
+    says(&mut comparer, 2, 9, &other_body("other"));
+    says(&mut comparer, 3, 9, &other_body("third"));
+    assert_eq!(verdicts(&mut comparer), [], "that some differ is known");
+    assert_eq!(comparer.verified(id(3)), Slot(8));
+    for number in 1..=2 {
+        assert_eq!(comparer.verified(id(number)), Slot(4));
+    }
+    // One that is left of each is no agreement.
+    rebuilt(&mut comparer, 1, 7);
+    for number in 1..=3 {
+        says(&mut comparer, number, 10, &usual());
+    }
+    assert_eq!(comparer.verified(id(2)), Slot(4));
+    assert_eq!(comparer.verified(id(3)), Slot(8));
+    rebuilt(&mut comparer, 2, 7);
+    for number in 1..=3 {
+        says(&mut comparer, number, 11, &usual());
+    }
+    assert_eq!(
+        comparer.verified(id(3)),
+        Slot(11),
+        "nobody is left who differs"
+    );
+}
+
+#[test]
 fn a_status_class_that_differs_on_all_is_no_noise() {
     let mut comparer = comparer(3, OnDivergence::Quarantine);
     for (member, status) in [(1, 200), (2, 404), (3, 500)] {

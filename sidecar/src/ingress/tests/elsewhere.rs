@@ -1,5 +1,7 @@
 //! A member whose copy cannot serve, beside one whose copy can.
 
+use synod_paxos::{Configuration, Epoch, Incarnation, Member, Quorums, Role};
+
 use super::*;
 use crate::ingress::handover::fetch_answer;
 
@@ -245,15 +247,36 @@ async fn the_others_are_asked_before_an_outcome_is_called_unknown_or_gone() {
 }
 
 #[tokio::test]
+async fn a_member_whose_copy_does_not_serve_now_is_asked_too() {
+    let pair = Pair::new().await;
+    let members = [(1, Role::Voter), (2, Role::Voter), (3, Role::Witness)];
+    let members = members.map(|(id, role)| Member {
+        id: MemberId(id),
+        name: format!("notes-{id}"),
+        incarnation: Incarnation(id.into()),
+        role,
+        region: String::new(),
+    });
+    pair.here.double.node.send_modify(|status| {
+        status.serving = vec![MemberId(1)];
+        status.configuration = Some(Arc::new(Configuration {
+            epoch: Epoch(1),
+            members: members.to_vec(),
+            quorums: Quorums::Majority,
+            first_leader: MemberId(1),
+        }));
+    });
+    pair.answers_there();
+    let gone = Plan::Answer(Outcome::ResponseGone, None);
+    pair.here.double.plan([gone]);
+    let reply = pair.here.send("POST /notes", &[], "x").await;
+    assert_eq!((reply.status(), reply.body()), (201, "there"));
+}
+
+#[tokio::test]
 async fn what_a_snapshot_stands_for_here_is_asked_of_the_others() {
     let pair = Pair::new().await;
-    let first = CommandId {
-        member: MemberId(1),
-        boot: Boot(1),
-        sequence: 1,
-    };
-    let there = Some(response("there"));
-    pair.there.double.answered(first, Outcome::Executed, there);
+    pair.answers_there();
     let elsewhere = Plan::Answer(Outcome::Elsewhere, None);
     pair.here.double.plan([elsewhere]);
     let reply = pair.here.send("POST /notes", &[], "x").await;

@@ -29,6 +29,7 @@ impl EventLoop {
             leader: self.paxos.leader(),
             led_since_ns: self.leadership.since_ns(),
             promised: self.paxos.promised(),
+            accepted: self.paxos.accepted(),
             last: self.paxos.last(),
             commit,
             log_counts: self.log_counts && self.paxos.removed().is_none(),

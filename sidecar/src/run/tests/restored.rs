@@ -6,8 +6,8 @@ use http::{Method, StatusCode};
 use synod_paxos::Slot;
 
 use super::snapshots::line;
-use super::{Group, name};
-use crate::backup;
+use super::{Group, http, name};
+use crate::backup::{self, BackupError, Extent, Manifest};
 use crate::founding::{self, Founder, FoundingError};
 
 /// The slot of the request with this body.
@@ -23,6 +23,15 @@ fn slot_of(backup: &Path, body: &str) -> Slot {
 }
 
 impl Group {
+    /// A backup of what this member knows to be chosen.
+    async fn back_up(&self, number: usize, into: &Path) -> Manifest {
+        let group = self.running(number).member.node().status().borrow().group;
+        let group = group.expect("formed");
+        let member = self.operators_connector(number);
+        let made = backup::create(&member, group, "notes", Extent::Chosen, into, |_| {}).await;
+        made.expect("made")
+    }
+
     fn restore(&self, from: &Path, before: Option<Slot>) -> Result<(), FoundingError> {
         let config = self.config(1);
         let founder = Founder {
@@ -57,9 +66,7 @@ async fn a_group_goes_on_from_the_slot_before_a_mistake_with_other_members() {
     let folder = tempfile::tempdir().expect("folder");
     let into = folder.path().join("backup");
     let group = old.running(2).member.node().status().borrow().group;
-    let member = old.operators_connector(2);
-    let made = backup::create(&member, group.expect("formed"), "notes", &into, |_| {}).await;
-    let manifest = made.expect("made");
+    let manifest = old.back_up(2, &into).await;
 
     let mistake = slot_of(&into, "mistake");
     let mut new = Group::with_snapshots(6);
@@ -120,10 +127,7 @@ async fn all_of_a_backup_can_be_restored_and_a_founder_begins_once() {
     let wanted = old.add(1, "last").await;
     let folder = tempfile::tempdir().expect("folder");
     let into = folder.path().join("backup");
-    let group = old.running(1).member.node().status().borrow().group;
-    let member = old.operators_connector(1);
-    let made = backup::create(&member, group.expect("formed"), "notes", &into, |_| {}).await;
-    made.expect("made");
+    old.back_up(1, &into).await;
     drop(old);
 
     let mut new = Group::with_snapshots(6);
@@ -135,4 +139,67 @@ async fn all_of_a_backup_can_be_restored_and_a_founder_begins_once() {
     new.members[0].take().expect("runs").member.kill().await;
     new.start(1).await;
     assert!(new.show(1).await == wanted, "again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_lost_a_majority_goes_on_with_all_that_one_member_has_accepted() {
+    let mut old = Group::with_snapshots(6);
+    old.start_all().await;
+    old.form().await;
+    old.fill(0, &[1, 2, 3], 0).await;
+    let acknowledged = old.add(1, "acknowledged").await;
+    let status = old.admin_status(1).await;
+    let leader = (1..=3).find(|it| status.leader.as_ref() == Some(&name(*it)));
+    let leader = leader.expect("leads");
+    let member = old.operators_connector(leader);
+    let node = old.running(leader).member.node().status();
+    let group = node.borrow().group.expect("formed");
+    let folder = tempfile::tempdir().expect("folder");
+    let create = async |extent, name: &str| {
+        let into = folder.path().join(name);
+        let made = backup::create(&member, group, "notes", extent, &into, |_| {}).await;
+        made.map(|manifest| (into, manifest))
+    };
+    let early = create(Extent::Accepted, "early").await;
+    let early = early.expect_err("refused");
+    assert!(
+        matches!(&early, BackupError::Refused(words) if words.contains("follows a leader")),
+        "{early}"
+    );
+
+    for number in (1..=3).filter(|it| *it != leader) {
+        let gone = old.members[number - 1].take().expect("runs");
+        gone.member.kill().await;
+    }
+    let address = old.running(leader).member.addresses().http;
+    let unanswered = http(address, Method::POST, "/list", "accepted");
+    let unanswered = tokio::time::timeout(std::time::Duration::from_secs(1), unanswered).await;
+    assert!(!matches!(unanswered, Ok(Ok((status, _))) if status.is_success()));
+    let mut status = old.running(leader).member.node().status();
+    let alone = status
+        .wait_for(|it| it.leader.is_none())
+        .await
+        .expect("runs");
+    assert!(alone.last > alone.commit, "it has taken it");
+    drop(alone);
+
+    let (into, manifest) = create(Extent::Chosen, "chosen").await.expect("made");
+    assert_eq!(manifest.survivor, None);
+    let mut new = Group::with_snapshots(6);
+    new.restore(&into, None).expect("restored");
+    new.start(1).await;
+    assert!(new.show(1).await == acknowledged);
+
+    let (into, manifest) = create(Extent::Accepted, "accepted").await.expect("made");
+    assert!(
+        manifest
+            .survivor
+            .is_some_and(|it| it.chosen < manifest.through)
+    );
+    assert_eq!(backup::check(&into).expect("good"), manifest);
+    let mut new = Group::with_snapshots(6);
+    new.restore(&into, None).expect("restored");
+    new.start(1).await;
+    assert!(new.show(1).await == format!("{acknowledged},accepted"));
+    assert_ne!(new.admin_status(1).await.group, Some(group.to_string()));
 }

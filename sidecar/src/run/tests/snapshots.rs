@@ -18,7 +18,7 @@ use tonic::Code;
 
 use super::{Group, List, PATIENCE, name};
 use crate::admin::status::Status;
-use crate::backup::{self, BackupError, Found};
+use crate::backup::{self, BackupError, Extent, Found};
 use crate::config::state::{Call, Every, HttpSnapshot, Snapshot, SnapshotKind, State};
 use crate::identity::testing::names;
 use crate::identity::{Connector, Identity, Who};
@@ -268,13 +268,13 @@ async fn a_backup_is_a_snapshot_and_the_log_behind_it_and_damage_to_it_is_notice
     let into = folder.path().join("first");
     let id = group.running(2).member.node().status().borrow().group;
     let id = id.expect("formed");
-    let error = backup::create(&member, id, "notes", &into, |_| {}).await;
+    let error = backup::create(&member, id, "notes", Extent::Chosen, &into, |_| {}).await;
     assert!(matches!(error, Err(BackupError::NoSnapshot)), "{error:?}");
     assert!(backup::list(folder.path()).expect("listed").is_empty());
 
     group.fill(0, &[1, 2, 3], 0).await;
     let into = folder.path().join("second");
-    let manifest = backup::create(&member, id, "notes", &into, |_| {}).await;
+    let manifest = backup::create(&member, id, "notes", Extent::Chosen, &into, |_| {}).await;
     let manifest = manifest.expect("made");
     let status = group.admin_status(2).await;
     assert!(manifest.snapshot_slot >= status.base && manifest.through >= manifest.snapshot_slot);
@@ -290,7 +290,7 @@ async fn a_backup_is_a_snapshot_and_the_log_behind_it_and_damage_to_it_is_notice
         panic!("{listed:?}");
     };
     assert_eq!((path, found), (&into, &manifest));
-    let again = backup::create(&member, id, "notes", &into, |_| {}).await;
+    let again = backup::create(&member, id, "notes", Extent::Chosen, &into, |_| {}).await;
     assert!(matches!(again, Err(BackupError::Exists(_))), "{again:?}");
 
     let entries = into.join("entries");
@@ -305,7 +305,7 @@ async fn a_backup_is_a_snapshot_and_the_log_behind_it_and_damage_to_it_is_notice
     // Nobody else's log is given.
     let other = folder.path().join("third");
     let strange = GroupId([7; 16]);
-    let error = backup::create(&member, strange, "notes", &other, |_| {}).await;
+    let error = backup::create(&member, strange, "notes", Extent::Chosen, &other, |_| {}).await;
     let error = error.expect_err("refused").to_string();
     assert!(error.contains("another group"), "{error}");
 }

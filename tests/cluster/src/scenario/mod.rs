@@ -118,8 +118,10 @@ pub const ALL: &[Scenario] = scenarios! {
     "members/a region is left for another and taken again", true => members::region_left,
     "members/a claim is lost: its member is replaced, the leader's too", true => members::claim_lost,
     "revisions/the image is changed between two versions with different behaviour on one route", true => revisions::changed,
+    "revisions/a new version runs along first, and one that fails where the last does not never takes over", true => revisions::runs_along,
     "half-steps/the operators are killed at each of scaling to five members and back", true => steps::scaled,
     "half-steps/the operators are killed at each of replacing a claim", true => steps::claim_replaced,
     "half-steps/the operators are killed at each of two changes of the image", true => steps::image_changed,
+    "half-steps/the operators are killed at each of two changes of the image that run along first", true => steps::image_rolled,
     "bad-input/what is wrong is said in words, and ends when it is put right", false => bad_input::what_is_said,
 };

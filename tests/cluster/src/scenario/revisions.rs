@@ -18,7 +18,7 @@ use super::registers::{self, NAME};
 use super::state::{begin, end, status};
 use super::trace::Picture;
 use crate::Cluster;
-use crate::product::REGISTERS_NEXT;
+use crate::product::{REGISTERS_FAILS, REGISTERS_NEXT};
 use crate::service::{MemberPod, Service, member_pods, node_ports};
 use crate::watch::Watch;
 
@@ -31,17 +31,23 @@ const GAP: Duration = Duration::from_millis(50);
 /// One request: longer than the copies change over.
 const MOMENT: Duration = Duration::from_secs(30);
 /// Between two changes: enough to see that traffic goes on.
-const CALM: Duration = Duration::from_secs(2);
+pub(super) const CALM: Duration = Duration::from_secs(2);
 /// Saved by a request to the app.
 pub(super) const SAVED: &str = "{snapshot: {type: HTTP, every: {slots: 500}, http: {save: {method: GET, path: /state}, \
     restore: {method: PUT, path: /state}}}}";
+/// Three members, and how a new version takes over.
+pub(super) const SWITCH: &str = "replicas: 3\n  update: {strategy: Switch}";
+pub(super) const ROLLING: &str = "replicas: 3\n  update: {strategy: Rolling}";
+/// Longest time without an answer when nobody waits for a pod: one is taken out of the Service, and the leader
+/// hands over.
+const GAPLESS: Duration = Duration::from_secs(5);
 /// No registry has it.
 const NOWHERE: &str = "registry.example/nowhere:1";
 
 /// Who has answered at which slot, in the order in which one client saw it, and the longest time without
 /// an answer.
 #[derive(Default)]
-struct Heard {
+pub(super) struct Heard {
     answers: Vec<(u64, u64)>,
     longest: Duration,
 }
@@ -56,7 +62,7 @@ pub(super) async fn changed(settings: &Settings, report: &mut Report) -> Result<
     let before = Picture::take()?;
     let clusters = begin(settings, 2).await?;
     let cluster = clusters.first();
-    let service = registers::apply_with(cluster, "replicas: 3", SAVED, "").await?;
+    let service = registers::apply_with(cluster, SWITCH, SAVED, "").await?;
     service.wait("Ready", PATIENCE).await?;
     let watch = Watch::start(service)?;
     let entrances = node_ports(cluster, NAME).await?;
@@ -101,8 +107,106 @@ pub(super) async fn changed(settings: &Settings, report: &mut Report) -> Result<
         first.barrier < last,
         format!("the barriers are {} and {last}", first.barrier),
     );
-    check(&listeners.end().await?, first.barrier, report);
+    check(&listeners.end().await?, [0, 1], first.barrier, report);
     end(workload, clusters, before, report).await
+}
+
+/// Two versions run side by side before the new one takes over, and one that fails where the last does not
+/// never does.
+pub(super) async fn runs_along(settings: &Settings, report: &mut Report) -> Result<()> {
+    let before = Picture::take()?;
+    let clusters = begin(settings, 2).await?;
+    let cluster = clusters.first();
+    let service = registers::apply_with(cluster, ROLLING, SAVED, "").await?;
+    service.wait("Ready", PATIENCE).await?;
+    let watch = Watch::start(service)?;
+    let entrances = node_ports(cluster, NAME).await?;
+    let workload = Workload::start(&entrances, registers::plan());
+    let listeners = Listeners::start(cluster).await?;
+    able(&service).await?;
+
+    let leader = service.leader().await?;
+    let moment = watch.now();
+    let first = change(&service, REGISTERS_NEXT, 1, report).await?;
+    report.expect(
+        first.order.last() == Some(&leader),
+        format!("{leader} led and was not the last of {:?}", first.order),
+    );
+    let ready = watch.since(moment).remove("Ready").unwrap_or_default();
+    report.expect(
+        ready.contains(&"False RevisionRunsAlong".to_owned()),
+        format!("Ready was never False RevisionRunsAlong: {ready:?}"),
+    );
+    tokio::time::sleep(CALM).await;
+    disagrees(&service, report).await?;
+    tokio::time::sleep(CALM).await;
+    check_along(&listeners.end().await?, [0, 1], first.barrier, report);
+    end(workload, clusters, before, report).await
+}
+
+/// A version that fails at one route: clients never see that, and putting the template back ends it.
+async fn disagrees(service: &Service<'_>, report: &mut Report) -> Result<()> {
+    let began = Instant::now();
+    image(service, REGISTERS_FAILS).await?;
+    let said = service
+        .wait_until_said("Progressing", "RevisionsDisagree", PATIENCE)
+        .await?;
+    let found = began.elapsed();
+    for word in ["POST /which", "status 200", "500", "put the template back"] {
+        report.expect(said.contains(word), format!("no {word:?} in {said}"));
+    }
+    tokio::time::sleep(CALM).await;
+    let runs = running(service).await?;
+    report.expect(
+        runs.contains(&Some(1)),
+        format!("nobody answers any more, but copies are of {runs:?}"),
+    );
+    let began = Instant::now();
+    image(service, REGISTERS_NEXT).await?;
+    until_all_run(service, 1).await?;
+    service.wait("Ready", PATIENCE).await?;
+    report.say(format!(
+        "a version that fails at one route was told of after {:.1} s ({said}); taken back, all as desired \
+         after {:.1} s",
+        found.as_secs_f64(),
+        began.elapsed().as_secs_f64()
+    ));
+    // In force is still the one before.
+    barrier(service.hub, 1).await?;
+    Ok(())
+}
+
+/// The old version answers on behind the barrier, while the new one runs along; then that one does, and nobody
+/// else ever.
+pub(super) fn check_along(heard: &[Heard], versions: [u64; 2], barrier: u64, report: &mut Report) {
+    let all = || heard.iter().flat_map(|it| &it.answers);
+    let of = |wanted: u64| all().filter(move |it| it.1 == wanted).map(|it| it.0);
+    let [old, new] = versions;
+    let (last_old, first_new) = (of(old).max(), of(new).min());
+    let along = of(old).filter(|it| *it > barrier).count();
+    let longest = heard.iter().map(|it| it.longest).max().unwrap_or_default();
+    report.say(format!(
+        "barrier {barrier}; the last answer of the old version at {last_old:?}, the first of the new one at \
+         {first_new:?}; {along} answers while both ran, {} behind; at most {:.2} s without an answer",
+        of(new).count(),
+        longest.as_secs_f64()
+    ));
+    report.expect(
+        last_old < first_new,
+        "the new version answered before it had taken over, or the old one after",
+    );
+    report.expect(
+        along > 20 && of(new).count() > 20,
+        "too few answers to show anything",
+    );
+    report.expect(
+        all().all(|it| versions.contains(&it.1)),
+        "a client was answered by a version that never took over",
+    );
+    report.expect(
+        longest < GAPLESS,
+        format!("{:.2} s without an answer", longest.as_secs_f64()),
+    );
 }
 
 /// What became of a change.
@@ -161,10 +265,11 @@ async fn broken(service: &Service<'_>, report: &mut Report) -> Result<u64> {
     barrier(service.hub, 3).await
 }
 
-/// Revisions come with the second version of the members' protocol, which is agreed on once all are there.
+/// Such that run along come with the third version of the members' protocol, which is agreed on once all are
+/// there.
 pub(super) async fn able(service: &Service<'_>) -> Result<()> {
     let began = Instant::now();
-    while service.object().await?["status"]["protocol"]["current"].as_u64() < Some(2) {
+    while service.object().await?["status"]["protocol"]["current"].as_u64() < Some(3) {
         if began.elapsed() > PATIENCE {
             bail!("the protocol is not raised");
         }
@@ -245,13 +350,13 @@ pub(super) async fn barrier(cluster: &Cluster, revision: u64) -> Result<u64> {
 }
 
 /// Which version answers follows from the slot: the first is never answered by again.
-fn check(heard: &[Heard], switched: u64, report: &mut Report) {
+pub(super) fn check(heard: &[Heard], versions: [u64; 2], switched: u64, report: &mut Report) {
     let mut counts = [0_usize; 2];
     for (slot, revision) in heard.iter().flat_map(|it| &it.answers) {
-        let expected = u64::from(*slot > switched);
-        counts[usize::from(*slot > switched)] += 1;
+        let behind = usize::from(*slot > switched);
+        counts[behind] += 1;
         report.expect(
-            *revision == expected,
+            *revision == versions[behind],
             format!(
                 "slot {slot} was answered by version {revision}, and the barrier is {switched}"
             ),
@@ -286,7 +391,7 @@ impl Listeners {
         Ok(Self { ends, tasks })
     }
 
-    async fn end(self) -> Result<Vec<Heard>> {
+    pub(super) async fn end(self) -> Result<Vec<Heard>> {
         self.ends.store(true, Ordering::SeqCst);
         let mut all = Vec::new();
         for task in self.tasks {
@@ -300,17 +405,23 @@ async fn listen(client: Client, ends: Arc<AtomicBool>) -> Result<Heard> {
     let (mut heard, mut last) = (Heard::default(), Instant::now());
     while !ends.load(Ordering::SeqCst) {
         let asked = client.send(request("POST", "/which", "{}"), MOMENT).await;
+        // A version says which one it is also when it fails.
         if let Ok(answer) = asked
-            && answer.status == 200
+            && let Some(revision) = revision_of(&answer.body)
         {
             let slot = answer.slot().context("no Synod-Slot")?;
-            let body: Value = serde_json::from_slice(&answer.body)?;
-            let revision = body["revision"].as_u64().context("no revision")?;
             heard.answers.push((slot, revision));
             heard.longest = heard.longest.max(last.elapsed());
             last = Instant::now();
         }
         tokio::time::sleep(GAP).await;
     }
+    heard.longest = heard.longest.max(last.elapsed());
     Ok(heard)
+}
+
+/// Of an app's answer; those of members alone name none.
+fn revision_of(body: &[u8]) -> Option<u64> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    body["revision"].as_u64()
 }

@@ -12,7 +12,9 @@ use synod_system::workload::Workload;
 
 use super::Settings;
 use super::registers::{self, NAME};
-use super::revisions::{SAVED, able, barrier, image, running};
+use super::revisions::{
+    CALM, Listeners, ROLLING, SAVED, SWITCH, able, barrier, check, check_along, image, running,
+};
 use super::state::{begin, end};
 use super::trace::Picture;
 use crate::Cluster;
@@ -77,25 +79,53 @@ pub(super) async fn claim_replaced(settings: &Settings, report: &mut Report) -> 
 }
 
 pub(super) async fn image_changed(settings: &Settings, report: &mut Report) -> Result<()> {
+    images(Strategy::Switch, settings, report).await
+}
+
+pub(super) async fn image_rolled(settings: &Settings, report: &mut Report) -> Result<()> {
+    images(Strategy::Rolling, settings, report).await
+}
+
+/// How a new version takes over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Strategy {
+    Switch,
+    Rolling,
+}
+
+async fn images(how: Strategy, settings: &Settings, report: &mut Report) -> Result<()> {
     let before = Picture::take()?;
     let clusters = begin(settings, 2).await?;
-    let trial = Trial::start(clusters.first()).await?;
+    // Told, by the hub: it is recorded, then it begins, and one that runs along has its pods one by one.
+    let (members, least) = match how {
+        Strategy::Switch => (SWITCH, 5),
+        Strategy::Rolling => (ROLLING, 8),
+    };
+    let trial = Trial::start_with(clusters.first(), members).await?;
     let cluster = trial.service.hub;
     let mut barriers = Vec::new();
-    for (revision, to) in [(1, REGISTERS_NEXT), (2, REGISTERS)] {
+    for (revision, to, versions) in [(1, REGISTERS_NEXT, [0, 1]), (2, REGISTERS, [1, 0])] {
+        let listeners = Listeners::start(cluster).await?;
         image(&trial.service, to).await?;
         let is = |it: &Seen| {
             let runs = it.running.iter().filter(|it| **it == Some(revision));
             runs.count() == 3
         };
         let what = format!("to revision {revision}");
-        trial.disturbed(&what, 5, is, report).await?;
+        trial.disturbed(&what, least, is, report).await?;
+        tokio::time::sleep(CALM).await;
         let runs = running(&trial.service).await?;
         report.expect(
             runs == [Some(revision); 3],
             format!("copies are of {runs:?}"),
         );
-        barriers.push(barrier(cluster, revision).await?);
+        let barrier = barrier(cluster, revision).await?;
+        barriers.push(barrier);
+        let heard = listeners.end().await?;
+        match how {
+            Strategy::Switch => check(&heard, versions, barrier, report),
+            Strategy::Rolling => check_along(&heard, versions, barrier, report),
+        }
     }
     report.say(format!("the revisions begin behind the slots {barriers:?}"));
     end(trial.workload, clusters, before, report).await
@@ -136,7 +166,11 @@ impl Seen {
 
 impl<'a> Trial<'a> {
     async fn start(cluster: &'a Cluster) -> Result<Self> {
-        let service = registers::apply_with(cluster, "replicas: 3", SAVED, "").await?;
+        Self::start_with(cluster, SWITCH).await
+    }
+
+    async fn start_with(cluster: &'a Cluster, members: &str) -> Result<Self> {
+        let service = registers::apply_with(cluster, members, SAVED, "").await?;
         service.wait("Ready", PATIENCE).await?;
         able(&service).await?;
         let entrances = node_ports(cluster, NAME).await?;
@@ -205,7 +239,7 @@ impl<'a> Trial<'a> {
             });
             words.collect::<Vec<_>>().join(" ")
         });
-        let form = "--output=jsonpath={.spec.change} {.spec.revise} {.spec.revision} \
+        let form = "--output=jsonpath={.spec.change} {.spec.revise} {.spec.along} {.spec.revision} \
                     {.spec.revisions[*].number} {.spec.members[*].name}";
         let told = ["get", "rgrp", NAME, form, "--ignore-not-found"];
         Ok(Seen {

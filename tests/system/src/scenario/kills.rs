@@ -146,6 +146,8 @@ pub(super) async fn at_every_step(settings: &Settings, report: &mut Report) -> a
             keys: 300,
             read_percent: 40,
             seed: settings.seed.wrapping_mul(977).wrapping_add(groups as u64),
+            // All three may have been killed between the first try and the next.
+            may_lose_responses: true,
             ..Plan::default()
         };
         let workload = Workload::start(&group.addresses(), plan);

@@ -47,10 +47,11 @@ fn listen(group: &Group, index: u32, ends: &Arc<AtomicBool>) -> JoinHandle<anyho
             let asked = client
                 .send(request("POST", "/which", "{}"), 15 * SECOND)
                 .await;
+            // A version that answers otherwise is heard, too; who refuses a request is no version.
             if let Ok(answer) = asked
-                && answer.status == 200
+                && let Some(said) = read(&answer)?
             {
-                heard.answers.push(read(&answer)?);
+                heard.answers.push(said);
                 heard.longest = heard.longest.max(last.elapsed());
                 last = Instant::now();
             }
@@ -60,7 +61,13 @@ fn listen(group: &Group, index: u32, ends: &Arc<AtomicBool>) -> JoinHandle<anyho
     })
 }
 
-fn read(answer: &Answer) -> anyhow::Result<(u64, u64)> {
+/// The slot, and the version that has answered; `None`: it is no answer of the app's.
+fn read(answer: &Answer) -> anyhow::Result<Option<(u64, u64)>> {
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let Some(revision) = body["revision"].as_u64() else {
+        ensure!(answer.status != 200, "no revision in {body}");
+        return Ok(None);
+    };
     let slot = answer.headers.get("synod-slot").context("no Synod-Slot")?;
     let slot = slot
         .to_str()?
@@ -68,9 +75,7 @@ fn read(answer: &Answer) -> anyhow::Result<(u64, u64)> {
         .next()
         .unwrap_or_default()
         .parse()?;
-    let body: Value = serde_json::from_slice(&answer.body)?;
-    let revision = body["revision"].as_u64().context("no revision")?;
-    Ok((slot, revision))
+    Ok(Some((slot, revision)))
 }
 
 /// The slot that a switch names.
@@ -206,7 +211,7 @@ pub(super) async fn taken_back(settings: &Settings, report: &mut Report) -> anyh
         .send(request("POST", "/which", "{}"), 15 * SECOND)
         .await?;
     report.expect(
-        read(&answer)?.1 == 0,
+        read(&answer)?.is_some_and(|(_, version)| version == 0),
         format!("after a new start: {}", answer.text()),
     );
     group.stop().await?;
