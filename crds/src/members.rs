@@ -9,13 +9,16 @@
 //!
 //! - one change at a time, and none before the last has settled (M6);
 //! - a member joins without a vote, and gets one, as the only one of its change, when it has caught up
-//!   (M2);
+//!   (M2); a witness comes with its vote, while a quorum is heard without it;
+//! - where there are witnesses, no copy that has the log goes before enough of the others have it (W5);
 //! - a change takes away one vote at most, and leaves voters of which a quorum is heard; the leader's
 //!   is the last to go;
 //! - whoever is to come is there before anybody goes;
 //! - nobody goes for being silent: only who is not wanted, or whose disk is another one.
 //!
 //! A member's region is that which it joined with.
+
+mod left;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -227,9 +230,22 @@ impl Situation<'_> {
                 None => {}
             }
         }
-        // Whoever is to come is there before anybody goes.
-        let step = first_wait.or_else(|| self.shrink());
+        // Whoever is to come is there before anybody goes, but for those that are not there themselves: a
+        // witness may come, or have the log, only without them.
+        let step = match &first_wait {
+            Some(Step::Wait { until, member }) if self.may_wait_for_the_silent(*until, member) => {
+                self.shrink(|it| !self.is_heard(it)).or(first_wait)
+            }
+            Some(_) => first_wait,
+            None => self.shrink(|_| true),
+        };
         step.map_or(Step::Nothing, |it| self.guarded(it))
+    }
+
+    fn may_wait_for_the_silent(&self, until: Until, member: &str) -> bool {
+        let is_witness = |it: &Member| it.role == MemberRole::Witness;
+        until == Until::Quorum
+            || (until == Until::CaughtUp && self.member(member).is_some_and(is_witness))
     }
 
     /// Nothing is chosen without a quorum of the members as they are.
@@ -262,7 +278,12 @@ impl Situation<'_> {
             // The rest is heard if a quorum is: what goes here is heard no more.
             let is_held = self.held && !self.given_up.contains(&old.incarnation);
             let held = is_held.then_some(Until::Poison);
+            // In the place of one that has none, a witness' vote is one more.
+            let is_new_vote = wanted.role == MemberRole::Witness && !votes(old.role);
+            let few = is_new_vote && !self.is_quorum_heard_besides_a_new_vote();
+            let few = few || !self.has_copy_without(old);
             let why_not = self.why_not_in(&wanted.name, process).or(held);
+            let why_not = why_not.or(few.then_some(Until::Quorum));
             match why_not {
                 None => {
                     return Some(self.change(vec![leave(old), join(wanted, process)]));
@@ -342,9 +363,10 @@ impl Situation<'_> {
     }
 
     /// Those that are not wanted, or not as voters: first the ones without a vote, all at once; then
-    /// the silent ones, then the highest numbers, and the leader last. Who runs the app and is to be a
-    /// witness, or the other way round, goes, and comes back with an empty disk.
-    fn shrink(&self) -> Option<Step> {
+    /// those that change their kind, the silent ones, then the highest numbers, and the leader last. Who runs
+    /// the app and is to be a witness, or the other way round, goes, and comes back with an empty disk before
+    /// others go.
+    fn shrink(&self, may_go: impl Fn(&Member) -> bool) -> Option<Step> {
         let role = |it: &Member| {
             let mut wanted = self.wanted.iter();
             wanted
@@ -355,11 +377,11 @@ impl Situation<'_> {
         let members = &self.group.members;
         let surplus: Vec<_> = members
             .iter()
-            .filter(|it| !votes(it.role) && goes(it))
+            .filter(|it| !votes(it.role) && goes(it) && may_go(it))
             .collect();
         let mut voters: Vec<_> = members
             .iter()
-            .filter(|it| votes(it.role) && role(it) != Some(it.role))
+            .filter(|it| votes(it.role) && role(it) != Some(it.role) && may_go(it))
             .collect();
         let first = surplus.first().or(voters.first())?;
         if self.held {
@@ -371,16 +393,22 @@ impl Situation<'_> {
         voters.sort_by_key(|it| {
             let leads = it.name == self.group.leader;
             (
+                !role(it).is_some_and(|role| is_other_kind(it.role, role)),
                 leads,
                 self.is_heard(it),
                 std::cmp::Reverse(ordinal(&it.name)),
             )
         });
-        let spared = voters
+        let mut spared = voters
             .iter()
-            .find(|it| self.is_quorum_heard_without(Some(it)));
-        let Some(next) = spared else {
-            return Some(wait(Until::Quorum, &voters[0].name));
+            .filter(|it| self.is_quorum_heard_without(Some(it)) && self.has_copy_without(it));
+        let next = spared.clone().find(|it| self.copy_missing(it).is_none());
+        let Some(next) = next else {
+            let missing = spared.find_map(|it| self.copy_missing(it));
+            return Some(missing.map_or_else(
+                || wait(Until::Quorum, &voters[0].name),
+                |it| wait(Until::CaughtUp, &it.name),
+            ));
         };
         let change = if goes(next) {
             leave(next)
@@ -406,24 +434,6 @@ impl Situation<'_> {
     fn is_of_earlier_life(&self, name: &str) -> bool {
         let process = self.process(name);
         process.is_some_and(|it| self.group.former.contains(&it.incarnation))
-    }
-
-    /// Whether the leader hears a quorum of the voters, without this one if any. One whose disk is
-    /// another is not the one that is in the group.
-    fn is_quorum_heard_without(&self, but: Option<&Member>) -> bool {
-        let voters = || {
-            let members = self.group.members.iter();
-            members.filter(|it| votes(it.role) && but.is_none_or(|but| but.id != it.id))
-        };
-        let heard = voters().filter(|it| self.is_heard(it)).count();
-        heard * 2 > voters().count()
-    }
-
-    /// Whether the leader hears a quorum of the voters and one more, without that one.
-    fn is_quorum_heard_besides_a_new_vote(&self) -> bool {
-        let voters = || self.group.members.iter().filter(|it| votes(it.role));
-        let heard = voters().filter(|it| self.is_heard(it)).count();
-        heard * 2 > voters().count() + 1
     }
 
     fn is_heard(&self, member: &Member) -> bool {

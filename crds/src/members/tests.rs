@@ -365,6 +365,94 @@ fn witnesses_come_one_by_one_while_a_quorum_is_heard_without_them() {
 }
 
 #[test]
+fn a_vote_more_waits_for_a_quorum_also_in_the_place_of_one_that_had_none() {
+    let mut three = wanted(&THREE);
+    three[2].role = MemberRole::Witness;
+    let mut there = there(&THREE);
+    says(&mut there, "a-2", "new", true);
+    let one = group(&["Va-0", "Oa-1", "Oa-2"]);
+    let after_the_vote = look(&three, &one, &there).step;
+    assert_eq!(after_the_vote.to_string(), "a-1 becomes a voter");
+    let mut waits = one.clone();
+    waits.members[1].caught_up = false;
+    assert_eq!(
+        step(&three, &waits, &there),
+        "a-2 leaves (number 3)",
+        "what is lost of it may go, and it comes later"
+    );
+    let two = group(&["Va-0", "Va-1", "Oa-2"]);
+    let step = step(&three, &two, &there);
+    assert_eq!(
+        step,
+        "a-2 leaves (number 3); a-2 joins with an empty log, as a witness"
+    );
+}
+
+#[test]
+fn a_witness_does_not_wait_for_whoever_is_lost_and_not_wanted() {
+    let mut three = wanted(&THREE);
+    three[2].role = MemberRole::Witness;
+    let mut there = there(&["a-0", "a-1", "b-0"]);
+    says(&mut there, "a-2", "new", true);
+    // Two of four would be none.
+    let before = group(&["Va-0", "Va-1", "vb-0"]);
+    assert_eq!(step(&three, &before, &there), "b-0 leaves (number 3)");
+    let heard = group(&["Va-0", "va-1", "Vb-0"]);
+    assert_eq!(
+        look(&three, &heard, &there).step,
+        wait(Until::Quorum, "a-2")
+    );
+    // What it is to begin behind, too few copies have as long as that one counts.
+    says(&mut there, "a-2", "life-of-a-2", true);
+    let mut in_it = group(&["Va-0", "Va-1", "Wa-2", "vb-0"]);
+    in_it.members[2].caught_up = false;
+    assert_eq!(step(&three, &in_it, &there), "b-0 leaves (number 4)");
+}
+
+#[test]
+fn w5_where_there_are_witnesses_the_state_stays_in_enough_hands() {
+    let mut two = wanted(&["a-0", "a-1", "a-2"]);
+    two[2].role = MemberRole::Witness;
+    let there = there(&["a-0", "a-1", "a-2", "b-0"]);
+    let mut all = group(&["Va-0", "Va-1", "Wa-2", "Vb-0"]);
+    assert_eq!(step(&two, &all, &there), "b-0 leaves (number 4)");
+    all.members[1].caught_up = false;
+    assert_eq!(
+        look(&two, &all, &there).step,
+        wait(Until::CaughtUp, "a-1"),
+        "it would be the witness that makes the quorum"
+    );
+    let mut without = group(&["Va-0", "Va-1", "Vb-0"]);
+    without.members[1].caught_up = false;
+    assert_eq!(
+        step(&wanted(&["a-0", "a-1"]), &without, &there),
+        "b-0 leaves (number 3)",
+        "both must have what is chosen"
+    );
+}
+
+#[test]
+fn a_group_is_never_left_without_a_copy() {
+    let one = wanted(&["a-0"]);
+    let mut there = there(&["a-0", "a-1"]);
+    let before = group(&["Wa-0", "Va-1"]);
+    assert_eq!(
+        step(&one, &before, &there),
+        "a-0 leaves (number 1)",
+        "it comes back as a copy before the other goes"
+    );
+    let silent = group(&["Va-1", "wa-0"]);
+    assert_eq!(look(&one, &silent, &there).step, wait(Until::Quorum, "a-0"));
+    let mut three = wanted(&THREE);
+    three[1].role = MemberRole::Witness;
+    three[2].role = MemberRole::Witness;
+    says(&mut there, "a-0", "new", true);
+    there.insert("a-2".to_owned(), there["a-1"].clone());
+    let lost = group(&["Va-0", "Wa-1", "Wa-2"]);
+    assert_eq!(look(&three, &lost, &there).step, wait(Until::Quorum, "a-0"));
+}
+
+#[test]
 fn nobody_is_taken_out_while_a_request_is_undecided_and_joining_goes_on() {
     let mut there = there(&["a-0", "a-1", "a-2", "a-3"]);
     let held = |wanted: &[Wanted], group: &Group, there: &There| {

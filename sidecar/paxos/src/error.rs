@@ -232,6 +232,15 @@ pub enum ReconfigureRefused {
         /// Who.
         member: MemberId,
     },
+    /// Witnesses have no state of the app, and what copies lack of the log, all others may have forgotten.
+    #[error(
+        "too few of the members that run the app and stay voters have the log, and witnesses cannot give \
+         them a state: wait until they have caught up, or remove those that will not come back"
+    )]
+    FewCopies {
+        /// Which have not caught up, by number.
+        members: Vec<MemberId>,
+    },
     /// A change may make one member a voter, so that no quorum rests on logs that are not there yet.
     #[error("only one member can become a voter at a time: change them one after the other")]
     ManyNewVoters {

@@ -23,7 +23,8 @@ impl Paxos {
     ///
     /// A change may do anything but give more than one member a vote, and that one has to be an
     /// observer that has caught up, or a witness that is new: it has no state to get, and a quorum is
-    /// heard without it. Whoever is a witness is one for all its life, and nobody else becomes one.
+    /// heard without it. Whoever is a witness is one for all its life, and nobody else becomes one. Where
+    /// there are witnesses, no copy gives up its vote before enough of the others have the log.
     /// [`Self::best_first_leader`] says whom to name as first leader.
     pub fn propose_configuration(
         &mut self,
@@ -111,6 +112,10 @@ impl Paxos {
         if let Some(member) = lacking.find(|it| !self.has_caught_up(*it)) {
             return Err(ReconfigureRefused::NotCaughtUp { member });
         }
+        let members = self.copies_missing(next);
+        if !members.is_empty() {
+            return Err(ReconfigureRefused::FewCopies { members });
+        }
         let silent = voters
             .iter()
             .filter(|voter| **voter != self.me && !self.is_with(**voter));
@@ -123,6 +128,23 @@ impl Paxos {
             return Err(ReconfigureRefused::Unheard { members });
         }
         Ok(())
+    }
+
+    /// A quorum with witnesses in it has the log, and that may begin behind a state that only copies have:
+    /// so no copy that is there gives up its vote before enough of the others are. Which of them are not.
+    fn copies_missing(&self, next: &Configuration) -> Vec<MemberId> {
+        let is_copy = |it: &Member| it.role == Role::Voter;
+        let is_there = |it: MemberId| it == self.me || self.has_caught_up(it);
+        let has_witness = next.members.iter().any(|it| it.role == Role::Witness);
+        let mut copies = self.configuration().members.iter().filter(|it| is_copy(it));
+        let goes = copies.any(|it| is_there(it.id) && !next.member(it.id).is_some_and(is_copy));
+        let copies = next.members.iter().filter(|it| is_copy(it));
+        let (there, missing): (Vec<_>, Vec<_>) =
+            copies.map(|it| it.id).partition(|it| is_there(*it));
+        if has_witness && goes && there.len() < next.enough_copies() {
+            return missing;
+        }
+        Vec::new()
     }
 
     /// As far as this leader knows: a member of this epoch that it hears, within a window of its log.

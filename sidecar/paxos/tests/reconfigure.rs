@@ -524,6 +524,47 @@ fn m2_a_new_witness_is_no_part_of_the_quorum_that_must_be_heard() {
     write(&mut net, id(1), 2);
 }
 
+#[test]
+fn w5_no_copy_that_has_the_log_gives_up_its_vote_before_enough_of_the_others_have_it() {
+    let all = [(1, Voter), (2, Voter), (3, Voter), (4, Voter), (5, Witness)];
+    let mut net = Net::with(&[Voter; 4], Quorums::Majority, Settings::default());
+    net.elect_member(id(1));
+    net.run(300);
+    net.change_now(&all);
+    net.join(5);
+    net.run(500);
+    net.crash(id(4));
+    net.run(1000);
+    write(&mut net, id(1), 3);
+    // A quorum of what would be left is heard, and may know of the log what 4 needs no more.
+    let members = vec![id(4)];
+    let few = Err(ReconfigureRefused::FewCopies { members });
+    assert_eq!(net.change(&[(1, Voter), (4, Voter), (5, Witness)]), few);
+    let without_a_vote = [
+        (1, Voter),
+        (2, Observer),
+        (3, Observer),
+        (4, Voter),
+        (5, Witness),
+    ];
+    assert_eq!(net.change(&without_a_vote), few);
+    // Who is away may go, and those that stay have the log.
+    net.change_now(&[(1, Voter), (2, Voter), (3, Voter), (5, Witness)]);
+    net.change_now(&[(1, Voter), (2, Voter), (5, Witness)]);
+    write(&mut net, id(1), 2);
+}
+
+#[test]
+fn w5_without_a_witness_the_quorums_see_to_it_that_the_state_is_left() {
+    let mut net = Net::with(&[Voter; 4], Quorums::Majority, Settings::default());
+    net.elect_member(id(1));
+    net.run(300);
+    net.crash(id(4));
+    net.run(1000);
+    write(&mut net, id(1), 3);
+    net.change_now(&[(1, Voter), (2, Voter), (4, Voter)]);
+}
+
 /// Three voters, an observer and a witness.
 const WITH_4_AND_A_WITNESS: [(u32, Role); 5] = [
     (1, Voter),

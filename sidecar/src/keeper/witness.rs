@@ -3,7 +3,9 @@
 //! begins: policy, members, keys and skips, by which its entrance classifies requests, and by which it
 //! leads while nobody else can. So it saves them, as a snapshot without a state, which nobody else is ever
 //! offered; and if it is behind everybody's log, it gets those of another member's snapshot, without the
-//! state behind them.
+//! state behind them. Such a one, too, is used only as far as enough copies have snapshots: until then it has
+//! no log, and so votes for nothing. Or else its vote would make good for the log of a witness before it,
+//! and a copy that is away and lacks what that one kept would find nobody who has it.
 
 use std::time::Duration;
 
@@ -39,7 +41,7 @@ pub(super) async fn look(handle: &Handle, channels: &Channels) -> Result<Slot, S
 }
 
 /// What enough of the members that run the app say that they have. Who does not answer has nothing.
-async fn held_by_copies(handle: &Handle, channels: &Channels) -> Slot {
+pub(super) async fn held_by_copies(handle: &Handle, channels: &Channels) -> Slot {
     let node = handle.node.status().borrow().clone();
     let (Some(group), Some(configuration)) = (node.group, &node.configuration) else {
         return Slot::ZERO;

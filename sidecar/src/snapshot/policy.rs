@@ -78,22 +78,27 @@ pub struct Source {
     pub standing: Standing,
 }
 
-/// Up to where a witness may forget its log (rule W5): what enough members that run the app have in
-/// snapshots of their own. `newest`: of a member the newest usable one, 0 if it has none or is not heard.
+/// Up to where a witness may forget its log, or begin behind what it never had (rule W5): what enough members
+/// that run the app have in snapshots of their own. `newest`: of a member the newest usable one, 0 if it has
+/// none or is not heard.
 ///
-/// Enough is a majority of them, and one more than the votes that may be lost: whatever is lost, one of
-/// them is left, or the log.
+/// Enough is a majority of those that run the app, and of the voters among them one more than the votes that
+/// may be lost ([`Configuration::enough_copies`]): whatever is lost, one of these is left, or the log.
 pub fn held(configuration: &Configuration, newest: impl Fn(MemberId) -> Slot) -> Slot {
-    let members = configuration.members.iter();
-    let copies = members.filter(|it| it.role != Role::Witness);
-    let mut slots: Vec<Slot> = copies.map(|it| newest(it.id)).collect();
-    slots.sort_unstable_by(|a, b| b.cmp(a));
-    let votes = configuration.voters().count();
-    let quorums = configuration.quorums;
-    let losses = votes - quorums.phase1(votes).max(quorums.phase2(votes));
-    let enough = (slots.len() / 2 + 1).max(losses + 1).min(slots.len());
-    let last = slots.get(enough.wrapping_sub(1));
-    last.copied().unwrap_or_default()
+    let had_by = |enough: usize, counts: fn(Role) -> bool| {
+        let members = configuration.members.iter();
+        let members = members.filter(|it| counts(it.role));
+        let mut slots: Vec<Slot> = members.map(|it| newest(it.id)).collect();
+        slots.sort_unstable_by(|a, b| b.cmp(a));
+        let last = slots.get(enough.wrapping_sub(1));
+        last.copied().unwrap_or_default()
+    };
+    let runs_app = |role: Role| role != Role::Witness;
+    let copies = configuration.members.iter();
+    let copies = copies.filter(|it| runs_app(it.role)).count();
+    let by_most = had_by(copies / 2 + 1, runs_app);
+    let by_voters = had_by(configuration.enough_copies(), |role| role == Role::Voter);
+    by_most.min(by_voters)
 }
 
 /// Whose turn it is; `None`: nobody's, or somebody is at it.
@@ -213,9 +218,19 @@ mod tests {
         let (v, o, w) = (Role::Voter, Role::Observer, Role::Witness);
         assert_eq!(held(&[v, v, w], &[30, 20, 99]), 20, "either may be lost");
         assert_eq!(held(&[v, v, w], &[30, 0, 99]), 0);
-        assert_eq!(held(&[v, v, o, w], &[10, 30, 20, 0]), 20);
-        assert_eq!(held(&[v, v, v, v, w], &[10, 30, 20, 40, 0]), 20, "3 of 4");
-        // Of five votes two may be lost: a majority of the copies is not enough.
+        assert_eq!(
+            held(&[v, v, o, w], &[10, 30, 20, 0]),
+            10,
+            "an observer has no vote"
+        );
+        assert_eq!(held(&[v, v, o, o, w], &[30, 30, 20, 0, 0]), 20, "3 of 4");
+        assert_eq!(
+            held(&[v, v, v, v, w], &[10, 30, 20, 40, 0]),
+            20,
+            "two may be lost"
+        );
+        // Of five votes two may be lost: a majority of the copies is not enough, since if it is those two
+        // that go, one copy and two witnesses are a quorum.
         assert_eq!(held(&[v, v, v, w, w], &[10, 30, 20, 0, 0]), 10);
         // Whoever loses the only copy has lost its state, whatever a witness has.
         assert_eq!(held(&[v, w, w], &[10, 0, 0]), 10);

@@ -137,6 +137,19 @@ impl World {
         up.count() * 2 > voters().count()
     }
 
+    /// Of a group with witnesses, one that runs the app and has the log is left.
+    fn keeps_state_without(&self, name: &str) -> bool {
+        let mut members = self.group.members.iter();
+        let all = || self.group.members.iter();
+        let has = |it: &Member| it.role == MemberRole::Voter && it.name != name && self.has_log(it);
+        !all().any(|it| it.role == MemberRole::Witness) || members.any(has)
+    }
+
+    fn has_log(&self, member: &Member) -> bool {
+        let place = self.places.get(&member.name);
+        self.is_up(member) && place.is_some_and(|it| it.behind == 0)
+    }
+
     /// What the leader sees now, and who that is.
     fn hear(&mut self) {
         let mut members = std::mem::take(&mut self.group.members);
@@ -167,7 +180,7 @@ impl World {
         let names: Vec<_> = self.places.keys().cloned().collect();
         let name = &names[self.dice.below(names.len())];
         // Whom the group cannot do without is spared: what is asked is what the plan does.
-        let spared = self.is_whole_without(Some(name));
+        let spared = self.is_whole_without(Some(name)) && self.keeps_state_without(name);
         if faults && spared && self.dice.once_in(6) {
             self.places.get_mut(name).expect("drawn").up = false;
         } else if faults && spared && self.dice.once_in(8) {
@@ -223,6 +236,12 @@ impl World {
         assert!(self.is_whole_without(None), "nothing can be chosen: {told}");
         let before = voters(&self.group);
         let before_id = self.next_id;
+        let is_copy = |it: &Member| it.role == MemberRole::Voter;
+        let all = self.group.members.iter();
+        let had: Vec<u32> = all
+            .filter(|it| is_copy(it) && self.has_log(it))
+            .map(|it| it.id)
+            .collect();
         for change in changes {
             self.part(change, &told);
         }
@@ -231,6 +250,14 @@ impl World {
         let all = || self.group.members.iter().filter(|it| votes(it.role));
         let there = all().filter(|it| self.is_up(it) && !is_new(it)).count();
         assert!(there * 2 > all().count(), "it rests on who is new: {told}");
+        let copies = || self.group.members.iter().filter(|it| is_copy(it));
+        assert!(copies().count() > 0, "no copy is left: {told}");
+        let have = copies().filter(|it| self.has_log(it)).count();
+        let losses = all().count() - (all().count() / 2 + 1);
+        let enough = copies().count().min(losses + 1);
+        let given_up = had.iter().any(|id| copies().all(|it| it.id != *id));
+        let is_kept = all().count() == copies().count() || !given_up || have >= enough;
+        assert!(is_kept, "the state is in too few hands: {told}");
         assert!(after.difference(&before).count() <= 1, "{told}");
         assert!(before.difference(&after).count() <= 1, "{told}");
         assert!(self.is_whole_without(None), "the plan broke it: {told}");

@@ -101,6 +101,14 @@ pub(super) fn refused(error: &ChangeRefused, status: &NodeStatus) -> Status {
                  a new member in its place"
             )
         }
+        ChangeRefused::Refused(ReconfigureRefused::FewCopies { members }) => {
+            let names: Vec<String> = members.iter().map(|it| name(*it)).collect();
+            format!(
+                "too few copies would have the log, and witnesses cannot give them a state: wait until \
+                 these have caught up, or remove those that will not come back: {}",
+                names.join(", ")
+            )
+        }
         ChangeRefused::Refused(ReconfigureRefused::Unheard { members }) => {
             let names: Vec<String> = members.iter().map(|it| name(*it)).collect();
             format!(

@@ -167,6 +167,40 @@ async fn a_witness_behind_everybodys_log_gets_the_tables_of_a_snapshot_and_no_st
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w5_a_new_witness_begins_behind_nothing_that_too_few_copies_have() {
+    let mut group = Group::with_snapshots(10);
+    group.start_all().await;
+    group.form().await;
+    group.add(1, "first").await;
+    group.witnesses = vec![4, 5];
+    for witness in [4, 5] {
+        group.start(witness).await;
+        group.let_witness_in(witness, false).await;
+        group.until_status(witness, |it| it.ready).await;
+    }
+    let last = group.admin_status(3).await.last;
+    group.kill(3).await;
+    let lines = group.fill(1, &[1, 2], last).await;
+    // The log that the old one kept for 3 is lost with it: its vote is, until 3 needs it no more.
+    group.kill(5).await;
+    std::fs::remove_dir_all(group.path(&name(5))).expect("lost");
+    group.start(5).await;
+    group.let_witness_in(5, true).await;
+    let shown = group.add(5, "more").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let status = group.admin_status(5).await;
+    assert_eq!((status.base, status.state.as_str()), (0, "CatchingUp"));
+    group.start(3).await;
+    let caught_up = |it: &crate::admin::status::Status| it.base > last && it.state == "CaughtUp";
+    group.until_status(5, caught_up).await;
+    for gone in [1, 2] {
+        group.kill(gone).await;
+    }
+    assert_eq!(group.show(5).await, shown);
+    assert_eq!(shown.split(',').count(), lines + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_witness_comes_in_is_replaced_when_its_disk_is_lost_and_never_becomes_a_copy() {
     let mut group = Group::new();
     group.start_all().await;
