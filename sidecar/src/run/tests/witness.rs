@@ -10,6 +10,7 @@ use tonic::Code;
 use super::members::{ask, id, role};
 use super::snapshots::line;
 use super::{Group, Member, MemberEnd, NodeHandle, PATIENCE, http, name};
+use crate::admin::status::Status;
 use crate::app::NoApp;
 use crate::config;
 use crate::run::FormError;
@@ -168,36 +169,31 @@ async fn a_witness_behind_everybodys_log_gets_the_tables_of_a_snapshot_and_no_st
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w5_a_new_witness_begins_behind_nothing_that_too_few_copies_have() {
-    let mut group = Group::with_snapshots(10);
-    group.start_all().await;
-    group.form().await;
-    group.add(1, "first").await;
-    group.witnesses = vec![4, 5];
-    for witness in [4, 5] {
-        group.start(witness).await;
-        group.let_witness_in(witness, false).await;
-        group.until_status(witness, |it| it.ready).await;
-    }
-    let last = group.admin_status(3).await.last;
-    group.kill(3).await;
-    let lines = group.fill(1, &[1, 2], last).await;
-    // The log that the old one kept for 3 is lost with it: its vote is, until 3 needs it no more.
-    group.kill(5).await;
-    std::fs::remove_dir_all(group.path(&name(5))).expect("lost");
-    group.start(5).await;
-    group.let_witness_in(5, true).await;
-    let shown = group.add(5, "more").await;
+    let mut group = Group::with_snapshots(10).with_a_witness().await;
+    let lines = group.fill(0, &[1, 2], 0).await;
+    // A copy that saves nothing any more. Its log goes on, and the other one's is cut beyond what it saved.
+    group.running(2).list.stop();
+    let stopped = group.until_status(2, |it| !it.serving).await;
+    let saved = stopped.snapshot.expect("its log was cut").slot;
+    group.kill(WITNESS).await;
+    std::fs::remove_dir_all(group.path(&name(WITNESS))).expect("lost");
+    let lines = group.fill(lines, &[1], saved).await;
+    group.start(WITNESS).await;
+    group.let_witness_in(WITNESS, true).await;
+    let waits = |it: &Status| it.waiting_on.as_ref().is_some_and(|it| it.on == "snapshot");
+    group.until_status(WITNESS, waits).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let status = group.admin_status(5).await;
-    assert_eq!((status.base, status.state.as_str()), (0, "CatchingUp"));
-    group.start(3).await;
-    let caught_up = |it: &crate::admin::status::Status| it.base > last && it.state == "CaughtUp";
-    group.until_status(5, caught_up).await;
-    for gone in [1, 2] {
-        group.kill(gone).await;
-    }
-    assert_eq!(group.show(5).await, shown);
-    assert_eq!(shown.split(',').count(), lines + 1);
+    let status = group.admin_status(WITNESS).await;
+    let has = (status.base, status.last, status.state.as_str());
+    assert_eq!(has, (0, 0, "CatchingUp"), "its vote counts for nothing yet");
+    group.running(2).list.start();
+    let lines = group.fill(lines, &[1, 2], status.commit.max(saved)).await;
+    group
+        .until_status(WITNESS, |it| it.state == "CaughtUp" && it.base > 0)
+        .await;
+    group.kill(1).await;
+    let shown = group.show(WITNESS).await;
+    assert_eq!(shown.split(',').count(), lines);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -255,7 +251,7 @@ async fn witnesses_lead_while_no_voter_with_an_app_does_and_give_it_back() {
     group.until_status(4, |it| it.serving).await;
     group.kill(1).await;
     assert_eq!(group.add(2, "b").await, "a,b", "the observer answers");
-    let led = |it: &crate::admin::status::Status| it.leader.clone();
+    let led = |it: &Status| it.leader.clone();
     let leader = led(&group.until_status(4, |it| it.leader.is_some()).await);
     assert!(
         [Some(name(2)), Some(name(3))].contains(&leader),
