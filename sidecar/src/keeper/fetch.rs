@@ -74,7 +74,7 @@ pub(super) async fn get(
     let best_of = |sources: &[Source]| best_source(sources, at_least.next(), None);
     let mut held = sources.clone();
     if handle.witness {
-        let by_copies = witness::held_by_copies(handle, channels).await;
+        let by_copies = witness::held_as_led(handle, channels).await;
         held.retain(|it| it.slot <= by_copies);
     }
     let good: Vec<Source> = held.iter().filter(is_good).copied().collect();

@@ -39,6 +39,7 @@ use tokio_util::task::AbortOnDropHandle;
 use fetch::{GetError, copy_of, get, install};
 use plan::{Begin, Compared, Fate, Kept, Scene};
 pub use states::Stored;
+use turns::Held;
 pub use turns::Turns;
 
 use crate::admin::status;
@@ -133,6 +134,8 @@ pub struct Handle {
     witness: bool,
     /// Making or fetching one.
     one: Arc<Semaphore>,
+    /// While this member leads.
+    held: Arc<Mutex<Option<Held>>>,
     /// What others offer and was found to be damaged there: the others come first.
     bad: Arc<Mutex<BTreeSet<(MemberId, SnapshotId)>>>,
 }
@@ -257,6 +260,7 @@ impl Handle {
             has_method: config.state.snapshot.kind != state::SnapshotKind::None,
             witness: config.witness,
             one: Arc::new(Semaphore::new(1)),
+            held: Arc::default(),
             bad: Arc::default(),
         }
     }
@@ -668,8 +672,8 @@ impl Keeper {
     async fn give_turn(&self) {
         // Until the app's next revision has taken over, nothing that it has made is saved.
         let unfinished = self.handle.apply.status().borrow().revision.is_unfinished;
-        if self.handle.has_method && !unfinished {
-            turns::give(&self.handle, &self.channels, self.due).await;
+        if self.handle.has_method {
+            turns::give(&self.handle, &self.channels, self.due, !unfinished).await;
         }
     }
 }

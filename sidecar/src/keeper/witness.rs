@@ -12,14 +12,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use synod_paxos::{MemberId, Slot};
-use synod_proto::v1::SnapshotReportRequest;
 use synod_proto::v1::snapshot_turns_client::SnapshotTurnsClient;
+use synod_proto::v1::{SnapshotReport, SnapshotReportRequest};
 use tokio::time::timeout;
 
 use super::{GetError, Handle};
 use crate::identity::Connector;
 use crate::ingress::PeerChannels;
-use crate::node::Channels;
+use crate::node::{Channels, NodeStatus};
 use crate::snapshot::policy::held;
 use crate::snapshot::transfer::Fetcher;
 use crate::snapshot::{Head, Method, Snapshot, Standing, StoreError, blocking};
@@ -41,10 +41,34 @@ pub(super) async fn look(handle: &Handle, channels: &Channels) -> Result<Slot, S
 }
 
 /// What enough of the members that run the app say that they have. Who does not answer has nothing.
-pub(super) async fn held_by_copies(handle: &Handle, channels: &Channels) -> Slot {
+async fn held_by_copies(handle: &Handle, channels: &Channels) -> Slot {
     let node = handle.node.status().borrow().clone();
+    let said = ask_all(&node, channels).await;
+    let configuration = node.configuration.as_deref();
+    let held = configuration.map(|it| {
+        held(it, |member| {
+            let found = said.iter().find(|(it, _)| *it == member);
+            Slot(found.map(|(_, it)| it.newest_usable).unwrap_or_default())
+        })
+    });
+    held.unwrap_or_default()
+}
+
+/// The same as the leader says, whose members are those of now: one that has no log yet knows those that there
+/// were when it was taken in, and they may be gone.
+pub(super) async fn held_as_led(handle: &Handle, channels: &Channels) -> Slot {
+    let node = handle.node.status().borrow().clone();
+    let said = ask_all(&node, channels).await;
+    let known = node.configuration.as_ref().map(|it| it.epoch.0);
+    let told = said.iter().map(|(_, it)| (it.held_epoch, it.held));
+    let newest = told.filter(|(epoch, _)| Some(*epoch) >= known).max();
+    newest.map(|(_, slot)| Slot(slot)).unwrap_or_default()
+}
+
+/// All others that are known and answer.
+async fn ask_all(node: &NodeStatus, channels: &Channels) -> Vec<(MemberId, SnapshotReport)> {
     let (Some(group), Some(configuration)) = (node.group, &node.configuration) else {
-        return Slot::ZERO;
+        return Vec::new();
     };
     let request = SnapshotReportRequest {
         group: Bytes::copy_from_slice(&group.0),
@@ -55,15 +79,10 @@ pub(super) async fn held_by_copies(handle: &Handle, channels: &Channels) -> Slot
         let request = request.clone();
         Some(async move {
             let asked = timeout(PATIENCE, client.report(request)).await;
-            let report = asked.ok()?.ok()?.into_inner();
-            Some((member, Slot(report.newest_usable)))
+            Some((member, asked.ok()?.ok()?.into_inner()))
         })
     });
-    let said: Vec<(MemberId, Slot)> = join_all(asking).await.into_iter().flatten().collect();
-    held(configuration, |member| {
-        let found = said.iter().find(|(it, _)| *it == member);
-        found.map(|(_, newest)| *newest).unwrap_or_default()
-    })
+    join_all(asking).await.into_iter().flatten().collect()
 }
 
 /// The tables of a snapshot that another member offers, in the own store.

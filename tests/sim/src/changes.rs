@@ -355,6 +355,7 @@ impl World {
             ReconfigureRefused::Invalid(_) => Sight::InvalidRefused,
             ReconfigureRefused::UsedBefore { .. } => Sight::ReuseRefused,
             ReconfigureRefused::Witness { .. } => Sight::WitnessRefused,
+            ReconfigureRefused::FewCopies { .. } => Sight::FewCopiesRefused,
             ReconfigureRefused::ManyNewVoters { .. } => Sight::TwoVotersRefused,
             ReconfigureRefused::NotCaughtUp { .. } => Sight::UncaughtRefused,
             ReconfigureRefused::Unheard { .. } => Sight::UnheardRefused,

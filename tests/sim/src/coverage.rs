@@ -49,6 +49,8 @@ pub enum Sight {
     TwoVotersRefused,
     /// To make a copy a witness, or a witness a copy, was refused.
     WitnessRefused,
+    /// To leave too few copies that have the log beside witnesses was refused.
+    FewCopiesRefused,
     /// A number or an incarnation for the second time was refused.
     ReuseRefused,
     /// Voters that are not heard were refused.
@@ -198,6 +200,7 @@ impl Sight {
         Self::UncaughtRefused,
         Self::TwoVotersRefused,
         Self::WitnessRefused,
+        Self::FewCopiesRefused,
         Self::ReuseRefused,
         Self::UnheardRefused,
         Self::InvalidRefused,

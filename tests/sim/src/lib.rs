@@ -20,6 +20,7 @@ mod exchange;
 mod faults;
 mod invariants;
 mod jobs;
+mod kept;
 mod links;
 mod membership;
 mod network;

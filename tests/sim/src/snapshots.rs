@@ -124,6 +124,7 @@ impl World {
             return Ok(());
         }
         self.plan(self.swarm.service.look_ns, Event::Keep { member, life });
+        self.check_kept()?;
         self.prove(member);
         if self.hosts[member].witness {
             self.forget_as_witness(member)?;
@@ -385,10 +386,7 @@ impl World {
             return Ok(());
         };
         let paxos = &process.paxos;
-        let slot = policy::held(paxos.configuration(), |member| {
-            let newest = self.hosts[index_of(member)].newest_usable();
-            newest.map_or(Slot::ZERO, |it| it.base.slot)
-        });
+        let slot = self.held_by_copies(member);
         let every = self.swarm.snapshot_slots;
         if every == 0 || slot.0 < paxos.base().slot.0 + every {
             return Ok(());
@@ -398,6 +396,35 @@ impl World {
             Some(base) => self.forget(member, base),
             None => Ok(()),
         }
+    }
+
+    /// As a leader says that this witness reaches: one that has no log yet knows of old members only.
+    fn held_as_led(&self, member: usize) -> Slot {
+        let leads = |it: &&usize| {
+            let process = self.hosts[**it].process.as_ref();
+            let leads = process.is_some_and(|it| it.paxos.standing() == Standing::Leader);
+            leads && !self.network.is_cut(**it, member)
+        };
+        let epoch = |it: &&usize| {
+            let process = self.hosts[**it].process.as_ref();
+            process.map(|it| it.paxos.epoch())
+        };
+        let leader = self.seated.iter().filter(leads).max_by_key(epoch);
+        leader.map_or(Slot::ZERO, |it| self.held_by_copies(*it))
+    }
+
+    /// As the copies say that this member reaches.
+    fn held_by_copies(&self, member: usize) -> Slot {
+        let Some(process) = &self.hosts[member].process else {
+            return Slot::ZERO;
+        };
+        policy::held(process.paxos.roster(), |copy| {
+            let copy = index_of(copy);
+            let host = &self.hosts[copy];
+            let reached = host.process.is_some() && !self.network.is_cut(copy, member);
+            let newest = host.newest_usable().filter(|_| reached);
+            newest.map_or(Slot::ZERO, |it| it.base.slot)
+        })
     }
 
     fn forget(&mut self, member: usize, older: Base) -> Result<(), Violation> {
@@ -478,6 +505,11 @@ impl World {
         let found = host.newest_usable().filter(|it| it.base.slot >= at_least);
         let reached = from != member && !self.network.is_cut(from, member);
         let found = found.filter(|_| host.process.is_some() && reached);
+        // A witness votes for nothing that too few copies have.
+        let is_held = |it: &&Snapshot| {
+            !self.hosts[member].witness || it.base.slot <= self.held_as_led(member)
+        };
+        let found = found.filter(is_held);
         let own = self.hosts[member].newest_usable();
         let own = own.filter(|it| it.base.slot >= at_least);
         let Some(snapshot) = own.or(found).cloned() else {

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
+use synod_proto::v1::copies_client::CopiesClient;
 use synod_proto::v1::member_change::Change;
+use synod_proto::v1::poison_client::PoisonClient;
 use synod_proto::v1::{MemberRole, MembersResponse, NewMember};
 use tonic::Code;
 
@@ -13,6 +16,8 @@ use super::{Group, Member, MemberEnd, NodeHandle, PATIENCE, http, name};
 use crate::admin::status::Status;
 use crate::app::NoApp;
 use crate::config;
+use crate::identity::Who;
+use crate::identity::testing::names;
 use crate::run::FormError;
 use crate::snapshot::Store;
 
@@ -317,4 +322,39 @@ async fn a_witness_takes_no_snapshot_and_offers_none() {
         .await;
     let offered = offered.expect("answers").into_inner().snapshots;
     assert!(offered.is_empty(), "{offered:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k1_n2_a_witness_says_nothing_about_requests_and_copies() {
+    let group = Group::new().with_a_witness().await;
+    group.add(1, "a").await;
+    let group_id = group.running(1).member.node().status().borrow().group;
+    let group_id = Bytes::copy_from_slice(&group_id.expect("formed").0);
+    let own = Who::Member(name(1));
+    let files = group
+        .authority
+        .issue(&group.path("asks"), &[names().of(&own)]);
+    let channel = group.channel(WITNESS, &files, own).await;
+    let term = synod_proto::v1::PoisonTerm {
+        group: group_id.clone(),
+        ballot: None,
+    };
+    let ask = synod_proto::v1::PoisonAskRequest {
+        term: Some(term),
+        slot: 1,
+        number: 1,
+    };
+    let asked = PoisonClient::new(channel.clone()).ask(ask).await;
+    let compare = synod_proto::v1::CompareRequest {
+        group: group_id,
+        ..Default::default()
+    };
+    let compared = CopiesClient::new(channel).compare(compare).await;
+    for refused in [
+        asked.expect_err("it has no copy"),
+        compared.expect_err("it has no copy"),
+    ] {
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert!(refused.message().contains("witness"), "{refused}");
+    }
 }
