@@ -13,15 +13,20 @@ impl Situation<'_> {
             let members = self.group.members.iter();
             members.filter(|it| votes(it.role) && but.is_none_or(|but| but.id != it.id))
         };
-        let heard = voters().filter(|it| self.is_heard(it)).count();
+        let heard = voters().filter(|it| self.decides(it)).count();
         heard * 2 > voters().count()
     }
 
     /// Whether the leader hears a quorum of the voters and one more, without that one.
     pub(super) fn is_quorum_heard_besides_a_new_vote(&self) -> bool {
         let voters = || self.group.members.iter().filter(|it| votes(it.role));
-        let heard = voters().filter(|it| self.is_heard(it)).count();
+        let heard = voters().filter(|it| self.decides(it)).count();
         heard * 2 > voters().count() + 1
+    }
+
+    /// A witness has its vote before it has the log, and decides nothing until then.
+    fn decides(&self, voter: &Member) -> bool {
+        self.is_heard(voter) && (voter.role != MemberRole::Witness || voter.caught_up)
     }
 
     /// Whether a voter that runs the app is left without this member: no group is without one.

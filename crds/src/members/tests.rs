@@ -403,10 +403,12 @@ fn a_witness_does_not_wait_for_whoever_is_lost_and_not_wanted() {
         wait(Until::Quorum, "a-2")
     );
     // What it is to begin behind, too few copies have as long as that one counts.
-    says(&mut there, "a-2", "life-of-a-2", true);
-    let mut in_it = group(&["Va-0", "Va-1", "Wa-2", "vb-0"]);
-    in_it.members[2].caught_up = false;
-    assert_eq!(step(&three, &in_it, &there), "b-0 leaves (number 4)");
+    let mut four = three.clone();
+    four.extend(wanted(&["a-3"]));
+    let there = self::there(&["a-0", "a-1", "a-2", "a-3", "b-0"]);
+    let mut in_it = group(&["Va-0", "Va-1", "Va-3", "Wa-2", "vb-0"]);
+    in_it.members[3].caught_up = false;
+    assert_eq!(step(&four, &in_it, &there), "b-0 leaves (number 5)");
 }
 
 #[test]

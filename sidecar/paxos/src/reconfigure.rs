@@ -116,9 +116,12 @@ impl Paxos {
         if !members.is_empty() {
             return Err(ReconfigureRefused::FewCopies { members });
         }
+        // A witness has its vote before it has the log, and decides nothing until then.
+        let is_there =
+            |it: MemberId| self.is_with(it) && (needs_state(it) || self.has_caught_up(it));
         let silent = voters
             .iter()
-            .filter(|voter| **voter != self.me && !self.is_with(**voter));
+            .filter(|voter| **voter != self.me && !is_there(**voter));
         let members: Vec<MemberId> = silent.copied().collect();
         let quorums = next.quorums;
         let needed = quorums

@@ -133,7 +133,9 @@ impl World {
 
     fn is_whole_without(&self, name: Option<&str>) -> bool {
         let voters = || self.group.members.iter().filter(|it| votes(it.role));
-        let up = voters().filter(|it| self.is_up(it) && Some(it.name.as_str()) != name);
+        let decides =
+            |it: &Member| self.is_up(it) && (it.role != MemberRole::Witness || self.has_log(it));
+        let up = voters().filter(|it| decides(it) && Some(it.name.as_str()) != name);
         up.count() * 2 > voters().count()
     }
 
