@@ -116,12 +116,10 @@ impl Paxos {
         if !members.is_empty() {
             return Err(ReconfigureRefused::FewCopies { members });
         }
-        // A witness has its vote before it has the log, and decides nothing until then.
-        let is_there =
-            |it: MemberId| self.is_with(it) && (needs_state(it) || self.has_caught_up(it));
+        // A new witness decides nothing until it has the log up to this epoch, and enters that.
         let silent = voters
             .iter()
-            .filter(|voter| **voter != self.me && !is_there(**voter));
+            .filter(|voter| **voter != self.me && !self.is_with(**voter));
         let members: Vec<MemberId> = silent.copied().collect();
         let quorums = next.quorums;
         let needed = quorums

@@ -525,6 +525,28 @@ fn m2_a_new_witness_is_no_part_of_the_quorum_that_must_be_heard() {
 }
 
 #[test]
+fn m2_a_witness_that_has_no_log_yet_is_no_part_of_a_quorum() {
+    let mut net = three();
+    net.change_now(&[(1, Voter), (2, Voter), (3, Voter), (4, Witness)]);
+    // It is heard, and gets nothing of the log.
+    net.filter = Box::new(|from, to, message| {
+        let is_its = from == id(4) || to == id(4);
+        !is_its || matches!(message, Message::Heartbeat(_))
+    });
+    net.join(4);
+    net.run(1000);
+    let two = [(1, Voter), (4, Witness)];
+    let members = vec![id(4)];
+    assert_eq!(
+        net.change(&two),
+        Err(ReconfigureRefused::Unheard { members })
+    );
+    net.heal();
+    net.run(2000);
+    net.change_now(&two);
+}
+
+#[test]
 fn w5_no_copy_that_has_the_log_gives_up_its_vote_before_enough_of_the_others_have_it() {
     let all = [(1, Voter), (2, Voter), (3, Voter), (4, Voter), (5, Witness)];
     let mut net = Net::with(&[Voter; 4], Quorums::Majority, Settings::default());
