@@ -21,6 +21,6 @@ impl App for NoApp {
     fn set_reads(&self, _: Option<Instance>) {}
 
     async fn doubted(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

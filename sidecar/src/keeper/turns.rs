@@ -1,7 +1,7 @@
 //! Whose turn it is to make a snapshot: the leader asks all members, and tells one.
 
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -11,7 +11,7 @@ use synod_proto::v1::snapshot_turns_server::{SnapshotTurns, SnapshotTurnsServer}
 use synod_proto::v1::{
     SnapshotReport, SnapshotReportRequest, TakeSnapshotTurnRequest, TakeSnapshotTurnResponse,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
 use super::{GetError, Handle, SILENCE, copy_of};
