@@ -23,6 +23,6 @@ pub mod keeper;
 pub mod node;
 pub mod poison;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
-mod revision;
+pub mod revision;
 pub mod run;
 pub mod snapshot;

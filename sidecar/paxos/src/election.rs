@@ -63,9 +63,11 @@ impl Election {
 
     /// Heartbeats get more frequent at once, and rarer little by little: one late answer makes this
     /// member patient for a while, and the others, who have not seen it, must not miss anything.
-    fn next_beat_ns(&mut self) -> u64 {
+    /// `others_ns`: the election timeout of the most impatient of them.
+    fn next_beat_ns(&mut self, others_ns: u64) -> u64 {
         let slower_ns = self.beat_ns + self.beat_ns / 16 + 1;
-        self.beat_ns = self.interval_ns().min(slower_ns);
+        let slowest_ns = self.interval_ns().min((others_ns / BEATS).max(1));
+        self.beat_ns = slowest_ns.min(slower_ns);
         self.beat_ns
     }
 
@@ -453,7 +455,8 @@ impl Paxos {
     /// What happens at each heartbeat interval.
     pub(crate) fn tick(&mut self) {
         self.adapt_timeout();
-        self.election.next_tick = self.now.mono_ns + self.election.next_beat_ns();
+        let others_ns = self.others_timeout_ns();
+        self.election.next_tick = self.now.mono_ns + self.election.next_beat_ns(others_ns);
         self.send_heartbeats();
         self.read_clocks();
         self.prepare_again();
@@ -467,6 +470,15 @@ impl Paxos {
         if let Some((io, records)) = self.journal.take_commit(self.now.mono_ns, commit) {
             self.outputs.push_back(Output::Persist { io, records });
         }
+    }
+
+    /// The election timeout of the most impatient of all that are heard here. A message that was held up
+    /// for seconds makes nobody patient but its receiver.
+    fn others_timeout_ns(&self) -> u64 {
+        let heard = self.peers.iter().filter(|(member, _)| self.hears(**member));
+        let told = heard.map(|(_, peer)| peer.beat.timeout_ns);
+        let shortest_ns = told.filter(|it| *it != 0).min().unwrap_or(u64::MAX);
+        shortest_ns.max(self.settings.min_election_timeout_ns)
     }
 
     /// Rule E4: `4 x RTT + 8 x jitter` of the slowest voter heard, once a majority is known.
@@ -536,6 +548,7 @@ impl Paxos {
             echo_held_ns,
             entry_bytes: self.entry_bytes(),
             preference: self.preference(),
+            timeout_ns: self.election.timeout_ns,
         };
         self.send(to, Lane::Heartbeat, Message::Heartbeat(beat));
     }

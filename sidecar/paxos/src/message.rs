@@ -215,6 +215,9 @@ pub struct Heartbeat {
     pub entry_bytes: u64,
     /// How gladly the sender leads: 0 to 100.
     pub preference: u32,
+    /// The sender's election timeout, in nanoseconds: who is silent for so long is not heard by it any
+    /// more. 0: not known, of a sender that does not tell.
+    pub timeout_ns: u64,
 }
 
 /// A read that waits for an index; unique within one start of one member.

@@ -476,6 +476,32 @@ fn e4_a_member_that_stood_still_for_a_while_does_not_cost_the_leader_its_place()
 }
 
 #[test]
+fn e4_the_last_word_of_a_member_that_is_gone_comes_late_and_does_not_cost_the_leader_its_place() {
+    let (mut net, leader) = settled(5);
+    net.run(2000);
+    let ballot = net.paxos(leader).promised();
+    let gone = others(&net, leader)[0];
+    net.isolate(gone);
+    net.run(2000);
+    let late = answer(&net, gone, 5000, net.now_ns);
+    net.inject(gone, leader, late);
+    net.run(500);
+    let patience_ns = net.paxos(leader).status().election_timeout_ns;
+    let others = net
+        .members()
+        .into_iter()
+        .filter(|it| ![leader, gone].contains(it));
+    let mut others = others.map(|it| net.paxos(it).status().election_timeout_ns);
+    assert!(
+        others.all(|it| it < patience_ns / 5),
+        "nobody else has seen that"
+    );
+    net.run(10_000);
+    assert_eq!(net.paxos(leader).promised(), ballot);
+    assert_eq!(net.settled_leader(), Some(leader));
+}
+
+#[test]
 fn e4_a_heartbeat_that_comes_after_later_ones_says_nothing_however_late_it_is() {
     let (mut net, leader) = settled(3);
     net.run(10_000);

@@ -257,6 +257,7 @@ impl Liar {
             echo_held_ns: any(self),
             entry_bytes: any(self),
             preference: any(self) as u32,
+            timeout_ns: any(self),
         }
     }
 }

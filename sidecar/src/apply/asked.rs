@@ -52,6 +52,24 @@ pub struct Skips {
     pub last: Vec<Skipped>,
 }
 
+// === impl Doubts ===
+
+impl Doubts {
+    /// What this machine knows.
+    pub fn of(machine: &Machine) -> Self {
+        let applied = machine.applied();
+        let answers = !machine.is_silent_at(applied.next());
+        Self {
+            applied: if answers { applied } else { Slot::ZERO },
+            executed: machine.executed(),
+            admitted: machine.fold().admitted(),
+            progress: machine.progress(),
+            promises: machine.promises().collect(),
+            skipped: machine.fold().skipped().clone(),
+        }
+    }
+}
+
 /// Called to answer an ask.
 pub(super) type Answered = oneshot::Sender<Result<Option<Standing>, PromisesError>>;
 
@@ -118,17 +136,7 @@ impl<A: App, S: States> Executor<A, S> {
     }
 
     pub(super) fn doubts(&self) -> Doubts {
-        let machine = &self.machine;
-        let applied = machine.applied();
-        let answers = !machine.is_silent_at(applied.next());
-        Doubts {
-            applied: if answers { applied } else { Slot::ZERO },
-            executed: machine.executed(),
-            admitted: machine.fold().admitted(),
-            progress: machine.progress(),
-            promises: machine.promises().collect(),
-            skipped: machine.fold().skipped().clone(),
-        }
+        Doubts::of(&self.machine)
     }
 
     pub(super) fn note_skipped(&mut self, slot: Slot, unsure: bool) {

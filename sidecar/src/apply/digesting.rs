@@ -197,6 +197,23 @@ impl Compared {
         }
     }
 
+    /// The copy has come so far, in this state, which was found to differ from the slot `astray` on.
+    pub(super) fn reached(&self, machine: &Machine) {
+        let (lineage, instance) = (machine.lineage(), machine.instance());
+        self.enter(lineage, instance, machine.astray());
+        if instance.is_some() {
+            self.state().digests.reached(machine.applied());
+        }
+    }
+
+    /// The digest of this slot is there at once, of the copy in its present state.
+    pub(super) fn executed(&self, slot: Slot, digest: Digest) {
+        let mut copy = self.state();
+        let lineage = copy.digests.lineage();
+        copy.digests.begin(slot);
+        copy.digests.end(lineage, slot, Some(digest));
+    }
+
     fn enter(&self, lineage: Lineage, instance: Option<Instance>, astray: Option<Slot>) {
         let mut copy = self.state();
         let before = (copy.lineage.number, copy.instance, copy.digests.is_new());
@@ -302,11 +319,7 @@ impl Digesting {
 
     /// The copy has come so far, in this state, which was found to differ from the slot `astray` on.
     pub(super) fn reached(&self, machine: &Machine) {
-        let (lineage, instance) = (machine.lineage(), machine.instance());
-        self.compared.enter(lineage, instance, machine.astray());
-        if instance.is_some() {
-            self.compared.state().digests.reached(machine.applied());
-        }
+        self.compared.reached(machine);
     }
 }
 

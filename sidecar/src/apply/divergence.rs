@@ -13,6 +13,7 @@ use super::digests::{Batch, Digest, NOISE, Noise, Part};
 mod revisions;
 #[cfg(test)]
 mod tests;
+mod ties;
 mod verdict;
 
 pub use revisions::{Comparers, Disagreement};
@@ -27,11 +28,14 @@ const PENDING: usize = 16_384;
 ///
 /// A leader begins with nothing. What earlier ones have found is with the copies: the slots of which
 /// they have thrown their digests away are judged, and who was found to differ brings its [`Mark`].
-/// Therefore a digest is thrown away only when all copies have heard what came of its slot.
+/// Therefore a digest is thrown away only when all copies have heard what came of its slot. Where what
+/// comes of a slot is open, since a part that differs may turn out to be noise, it is kept.
 #[derive(Debug)]
 pub struct Comparer {
     rules: Rules,
     copies: BTreeSet<MemberId>,
+    /// How many there will be.
+    expected: usize,
     serving: BTreeSet<MemberId>,
     quarantined: BTreeSet<MemberId>,
     /// The revision of the app in force, and its barrier.
@@ -53,6 +57,8 @@ pub struct Comparer {
     told: BTreeMap<MemberId, Slot>,
     /// Copies whose mark is of a tie that is over.
     over: BTreeSet<MemberId>,
+    /// The slot of the only tie that stands, if it was found here and all that was heard since is there.
+    open: Option<Slot>,
     verdicts: VecDeque<Verdict>,
 }
 
@@ -64,6 +70,7 @@ impl Comparer {
         Self {
             rules,
             copies: BTreeSet::new(),
+            expected: 0,
             serving: BTreeSet::new(),
             quarantined: BTreeSet::new(),
             in_force: (0, Slot::ZERO),
@@ -77,6 +84,7 @@ impl Comparer {
             marks: BTreeMap::new(),
             told: BTreeMap::new(),
             over: BTreeSet::new(),
+            open: None,
             verdicts: VecDeque::new(),
         }
     }
@@ -85,6 +93,9 @@ impl Comparer {
     pub fn handle_copies(&mut self, copies: BTreeSet<MemberId>, serving: BTreeSet<MemberId>) {
         if (&self.copies, &self.serving) == (&copies, &serving) {
             return;
+        }
+        if self.copies != copies {
+            self.open = None;
         }
         self.copies = copies;
         self.serving = serving;
@@ -104,6 +115,12 @@ impl Comparer {
         self.take_out_more();
     }
 
+    /// So many copies will be compared here: nobody vouches for any until most of them are there, and what
+    /// they have said is kept until all are.
+    pub fn handle_expected(&mut self, copies: usize) {
+        self.expected = copies;
+    }
+
     /// Nothing new has come of these copies for so long that they may never say more.
     pub fn handle_away(&mut self, away: BTreeSet<MemberId>) {
         self.away = away;
@@ -116,6 +133,7 @@ impl Comparer {
             return;
         }
         self.in_force = (number, barrier);
+        self.open = None;
         let earlier = self.revisions.iter().filter(|(_, it)| **it < number);
         let earlier: BTreeSet<MemberId> = earlier.map(|(member, _)| *member).collect();
         for (member, through) in &mut self.through {
@@ -150,6 +168,8 @@ impl Comparer {
             self.enter(member, &batch);
         }
         match batch.mark {
+            // It is yet to hear that.
+            Some(mark) if mark.tie.is_some() && self.over.contains(&member) => {}
             Some(mark) => self.remember(member, mark),
             None => drop(self.over.remove(&member)),
         }
@@ -215,6 +235,9 @@ impl Comparer {
         through.sort_unstable_by(|a, b| b.cmp(a));
         let by_majority = through[self.majority() - 1];
         let mut verified = self.reported(member).min(by_majority);
+        if !self.are_most_there() {
+            verified = verified.min(self.in_force.1);
+        }
         if let Some(mark) = self.marks.get(&member) {
             verified = verified.min(mark.slot.prev());
         }
@@ -241,11 +264,14 @@ impl Comparer {
         if let Some(mark) = self.marks.get(&member) {
             heard = heard.min(mark.slot.prev());
         }
-        let disputed = self.pending.range(..=heard).find(|(_, digests)| {
-            let alike = self.largest(digests).len();
-            alike < digests.len() && alike < self.majority()
-        });
+        let mut heard_of = self.pending.range(..=heard);
+        let disputed = heard_of.find(|(_, digests)| self.differ_without_majority(digests));
         disputed.map_or(heard, |(slot, _)| slot.prev())
+    }
+
+    /// Those that are compared.
+    pub fn copies(&self) -> &BTreeSet<MemberId> {
+        &self.copies
     }
 
     /// The last slot that any copy has reported.
@@ -300,6 +326,10 @@ impl Comparer {
         self.copies.len() / 2 + 1
     }
 
+    fn are_most_there(&self) -> bool {
+        self.copies.len() > self.expected / 2
+    }
+
     fn reported(&self, member: MemberId) -> Slot {
         self.through.get(&member).copied().unwrap_or_default()
     }
@@ -334,6 +364,11 @@ impl Comparer {
         } else {
             BTreeSet::new()
         }
+    }
+
+    fn differ_without_majority(&self, digests: &BTreeMap<MemberId, Digest>) -> bool {
+        let alike = self.largest(digests).len();
+        alike < digests.len() && alike < self.majority()
     }
 
     /// The largest set of copies that agree.
@@ -377,6 +412,7 @@ impl Comparer {
             self.quarantined.remove(&member);
         }
         self.over.remove(&member);
+        self.open = None;
         self.lineages.insert(member, batch.lineage);
         self.through.insert(member, batch.from);
         for digests in self.pending.values_mut() {
@@ -395,26 +431,11 @@ impl Comparer {
             return;
         }
         let (is_odd, measure) = (mark.is_odd(), mark.measure);
+        // Where else an earlier leader has seen a tie is not known.
+        self.open = None;
         self.marks.insert(member, mark);
         if is_odd && measure != self.measure(member) {
             self.tell_odd(member);
-        }
-    }
-
-    /// A tie is over when those that are left agree.
-    fn settle_tie(&mut self) {
-        // Camps of different slots have nothing to do with each other.
-        let camps = self
-            .marks
-            .values()
-            .filter_map(|mark| Some((mark.slot, mark.tie?)));
-        let camps: BTreeSet<(Slot, u32)> = camps.collect();
-        // Who was not heard may be in another.
-        let all_heard = self.copies.iter().all(|it| self.lineages.contains_key(it));
-        if camps.len() == 1 && all_heard {
-            let tied = self.marks.iter().filter(|(_, mark)| mark.tie.is_some());
-            self.over.extend(tied.map(|(member, _)| *member));
-            self.marks.retain(|_, mark| mark.tie.is_none());
         }
     }
 }
@@ -435,7 +456,11 @@ impl Comparer {
         }
         let copies = self.copies.iter().map(|it| self.reported(*it));
         let everybody = copies.min().unwrap_or_default();
-        self.finished = self.finished.max(everybody);
+        self.settle_noise();
+        let open = self.open_tie().map_or(everybody, Slot::prev);
+        if self.copies.len() >= self.expected {
+            self.finished = self.finished.max(everybody.min(open));
+        }
         self.pending = self.pending.split_off(&self.finished.next());
     }
 
@@ -446,7 +471,7 @@ impl Comparer {
         if agreed.is_empty() && last_word {
             self.learn(slot, &digests);
             agreed = self.largest(&digests);
-            if agreed.len() < digests.len() && agreed.len() < self.majority() {
+            if self.differ_without_majority(&digests) {
                 return self.dispute(slot, &digests);
             }
         }
@@ -498,43 +523,6 @@ impl Comparer {
                 let verdict = Verdict::NotDeterministic { slot, route, part };
                 self.verdicts.push_back(verdict);
             }
-        }
-    }
-
-    /// Nobody vouches for any of these from here on. While they differ from an earlier slot on, people know
-    /// of it.
-    fn dispute(&mut self, slot: Slot, digests: &BTreeMap<MemberId, Digest>) {
-        let is_news = self.marks.values().all(|mark| mark.tie.is_none());
-        let all: Vec<&Digest> = digests.values().collect();
-        let pairs = all.iter().enumerate();
-        let pairs = pairs.flat_map(|(at, one)| all[at + 1..].iter().map(move |it| (one, it)));
-        let parts: Vec<_> = pairs.map(|(one, it)| self.difference(one, it)).collect();
-        let all_differ = parts.iter().all(Option::is_some);
-        let first = parts.into_iter().flatten().min();
-        let part = first.expect("they are not all alike");
-        let route = &all[0].route;
-        let mut marks = self.marks.clone();
-        for (member, digest) in digests {
-            let alike = |it: &&Digest| self.difference(digest, it).is_none();
-            let camp = all.iter().position(alike).expect("it is like itself");
-            let mark = Mark {
-                slot,
-                route: route.clone(),
-                part: part.clone(),
-                measure: OnDivergence::Alert,
-                tie: u32::try_from(camp).ok(),
-            };
-            marks.entry(*member).or_insert(mark);
-        }
-        self.marks = marks;
-        if is_news {
-            self.verdicts.push_back(Verdict::NoMajority {
-                members: digests.keys().copied().collect(),
-                slot,
-                route: route.clone(),
-                part,
-                all_differ,
-            });
         }
     }
 

@@ -364,10 +364,9 @@ impl Machine {
         self.applied = slot;
         self.ledger_dirty = true;
         if slot > self.answered && !self.is_silent_at(slot) {
-            self.answered = slot;
             self.answer(busy.queued.id, slot, Outcome::Executed);
-            self.answer_repeats(slot);
         }
+        self.note_answered(slot);
         self.advance();
     }
 
@@ -405,12 +404,13 @@ impl Machine {
         }
     }
 
-    /// Another member has applied this slot: what is slow here and done there is stuck.
+    /// Another member has applied this slot: what is slow here and done there is stuck. So is what an
+    /// earlier instance of this app has done already.
     pub fn handle_applied_elsewhere(&mut self, slot: Slot) {
         self.elsewhere = self.elsewhere.max(slot);
         if let Some(busy) = &self.busy
             && busy.slow
-            && busy.queued.slot <= self.elsewhere
+            && busy.queued.slot <= self.elsewhere.max(self.executed())
         {
             self.handle_unknown(busy.run);
         }

@@ -30,6 +30,8 @@ mod prelude;
 mod promises;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 mod published;
+#[doc(hidden)]
+pub mod sim;
 mod states;
 pub mod stop;
 mod tables;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use synod_paxos::{Ballot, GroupId, MemberId, Role, Slot};
+use synod_paxos::{Ballot, GroupId, MemberId, Role};
 use synod_proto::v1::CompareRequest;
 use synod_proto::v1::copies_client::CopiesClient;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -15,7 +15,7 @@ use tonic::Status;
 use super::found::Found;
 use super::service::DIGESTS;
 use super::{rules, wire};
-use crate::apply::digests::{Batch, fingerprint};
+use crate::apply::digests::Batch;
 use crate::apply::divergence::{Comparers, OnDivergence, Verdict};
 use crate::apply::{ApplyHandle, Word};
 use crate::ingress::PeerChannels;
@@ -155,12 +155,12 @@ impl Desk {
     async fn ask_on(self: Arc<Self>, member: MemberId) {
         let mut its_noise = 0;
         loop {
-            let (word, finished) = self.word(member, its_noise);
+            let (word, finished) = self.comparers().word(member, its_noise);
             let more = match timeout(PATIENCE, self.ask(member, &word)).await {
                 Ok(Ok(batch)) => {
                     let more = batch.more;
                     its_noise = batch.noise_known;
-                    if self.heard(member, finished, batch) {
+                    if self.comparers().handle_answer(member, finished, batch) {
                         let mut news = self.news.lock().expect("no holder panics");
                         news.insert(member, Instant::now());
                     }
@@ -178,47 +178,12 @@ impl Desk {
         }
     }
 
-    /// A copy has answered; whether it has told something new, or all there is.
-    fn heard(&self, member: MemberId, told: Slot, batch: Batch) -> bool {
-        let mut comparers = self.comparers();
-        let before = comparers.of(member).wanted(member);
-        comparers.handle_told(member, told);
-        comparers.handle_batch(member, batch);
-        let comparer = comparers.of(member);
-        let reported = comparer.wanted(member);
-        reported != before || reported >= comparer.newest()
-    }
-
     /// The copies of which nothing new has come for long.
     fn away(&self, copies: &BTreeSet<MemberId>) -> BTreeSet<MemberId> {
         let news = self.news.lock().expect("no holder panics");
         let heard = |member: &MemberId| news.get(member).copied().unwrap_or(self.begun);
         let away = copies.iter().filter(|it| heard(it).elapsed() >= AWAY);
         away.copied().collect()
-    }
-
-    /// What it is told, and up to where that is all there is to say.
-    fn word(&self, member: MemberId, its_noise: u64) -> (Word, Slot) {
-        let comparers = self.comparers();
-        let comparer = comparers.of(member);
-        let noise_known = fingerprint(comparer.noise());
-        let is_news = noise_known != its_noise;
-        let word = Word {
-            lineage: comparer.lineage(member),
-            after: comparer.wanted(member),
-            verified: comparer.verified(member),
-            undisputed: comparer.undisputed(member),
-            release: comparer.released(),
-            mark: comparer.mark(member).cloned(),
-            is_over: comparer.is_over(member),
-            noise: if is_news {
-                comparer.noise().clone()
-            } else {
-                BTreeSet::new()
-            },
-            noise_known,
-        };
-        (word, comparer.finished())
     }
 
     async fn ask(&self, member: MemberId, word: &Word) -> Result<Batch, Status> {

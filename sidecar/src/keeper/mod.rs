@@ -52,6 +52,12 @@ use crate::snapshot::policy::{Due, Report};
 use crate::snapshot::volume::{Volume, VolumeError};
 use crate::snapshot::{Finding, Snapshot, SnapshotId, Standing, Store, StoreError, blocking};
 
+/// For the simulator, which decides by the same.
+#[doc(hidden)]
+pub mod sim {
+    pub use super::plan::{Begin, Compared, Fate, Kept, Scene, fate};
+}
+
 /// Under the data folder.
 const FOLDER: &str = "snapshots";
 /// Room that snapshots leave on the volume for the log, in bytes.
@@ -391,12 +397,7 @@ impl Handle {
 
     /// What is in the store, oldest first.
     fn kept(&self, verified: Verified) -> Vec<Kept> {
-        let compared = |slot| match self.states.maker_of(slot) {
-            Some(maker) if verified.covers(maker, slot) => Compared::Agrees,
-            Some(maker) if verified.tolerates(maker, slot) => Compared::OthersAway,
-            Some(maker) if verified.is_of(maker) => Compared::Open,
-            _ => Compared::Never,
-        };
+        let compared = |slot| Compared::of(self.states.maker_of(slot), slot, verified);
         let kept = self.own().map(|it| Kept {
             id: it.id,
             slot: it.head.slot,

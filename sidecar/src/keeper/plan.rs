@@ -4,21 +4,26 @@
 
 use synod_paxos::Slot;
 
+use crate::app::Instance;
+use crate::apply::Verified;
 use crate::snapshot::{SnapshotId, Standing};
 
 /// A snapshot in the store of this member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kept {
-    pub(super) id: SnapshotId,
-    pub(super) slot: Slot,
-    pub(super) standing: Standing,
+pub struct Kept {
+    /// Which.
+    pub id: SnapshotId,
+    /// Its slot.
+    pub slot: Slot,
+    /// Whether it may be used.
+    pub standing: Standing,
     /// While that is open.
-    pub(super) compared: Compared,
+    pub compared: Compared,
 }
 
 /// What the comparison of the copies says of the state that is in a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compared {
+pub enum Compared {
     /// A majority vouches for it.
     Agrees,
     /// Nobody does yet, and those that could are away.
@@ -31,42 +36,59 @@ pub(super) enum Compared {
 
 /// What becomes of a snapshot that waits for its comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub enum Fate {
+    /// It may be used.
     Verified,
+    /// It is used without.
     Unverified,
+    /// Nobody may use it.
     Discarded,
 }
 
 /// What a member has, and what it is to come from.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Scene<'a> {
+pub struct Scene<'a> {
     /// Its snapshots, oldest first.
-    pub(super) kept: &'a [Kept],
+    pub kept: &'a [Kept],
     /// With that of this slot a copy that must be made anew begins; 0: with the start of the log.
-    pub(super) base: Slot,
+    pub base: Slot,
     /// It cannot, but with one of this slot or a later one.
-    pub(super) void: Option<Slot>,
+    pub void: Option<Slot>,
     /// The newest that apply was told of.
-    pub(super) told: Slot,
+    pub told: Slot,
     /// The log, or what stands for it, has come so far.
-    pub(super) reached: Slot,
+    pub reached: Slot,
     /// The log begins behind this slot.
-    pub(super) log_base: Slot,
+    pub log_base: Slot,
     /// Apply reads no entries up to here.
-    pub(super) not_needed: Slot,
+    pub not_needed: Slot,
     /// The log has no room for two snapshots.
-    pub(super) nearly_full: bool,
+    pub nearly_full: bool,
     /// The log goes on only behind a snapshot of this slot or a later one.
-    pub(super) needs: Option<Slot>,
+    pub needs: Option<Slot>,
 }
 
 /// With what a copy that must be made anew can begin, unlike with what apply knows of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Begin {
+pub enum Begin {
     /// This one.
     With(SnapshotId),
     /// The log, which is whole.
     WithNothing,
+}
+
+// === impl Compared ===
+
+impl Compared {
+    /// Of a snapshot at this slot; `maker`: whose state it is, if this process has made it.
+    pub fn of(maker: Option<Instance>, slot: Slot, verified: Verified) -> Self {
+        match maker {
+            Some(maker) if verified.covers(maker, slot) => Self::Agrees,
+            Some(maker) if verified.tolerates(maker, slot) => Self::OthersAway,
+            Some(maker) if verified.is_of(maker) => Self::Open,
+            _ => Self::Never,
+        }
+    }
 }
 
 // === impl Scene ===
@@ -77,14 +99,14 @@ impl Scene<'_> {
     }
 
     /// What apply builds on is gone, such as one that was damaged.
-    pub(super) fn base_is_lost(&self) -> bool {
+    pub fn base_is_lost(&self) -> bool {
         let is_here = self.usable().any(|it| it.slot == self.base);
         self.void.is_none() && self.base > Slot::ZERO && !is_here
     }
 
     /// Apply is to be told of this, if of anything: the newest that the log reaches; where the base is void,
     /// whatever can take its place.
-    pub(super) fn begin(&self) -> Option<Begin> {
+    pub fn begin(&self) -> Option<Begin> {
         let from = self.void.map(|void| void.max(self.log_base));
         let from = from.unwrap_or(self.told.max(self.base).next());
         let newest = self.usable().rev().find(|it| it.slot <= self.reached);
@@ -96,7 +118,7 @@ impl Scene<'_> {
 
     /// The log may be cut behind this one: the older of two, so that one may be damaged, as long as there is
     /// room for that; and not behind what apply may still read.
-    pub(super) fn cut(&self) -> Option<SnapshotId> {
+    pub fn cut(&self) -> Option<SnapshotId> {
         let mut newest = self.usable().rev();
         let last = newest.next();
         let older = if self.nearly_full {
@@ -110,14 +132,14 @@ impl Scene<'_> {
 
     /// A snapshot of this slot or a later one is needed from another member: the log lacks what no log has
     /// any more, or begins behind one that is lost here.
-    pub(super) fn needed(&self) -> Option<Slot> {
+    pub fn needed(&self) -> Option<Slot> {
         let newest = self.usable().next_back().map(|it| it.slot);
         let is_lost = newest.unwrap_or_default() < self.log_base;
         self.needs.max(is_lost.then_some(self.log_base))
     }
 
     /// The same, where nobody may have one yet: a copy has nothing to begin with.
-    pub(super) fn lacked(&self) -> Option<Slot> {
+    pub fn lacked(&self) -> Option<Slot> {
         let void = self.void.filter(|_| self.begin().is_none());
         self.needed().max(void.map(|from| from.max(self.log_base)))
     }
@@ -125,7 +147,7 @@ impl Scene<'_> {
 
 /// `fills`: the log has no more room to wait for copies that are away (rule N2). `astray`: from this slot on
 /// the copy was found to differ. `None`: it waits on, or does not wait.
-pub(super) fn fate(kept: &Kept, fills: bool, astray: Option<Slot>) -> Option<Fate> {
+pub fn fate(kept: &Kept, fills: bool, astray: Option<Slot>) -> Option<Fate> {
     let is_astray = astray.is_some_and(|astray| astray <= kept.slot);
     if kept.standing != Standing::Uncompared {
         return None;

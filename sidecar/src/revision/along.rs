@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use synod_paxos::Slot;
-use tokio::time::Instant;
 
 use super::Said;
 
@@ -14,7 +13,7 @@ const NOBODY: Duration = Duration::from_secs(5);
 
 /// A copy, as far as this matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sided {
+pub enum Sided {
     /// Of the silent revision, and it has caught up.
     Along,
     /// It answers, with the old revision.
@@ -25,12 +24,12 @@ pub(super) enum Sided {
 
 /// Since when that revision has been ready.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Ready(Option<Since>);
+pub struct Ready(Option<Since>);
 
 #[derive(Clone, Copy, Debug)]
 struct Since {
     number: u64,
-    at: Instant,
+    at: Duration,
     /// What was chosen then.
     reached: Slot,
 }
@@ -39,7 +38,7 @@ struct Since {
 
 impl Sided {
     /// `silent` is the revision that runs along, and the log was chosen up to `reached` before it was asked.
-    pub(super) fn of(said: Option<&Said>, silent: u64, reached: Slot) -> Self {
+    pub fn of(said: Option<&Said>, silent: u64, reached: Slot) -> Self {
         match said {
             Some(it) if it.running == Some(silent) => {
                 if it.applied.0 + NEAR_SLOTS >= reached.0 {
@@ -59,13 +58,14 @@ impl Sided {
 impl Ready {
     /// Whether it is to take over now: by half of the copies, when all that was chosen when these had
     /// caught up was compared with what the old revision has answered; or by one, when no copy can answer.
-    pub(super) fn look(
+    /// `now` is read on a clock of the leader's that only goes forward.
+    pub fn look(
         &mut self,
         number: u64,
         copies: &[Sided],
         reached: Slot,
         compared: Slot,
-        now: Instant,
+        now: Duration,
     ) -> bool {
         let count = |sided| copies.iter().filter(|it| **it == sided).count();
         let (along, answer) = (count(Sided::Along), count(Sided::Answers));
@@ -81,7 +81,7 @@ impl Ready {
             at: now,
             reached,
         });
-        let nobody = alone && now.duration_since(since.at) >= NOBODY;
+        let nobody = alone && now.saturating_sub(since.at) >= NOBODY;
         (half && compared >= since.reached) || nobody
     }
 }
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn half_of_the_copies_must_have_caught_up_and_all_up_to_then_be_compared() {
-        let now = Instant::now();
+        let now = Duration::from_secs(9);
         for (copies, expected) in [
             (&[Along, Along, Answers][..], true),
             (&[Along, Answers], true),
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn one_is_enough_when_no_copy_has_been_able_to_answer_for_a_while() {
-        let now = Instant::now();
+        let now = Duration::from_secs(9);
         let copies = [Along, Neither, Neither];
         let mut ready = Ready::default();
         assert!(!ready.look(2, &copies, Slot(9), Slot(0), now));

@@ -26,6 +26,13 @@ use crate::ingress::PeerChannels;
 use crate::node::{NodeHandle, NodeStatus};
 use crate::poison::tellable;
 
+/// For the simulator, which decides by the same.
+#[doc(hidden)]
+pub mod sim {
+    pub use super::along::{Ready, Sided};
+    pub use super::{Copy, Said, are_most, copy, is_done};
+}
+
 const LOOK: Duration = Duration::from_millis(500);
 /// Longest wait for another member's word.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -42,15 +49,19 @@ pub(crate) struct TakingOver {
 }
 
 /// What a member says of its copy.
-struct Said {
-    running: Option<u64>,
-    serving: bool,
-    applied: Slot,
+#[derive(Clone, Copy, Debug)]
+pub struct Said {
+    /// The revision of its app; `None`: none runs.
+    pub running: Option<u64>,
+    /// It answers clients.
+    pub serving: bool,
+    /// It has executed all up to here.
+    pub applied: Slot,
 }
 
 /// What is known of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Copy {
+pub enum Copy {
     /// It answers, with the revision in force.
     Over,
     /// Not yet.
@@ -83,6 +94,7 @@ impl TakingOver {
         // Since when more than half of the copies run this revision.
         let mut most: Option<(u64, Instant)> = None;
         let mut ready = Ready::default();
+        let begun = Instant::now();
         loop {
             look.tick().await;
             let status = self.node.status().borrow().clone();
@@ -95,7 +107,8 @@ impl TakingOver {
                 continue;
             }
             if let Some((silent, _)) = known.silent {
-                self.look_along(&status, silent, &mut ready).await;
+                self.look_along(&status, silent, (&mut ready, begun.elapsed()))
+                    .await;
                 continue;
             }
             let said = self.ask(&status).await;
@@ -113,7 +126,12 @@ impl TakingOver {
     }
 
     /// One look at a revision that runs along silently.
-    async fn look_along(&self, status: &NodeStatus, number: u64, ready: &mut Ready) {
+    async fn look_along(
+        &self,
+        status: &NodeStatus,
+        number: u64,
+        (ready, now): (&mut Ready, Duration),
+    ) {
         if self.apply.status().borrow().disagreement.is_some() {
             *ready = Ready::default();
             return;
@@ -128,7 +146,7 @@ impl TakingOver {
             .iter()
             .map(|it| Sided::of(it.as_ref(), number, reached));
         let copies: Vec<Sided> = copies.collect();
-        if ready.look(number, &copies, reached, found.compared, Instant::now()) {
+        if ready.look(number, &copies, reached, found.compared, now) {
             self.propose_done(number);
         }
     }
@@ -212,7 +230,8 @@ impl TakingOver {
     }
 }
 
-fn copy(said: Option<&Said>, number: u64) -> Copy {
+/// Of what its member has said; `number` is the revision in force.
+pub fn copy(said: Option<&Said>, number: u64) -> Copy {
     match said {
         None => Copy::Away,
         Some(it) if it.running == Some(number) && it.serving => Copy::Over,
@@ -220,12 +239,13 @@ fn copy(said: Option<&Said>, number: u64) -> Copy {
     }
 }
 
-fn are_most(copies: &[Copy]) -> bool {
+/// More than half of the copies answer with it.
+pub fn are_most(copies: &[Copy]) -> bool {
     copies.iter().filter(|it| **it == Copy::Over).count() > copies.len() / 2
 }
 
 /// All that can be asked, or more than half for a while. `most`: for how long these have run it.
-fn is_done(copies: &[Copy], most: Duration) -> bool {
+pub fn is_done(copies: &[Copy], most: Duration) -> bool {
     are_most(copies) && (!copies.contains(&Copy::Behind) || most >= REST)
 }
 

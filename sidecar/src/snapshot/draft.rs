@@ -10,8 +10,8 @@ use super::format::{
     Kind, MAX_TABLES_BYTES, file_header,
 };
 use super::head::{Head, SnapshotId, StateDigest};
-use super::in_background;
 use super::store::{Snapshot, Standing, Store, StoreError};
+use super::{SYNC_BYTES, in_background};
 
 /// How hard zstd tries: while a snapshot is written, the app may be standing still.
 const LEVEL: i32 = 1;
@@ -25,6 +25,7 @@ pub struct Draft {
     /// State that does not fill a chunk yet.
     held: Vec<u8>,
     at: u64,
+    synced: u64,
     tables_bytes: u64,
     state_bytes: u64,
     state: blake3::Hasher,
@@ -54,6 +55,7 @@ impl Draft {
             head,
             held: Vec::with_capacity(CHUNK_BYTES),
             at: 0,
+            synced: 0,
             tables_bytes: tables.len() as u64,
             state_bytes: 0,
             state: blake3::Hasher::new(),
@@ -171,6 +173,11 @@ impl Draft {
         let written = self.file.write_all(bytes);
         written.map_err(|error| self.store.failed("writing a snapshot", error))?;
         self.at += bytes.len() as u64;
+        if self.at >= self.synced + SYNC_BYTES {
+            let synced = self.file.as_file().sync_data();
+            synced.map_err(|error| self.store.failed("syncing a snapshot", error))?;
+            self.synced = self.at;
+        }
         Ok(())
     }
 }

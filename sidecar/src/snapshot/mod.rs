@@ -66,6 +66,10 @@ pub use reader::StateReader;
 pub use store::{Snapshot, Standing, Store, StoreError};
 pub use walk::ReadError;
 
+/// What is large is synced whenever so much of it was written, in bytes: a log on the same disk that syncs
+/// meanwhile waits for one such piece at most, and not for all that is in memory by then.
+const SYNC_BYTES: u64 = 4 << 20;
+
 /// How much less of a processor that is in demand such work gets: about a tenth of what the rest does, so
 /// that it comes to its end however busy the machine is.
 const NICE: i32 = 10;

@@ -17,6 +17,11 @@ use crate::dice::Dice;
 /// States of which a crash leaves one, where the app writes each as a whole.
 const HISTORY: usize = 6;
 
+/// Where numbers of machines that are not struck begin, in a body.
+const BUT: u8 = 128;
+/// How often revisions of the app that do so answer with another status class: one request in so many.
+const REFUSES: u64 = 7;
+
 /// What a request does to the app's process, besides its work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Poison {
@@ -35,6 +40,8 @@ pub(crate) enum On {
     All,
     /// On the copy of this machine.
     One(usize),
+    /// On every copy but that of this machine.
+    AllBut(usize),
     /// Now here, now there.
     Some,
 }
@@ -68,6 +75,10 @@ pub(crate) struct State {
     registers: Vec<Register>,
     /// Slots that it contains and that may be skipped some day; for the checks only.
     poisonous: Vec<Slot>,
+    /// Registers, as bits, that are not what they should be; for the checks only.
+    odd: u64,
+    /// The revision of the app that has executed the last; for the checks only.
+    by: u64,
 }
 
 /// A request that was executed.
@@ -76,6 +87,33 @@ pub(crate) struct Done {
     pub(crate) slot: Slot,
     pub(crate) work: Work,
     pub(crate) result: Register,
+}
+
+/// What comes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) result: Register,
+    /// Hash over all that the state contains then.
+    pub(crate) digest: u64,
+    /// The status code.
+    pub(crate) status: u16,
+    /// It has a header field that other revisions do not send.
+    pub(crate) dressed: bool,
+    /// It is not what it should be.
+    pub(crate) odd: bool,
+    /// Of the app.
+    pub(crate) revision: u64,
+    /// If another revision had executed what came before: which, and up to where.
+    pub(crate) begun: Option<(u64, Slot)>,
+}
+
+/// How a revision of the app answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Manners {
+    /// It refuses some requests that others do not refuse, though it executes them.
+    pub(crate) refuses: bool,
+    /// It sends a header field that others do not.
+    pub(crate) dressed: bool,
 }
 
 /// The app of one machine.
@@ -93,6 +131,11 @@ pub(crate) struct App {
     history: VecDeque<State>,
     /// The ordered request that it works on, or worked on last, and what came of it.
     pub(crate) work: Option<(Slot, Work, Option<Register>)>,
+    /// Of the process, or of the last.
+    pub(crate) revision: u64,
+    manners: Manners,
+    /// It is about to go astray.
+    pub(crate) strays: bool,
 }
 
 // === impl Work ===
@@ -113,6 +156,7 @@ impl Work {
             None | Some(On::All) => 0,
             Some(On::Some) => 1,
             Some(On::One(machine)) => 2 + u8::try_from(machine).expect("few machines"),
+            Some(On::AllBut(machine)) => BUT + u8::try_from(machine).expect("few machines"),
         };
         body.into()
     }
@@ -122,6 +166,7 @@ impl Work {
         let on = match body[17] {
             0 => On::All,
             1 => On::Some,
+            machine if machine >= BUT => On::AllBut(usize::from(machine - BUT)),
             machine => On::One(usize::from(machine) - 2),
         };
         Self {
@@ -184,6 +229,15 @@ impl State {
     pub(crate) fn poisonous(&self) -> &[Slot] {
         &self.poisonous
     }
+
+    /// Something in it is not what it should be.
+    pub(crate) fn is_odd(&self) -> bool {
+        self.odd != 0
+    }
+
+    fn is_odd_at(&self, register: u64) -> bool {
+        self.odd & (1 << register) != 0
+    }
 }
 
 // === impl App ===
@@ -199,13 +253,19 @@ impl App {
             dirty: false,
             history: VecDeque::new(),
             work: None,
+            revision: 0,
+            manners: Manners::default(),
+            strays: false,
         }
     }
 
-    /// A new process begins with what is there.
-    pub(crate) fn start(&mut self) {
+    /// A new process, of this revision, begins with what is there.
+    pub(crate) fn start(&mut self, revision: u64, manners: Manners) {
         self.process += 1;
         self.up = true;
+        self.revision = revision;
+        self.manners = manners;
+        self.strays = false;
         self.dirty = false;
         self.work = None;
         if self.kind == StateType::Ephemeral {
@@ -251,16 +311,46 @@ impl App {
         &self.state
     }
 
+    /// What this register holds is not what it should hold from now on.
+    pub(crate) fn go_astray(&mut self, register: u64, noise: u64) {
+        self.state.odd |= 1 << register;
+        self.state.registers[register as usize].chain ^= noise;
+    }
+
+    /// Something that it may go on with is not what it should be.
+    pub(crate) fn knows_odd(&self) -> bool {
+        self.state.odd != 0 || self.history.iter().any(|it| it.odd != 0)
+    }
+
     /// Does what the request asks. Whoever sends requests again says that each may come twice.
-    pub(crate) fn execute(&mut self, slot: Slot, work: Work) -> Register {
+    pub(crate) fn execute(&mut self, slot: Slot, work: Work) -> Answer {
         assert!(self.up, "a dead app executes nothing");
-        if self.kind == StateType::Volume(UncleanCrash::AtLeastOnce)
-            && let Some(last) = self.state.last.filter(|it| it.slot == slot)
-        {
-            return last.result;
+        let before = (self.state.by, self.state.reflects());
+        let repeats = self.kind == StateType::Volume(UncleanCrash::AtLeastOnce);
+        let last = self.state.last.filter(|it| repeats && it.slot == slot);
+        let result = match last {
+            Some(last) => last.result,
+            None => self.work_on(slot, work),
+        };
+        Answer {
+            result,
+            digest: self.state.digest,
+            status: if self.manners.refuses && work.op.is_multiple_of(REFUSES) {
+                500
+            } else {
+                200
+            },
+            dressed: self.manners.dressed,
+            odd: self.state.is_odd_at(work.register),
+            revision: self.revision,
+            begun: Some(before).filter(|(by, _)| *by != self.revision),
         }
+    }
+
+    fn work_on(&mut self, slot: Slot, work: Work) -> Register {
         self.dirty = true;
         let state = &mut self.state;
+        state.by = self.revision;
         let register = &mut state.registers[work.register as usize];
         *register = register.append(work.op);
         let result = *register;
@@ -278,11 +368,11 @@ impl App {
         result
     }
 
-    /// Answers a read, with the slot whose state it shows.
-    pub(crate) fn read(&self, register: u64) -> (Register, Slot) {
+    /// Answers a read, with the slot whose state it shows. `None`: not as it should.
+    pub(crate) fn read(&self, register: u64) -> Option<(Register, Slot)> {
         assert!(self.up, "a dead app answers nothing");
         let value = self.state.registers[register as usize];
-        (value, self.state.reflects())
+        (!self.state.is_odd_at(register)).then(|| (value, self.state.reflects()))
     }
 }
 
@@ -307,6 +397,8 @@ mod tests {
             Poison::Kills(On::Some),
             Poison::Hangs(On::One(0)),
             Poison::Hangs(On::One(6)),
+            Poison::Kills(On::AllBut(0)),
+            Poison::Hangs(On::AllBut(20)),
         ] {
             let work = Work {
                 op: 1 << 40,
@@ -321,7 +413,7 @@ mod tests {
         let kind = crash.map_or(StateType::Ephemeral, StateType::Volume);
         let dice = &mut Dice::new(1);
         let mut app = App::new(kind, 1);
-        app.start();
+        app.start(0, Manners::default());
         for slot in 1..=20 {
             let work = Work {
                 op: slot,
@@ -332,7 +424,7 @@ mod tests {
         }
         let before = app.state.clone();
         app.die(machine, dice);
-        app.start();
+        app.start(0, Manners::default());
         (before, app.state.clone())
     }
 

@@ -163,6 +163,12 @@ pub(crate) enum Event {
     Reply { attempt: Attempt, reply: Reply },
     /// A client has waited long enough.
     GiveUp { attempt: Attempt },
+    /// Somebody wants another revision of the app.
+    Revise,
+    /// Somebody looks which copy is to run it along.
+    Roll,
+    /// A person replaces a copy that is wrong.
+    Mend { member: usize },
     /// A fault strikes.
     Fault(Fault),
     /// A fault ends.

@@ -273,7 +273,7 @@ impl World {
             return Ok(());
         };
         let now = self.clock(member);
-        if self.would_ruin(member, &request) {
+        if self.would_ruin(member, &request) || self.is_astray() {
             return Ok(());
         }
         let ends_epoch = self.ends_epoch(member);

@@ -11,6 +11,8 @@ use crate::world::World;
 const EVERY_NS: u64 = 100_000_000;
 /// How much longer it may take for each request that was poison.
 const POISON_NS: u64 = 60_000_000_000;
+/// And for what people have begun with the app.
+const REVISE_NS: u64 = 300_000_000_000;
 /// How far a member's time may lag: some round trips of a slow network.
 const LAG_NS: u64 = 2_000_000_000;
 
@@ -46,6 +48,7 @@ impl World {
 
     /// Has the group converged, and leadership come to rest? If so, the run is over.
     pub(crate) fn check_converged(&mut self) -> Result<(), Violation> {
+        self.learn_revisions();
         self.operate_calmly()?;
         let unfinished = self.unfinished();
         if unfinished.is_none() || self.resting.is_some() {
@@ -64,7 +67,13 @@ impl World {
         };
         // Each waits for starts, answers and pauses of its own.
         let poison_ns = u64::from(self.poisons) * POISON_NS;
-        let limit_ns = self.swarm.liveness_ns + rebuild_ns + poison_ns;
+        let revising = self
+            .swarm
+            .compared
+            .as_ref()
+            .and_then(|it| it.revising.as_ref());
+        let revise_ns = if revising.is_some() { REVISE_NS } else { 0 };
+        let limit_ns = self.swarm.liveness_ns + rebuild_ns + poison_ns + revise_ns;
         if self.now_ns > self.swarm.safety_ns + limit_ns {
             return Err(Violation::new(
                 "liveness",
@@ -87,7 +96,8 @@ impl World {
             };
             let machine = &process.copy.machine;
             format!(
-                "{} has commit {} base {} applied {} admitted {} serving {} blocked {:?} witness {} promises {:?}",
+                "{} has commit {} base {} applied {} admitted {} serving {} blocked {:?} witness {} promises {:?} \
+                 revisions {:?} astray {:?} snapshots {:?}",
                 member + 1,
                 process.paxos.commit(),
                 process.paxos.base().slot,
@@ -96,7 +106,13 @@ impl World {
                 machine.serving(),
                 machine.blocked(),
                 host.witness,
-                machine.promises().map(|it| it.slot).collect::<Vec<_>>()
+                machine.promises().map(|it| it.slot).collect::<Vec<_>>(),
+                machine.revision_status(),
+                machine.astray(),
+                host.snapshots
+                    .iter()
+                    .map(|it| (it.base.slot.0, it.standing))
+                    .collect::<Vec<_>>()
             )
         });
         all.collect::<Vec<_>>().join("; ")
@@ -116,6 +132,12 @@ impl World {
             }
         }
         if let Some(reason) = self.members_unfinished() {
+            return Some(reason);
+        }
+        if let Some(odd) = self.odd {
+            return Some(format!("the copy of member {} is astray", odd.member + 1));
+        }
+        if let Some(reason) = self.checks.revisions.unfinished() {
             return Some(reason);
         }
         let epoch = self.checks.chosen.epochs.latest().epoch;
@@ -145,6 +167,13 @@ impl World {
                     "member {name} has commit {commit} of {}, waiting on {:?}",
                     self.checks.chosen.through(),
                     process.paxos.status().waiting_on
+                ));
+            }
+            let running = process.copy.machine.revision_status().running;
+            let in_force = self.checks.revisions.in_force();
+            if !host.witness && running != Some(in_force) {
+                return Some(format!(
+                    "member {name} runs revision {running:?} of the app, and not {in_force}"
                 ));
             }
             if !host.witness && (applied != commit || !process.copy.machine.serving()) {

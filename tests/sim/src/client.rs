@@ -44,7 +44,15 @@ pub(crate) struct Operation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
     /// The write is at this slot and the app answered this.
-    Wrote { slot: Slot, count: u64, chain: u64 },
+    Wrote {
+        slot: Slot,
+        count: u64,
+        chain: u64,
+        /// Of the app.
+        revision: u64,
+    },
+    /// The same, of a copy that has gone astray; a read of such a copy: at slot 0.
+    Astray { slot: Slot },
     /// The read shows the state of this slot.
     Read {
         reflects: Slot,
@@ -131,6 +139,7 @@ impl Client {
         };
         match reply {
             Reply::Wrote { .. }
+            | Reply::Astray { .. }
             | Reply::Read { .. }
             | Reply::Gone { .. }
             | Reply::Skipped { .. } => Next::Over,

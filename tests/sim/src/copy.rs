@@ -8,18 +8,20 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message as _;
-use synod_paxos::{AgreedTime, Genesis, Incarnation, Now, Reading, Slot};
+use synod_paxos::{AgreedTime, Genesis, Now, Reading, Slot};
 use synod_proto::v1::{IdempotencyPolicy, Policy};
 use synod_sidecar::app::Instance;
 use synod_sidecar::apply::{
     Action, Ask, Fold, Found, Kept, Machine, Outcome, Record, Setup, StateType,
 };
 
-use crate::app::{Done, Register, Work};
+use crate::app::{Answer, Done, Work};
 use crate::calendar::{Event, Life};
 use crate::client::{Attempt, Reply};
+use crate::comparison::Compared;
 use crate::coverage::Sight;
 use crate::invariants::{Violation, read_index};
+use crate::snapshots::Maker;
 use crate::swarm::Plant;
 use crate::world::{Host, World};
 
@@ -48,7 +50,7 @@ pub(crate) struct Copy {
     pub(crate) machine: Machine,
     /// All slots up to here were handed over by the agreement.
     through: Slot,
-    pub(crate) responses: BTreeMap<Slot, Register>,
+    pub(crate) responses: BTreeMap<Slot, Answer>,
     /// The agreed time last seen.
     time: AgreedTime,
     told_applied: Slot,
@@ -60,6 +62,8 @@ pub(crate) struct Copy {
     /// What was promised, as it was last handed to the disk; and how often that was.
     pub(crate) promised: Vec<Ask>,
     pub(crate) promises_handed: u64,
+    /// Its side of the comparison.
+    pub(crate) compared: Option<Box<Compared>>,
 }
 
 /// The first policy, part of the genesis.
@@ -84,19 +88,36 @@ pub(crate) fn first_policy() -> Bytes {
     .into()
 }
 
+/// The tables of the start of the log.
+pub(crate) fn first_fold(genesis: &Genesis) -> Fold {
+    let policy = Policy::decode(genesis.policy.clone()).expect("written here");
+    Fold::new(genesis.configuration.clone(), genesis.protocol, policy)
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// From which slot on the copy was found to differ from others, as an earlier life has noted.
+    pub(crate) fn astray(&self) -> Option<Slot> {
+        match self {
+            Self::New | Self::Missing => None,
+            Self::Written(record) => record.astray,
+            Self::OtherBoot(kept) => kept.astray,
+        }
+    }
+}
+
 // === impl Copy ===
 
 impl Copy {
     pub(crate) fn new(genesis: &Genesis, state: StateType, host: &Host) -> Self {
-        let policy = Policy::decode(genesis.policy.clone()).expect("written here");
         let newest = host.newest_usable();
         let fold = newest.map_or_else(
-            || Fold::new(genesis.configuration.clone(), genesis.protocol, policy),
+            || first_fold(genesis),
             |it| Fold::load(&it.tables).expect("what was saved can be loaded"),
         );
         let machine = Machine::new(Setup {
-            // No revision of the app is begun here, so none is to be saved by this member.
-            incarnation: Incarnation::default(),
+            incarnation: host.disk.identity().incarnation,
             fold,
             state,
             half_restored: host.half_restored,
@@ -120,6 +141,7 @@ impl Copy {
             proven: false,
             promised: host.promises.clone(),
             promises_handed: 0,
+            compared: None,
         }
     }
 
@@ -127,6 +149,15 @@ impl Copy {
     pub(crate) fn agreed_now(&self, clock: Option<Reading>, now: Now) -> AgreedTime {
         let clock = clock.map_or(AgreedTime(now.wall_ns), |it| it.at(now.mono_ns));
         clock.max(self.time)
+    }
+
+    /// What a snapshot that is taken now is of.
+    pub(crate) fn maker(&self, life: Life) -> Maker {
+        Maker {
+            life,
+            lineage: self.machine.lineage().number,
+            instance: self.machine.instance(),
+        }
     }
 
     /// All slots up to here were handed over by the agreement.
@@ -196,6 +227,7 @@ impl World {
             self.note_claim(member)?;
         }
         self.tidy_jobs(member);
+        self.tell_side(member);
         self.keep_promises(member);
         self.serve_reads(member);
         self.tell_paxos(member);
@@ -205,7 +237,7 @@ impl World {
     /// The process may die between any two actions.
     fn dies_before(&mut self, member: usize, action: &Action) -> bool {
         let chance = self.swarm.service.dies_before_action;
-        if self.calm || !self.dice.chance(chance) {
+        if self.calm || self.is_looked_for() || !self.dice.chance(chance) {
             return false;
         }
         self.coverage.saw(match action {
@@ -341,18 +373,21 @@ impl World {
     ) -> Result<(), Violation> {
         let host = &mut self.hosts[member];
         let found = look(host);
-        let Some(running) = host.process.as_mut().filter(|p| p.life == life) else {
+        if host.process.as_ref().is_none_or(|p| p.life != life) {
             return Ok(());
-        };
+        }
         if !host.app.up || host.app.process != process {
-            running.copy.machine.handle_app(found);
+            self.see(member, found);
             self.send_reply(attempt, Reply::Unknown);
             return self.settle(member);
         }
         let Some(operation) = self.clients[attempt.client].operation_of(attempt.op) else {
             return Ok(());
         };
-        let (value, reflects) = host.app.read(operation.work.register);
+        let Some((value, reflects)) = host.app.read(operation.work.register) else {
+            self.send_reply(attempt, Reply::Astray { slot: Slot::ZERO });
+            return Ok(());
+        };
         self.send_reply(
             attempt,
             Reply::Read {
@@ -392,11 +427,16 @@ impl World {
                 let kept = order
                     .filter_map(|i| self.hosts[i].process.as_ref())
                     .find_map(|process| process.copy.responses.get(&slot));
-                kept.map_or(Reply::Gone { slot }, |r| Reply::Wrote {
-                    slot,
-                    count: r.count,
-                    chain: r.chain,
-                })
+                match kept {
+                    None => Reply::Gone { slot },
+                    Some(kept) if kept.odd => Reply::Astray { slot },
+                    Some(kept) => Reply::Wrote {
+                        slot,
+                        count: kept.result.count,
+                        chain: kept.result.chain,
+                        revision: kept.revision,
+                    },
+                }
             }
             Outcome::Expired | Outcome::Reclassify => Reply::NotOrdered,
             Outcome::Skipped => Reply::Skipped { slot },

@@ -119,10 +119,14 @@ pub enum Sight {
     SnapshotsGivenUp,
     /// One took too long.
     SnapshotsOverdue,
-    /// One was compared.
+    /// A majority had executed what one contains.
     SnapshotsCompared,
     /// One was used without.
     SnapshotsUnverified,
+    /// A majority has vouched for one, where copies are compared.
+    SnapshotsVerified,
+    /// One was used there without that: those that could object were away.
+    SnapshotsUndisputed,
     /// One could be compared no more.
     SnapshotsUncomparable,
     /// The leader got a follower's.
@@ -133,6 +137,12 @@ pub enum Sight {
     SnapshotsJumped,
     /// One contained what is skipped.
     SnapshotsVoid,
+    /// One was damaged.
+    SnapshotsRotten,
+    /// What a copy begins with was not there any more.
+    BasesLost,
+    /// What it begins with was void, and another took its place.
+    BasesReplaced,
     /// A state was being put into an app.
     RestoresBegun,
     /// It was.
@@ -173,10 +183,48 @@ pub enum Sight {
     SkipsUnsure,
     /// A person gave up a request.
     Words,
+    /// One of a copy that has gone astray was thrown away.
+    SnapshotsAstray,
+    /// A copy has gone astray.
+    WentAstray,
+    /// The comparison has found one that differs from a majority.
+    OddOnesFound,
+    /// It was taken out.
+    TakenOut,
+    /// It was made anew.
+    MadeAnew,
+    /// No majority has agreed.
+    Ties,
+    /// A person has replaced a copy.
+    Mended,
+    /// What differs on all copies was found to be noise.
+    NoiseFound,
+    /// Another revision of the app has taken over at once.
+    Switches,
+    /// And all copies run it.
+    SwitchesDone,
+    /// It was taken back before.
+    SwitchesTakenBack,
+    /// Another revision is to run along.
+    Rolls,
+    /// A copy was given to it.
+    RunsAlong,
+    /// The state that it begins with was asked for.
+    BarriersSaved,
+    /// It has taken over.
+    RollsDone,
+    /// On a person's word.
+    RollsDoneInSpite,
+    /// It was found to answer otherwise.
+    RollsDisagree,
+    /// So it has not taken over.
+    RollsRefused,
+    /// It was taken back.
+    RollsTakenBack,
 }
 
 impl Sight {
-    const COUNT: usize = Self::Words as usize + 1;
+    const COUNT: usize = Self::RollsTakenBack as usize + 1;
     const ALL: [Self; Self::COUNT] = [
         Self::Changes,
         Self::Added,
@@ -237,11 +285,16 @@ impl Sight {
         Self::SnapshotsOverdue,
         Self::SnapshotsCompared,
         Self::SnapshotsUnverified,
+        Self::SnapshotsVerified,
+        Self::SnapshotsUndisputed,
         Self::SnapshotsUncomparable,
         Self::SnapshotsCopied,
         Self::SnapshotsUsed,
         Self::SnapshotsJumped,
         Self::SnapshotsVoid,
+        Self::SnapshotsRotten,
+        Self::BasesLost,
+        Self::BasesReplaced,
         Self::RestoresBegun,
         Self::Restored,
         Self::RestoresFailed,
@@ -262,7 +315,35 @@ impl Sight {
         Self::Skips,
         Self::SkipsUnsure,
         Self::Words,
+        Self::SnapshotsAstray,
+        Self::WentAstray,
+        Self::OddOnesFound,
+        Self::TakenOut,
+        Self::MadeAnew,
+        Self::Ties,
+        Self::Mended,
+        Self::NoiseFound,
+        Self::Switches,
+        Self::SwitchesDone,
+        Self::SwitchesTakenBack,
+        Self::Rolls,
+        Self::RunsAlong,
+        Self::BarriersSaved,
+        Self::RollsDone,
+        Self::RollsDoneInSpite,
+        Self::RollsDisagree,
+        Self::RollsRefused,
+        Self::RollsTakenBack,
     ];
+}
+
+// === impl Sight ===
+
+impl Sight {
+    /// It takes thousands of seeds.
+    pub fn is_rare(self) -> bool {
+        matches!(self, Self::SnapshotsVoid | Self::Mended)
+    }
 }
 
 /// How often each was seen.

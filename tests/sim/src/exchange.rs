@@ -2,16 +2,19 @@
 //! back; and the app's starts and ends at each step of that.
 
 use synod_paxos::Slot;
-use synod_sidecar::apply::Run;
+use synod_sidecar::app::Instance;
+use synod_sidecar::apply::{Machine, Run};
 
-use crate::app::{On, Poison, Register, Work};
+use crate::app::{Answer, On, Poison, Work};
 use crate::calendar::{Event, Life};
+use crate::comparison::{digest, draw_lot};
 use crate::copy::{APPLY_TIMEOUT_MS, RESPONSES, look};
 use crate::coverage::Sight;
 use crate::invariants::Violation;
 use crate::invariants::applied::{Effect, has_none_of};
+use crate::revisions::tell_revision;
 use crate::swarm::Plant;
-use crate::world::World;
+use crate::world::{Host, World};
 
 /// How soon a broken connection is seen, and an app that must not start yet is tried again.
 const NOTICE_NS: u64 = 100_000;
@@ -29,8 +32,8 @@ pub(crate) struct Exchange {
     work: Work,
     /// It did not come through in full: nothing comes of it.
     torn: bool,
-    /// What it came to, and the digest of the state then.
-    result: Option<(Register, u64)>,
+    /// What it came to.
+    result: Option<Answer>,
     /// The process ends when it has answered.
     dies_after: bool,
     /// The process ended before it answered.
@@ -63,8 +66,7 @@ impl World {
         if found.is_none() || found != machine.instance() {
             self.coverage.saw(Sight::NotSent);
             machine.handle_not_sent(run);
-            machine.handle_app(found);
-            return;
+            return self.see(member, found);
         }
         let process = host.app.process;
         host.app.work = Some((slot, work, None));
@@ -137,6 +139,7 @@ impl World {
         let mended = calm && executed && self.swarm.snapshot_slots == 0;
         let mut strikes = |on: On| match on {
             On::All => !mended,
+            On::AllBut(machine) => machine != member && !mended,
             On::One(machine) => machine == member && !calm,
             On::Some => !calm && self.dice.chance(0.6),
         };
@@ -168,28 +171,34 @@ impl World {
     pub(crate) fn app_effect(&mut self, member: usize, process: u64, slot: Slot) {
         let twice =
             self.swarm.plant == Plant::DoubleExecution && member == 0 && slot.0.is_multiple_of(8);
-        let host = &mut self.hosts[member];
-        let app = &mut host.app;
+        let app = &self.hosts[member].app;
         if !app.up || app.process != process {
             return;
         }
         let Some((at, work, None)) = app.work.filter(|(at, ..)| *at == slot) else {
             return;
         };
-        let exchange = host.exchange.as_mut();
-        let exchange = exchange.filter(|it| it.process == process && it.slot == slot);
-        if exchange.as_ref().is_some_and(|it| it.torn) {
+        let is_of_this = |it: &&mut Exchange| it.process == process && it.slot == slot;
+        let exchange = self.hosts[member].exchange.as_mut();
+        if exchange.filter(is_of_this).is_some_and(|it| it.torn) {
             return;
+        }
+        let noise = self
+            .strays(member, slot)
+            .then(|| self.dice.range(1, u64::MAX));
+        let Host { app, exchange, .. } = &mut self.hosts[member];
+        if let Some(noise) = noise {
+            app.go_astray(work.register, noise);
         }
         let mut result = app.execute(slot, work);
         if twice {
             result = app.execute(slot, work);
         }
-        app.work = Some((at, work, Some(result)));
-        if let Some(exchange) = exchange {
-            exchange.result = Some((result, app.state().digest()));
+        app.work = Some((at, work, Some(result.result)));
+        if let Some(exchange) = exchange.as_mut().filter(is_of_this) {
+            exchange.result = Some(result);
         }
-        let digest = app.state().digest();
+        let (digest, odd, result) = (app.state().digest(), result.odd, result.result);
         self.trace.mix(digest);
         self.trace.line(self.now_ns, || {
             format!(
@@ -199,7 +208,9 @@ impl World {
             )
         });
         // A read may show it from now on.
-        self.checks.answers.changed(slot, work.register, result);
+        if !odd {
+            self.checks.answers.changed(slot, work.register, result);
+        }
     }
 
     pub(crate) fn app_done(
@@ -224,29 +235,64 @@ impl World {
         }
         let exchange = host.exchange.filter(|it| it.life == life && it.run == run);
         let answered = exchange.filter(|it| response && !it.lost);
-        if let Some((it, (result, digest))) = answered.and_then(|it| Some((it, it.result?))) {
-            let skipped = process.copy.machine.fold().skipped();
-            if host.app.up && host.app.process == it.process {
-                has_none_of(member, skipped, host.app.state())?;
-            }
-            let (slot, work) = (it.slot, it.work);
-            let effect = Effect {
-                work,
-                result,
-                digest,
-            };
-            self.checks.executed(member, skipped, slot, effect)?;
-            process.copy.responses.insert(it.slot, result);
-            if process.copy.responses.len() > RESPONSES {
-                process.copy.responses.pop_first();
-            }
+        if let Some((it, answer)) = answered.and_then(|it| Some((it, it.result?))) {
+            self.app_answered(member, &it, answer)?;
+            let process = self.hosts[member].process.as_mut().expect("it runs");
             process.copy.machine.handle_response(run);
         } else {
             self.coverage.saw(Sight::Ambiguous);
             process.copy.machine.handle_unknown(run);
         }
-        process.copy.machine.handle_app(found);
+        self.see(member, found);
         self.settle(member)
+    }
+
+    /// The response has come in full: it is kept, and goes to the comparison of the copies.
+    fn app_answered(
+        &mut self,
+        member: usize,
+        it: &Exchange,
+        answer: Answer,
+    ) -> Result<(), Violation> {
+        self.learn_revisions();
+        let host = &mut self.hosts[member];
+        let process = host.process.as_mut().expect("it runs");
+        let copy = &mut process.copy;
+        let fold = copy.machine.fold();
+        let (skipped, silent) = (fold.skipped(), copy.machine.is_silent_at(it.slot));
+        if host.app.up && host.app.process == it.process {
+            has_none_of(member, skipped, host.app.state())?;
+        }
+        let (slot, work) = (it.slot, it.work);
+        let at = (slot, fold.admitted());
+        self.checks
+            .revisions
+            .executed(member, at, &answer, silent)?;
+        let effect = Effect {
+            work,
+            result: answer.result,
+            digest: answer.digest,
+        };
+        if answer.odd {
+            self.checks.executed_astray(member, skipped, slot, effect)?;
+        } else {
+            self.checks.executed(member, skipped, slot, effect)?;
+        }
+        if let Some(compared) = &mut copy.compared {
+            if answer.odd {
+                compared.odd.insert(slot);
+            }
+            let noisy = self.swarm.compared.as_ref().is_some_and(|it| it.noisy);
+            let lot = noisy.then(|| draw_lot(&mut self.dice, slot));
+            compared.side.executed(slot, digest(&answer, lot));
+        }
+        if !silent || self.swarm.plant == Plant::SilentAnswers {
+            copy.responses.insert(slot, answer);
+            if copy.responses.len() > RESPONSES {
+                copy.responses.pop_first();
+            }
+        }
+        Ok(())
     }
 
     /// The app takes longer than the policy allows.
@@ -310,10 +356,15 @@ impl World {
         if !may && !early {
             return self.plan_app(member, START_AGAIN_NS);
         }
-        if !may {
+        let revision = if may {
+            self.due_revision(member)
+        } else {
             self.coverage.saw(Sight::StartedEarly);
-        }
-        host.app.start();
+            host.offered
+        };
+        let manners = self.manners(revision);
+        let host = &mut self.hosts[member];
+        host.app.start(revision, manners);
         let found = look(host);
         self.trace.line(self.now_ns, || {
             format!("{} app starts: {found:?}", member + 1)
@@ -324,8 +375,8 @@ impl World {
     /// The start signal (rule A5): the sidecar looks what listens.
     pub(crate) fn start_signal(&mut self, member: usize) -> Result<(), Violation> {
         let found = look(&self.hosts[member]);
-        if let Some(process) = &mut self.hosts[member].process {
-            process.copy.machine.handle_app_started(found);
+        if let Some(machine) = self.told_machine(member) {
+            machine.handle_app_started(found);
         }
         self.settle(member)
     }
@@ -333,10 +384,23 @@ impl World {
     /// The sidecar looks what listens, as it does now and then.
     pub(crate) fn look_at_app(&mut self, member: usize) -> Result<(), Violation> {
         let found = look(&self.hosts[member]);
-        if let Some(process) = &mut self.hosts[member].process {
-            process.copy.machine.handle_app(found);
-        }
+        self.see(member, found);
         self.settle(member)
+    }
+
+    /// The machine learns what listens.
+    pub(crate) fn see(&mut self, member: usize, found: Option<Instance>) {
+        if let Some(machine) = self.told_machine(member) {
+            machine.handle_app(found);
+        }
+    }
+
+    /// The machine, once it knows of which revision whatever listens is.
+    fn told_machine(&mut self, member: usize) -> Option<&mut Machine> {
+        let host = &mut self.hosts[member];
+        let machine = &mut host.process.as_mut()?.copy.machine;
+        tell_revision(machine, &host.app, host.offered);
+        Some(machine)
     }
 
     /// The app's process is ended, if it is still this one, and will be started anew.

@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     },
     /// A disk is lost for good, and the member with it.
     DiskLoss,
+    /// An app answers and stores something else than all others.
+    Astray,
     /// Not a fault, but something that happens at any time: leadership is handed over.
     Transfer,
 }
@@ -79,6 +81,7 @@ impl World {
             Fault::DiskFull,
             Fault::Transfer,
             Fault::DiskLoss,
+            Fault::Astray,
         ] {
             self.plan_next(fault);
         }
@@ -98,6 +101,7 @@ impl World {
             Fault::DiskFull => swarm.disk_full,
             Fault::Transfer => swarm.transfer,
             Fault::DiskLoss => self.swarm.membership.as_ref().and_then(|it| it.lose),
+            Fault::Astray => self.swarm.compared.as_ref().and_then(|it| it.odd_every_ns),
             Fault::CutPath { .. } | Fault::PartitionOf { .. } | Fault::DiskFullOf { .. } => None,
         };
         if let Some(mean) = mean {
@@ -155,6 +159,7 @@ impl World {
                 }
             }
             Fault::DiskLoss => self.lose_disk(member),
+            Fault::Astray => self.lead_astray(member),
             Fault::CutPath { .. } | Fault::PartitionOf { .. } | Fault::DiskFullOf { .. } => {
                 unreachable!("these only end")
             }
@@ -174,7 +179,7 @@ impl World {
     }
 
     pub(crate) fn kill(&mut self, member: usize, machine: bool, length: u64) {
-        if self.hosts[member].process.is_none() {
+        if self.hosts[member].process.is_none() || self.is_looked_for() {
             return;
         }
         self.tally.crashes += 1;

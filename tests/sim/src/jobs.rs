@@ -8,8 +8,9 @@ use crate::calendar::{Event, Life};
 use crate::copy::look;
 use crate::coverage::Sight;
 use crate::invariants::Violation;
-use crate::invariants::applied::{Effect, has_none_of};
-use crate::snapshots::{Snapshot, Taking, Use};
+use crate::invariants::applied::{Effect, has_none_of, is_right};
+use crate::revisions::tell_revision;
+use crate::snapshots::{Maker, Snapshot, Taking, Use};
 use crate::world::World;
 
 /// How long a snapshot may take, from when it was asked for; as the executor has it.
@@ -21,6 +22,8 @@ pub(crate) enum End {
     Done,
     NotBegun,
     Half,
+    /// The sidecar dies meanwhile.
+    Dies,
     /// It never ends.
     Never,
 }
@@ -29,13 +32,26 @@ impl World {
     fn draw_end(&mut self) -> (End, u64) {
         let takes = self.dice.log_range(100_000, self.swarm.service.job_ns);
         let fails = !self.calm && self.dice.chance(self.swarm.service.job_fails);
+        let dies = !self.calm && self.dice.chance(self.swarm.service.dies_in_job);
         let ends = [End::NotBegun, End::Half, End::Half, End::Never];
         let end = if fails {
             ends[self.dice.pick(ends.len())]
+        } else if dies && !self.is_looked_for() {
+            End::Dies
         } else {
             End::Done
         };
         (end, takes)
+    }
+
+    /// The sidecar dies now, if that is how the job ends.
+    fn dies_in_job(&mut self, member: usize, life: Life, end: End) {
+        let process = self.hosts[member].process.as_ref();
+        if end == End::Dies && process.is_some_and(|it| it.life == life) && !self.calm {
+            let machine = self.dice.chance(self.swarm.faults.machine);
+            let length = self.dice.gap(self.swarm.faults.length_ns);
+            self.kill(member, machine, length);
+        }
     }
 
     /// Begins what the machine says.
@@ -117,9 +133,9 @@ impl World {
                 host.snapshots.retain(|it| it.base.slot != slot);
             }
             Action::VoidSince { slot } => {
-                self.coverage.saw(Sight::SnapshotsVoid);
-                let is_good = |it: &Snapshot| it.base.slot < slot || it.standing == Use::Verified;
-                host.snapshots.retain(is_good);
+                if host.void_since(slot) {
+                    self.coverage.saw(Sight::SnapshotsAstray);
+                }
             }
             other => unreachable!("this is no job: {other:?}"),
         }
@@ -164,6 +180,7 @@ impl World {
         job: Job,
         (slot, instance, end): (Slot, u64, End),
     ) -> Result<(), Violation> {
+        self.dies_in_job(member, life, end);
         let host = &mut self.hosts[member];
         let found = look(host);
         let Some(process) = host.process.as_mut().filter(|p| p.life == life) else {
@@ -172,6 +189,7 @@ impl World {
             }
             return Ok(());
         };
+        tell_revision(&mut process.copy.machine, &host.app, host.offered);
         let machine = &mut process.copy.machine;
         machine.handle_app(found);
         if !machine.wants(job) {
@@ -180,6 +198,7 @@ impl World {
         let same = host.app.up && host.app.process == instance;
         let snapshot = host.snapshots.iter().find(|it| it.base.slot == slot);
         if let Some(snapshot) = snapshot.filter(|_| end == End::Done && same) {
+            is_right(member, snapshot)?;
             host.app.put(Some(&snapshot.state));
             self.coverage.saw(Sight::Restored);
             machine.handle_restored(job);
@@ -199,12 +218,14 @@ impl World {
         job: Job,
         (slot, end): (Slot, End),
     ) -> Result<(), Violation> {
+        self.dies_in_job(member, life, end);
         let host = &mut self.hosts[member];
         let found = look(host);
         let Some(process) = host.process.as_mut().filter(|p| p.life == life) else {
             self.coverage.saw(Sight::VolumesHalf);
             return Ok(());
         };
+        tell_revision(&mut process.copy.machine, &host.app, host.offered);
         let machine = &mut process.copy.machine;
         if !machine.wants(job) {
             return self.settle(member);
@@ -212,6 +233,9 @@ impl World {
         let snapshot = host.snapshots.iter().find(|it| it.base.slot == slot);
         let has = snapshot.is_some() || slot == Slot::ZERO;
         if end == End::Done && has && found.is_none() {
+            if let Some(snapshot) = snapshot {
+                is_right(member, snapshot)?;
+            }
             host.app.put(snapshot.map(|it| &it.state));
             host.half_restored = false;
             self.coverage.saw(Sight::VolumesBack);
@@ -238,6 +262,7 @@ impl World {
             return Ok(());
         };
         let copy = &mut process.copy;
+        tell_revision(&mut copy.machine, &host.app, host.offered);
         copy.machine.handle_app(found);
         let same = found.filter(|it| it.0.get() == instance);
         if copy.machine.wants(job) {
@@ -271,6 +296,7 @@ impl World {
             return Ok(());
         }
         self.coverage.saw(Sight::Claimed);
+        let is_odd = state.is_odd();
         let skipped = copy.machine.fold().skipped();
         has_none_of(member, skipped, state)?;
         let effect = Effect {
@@ -278,6 +304,11 @@ impl World {
             result: done.result,
             digest,
         };
+        if is_odd {
+            return self
+                .checks
+                .executed_astray(member, skipped, done.slot, effect);
+        }
         self.checks.executed(member, skipped, done.slot, effect)
     }
 
@@ -291,6 +322,7 @@ impl World {
         job: Job,
         (slot, end): (Slot, End),
     ) -> Result<(), Violation> {
+        self.dies_in_job(member, life, end);
         let host = &mut self.hosts[member];
         let found = look(host);
         let Some(process) = host.process.as_mut().filter(|p| p.life == life) else {
@@ -298,10 +330,11 @@ impl World {
             return Ok(());
         };
         let state = host.app.state().clone();
+        tell_revision(&mut process.copy.machine, &host.app, host.offered);
         let machine = &mut process.copy.machine;
         machine.handle_app(found);
-        let good = machine.handle_snapshot_taken(job);
-        let lineage = machine.lineage().number;
+        let maker = process.copy.maker(life);
+        let good = process.copy.machine.handle_snapshot_taken(job);
         let taking = process.keeper.taking.take_if(|it| it.job == job);
         let tables = taking.and_then(|it| it.tables);
         if let Some(tables) = tables.filter(|_| good && end == End::Done) {
@@ -309,7 +342,7 @@ impl World {
             self.checks
                 .applied
                 .is_state_of(member, &tables, slot, &state)?;
-            self.make(member, lineage, &tables, state)?;
+            self.make(member, maker, &tables, state)?;
         } else {
             self.coverage.saw(Sight::SnapshotsGivenUp);
         }
@@ -320,7 +353,7 @@ impl World {
     fn make(
         &mut self,
         member: usize,
-        lineage: u64,
+        maker: Maker,
         tables: &Fold,
         state: crate::app::State,
     ) -> Result<(), Violation> {
@@ -343,7 +376,7 @@ impl World {
             tables: tables.save(),
             state,
             standing: Use::Uncompared,
-            maker: Some((life, lineage)),
+            maker: Some(maker),
         });
         let delay = self.dice.log_range(100_000, self.swarm.service.job_ns);
         self.plan(delay, Event::Stored { member, life, slot });

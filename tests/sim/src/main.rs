@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use synod_sim::{Coverage, Options, Plant, Report, run};
+use synod_sim::{Coverage, Options, Plant, Report, Sight, run};
 
 /// Whole groups under virtual time, one seed each.
 #[derive(Debug, Parser)]
@@ -30,6 +30,12 @@ struct Arguments {
     #[arg(long)]
     verbose: bool,
 }
+
+/// So many seeds see everything that there is to see but for what is rare: a run of so many fails if they do
+/// not.
+const MANY: u64 = 300;
+/// And so many see that, too.
+const VERY_MANY: u64 = 3_000;
 
 /// The seed under way, for the panic hook.
 static SEED: AtomicU64 = AtomicU64::new(0);
@@ -97,6 +103,14 @@ fn main() -> ExitCode {
             "sim: NEVER SEEN, so nothing is proved about it: {}",
             missing.join(" ")
         );
+    }
+    let expected = |it: &Sight| {
+        let seeds = if it.is_rare() { VERY_MANY } else { MANY };
+        totals.seeds >= seeds && arguments.steps.is_none()
+    };
+    if totals.coverage.missing().any(|it| expected(&it)) {
+        println!("sim: a run of so many seeds has to see that: it fails");
+        return ExitCode::FAILURE;
     }
     if totals.violations == 0 {
         ExitCode::SUCCESS

@@ -210,7 +210,10 @@ impl World {
     /// both phases stay.
     pub(crate) fn lose_disk(&mut self, member: usize) {
         let configuration = self.checks.chosen.epochs.latest();
-        if configuration.member(id_of(member)).is_none() || !self.is_settled(configuration) {
+        if configuration.member(id_of(member)).is_none()
+            || !self.is_settled(configuration)
+            || self.is_astray()
+        {
             return;
         }
         let voters = configuration.voters().count();
@@ -249,7 +252,7 @@ impl World {
     }
 
     /// The last change is over, and no other can come of what was ever proposed.
-    fn is_settled(&self, configuration: &Configuration) -> bool {
+    pub(crate) fn is_settled(&self, configuration: &Configuration) -> bool {
         self.seated.iter().any(|it| {
             let host = &self.hosts[*it];
             host.process.as_ref().is_some_and(|process| {

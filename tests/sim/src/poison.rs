@@ -10,21 +10,25 @@ use bytes::Bytes;
 use prost::Message as _;
 use synod_paxos::{Ballot, CommandKind, MemberId, Role, Slot, Standing as Office};
 use synod_proto::v1::Request;
-use synod_sidecar::apply::{Ask, Doubts, Standing};
+use synod_sidecar::apply::{Ask, Doubts, Standing, Word};
 use synod_sidecar::poison::sim::{Judge, Rules, SkipWhen, Step, Wait};
 
 use crate::app::Work;
 use crate::calendar::{Event, Life};
+use crate::comparison::{Desk, Told};
 use crate::copy::APPLY_TIMEOUT_MS;
 use crate::coverage::Sight;
 use crate::invariants::Violation;
 use crate::network::{id_of, index_of};
+use crate::revisions::TakingOver;
 use crate::service::Skipping;
 use crate::snapshots::Use;
 use crate::world::World;
 
 /// How often the leader judges.
 const LOOK_NS: u64 = 250_000_000;
+/// The longest that a letter is on its way.
+const LATE_NS: u64 = 2_000_000_000;
 /// A member that is to get another's state is told so again after so long.
 const RESTORE_AGAIN_NS: u64 = 2_000_000_000;
 
@@ -33,17 +37,20 @@ const RESTORE_AGAIN_NS: u64 = 2_000_000_000;
 pub(crate) struct Term {
     ballot: Ballot,
     judge: Judge,
-    begun_ns: u64,
+    pub(crate) begun_ns: u64,
     /// The read whose index is at or above the first entry of this ballot.
     pub(crate) settle_read: Option<synod_paxos::ReadId>,
     pub(crate) settles_at: Option<Slot>,
+    /// Compares the copies, where they are compared.
+    pub(crate) desk: Option<Box<Desk>>,
+    pub(crate) taking_over: TakingOver,
     settled: bool,
     /// When a member was last told to get another's state.
     restored: BTreeMap<usize, u64>,
 }
 
 /// What members tell each other about slots that fail.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Letter {
     from: usize,
     to: usize,
@@ -54,14 +61,16 @@ pub(crate) struct Letter {
     news: News,
 }
 
-#[derive(Debug)]
-enum News {
+#[derive(Clone, Debug)]
+pub(crate) enum News {
     Ask(Ask),
     Free(Ask),
     Restore { slot: Slot, from: MemberId },
     Look,
     Doubts(Box<Doubts>),
     Standing(Ask, Option<Standing>),
+    Compare(u64, Box<Word>),
+    Told(Box<Told>),
 }
 
 /// Promises on their way to the disk, and what is told when they are there.
@@ -71,6 +80,18 @@ pub(crate) struct Save {
     number: u64,
     asks: Vec<Ask>,
     then: Option<Letter>,
+}
+
+// === impl News ===
+
+impl News {
+    /// A member that was asked twice answers twice.
+    fn is_question(&self) -> bool {
+        matches!(
+            self,
+            Self::Ask(_) | Self::Free(_) | Self::Restore { .. } | Self::Compare(..)
+        )
+    }
 }
 
 // === the leader ===
@@ -88,6 +109,8 @@ impl World {
         }
         self.settle_term(member);
         self.ask_all(member);
+        self.compare_copies(member)?;
+        self.look_at_revision(member);
         let now_ns = self.now_ns;
         let word = self.calm || self.dice.chance(self.swarm.service.word);
         let process = self.hosts[member].process.as_mut().expect("it leads");
@@ -112,6 +135,7 @@ impl World {
     /// Whether this member leads in an epoch that has begun; its term begins if it is new.
     fn lead(&mut self, member: usize) -> bool {
         let rules = self.rules();
+        let compared = self.swarm.compared.is_some();
         let now_ns = self.now_ns;
         let process = self.hosts[member].process.as_mut().expect("it runs");
         let paxos = &process.paxos;
@@ -133,6 +157,8 @@ impl World {
                 begun_ns: now_ns,
                 settle_read: None,
                 settles_at: None,
+                desk: compared.then(|| Box::new(Desk::new(now_ns))),
+                taking_over: TakingOver::default(),
                 settled: false,
                 restored: BTreeMap::new(),
             });
@@ -158,7 +184,7 @@ impl World {
         let now_ns = self.now_ns;
         let process = self.hosts[member].process.as_mut().expect("it leads");
         let admitted = process.copy.machine.fold().admitted();
-        let doubts = doubts(&process.copy.machine);
+        let doubts = Doubts::of(&process.copy.machine);
         let Some(term) = process.term.as_mut().filter(|it| !it.settled) else {
             return;
         };
@@ -186,7 +212,7 @@ impl World {
         }
     }
 
-    fn write_to(&mut self, member: usize, to: usize, news: News) {
+    pub(crate) fn write_to(&mut self, member: usize, to: usize, news: News) {
         let process = self.hosts[member].process.as_ref().expect("it leads");
         let Some(ballot) = process.term.as_ref().map(|it| it.ballot) else {
             return;
@@ -201,16 +227,33 @@ impl World {
         self.send_letter(letter);
     }
 
+    /// It may come late, and what is asked may come twice.
     fn send_letter(&mut self, letter: Letter) {
-        let to = letter.to;
-        let own = letter.from == to;
+        let (own, to) = (letter.from == letter.to, letter.to);
+        let network = self.swarm.network.clone();
+        // That an ask comes once more after all that came of it is rare otherwise.
+        let again = match &letter.news {
+            News::Ask(_) => network.duplicate.max(0.1),
+            news if news.is_question() => network.duplicate,
+            _ => 0.0,
+        };
+        let again = !own && !self.calm && self.dice.chance(again);
+        if again {
+            let delay = self.dice.range(network.delay_low_ns, LATE_NS);
+            self.post(to, letter.clone(), delay);
+        }
+        let late = !own && !self.calm && self.dice.chance(network.straggler);
         let delay = if own {
             1_000
+        } else if late {
+            self.dice.range(network.delay_low_ns, LATE_NS)
         } else {
-            let network = &self.swarm.network;
-            let (low, high) = (network.delay_low_ns, network.delay_high_ns);
-            self.dice.range(low, high)
+            self.dice.range(network.delay_low_ns, network.delay_high_ns)
         };
+        self.post(to, letter, delay);
+    }
+
+    fn post(&mut self, to: usize, letter: Letter, delay: u64) {
         self.next_letter += 1;
         let number = self.next_letter;
         self.letters.insert(number, letter);
@@ -302,6 +345,12 @@ impl World {
                 }
                 return Ok(());
             }
+            News::Told(told) => {
+                return match term {
+                    Some(_) => self.copy_told(to, from, *told),
+                    None => Ok(()),
+                };
+            }
             _ => {}
         }
         // It answers the leader that it follows, and nobody else.
@@ -318,7 +367,7 @@ impl World {
         };
         match letter.news {
             News::Look => {
-                let known = Box::new(doubts(&process.copy.machine));
+                let known = Box::new(Doubts::of(&process.copy.machine));
                 self.send_letter(answer(News::Doubts(known)));
                 Ok(())
             }
@@ -346,7 +395,15 @@ impl World {
                 self.help_past(to, index_of(from), slot);
                 self.settle(to)
             }
-            News::Doubts(_) | News::Standing(..) => unreachable!("these were looked at"),
+            News::Compare(number, word) => {
+                if let Some(told) = self.hear_word(to, number, &word)? {
+                    self.send_letter(answer(News::Told(Box::new(told))));
+                }
+                Ok(())
+            }
+            News::Doubts(_) | News::Standing(..) | News::Told(_) => {
+                unreachable!("these were looked at")
+            }
         }
     }
 
@@ -362,9 +419,12 @@ impl World {
             return self.fetch_past(member, from, slot);
         }
         let process = host.process.as_ref().expect("it was asked");
-        let now = (process.life, process.copy.machine.lineage().number);
+        if process.copy.machine.astray().is_some() {
+            return;
+        }
+        let now = process.copy.maker(process.life);
         let mut made = host.snapshots.iter_mut().rev();
-        let made = made.find(|it| it.base.slot >= slot && it.maker == Some(now));
+        let made = made.find(|it| it.base.slot >= slot && it.maker.is_some_and(|it| it.is(now)));
         match made {
             Some(made) => made.standing = Use::Unverified,
             None => self.take(member),
@@ -443,16 +503,5 @@ impl World {
             });
         }
         Ok(())
-    }
-}
-
-fn doubts(machine: &synod_sidecar::apply::Machine) -> Doubts {
-    Doubts {
-        applied: machine.applied(),
-        executed: machine.executed(),
-        admitted: machine.fold().admitted(),
-        progress: machine.progress(),
-        promises: machine.promises().collect(),
-        skipped: machine.fold().skipped().clone(),
     }
 }

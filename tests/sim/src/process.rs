@@ -4,7 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use synod_paxos::{CommandId, Epoch, Io, Lane, MemberId, Message, Paxos, ReadId, Slot};
+use bytes::Bytes;
+use synod_paxos::{
+    Boot, Command, CommandId, CommandKind, Epoch, Io, Lane, MemberId, Message, Paxos, ReadId, Slot,
+};
 
 use crate::calendar::{Event, Life};
 use crate::client::Attempt;
@@ -158,6 +161,23 @@ impl Process {
     pub(crate) fn next_read(&mut self) -> ReadId {
         self.last_read = ReadId(self.last_read.0 + 1);
         self.last_read
+    }
+
+    /// The next command of this life, which began as this boot of its member.
+    pub(crate) fn command(&mut self, boot: Boot, kind: CommandKind, payload: Bytes) -> Command {
+        let floor = self.floor();
+        self.sequence += 1;
+        let id = CommandId {
+            member: self.paxos.member(),
+            boot,
+            sequence: self.sequence,
+        };
+        Command {
+            kind,
+            id,
+            floor,
+            payload,
+        }
     }
 
     /// The lowest unresolved sequence, which all commands carry (rule P6).

@@ -24,8 +24,13 @@ pub(crate) struct Service {
     pub(crate) app_dies: f64,
     /// Chance that a job fails that puts a state back, takes one or asks for it.
     pub(crate) job_fails: f64,
+    /// Chance that the sidecar dies while such a job is under way.
+    pub(crate) dies_in_job: f64,
     /// Longest time that such a job takes, in nanoseconds.
     pub(crate) job_ns: u64,
+    /// Chance, each look of the keeper, that the newest snapshot turns out to be damaged, if others have as
+    /// good ones.
+    pub(crate) snapshots_rot: f64,
     /// Chance, per death of the sidecar, that the ledger is damaged.
     pub(crate) ledger_damaged: f64,
     /// Chance that an app starts though it should not yet.
@@ -67,25 +72,36 @@ impl Service {
         let word = rate(0.2, 1_000, 50_000);
         let poisons = [0, 1, 2, 4][dice.pick(4)];
         let long = safety_ns > 100_000_000_000;
+        let job_ns = dice.log_range(1_000_000, 2_000_000_000);
+        let skipping = [
+            Skipping::AllFailed,
+            Skipping::AllFailed,
+            Skipping::AllFailed,
+            Skipping::ReachableFailed,
+            Skipping::Never,
+        ][dice.pick(5)];
+        let mut rate = |on: f64, low: u64, high: u64| {
+            let on = dice.chance(on) && harsh;
+            let rate = dice.log_range(low, high) as f64 / 1e6;
+            if on { rate } else { 0.0 }
+        };
+        let dies_in_job = rate(0.3, 3_000, 100_000);
+        let snapshots_rot = rate(0.3, 100, 3_000);
         Self {
             state,
             dies_before_action,
             app_dies,
             job_fails,
-            job_ns: dice.log_range(1_000_000, 2_000_000_000),
+            dies_in_job,
+            job_ns,
+            snapshots_rot,
             ledger_damaged,
             starts_early,
             look_ns: if long { 1_000_000_000 } else { 300_000_000 },
             wanted_now,
             poisons: if harsh { poisons } else { 0 },
             poison_every_ns: safety_ns / 5,
-            skipping: [
-                Skipping::AllFailed,
-                Skipping::AllFailed,
-                Skipping::AllFailed,
-                Skipping::ReachableFailed,
-                Skipping::Never,
-            ][dice.pick(5)],
+            skipping,
             word,
         }
     }
@@ -94,7 +110,8 @@ impl Service {
 /// A kind of poison, on a group of so many machines.
 pub(crate) fn draw_poison(dice: &mut Dice, machines: usize) -> Poison {
     let one = dice.pick(machines);
-    let on = [On::All, On::All, On::One(one), On::Some][dice.pick(4)];
+    let all = [On::All, On::All, On::One(one), On::Some, On::AllBut(one)];
+    let on = all[dice.pick(all.len())];
     if dice.chance(0.7) {
         Poison::Kills(on)
     } else {

@@ -3,14 +3,17 @@
 
 use synod_paxos::{CommandId, Entry, Io, Output, Paxos, Record, Slot, Ticket};
 
+use crate::app::mix;
 use crate::calendar::{Event, Life};
 use crate::client::Reply;
+use crate::comparison::Compared;
 use crate::copy::{Copy, Ledger};
 use crate::coverage::Sight;
 use crate::invariants::time::{self, Right};
 use crate::invariants::{Violation, limits, unsynced};
 use crate::network::id_of;
 use crate::process::{Outgoing, Process, Write};
+use crate::revisions::tell_revision;
 use crate::snapshots::Keeper;
 use crate::swarm::Plant;
 use crate::world::World;
@@ -43,6 +46,7 @@ impl World {
         self.check(member)?;
         self.keep_in_touch(member)?;
         self.note_changes();
+        self.look_for_odd();
         Ok(())
     }
 
@@ -334,6 +338,8 @@ impl World {
         self.spoil(member);
         let now = self.clock(member);
         let seed = self.dice.bits() as u64;
+        let compared = self.swarm.compared.is_some();
+        let compared = compared.then(|| Box::new(Compared::new(mix(seed, 1))));
         let host = &mut self.hosts[member];
         host.life += 1;
         host.handovers = 0;
@@ -353,8 +359,13 @@ impl World {
         });
         let paxos = Paxos::new(host.settings.clone(), recovered, now, seed)
             .map_err(|error| Violation::new("start", format!("member {}: {error}", member + 1)))?;
+        if let Some(astray) = host.ledger.astray() {
+            host.void_since(astray);
+        }
         let mut copy = Copy::new(&genesis, self.swarm.service.state, host);
+        copy.compared = compared;
         copy.hand_over(paxos.base().slot);
+        tell_revision(&mut copy.machine, &host.app, host.offered);
         copy.machine.handle_app(crate::copy::look(host));
         let newest = host.newest_usable().map(|it| it.base.slot);
         let keeper = Keeper::new(newest.unwrap_or_default());

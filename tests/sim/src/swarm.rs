@@ -3,6 +3,7 @@
 
 use synod_paxos::{Quorums, Settings};
 
+use crate::compared::Compared;
 use crate::dice::Dice;
 use crate::membership::MembershipSwarm;
 use crate::placement::Placement;
@@ -29,6 +30,10 @@ pub enum Plant {
     EarlySend,
     /// A client is told of success when its command was only proposed.
     EarlyAnswer,
+    /// Where copies are compared, snapshots are used whatever came of that.
+    Unverified,
+    /// Clients get what a revision of the app has answered that runs along silently.
+    SilentAnswers,
 }
 
 /// How the network behaves.
@@ -111,6 +116,8 @@ pub struct Swarm {
     pub(crate) quorums: Quorums,
     pub(crate) placement: Placement,
     pub(crate) service: Service,
+    /// Copies are compared; `None`: who has executed the most is believed.
+    pub(crate) compared: Option<Compared>,
     /// Slots from one snapshot of a member to its next; 0: none are made, and logs are kept whole.
     pub(crate) snapshot_slots: u64,
     /// In the safety phase this member's disk is slower than the log grows.
@@ -173,6 +180,7 @@ impl Swarm {
             absent: 0,
             snapshot_slots: 0,
             laggard: None,
+            compared: None,
             service,
             network,
         };
@@ -187,7 +195,25 @@ impl Swarm {
             swarm.snapshot_slots = dice.log_range(5, 2_000);
         }
         swarm.change_members();
+        swarm.compare_copies(!calm);
         swarm
+    }
+
+    /// From dice of its own, too.
+    fn compare_copies(&mut self, harsh: bool) {
+        let dice = &mut Dice::new(self.seed ^ 0x636f_7069_6573);
+        let snapshots = self.snapshot_slots > 0;
+        self.compared = Compared::draw(dice, self.safety_ns, harsh, snapshots);
+        let Some(compared) = &self.compared else {
+            return;
+        };
+        if compared.odd_every_ns.is_some() || compared.revising.is_some() {
+            // Who is away for good can neither say what it has answered nor run another revision.
+            self.absent = 0;
+        }
+        if compared.revising.is_some() {
+            self.settings.protocol_max = self.settings.protocol_max.max(3);
+        }
     }
 
     /// Drawn from dice of its own: a seed whose members never change is the same without all this.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use synod_paxos::{Command, CommandId, CommandKind};
+use synod_paxos::CommandKind;
 use synod_proto::v1::{Idempotency, Request};
 
 use crate::app::{Poison, Register, mix};
@@ -111,19 +111,8 @@ impl World {
         let process = host.process.as_mut().expect("the caller has looked");
         let agreed = process.copy.agreed_now(process.paxos.agreed_clock(), now);
         let request = request_of(operation, key, agreed.0 + expires_in);
-        let floor = process.floor();
-        process.sequence += 1;
-        let id = CommandId {
-            member: process.paxos.member(),
-            boot,
-            sequence: process.sequence,
-        };
-        let command = Command {
-            kind: CommandKind::REQUEST,
-            id,
-            floor,
-            payload: request.encode_to_vec().into(),
-        };
+        let command = process.command(boot, CommandKind::REQUEST, request.encode_to_vec().into());
+        let id = command.id;
         match process.paxos.propose(now, command) {
             Ok(()) => {
                 process.unresolved.insert(id.sequence);
@@ -131,7 +120,16 @@ impl World {
                 if self.swarm.plant == Plant::EarlyAnswer {
                     let slot = process.paxos.last().next();
                     let Register { count, chain } = Register::default().append(operation.work.op);
-                    self.send_reply(attempt, Reply::Wrote { slot, count, chain });
+                    let revision = 0;
+                    self.send_reply(
+                        attempt,
+                        Reply::Wrote {
+                            slot,
+                            count,
+                            chain,
+                            revision,
+                        },
+                    );
                 }
             }
             Err(_) => self.send_reply(attempt, Reply::NotOrdered),
@@ -205,10 +203,18 @@ impl World {
     fn verify(&mut self, operation: Operation, reply: Reply) -> Result<(), Violation> {
         let (op, floor) = (operation.work.op, operation.floor);
         match reply {
-            Reply::Wrote { slot, count, chain } => {
+            Reply::Wrote {
+                slot,
+                count,
+                chain,
+                revision,
+            } => {
+                self.learn_revisions();
+                self.checks.revisions.told(slot, revision)?;
                 self.checks
                     .wrote(op, floor, slot, Register { count, chain })
             }
+            Reply::Astray { slot } => self.checks.wrote_astray(op, slot),
             Reply::Read {
                 reflects,
                 count,

@@ -26,6 +26,7 @@ use crate::faults::Tally;
 use crate::invariants::{Checks, Violation};
 use crate::membership::Seat;
 use crate::network::{LANES, Network, Packet, StreamId, id_of};
+use crate::odd::Odd;
 use crate::placement::Resting;
 use crate::poison::{Letter, Save};
 use crate::process::Process;
@@ -48,6 +49,10 @@ pub(crate) struct Host {
     pub(crate) snapshots: Vec<Snapshot>,
     /// Putting the app's volume back was begun, and not ended.
     pub(crate) half_restored: bool,
+    /// The revision of the app that is started next, as was found last.
+    pub(crate) offered: u64,
+    /// Its app is to run this revision along.
+    pub(crate) along: Option<u64>,
     /// A start of the app is in the calendar.
     pub(crate) app_planned: bool,
     /// The last request that was sent to the app.
@@ -122,6 +127,8 @@ pub(crate) struct World {
     pub(crate) next_letter: u64,
     /// Promises that are not on disk yet.
     pub(crate) saves: BTreeMap<u64, Save>,
+    /// A copy has gone astray.
+    pub(crate) odd: Option<Odd>,
     steps: u64,
 }
 
@@ -166,6 +173,7 @@ impl World {
             letters: BTreeMap::new(),
             next_letter: 0,
             saves: BTreeMap::new(),
+            odd: None,
             steps: 0,
             turn: 0,
             bursts: vec![(0, 0); machines * machines * LANES.len()],
@@ -189,6 +197,12 @@ impl World {
         if let Some(membership) = &self.swarm.membership {
             let at = self.dice.gap(membership.every_ns);
             self.calendar.put(at, Event::Operate);
+        }
+        let compared = self.swarm.compared.as_ref();
+        if let Some(revising) = compared.and_then(|it| it.revising.as_ref()) {
+            let at = self.dice.gap(revising.every_ns);
+            self.calendar.put(at, Event::Revise);
+            self.calendar.put(at, Event::Roll);
         }
         self.calendar.put(self.swarm.safety_ns, Event::Calm);
     }
@@ -333,6 +347,12 @@ impl World {
             Event::Request { attempt, member } => self.request(attempt, member),
             Event::Reply { attempt, reply } => self.reply(attempt, reply),
             Event::GiveUp { attempt } => self.give_up(attempt),
+            Event::Revise => self.revise(),
+            Event::Roll => self.roll(),
+            Event::Mend { member } => {
+                self.mend(member);
+                Ok(())
+            }
             Event::Fault(fault) => self.strike(fault),
             Event::Heal(fault) => self.heal(fault),
             Event::Calm => self.become_calm(),
@@ -424,7 +444,8 @@ fn genesis(swarm: &Swarm, dice: &mut Dice) -> Genesis {
             first_leader: MemberId(0),
         },
         policy: crate::copy::first_policy(),
-        protocol: 2,
+        // Revisions that run along are known from there on.
+        protocol: swarm.settings.protocol_max,
         initial_state: Bytes::new(),
     }
 }
@@ -458,6 +479,8 @@ fn host(index: usize, genesis: &Genesis, swarm: &Swarm, dice: &mut Dice) -> Host
         app: App::new(swarm.service.state, swarm.registers),
         promises: Vec::new(),
         half_restored: false,
+        offered: 0,
+        along: None,
         app_planned: false,
         exchange: None,
         ledger: Ledger::default(),

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::{MemberId, Slot};
 
 use super::{Comparer, OnDivergence, Rules, Verdict};
-use crate::apply::digests::{Batch, Digest, Part};
+use crate::apply::Word;
+use crate::apply::digests::{Batch, Digest, Part, fingerprint};
 
 /// Slots of which the answers of the revision that answers are kept for the other, at most: what is further
 /// back when that comes there is not compared.
@@ -105,6 +106,7 @@ impl Comparers {
                 if let Some(along) = before.filter(|it| it.number == in_force) {
                     self.answering = along.comparer;
                     self.answering.handle_rules(self.rules.clone());
+                    self.answering.handle_expected(0);
                 }
                 self.along =
                     silent.map(|(number, barrier)| Along::new(number, barrier, &self.rules));
@@ -151,6 +153,17 @@ impl Comparers {
         self.of_mut(member).handle_told(member, through);
     }
 
+    /// A copy has answered, and with that heard all up to `told`; whether it has told something new, or all
+    /// there is.
+    pub fn handle_answer(&mut self, member: MemberId, told: Slot, batch: Batch) -> bool {
+        let before = self.of(member).wanted(member);
+        self.handle_told(member, told);
+        self.handle_batch(member, batch);
+        let comparer = self.of(member);
+        let reported = comparer.wanted(member);
+        reported != before || reported >= comparer.newest()
+    }
+
     /// What was found, one after another.
     pub fn poll_verdict(&mut self) -> Option<Verdict> {
         let along = self.along.as_mut();
@@ -169,6 +182,30 @@ impl Comparers {
             Some(along) if self.runs_along(member) => &along.comparer,
             _ => &self.answering,
         }
+    }
+
+    /// What this copy is told, and up to where that is all there is to say: it has heard that when it has
+    /// answered ([`Comparers::handle_told`]). `its_noise` is the [`fingerprint`] of the noise that it knows.
+    pub fn word(&self, member: MemberId, its_noise: u64) -> (Word, Slot) {
+        let comparer = self.of(member);
+        let noise_known = fingerprint(comparer.noise());
+        let is_news = noise_known != its_noise;
+        let word = Word {
+            lineage: comparer.lineage(member),
+            after: comparer.wanted(member),
+            verified: comparer.verified(member),
+            undisputed: comparer.undisputed(member),
+            release: comparer.released(),
+            mark: comparer.mark(member).cloned(),
+            is_over: comparer.is_over(member),
+            noise: if is_news {
+                comparer.noise().clone()
+            } else {
+                BTreeSet::new()
+            },
+            noise_known,
+        };
+        (word, comparer.finished())
     }
 
     /// What the silent revision answers otherwise, as it was found first.
@@ -217,6 +254,7 @@ impl Comparers {
         let others = self.copies.difference(&silent).copied().collect();
         self.answering.handle_copies(others, self.serving.clone());
         if let Some(along) = &mut self.along {
+            along.comparer.handle_expected(self.copies.len());
             along.comparer.handle_copies(silent, BTreeSet::new());
         }
     }

@@ -184,10 +184,19 @@ impl Machine {
                 break;
             }
             self.applied = next;
+            self.note_answered(next);
         }
         self.reach_barrier();
         self.hand_on();
         self.forget();
+    }
+
+    /// The state that answers contains all up to this slot, also what its revision has executed silently.
+    pub(super) fn note_answered(&mut self, slot: Slot) {
+        if slot > self.answered && !self.is_silent_at(slot) {
+            self.answered = slot;
+            self.answer_repeats(slot);
+        }
     }
 
     fn begin(&mut self, slot: Slot) {

@@ -187,6 +187,7 @@ fn heartbeat(it: v1::Heartbeat) -> Read<Heartbeat> {
         echo_held_ns: count("echo_held_ns", it.echo_held_ns)?,
         entry_bytes: count("entry_bytes", it.entry_bytes)?,
         preference: it.preference,
+        timeout_ns: count("timeout_ns", it.timeout_ns)?,
     })
 }
 

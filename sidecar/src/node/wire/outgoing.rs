@@ -204,6 +204,7 @@ fn heartbeat(it: Heartbeat) -> v1::Heartbeat {
         echo_held_ns: it.echo_held_ns,
         entry_bytes: it.entry_bytes,
         preference: it.preference,
+        timeout_ns: it.timeout_ns,
     }
 }
 

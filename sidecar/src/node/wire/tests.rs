@@ -122,6 +122,7 @@ fn every_message() -> Vec<Message> {
             echo_held_ns: 11,
             entry_bytes: 12,
             preference: 13,
+            timeout_ns: 14,
         }),
         Message::Propose {
             commands: vec![command()],

@@ -12,14 +12,12 @@ use tempfile::{NamedTempFile, TempPath};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::error::FetchError;
+use crate::snapshot::SYNC_BYTES;
 use crate::snapshot::format::END_BYTES;
 use crate::snapshot::names::{self, Name};
 use crate::snapshot::read_back::ReadBack;
 use crate::snapshot::store::{Snapshot, Store, StoreError};
 use crate::snapshot::walk::{ReadError, Walk};
-
-/// What is read back at once, while more comes.
-const FOLLOWED_BYTES: u64 = 16 << 20;
 
 /// A file that ends behind its last whole chunk.
 #[derive(Debug)]
@@ -192,13 +190,13 @@ impl Partial {
     }
 }
 
-/// Reads back what was written, in steps that are worth a sync, until there is no more.
+/// Reads back what was written, a piece at a time, until there is no more.
 fn follow(back: &mut ReadBack, written: &Receiver<u64>) -> Result<(), ReadError> {
     let mut done = 0;
     while let Ok(at) = written.recv() {
         // The newest only.
         let at = written.try_iter().last().unwrap_or(at);
-        if at >= done + FOLLOWED_BYTES {
+        if at >= done + SYNC_BYTES {
             back.follow(at)?;
             done = at;
         }

@@ -14,6 +14,7 @@ use synod_sidecar::apply::Fold;
 
 use super::Violation;
 use crate::app::{Register, State, Work, mix};
+use crate::snapshots::Snapshot;
 
 /// What executing one slot did, on the first member that did it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(crate) struct Applied {
     highest: BTreeMap<u64, Slot>,
     /// Executed by somebody, whatever skips were known.
     slots: BTreeSet<Slot>,
+    /// Of those effects: only a copy that has gone astray there has executed the slot so far.
+    astray: BTreeSet<(u64, Slot)>,
 }
 
 // === impl Applied ===
@@ -48,7 +51,12 @@ impl Applied {
     ) -> Result<bool, Violation> {
         let skips = hash_of(skipped, slot);
         let highest = self.highest.entry(skips).or_default();
-        match self.effects.get(&(skips, slot)) {
+        let key = (skips, slot);
+        if self.astray.remove(&key) {
+            self.effects.insert(key, effect);
+            return Ok(false);
+        }
+        match self.effects.get(&key) {
             None if slot < *highest => Err(Violation::new(
                 "I6",
                 format!(
@@ -57,7 +65,7 @@ impl Applied {
                 ),
             )),
             None => {
-                self.effects.insert((skips, slot), effect);
+                self.effects.insert(key, effect);
                 *highest = slot;
                 Ok(self.slots.insert(slot))
             }
@@ -70,6 +78,23 @@ impl Applied {
                 ),
             )),
         }
+    }
+
+    /// The same, of an app that has gone astray there: what it did says nothing about that of the others.
+    pub(crate) fn executed_astray(
+        &mut self,
+        member: usize,
+        skipped: &BTreeSet<Slot>,
+        slot: Slot,
+        effect: Effect,
+    ) -> Result<bool, Violation> {
+        let key = (hash_of(skipped, slot), slot);
+        if self.effects.contains_key(&key) {
+            return Ok(false);
+        }
+        let is_first = self.executed(member, skipped, slot, effect)?;
+        self.astray.insert(key);
+        Ok(is_first)
     }
 
     /// A member's snapshot of this slot holds what executing all before it comes to.
@@ -122,6 +147,19 @@ pub(crate) fn has_none_of(
             Err(Violation::new("K2", text))
         }
     }
+}
+
+/// A copy that has gone astray is no source of a state (rule N2).
+pub(crate) fn is_right(member: usize, snapshot: &Snapshot) -> Result<(), Violation> {
+    if !snapshot.state.is_odd() {
+        return Ok(());
+    }
+    let text = format!(
+        "member {} has a snapshot of slot {} that may be used, of a copy that has gone astray",
+        member + 1,
+        snapshot.base.slot
+    );
+    Err(Violation::new("N2", text))
 }
 
 /// Of those before this slot.

@@ -16,6 +16,7 @@ pub(crate) mod one_value;
 pub(crate) mod promised;
 pub(crate) mod read_index;
 pub(crate) mod requests;
+pub(crate) mod revisions;
 #[cfg(test)]
 mod tests;
 pub(crate) mod time;
@@ -35,6 +36,7 @@ use self::commit::Commit;
 use self::once::Once;
 use self::one_value::OneValue;
 use self::promised::Promised;
+use self::revisions::Revisions;
 use crate::app::Register;
 use crate::calendar::Life;
 use crate::disk::Disk;
@@ -60,6 +62,7 @@ pub(crate) struct Checks {
     pub(crate) applied: Applied,
     pub(crate) once: Once,
     pub(crate) answers: Answers,
+    pub(crate) revisions: Revisions,
     /// Slots that nobody executes, and whether somebody may have been told otherwise.
     skips: BTreeMap<Slot, bool>,
     /// What they hold.
@@ -98,6 +101,7 @@ impl Checks {
             applied: Applied::default(),
             once: Once::default(),
             answers: Answers::new(registers),
+            revisions: Revisions::new(),
             skips: BTreeMap::new(),
             skipped_ops: BTreeSet::new(),
         }
@@ -189,19 +193,55 @@ impl Checks {
         slot: Slot,
         effect: Effect,
     ) -> Result<(), Violation> {
-        if self.skips.get(&slot) == Some(&false) {
-            let text = format!(
-                "member {} executes slot {slot}, which all have promised not to execute",
-                member + 1
-            );
-            return Err(Violation::new("K1", text));
-        }
+        self.may_execute(member, slot)?;
         let Effect { work, result, .. } = effect;
         if self.applied.executed(member, skipped, slot, effect)? {
             self.once.executed(slot, work.op)?;
         }
         self.answers.changed(slot, work.register, result);
         Ok(())
+    }
+
+    /// The same, of an app that has gone astray and executes the request in its own way.
+    pub(crate) fn executed_astray(
+        &mut self,
+        member: usize,
+        skipped: &BTreeSet<Slot>,
+        slot: Slot,
+        effect: Effect,
+    ) -> Result<(), Violation> {
+        self.may_execute(member, slot)?;
+        if self
+            .applied
+            .executed_astray(member, skipped, slot, effect)?
+        {
+            self.once.executed(slot, effect.work.op)?;
+        }
+        Ok(())
+    }
+
+    fn may_execute(&self, member: usize, slot: Slot) -> Result<(), Violation> {
+        if self.skips.get(&slot) != Some(&false) {
+            return Ok(());
+        }
+        let text = format!(
+            "member {} executes slot {slot}, which all have promised not to execute",
+            member + 1
+        );
+        Err(Violation::new("K1", text))
+    }
+
+    /// Some copy has executed the slot.
+    pub(crate) fn was_executed(&self, slot: Slot) -> bool {
+        self.applied.effect(slot).is_some()
+    }
+
+    /// A client was told what a copy that has gone astray has made of its write; of a read: slot 0.
+    pub(crate) fn wrote_astray(&self, op: u64, slot: Slot) -> Result<(), Violation> {
+        if slot == Slot::ZERO {
+            return Ok(());
+        }
+        undone::answered(op, slot, &self.chosen)
     }
 
     /// Nobody executes this slot from now on, which holds `op`. True when that is news.

@@ -11,7 +11,7 @@ use synod_sidecar::apply::StateType;
 
 use super::applied::has_none_of;
 use super::*;
-use crate::app::{App, On, Poison, Work};
+use crate::app::{App, Manners, On, Poison, Work};
 use crate::disk::Summary;
 
 mod members;
@@ -228,7 +228,7 @@ fn a_skip_of_what_was_executed_or_what_is_executed_in_spite_of_it_is_seen() {
 #[test]
 fn a_state_that_contains_what_is_skipped_is_seen() {
     let mut app = App::new(StateType::Ephemeral, 1);
-    app.start();
+    app.start(0, Manners::default());
     let poison = Poison::Kills(On::All);
     app.execute(Slot(2), Work { poison, ..work(7) });
     let known = BTreeSet::from([Slot(2)]);

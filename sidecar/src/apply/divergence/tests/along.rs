@@ -139,6 +139,33 @@ fn comparers_of_new() -> Comparers {
 }
 
 #[test]
+fn a_silent_copy_alone_does_not_vouch_for_itself_and_is_compared_with_those_that_come_later() {
+    let mut comparers = comparers(3);
+    answers(&mut comparers, 1, 3, 4, &usual());
+    answers(&mut comparers, 1, 3, 5, &with(200, "otherwise"));
+    answers(&mut comparers, 1, 3, 6, &usual());
+    let of_silent = comparers.of(id(3));
+    assert_eq!(of_silent.verified(id(3)), Slot(4));
+    assert_eq!(of_silent.finished(), Slot::ZERO);
+    // The next has executed the same without a word of difference, and then with one.
+    answers(&mut comparers, 1, 2, 4, &usual());
+    answers(&mut comparers, 1, 2, 5, &with(200, "new"));
+    answers(&mut comparers, 1, 2, 6, &usual());
+    assert!(matches!(
+        found(&mut comparers)[..],
+        [Verdict::NoMajority { slot: Slot(5), .. }]
+    ));
+    assert_eq!(comparers.of(id(3)).verified(id(3)), Slot(4));
+    // And when it has taken over, all say who is odd.
+    comparers.handle_revision(1, Slot(4), None);
+    comparers.handle_copies(ids(1..=3), ids(1..=3));
+    answers(&mut comparers, 1, 1, 5, &with(200, "new"));
+    answers(&mut comparers, 1, 1, 6, &usual());
+    assert_eq!(comparers.answering().verified(id(2)), Slot(6));
+    assert_eq!(comparers.answering().verified(id(3)), Slot(4));
+}
+
+#[test]
 fn a_copy_that_answers_is_not_held_up_by_one_that_runs_along() {
     let mut comparers = comparers(3);
     answers(&mut comparers, 1, 3, 4, &usual());

@@ -216,3 +216,111 @@ fn what_a_copy_has_answered_before_it_was_made_anew_is_not_held_against_it() {
     says(&mut comparer, 2, 5, &usual());
     assert_eq!(verdicts(&mut comparer), []);
 }
+
+/// Two copies draw something for each answer, and the third has lost with its process what it has drawn.
+fn tie_of_noise() -> Comparer {
+    let mut comparer = comparer(3, OnDivergence::Quarantine);
+    for member in 1..=2 {
+        says(&mut comparer, member, 1, &etag(&member.to_string()));
+    }
+    says_nothing(&mut comparer, 3, 1);
+    let told = no_majority(2, 1, etag_part(), true);
+    assert_eq!(verdicts(&mut comparer), [told]);
+    assert_eq!(comparer.verified(id(1)), Slot(0));
+    comparer
+}
+
+#[test]
+fn a_tie_is_over_when_what_differs_there_turns_out_to_be_noise() {
+    let mut comparer = tie_of_noise();
+    for member in 1..=3 {
+        assert!(!comparer.is_over(id(1)) && comparer.finished() == Slot(0));
+        says(&mut comparer, member, 2, &etag(&member.to_string()));
+    }
+    assert_eq!(verdicts(&mut comparer), [noisy(2, etag_part())]);
+    assert_eq!(comparer.marks().count(), 0);
+    assert!(comparer.is_over(id(1)) && comparer.is_over(id(2)));
+    assert_eq!(comparer.verified(id(1)), Slot(2));
+    assert_eq!(comparer.finished(), Slot(2));
+    // A copy that has not heard that yet says what it has noted.
+    let mark = tie_of_noise().mark(id(1)).cloned();
+    let batch = Batch {
+        mark,
+        ..answering(&comparer, 1)
+    };
+    comparer.handle_batch(id(1), batch);
+    assert_eq!(comparer.verified(id(1)), Slot(2));
+    assert!(comparer.is_over(id(1)));
+    says(&mut comparer, 1, 3, &etag("1"));
+    assert!(!comparer.is_over(id(1)));
+}
+
+#[test]
+fn a_tie_of_noise_that_an_earlier_leader_has_found_stands_for_what_else_it_has_heard_is_not_known()
+{
+    let first = tie_of_noise();
+    let mut second = comparer(3, OnDivergence::Quarantine);
+    for member in 1..=2 {
+        let batch = Batch {
+            through: Slot(1),
+            digests: vec![(Slot(1), digest(&etag(&member.to_string())))],
+            ..answering(&first, member)
+        };
+        second.handle_batch(id(member), batch);
+    }
+    says_nothing(&mut second, 3, 1);
+    for member in 1..=3 {
+        says(&mut second, member, 2, &etag(&member.to_string()));
+    }
+    assert_eq!(verdicts(&mut second), [noisy(2, etag_part())]);
+    assert_eq!(second.verified(id(1)), Slot(0));
+    assert!(!second.is_over(id(1)));
+}
+
+#[test]
+fn a_tie_of_noise_stands_once_a_copy_was_made_anew_whose_digests_are_lost_with_it() {
+    let mut comparer = tie_of_noise();
+    let batch = Batch {
+        lineage: 77,
+        from: Slot(1),
+        through: Slot(1),
+        ..answering(&comparer, 3)
+    };
+    comparer.handle_batch(id(3), batch);
+    for member in 1..=3 {
+        says(&mut comparer, member, 2, &etag(&member.to_string()));
+    }
+    assert_eq!(verdicts(&mut comparer), [noisy(2, etag_part())]);
+    assert_eq!(comparer.verified(id(1)), Slot(0));
+}
+
+#[test]
+fn a_tie_of_noise_stands_once_a_copy_tells_what_an_earlier_leader_has_found() {
+    let mut comparer = tie_of_noise();
+    let mark = comparer.mark(id(1)).cloned();
+    let batch = Batch {
+        mark,
+        ..answering(&comparer, 3)
+    };
+    comparer.handle_batch(id(3), batch);
+    for member in 1..=3 {
+        says(&mut comparer, member, 2, &etag(&member.to_string()));
+    }
+    assert_eq!(comparer.verified(id(2)), Slot(0));
+}
+
+#[test]
+fn what_differs_besides_noise_while_a_tie_stands_is_told_when_that_is_over() {
+    let mut comparer = tie_of_noise();
+    for member in 1..=2 {
+        says(&mut comparer, member, 2, &other_body(&member.to_string()));
+    }
+    says_nothing(&mut comparer, 3, 2);
+    for member in 1..=3 {
+        says(&mut comparer, member, 3, &etag(&member.to_string()));
+    }
+    let told = [noisy(3, etag_part()), no_majority(2, 2, Part::Body, true)];
+    assert_eq!(verdicts(&mut comparer), told);
+    assert_eq!(comparer.verified(id(1)), Slot(1));
+    assert!(!comparer.is_over(id(1)));
+}

@@ -128,6 +128,22 @@ fn what_others_have_done_already_may_take_its_time_here_but_not_for_ever() {
 }
 
 #[test]
+fn what_an_earlier_instance_has_done_already_may_not_take_for_ever_either() {
+    let (mut bench, execute) = in_flight();
+    bench.machine.handle_not_sent(execute.run);
+    bench.machine.handle_app(None);
+    bench.machine.handle_app(Some(instance(2)));
+    for slot in 1..=2 {
+        let execute = bench.sent();
+        assert_eq!(execute.slot, Slot(slot));
+        bench.machine.handle_response(execute.run);
+    }
+    let third = bench.sent();
+    bench.machine.handle_slow(third.run);
+    assert_eq!(bench.step().last(), Some(&Action::StopApp(instance(2))));
+}
+
+#[test]
 fn a_process_that_returns_to_the_same_app_goes_on_where_it_was() {
     let mut bench = Bench::new();
     bench.choose(1, &keyed("k", "ann", "a"));

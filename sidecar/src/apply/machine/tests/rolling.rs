@@ -153,7 +153,7 @@ fn the_old_revision_executes_nothing_beyond_the_slot_where_the_next_one_takes_ov
     assert_eq!(slots, [7]);
     assert!(answers.contains(&executed(7, 7)));
     assert!(stops(&answers), "its part is done");
-    assert_eq!(bench.machine.answered(), Slot(7));
+    assert_eq!(bench.machine.answered(), Slot(8));
     assert!(!bench.machine.serving());
     assert_eq!(bench.machine.revision_status().due, 1);
     // Nor does it when it is started once more.
@@ -232,6 +232,25 @@ fn a_repeat_waits_for_a_copy_that_answers() {
         first_answerer: Some(id(7).member),
     });
     assert_eq!(answers, [executed(10, 10), replayed]);
+}
+
+#[test]
+fn a_repeat_of_what_was_executed_silently_is_answered_once_that_one_has_taken_over() {
+    let mut bench = under_way();
+    begin_with(&mut bench, 2, 1, 4);
+    bench.run();
+    bench.choose(7, &keyed("k", "p", "d"));
+    bench.choose_revision_done(1);
+    assert_eq!(bench.run(), (vec![7], vec![]));
+    // Nothing else is to be executed, and whoever has answered it may be gone.
+    bench.choose(9, &keyed("k", "p", "d"));
+    let replayed = Action::Answer(Answer {
+        id: id(9),
+        slot: Slot(7),
+        outcome: Outcome::Replayed,
+        first_answerer: Some(id(7).member),
+    });
+    assert_eq!(bench.run().1, [replayed]);
 }
 
 #[test]
