@@ -258,6 +258,29 @@ mod tests {
     }
 
     #[test]
+    fn whoever_goes_is_asked_by_its_own_name_and_found_by_that_of_its_pod() {
+        let pod = PodView {
+            name: "notes-local-witness-100".to_owned(),
+            ..PodView::default()
+        };
+        let mut members = [Observed {
+            name: "notes-local-100".to_owned(),
+            role: MemberRole::Witness,
+            pod: Some(pod),
+            updated: true,
+            newest: true,
+            heard: Some(Ok(synod_proto::v1::StatusResponse::default())),
+            snapshot: None,
+            endpoint: String::new(),
+        }];
+        let found = in_pod(&members, "notes-local-witness-100");
+        assert_eq!(found.map(|it| it.0), Some("notes-local-100"));
+        assert!(in_pod(&members, "notes-local-100").is_none());
+        members[0].heard = None;
+        assert!(in_pod(&members, "notes-local-witness-100").is_none());
+    }
+
+    #[test]
     fn no_vote_is_taken_away_while_the_members_are_being_changed() {
         let delete = |care| Step::Delete {
             pod: "notes-local-0".to_owned(),
