@@ -130,6 +130,11 @@ fn a_witness_joins_as_one_and_whoever_says_nothing_joins_without_a_vote() {
     });
     let roles: Vec<_> = roles.collect();
     assert_eq!(roles, [WireRole::Witness, WireRole::Observer]);
+    let told = serde_yaml::to_string(&change).expect("YAML");
+    let again: MembersChange = serde_yaml::from_str(&told).expect("a change");
+    assert_eq!(again, change, "{told}");
+    // An operator of before there were witnesses does not know the field.
+    assert!(!told.contains("Observer"), "{told}");
 }
 
 const CLAIMS: [&str; 2] = ["synod-log-notes-us-1", "synod-state-notes-us-1"];
