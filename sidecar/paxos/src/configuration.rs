@@ -63,6 +63,20 @@ impl Configuration {
             .map(|member| member.id)
     }
 
+    /// So many of the voters that run the app, or all of them if they are fewer, that one of these is left
+    /// whatever votes are lost while the others can still decide anything. What so many of them have
+    /// witnesses need not keep for them (rule W5).
+    ///
+    /// A majority of the copies is not enough. Of five votes, three copies and two witnesses, two may be
+    /// lost: if these are the two copies that had it, the third copy and both witnesses go on without it.
+    /// Observers do not count: no quorum says that one of them is left.
+    pub fn enough_copies(&self) -> usize {
+        let copies = self.members.iter().filter(|it| it.role == Role::Voter);
+        let votes = self.voters().count();
+        let smaller = self.quorums.phase1(votes).min(self.quorums.phase2(votes));
+        copies.count().min(votes - smaller + 1)
+    }
+
     /// The ballot in which everybody is who enters this epoch with its stop-sign (rule M1).
     pub fn first_ballot(&self) -> Ballot {
         Ballot {

@@ -389,6 +389,12 @@ impl NodeStatus {
         configuration.members.iter().find(|it| it.id == id)
     }
 
+    /// This member votes and runs no app.
+    pub(crate) fn is_witness(&self) -> bool {
+        let own = self.find(self.member);
+        own.is_some_and(|it| it.role == Role::Witness)
+    }
+
     /// No other member could ever lead.
     pub(super) fn is_sole_voter(&self) -> bool {
         let is_other = |it: &Member| it.id != self.member && it.role == Role::Voter;

@@ -8,7 +8,7 @@
 
 use std::cmp::Reverse;
 
-use synod_paxos::{MemberId, Slot};
+use synod_paxos::{Configuration, MemberId, Role, Slot};
 
 use super::head::SnapshotId;
 use super::store::Standing;
@@ -78,6 +78,29 @@ pub struct Source {
     pub standing: Standing,
 }
 
+/// Up to where a witness may forget its log, or begin behind what it never had (rule W5): what enough members
+/// that run the app have in snapshots of their own. `newest`: of a member the newest usable one, 0 if it has
+/// none or is not heard.
+///
+/// Enough is a majority of those that run the app, and of the voters among them one more than the votes that
+/// may be lost ([`Configuration::enough_copies`]): whatever is lost, one of these is left, or the log.
+pub fn held(configuration: &Configuration, newest: impl Fn(MemberId) -> Slot) -> Slot {
+    let had_by = |enough: usize, counts: fn(Role) -> bool| {
+        let members = configuration.members.iter();
+        let members = members.filter(|it| counts(it.role));
+        let mut slots: Vec<Slot> = members.map(|it| newest(it.id)).collect();
+        slots.sort_unstable_by(|a, b| b.cmp(a));
+        let last = slots.get(enough.wrapping_sub(1));
+        last.copied().unwrap_or_default()
+    };
+    let runs_app = |role: Role| role != Role::Witness;
+    let copies = configuration.members.iter();
+    let copies = copies.filter(|it| runs_app(it.role)).count();
+    let by_most = had_by(copies / 2 + 1, runs_app);
+    let by_voters = had_by(configuration.enough_copies(), |role| role == Role::Voter);
+    by_most.min(by_voters)
+}
+
 /// Whose turn it is; `None`: nobody's, or somebody is at it.
 pub fn next_turn(reports: &[Report], due: Due) -> Option<Turn> {
     if reports.iter().any(|it| it.busy) {
@@ -139,6 +162,8 @@ pub fn best_source(
 
 #[cfg(test)]
 mod tests {
+    use synod_paxos::{Epoch, Incarnation, Member, Quorums};
+
     use super::*;
 
     const DUE: Due = Due {
@@ -170,6 +195,46 @@ mod tests {
 
     fn make(member: u32) -> Turn {
         Turn::Make(MemberId(member))
+    }
+
+    #[test]
+    fn w5_a_witness_forgets_what_enough_copies_have_in_snapshots() {
+        let held = |roles: &[Role], newest: &[u64]| {
+            let members = roles.iter().zip(1..).map(|(role, id)| Member {
+                id: MemberId(id),
+                name: format!("notes-{id}"),
+                incarnation: Incarnation(id.into()),
+                role: *role,
+                region: String::new(),
+            });
+            let configuration = Configuration {
+                epoch: Epoch(1),
+                members: members.collect(),
+                quorums: Quorums::Majority,
+                first_leader: MemberId(0),
+            };
+            held(&configuration, |it| Slot(newest[it.0 as usize - 1])).0
+        };
+        let (v, o, w) = (Role::Voter, Role::Observer, Role::Witness);
+        assert_eq!(held(&[v, v, w], &[30, 20, 99]), 20, "either may be lost");
+        assert_eq!(held(&[v, v, w], &[30, 0, 99]), 0);
+        assert_eq!(
+            held(&[v, v, o, w], &[10, 30, 20, 0]),
+            10,
+            "an observer has no vote"
+        );
+        assert_eq!(held(&[v, v, o, o, w], &[30, 30, 20, 0, 0]), 20, "3 of 4");
+        assert_eq!(
+            held(&[v, v, v, v, w], &[10, 30, 20, 40, 0]),
+            20,
+            "two may be lost"
+        );
+        // Of five votes two may be lost: a majority of the copies is not enough, since if it is those two
+        // that go, one copy and two witnesses are a quorum.
+        assert_eq!(held(&[v, v, v, w, w], &[10, 30, 20, 0, 0]), 10);
+        // Whoever loses the only copy has lost its state, whatever a witness has.
+        assert_eq!(held(&[v, w, w], &[10, 0, 0]), 10);
+        assert_eq!(held(&[w], &[7]), 0);
     }
 
     #[test]

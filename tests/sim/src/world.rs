@@ -427,7 +427,11 @@ fn genesis(swarm: &Swarm, dice: &mut Dice) -> Genesis {
             id: id_of(index),
             name: name_of(index),
             incarnation: Incarnation(dice.bits()),
-            role: Role::Voter,
+            role: if index + swarm.witnesses < swarm.members {
+                Role::Voter
+            } else {
+                Role::Witness
+            },
             region: swarm.placement.regions[index].clone(),
         })
         .collect();
