@@ -258,11 +258,7 @@ impl Admin {
         let ready = health::ready(&node, self.leaving()).is_ok();
         let state = if self.parts.witness {
             // What counts of it is its log.
-            if ready && node.needs_snapshot.is_none() {
-                "CaughtUp"
-            } else {
-                "CatchingUp"
-            }
+            if ready { "CaughtUp" } else { "CatchingUp" }
         } else if apply.astray.is_some() && !serving {
             "Quarantined"
         } else if apply.rebuilding {

@@ -456,6 +456,7 @@ impl Handle {
         let bytes = u128::from(node.log_bytes) * behind / all;
         Report {
             member: node.member,
+            witness: self.witness,
             leads: node.leader == Some(node.member),
             healthy: is_healthy(&node, &apply),
             applied: apply.applied,

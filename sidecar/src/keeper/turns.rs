@@ -54,15 +54,14 @@ pub(super) async fn give(handle: &Handle, channels: &Channels, due: Due, may_sav
         group: Bytes::copy_from_slice(&group.0),
     };
     let members = node.configuration.iter().flat_map(|it| &it.members);
-    let copies = members
-        .filter(|it| it.role != Role::Witness)
-        .map(|it| it.id);
-    let asking = copies.filter(|it| *it != node.member).filter_map(|member| {
+    let others = members.filter(|it| it.id != node.member);
+    let asking = others.filter_map(|it| {
+        let (member, witness) = (it.id, it.role == Role::Witness);
         let mut client = SnapshotTurnsClient::new(channels.channel(member)?);
         let request = request.clone();
         Some(async move {
             let asked = timeout(PATIENCE, client.report(request)).await;
-            Some(from_proto(member, asked.ok()?.ok()?.into_inner()))
+            Some(from_proto(member, witness, asked.ok()?.ok()?.into_inner()))
         })
     });
     let mut reports: Vec<Report> = join_all(asking).await.into_iter().flatten().collect();
@@ -135,9 +134,10 @@ fn begin(handle: &Handle, channels: &Channels, from: Option<MemberId>) -> Result
     Ok(())
 }
 
-fn from_proto(member: MemberId, it: SnapshotReport) -> Report {
+fn from_proto(member: MemberId, witness: bool, it: SnapshotReport) -> Report {
     Report {
         member,
+        witness,
         leads: false,
         healthy: it.healthy,
         applied: Slot(it.applied),

@@ -262,7 +262,7 @@ impl control_server::Control for Control {
             applied: apply.applied.0,
             policy_version: policy.version,
             policy_digest: policy_digest(&policy),
-            ready: node.log_counts,
+            ready: node.is_ready(),
             serving: apply.serving,
             protocol_min: *PROTOCOL.start(),
             protocol_max: *PROTOCOL.end(),

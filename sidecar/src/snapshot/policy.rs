@@ -22,11 +22,13 @@ pub struct Due {
     pub log_bytes: u64,
 }
 
-/// What a member that runs the answering revision of the app has reported of itself.
+/// What a member that runs the answering revision of the app, or a witness, has reported of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Who.
     pub member: MemberId,
+    /// It runs no app: what it lacks is all that counts of it.
+    pub witness: bool,
     /// It leads.
     pub leads: bool,
     /// Its copy follows the log: it is neither rebuilt, nor quarantined, nor far behind.
@@ -103,23 +105,26 @@ pub fn held(configuration: &Configuration, newest: impl Fn(MemberId) -> Slot) ->
 
 /// Whose turn it is; `None`: nobody's, or somebody is at it.
 pub fn next_turn(reports: &[Report], due: Due) -> Option<Turn> {
-    if reports.iter().any(|it| it.busy) {
+    let copies = || reports.iter().filter(|it| !it.witness);
+    if copies().any(|it| it.busy) {
         return None;
     }
-    // Of what somebody lacks, one is enough.
-    let lacked = reports.iter().map(|it| it.lacks).max().unwrap_or_default();
-    let is_lacked = reports.iter().all(|it| it.newest < lacked);
-    let followers = || reports.iter().filter(|it| !it.leads && it.healthy);
+    // Of what a copy lacks, one is enough.
+    let lacked = copies().map(|it| it.lacks).max().unwrap_or_default();
+    let is_lacked = copies().all(|it| it.newest < lacked);
+    // A witness begins behind what enough copies have (rule W5): each of them is to have it.
+    let witnesses = reports.iter().filter(|it| it.witness);
+    let waited_for = witnesses.map(|it| it.lacks).max().unwrap_or_default();
+    let followers = || copies().filter(|it| !it.leads && it.healthy);
     let makes = |it: &Report| !it.leads || followers().next().is_none();
     let is_due = |it: &&Report| {
         let helps = is_lacked && it.applied >= lacked && makes(it);
         let behind = it.applied.0.saturating_sub(it.newest.0);
-        helps || behind >= due.slots || it.log_bytes >= due.log_bytes
+        let lets_in = it.newest < waited_for && it.applied >= waited_for;
+        helps || lets_in || behind >= due.slots || it.log_bytes >= due.log_bytes
     };
     // Not twice at one slot.
-    let able = reports
-        .iter()
-        .filter(|it| it.healthy && it.applied > it.newest);
+    let able = copies().filter(|it| it.healthy && it.applied > it.newest);
     let mut waiting: Vec<&Report> = able.filter(is_due).collect();
     waiting.sort_by_key(|it| (it.newest, it.member));
     waiting.into_iter().find_map(|it| {
@@ -175,6 +180,7 @@ mod tests {
     fn report(member: u32, applied: u64, newest: u64) -> Report {
         Report {
             member: MemberId(member),
+            witness: false,
             leads: false,
             healthy: true,
             applied: Slot(applied),
@@ -269,6 +275,30 @@ mod tests {
         reports[2].lacks = Slot(12);
         reports[1].healthy = false;
         assert_eq!(next_turn(&reports, DUE), Some(make(1)));
+    }
+
+    #[test]
+    fn w5_what_a_witness_waits_for_is_made_by_each_copy_though_nothing_is_due() {
+        let mut reports = vec![leader(1, 50, 5), report(2, 50, 10), report(3, 50, 40)];
+        reports.push(Report {
+            witness: true,
+            healthy: false,
+            busy: true,
+            ..report(4, 0, 0)
+        });
+        assert_eq!(next_turn(&reports, DUE), None);
+        reports[3].lacks = Slot(40);
+        let of = |from| Turn::Copy {
+            to: MemberId(1),
+            from: MemberId(from),
+        };
+        assert_eq!(next_turn(&reports, DUE), Some(of(3)));
+        reports[0] = leader(1, 50, 40);
+        assert_eq!(next_turn(&reports, DUE), Some(make(2)));
+        reports[1] = report(2, 50, 50);
+        assert_eq!(next_turn(&reports, DUE), None, "each has it");
+        reports[3].lacks = Slot(51);
+        assert_eq!(next_turn(&reports, DUE), None, "nobody has come so far");
     }
 
     #[test]

@@ -394,10 +394,9 @@ impl World {
             return;
         }
         let members = process.paxos.configuration().members.iter();
-        let copies = members.filter(|it| it.role != Role::Witness);
-        let copies = copies.map(|it| index_of(it.id));
-        let copies = copies.filter(|it| *it == member || !self.network.is_cut(member, *it));
-        let reports: Vec<Report> = copies.filter_map(|it| self.report_of(it, member)).collect();
+        let all = members.map(|it| index_of(it.id));
+        let heard = all.filter(|it| *it == member || !self.network.is_cut(member, *it));
+        let reports: Vec<Report> = heard.filter_map(|it| self.report_of(it, member)).collect();
         let newest = reports.iter().map(|it| it.newest.0).max();
         let due = Due {
             // Tables grow with the log, and so does what saving them costs the simulator.
@@ -433,8 +432,9 @@ impl World {
         let lacks = self.scene(member, &kept, false).lacked();
         Some(Report {
             member: id_of(member),
+            witness: host.witness,
             leads: member == leader,
-            healthy: process.copy.machine.serving(),
+            healthy: !host.witness && process.copy.machine.serving(),
             applied: process.copy.machine.applied(),
             newest: newest.unwrap_or_default(),
             newest_usable: usable.unwrap_or_default(),

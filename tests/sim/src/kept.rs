@@ -29,8 +29,11 @@ impl World {
             let (disk, base) = (host.disk.synced(), host.disk.base_slot());
             let newest = host.newest_usable().map(|it| it.base.slot);
             let state = newest.or((base == Slot::ZERO).then_some(Slot::ZERO));
+            // One whose state is damaged, behind which its log begins, has lost what a copy is for.
+            let has_state = host.witness || state >= Some(base);
+            let is_in = host.seat == Seat::Taken && disk.accepted.epoch >= latest.epoch;
             Holder {
-                is_there: host.seat == Seat::Taken && disk.accepted.epoch >= latest.epoch,
+                is_there: is_in && has_state,
                 runs_app: !host.witness,
                 base,
                 last: disk.last,
