@@ -141,8 +141,9 @@ impl World {
         });
         if as_good.count() > 1 {
             self.coverage.saw(Sight::SnapshotsRotten);
-            let all = &mut self.hosts[member].snapshots;
-            all.retain(|it| it.base.slot != slot);
+            let host = &mut self.hosts[member];
+            host.rotten = host.rotten.max(slot);
+            host.snapshots.retain(|it| it.base.slot != slot);
         }
     }
 

@@ -30,10 +30,10 @@ impl World {
             let newest = host.newest_usable().map(|it| it.base.slot);
             let state = newest.or((base == Slot::ZERO).then_some(Slot::ZERO));
             // One whose state is damaged, behind which its log begins, has lost what a copy is for.
-            let has_state = host.witness || state >= Some(base);
+            let has_state = state >= Some(base) || base > host.rotten;
             let is_in = host.seat == Seat::Taken && disk.accepted.epoch >= latest.epoch;
             Holder {
-                is_there: is_in && has_state,
+                is_there: is_in && (host.witness || has_state),
                 runs_app: !host.witness,
                 base,
                 last: disk.last,
