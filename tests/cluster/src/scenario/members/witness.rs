@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 use synod_system::report::Report;
 
 use super::super::Settings;
+use super::super::regions::install;
 use super::super::registers::NAME;
-use super::super::state::{begin, end};
+use super::super::state::end;
 use super::super::trace::Picture;
 use super::{CALM, GLANCE, PATIENCE, Trial, VOLUMES};
+use crate::product::Product;
 use crate::service::{MemberPod, member_pods};
 
 /// How long a copy is away: the others are to answer for longer than anybody's patience lasts.
@@ -21,7 +23,9 @@ const ANSWERED: usize = 120;
 
 pub(in super::super) async fn witnessed(settings: &Settings, report: &mut Report) -> Result<()> {
     let before = Picture::take()?;
-    let clusters = begin(settings, VOLUMES).await?;
+    let product = Product::assemble(&settings.images())?;
+    let clusters = settings.clusters(1, 3, Duration::ZERO).await?;
+    install(&product, &clusters, VOLUMES).await?;
     let place = json!([{"cluster": clusters.first().name, "voters": 2, "witnesses": 1}]);
     let trial = Trial::start(&clusters, &format!("placement: {place}")).await?;
     trial.is_as_told(report).await?;
