@@ -120,3 +120,35 @@ impl Configuration {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w5_enough_copies_are_one_more_than_the_votes_that_may_be_lost_or_all_that_there_are() {
+        let enough = |roles: &[Role]| {
+            let members = roles.iter().zip(1..).map(|(role, number)| Member {
+                id: MemberId(number),
+                name: format!("notes-{number}"),
+                incarnation: Incarnation(number.into()),
+                role: *role,
+                region: String::new(),
+            });
+            let configuration = Configuration {
+                epoch: Epoch(1),
+                members: members.collect(),
+                quorums: Quorums::Majority,
+                first_leader: MemberId(0),
+            };
+            configuration.enough_copies()
+        };
+        let (v, o, w) = (Role::Voter, Role::Observer, Role::Witness);
+        assert_eq!(enough(&[v]), 1);
+        assert_eq!(enough(&[v, v, w]), 2);
+        assert_eq!(enough(&[v, v, v, w, w]), 3);
+        assert_eq!(enough(&[v, v, v, v, w]), 3);
+        assert_eq!(enough(&[v, w, w]), 1, "there is one");
+        assert_eq!(enough(&[v, o, w, w]), 1, "an observer has no vote");
+    }
+}

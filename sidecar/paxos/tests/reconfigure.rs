@@ -577,6 +577,39 @@ fn w5_no_copy_that_has_the_log_gives_up_its_vote_before_enough_of_the_others_hav
 }
 
 #[test]
+fn w5_a_copy_that_is_heard_and_far_behind_is_none_of_those_that_have_the_log() {
+    let settings = Settings {
+        window_bytes: 4000,
+        total_window_bytes: 400_000,
+        max_message_bytes: 700,
+        max_body_bytes: 1000,
+        ..Settings::default()
+    };
+    let mut net = Net::with(&[Voter; 3], Quorums::Majority, settings);
+    net.elect_member(id(1));
+    net.run(300);
+    net.change_now(&[(1, Voter), (2, Voter), (3, Voter), (4, Witness)]);
+    net.join(4);
+    net.run(500);
+    net.filter =
+        Box::new(|_, to, message| to != id(3) || !matches!(message, Message::Accept { .. }));
+    for _ in 0..60 {
+        net.propose(id(1), &[7; 300]);
+        net.run(2);
+    }
+    net.run(20);
+    let without_2 = [(1, Voter), (3, Voter), (4, Witness)];
+    let members = vec![id(3)];
+    assert_eq!(
+        net.change(&without_2),
+        Err(ReconfigureRefused::FewCopies { members })
+    );
+    net.heal();
+    net.run(3000);
+    net.change_now(&without_2);
+}
+
+#[test]
 fn w5_without_a_witness_the_quorums_see_to_it_that_the_state_is_left() {
     let mut net = Net::with(&[Voter; 4], Quorums::Majority, Settings::default());
     net.elect_member(id(1));
