@@ -449,7 +449,7 @@ fn a_group_is_never_left_without_a_copy() {
     three[1].role = MemberRole::Witness;
     three[2].role = MemberRole::Witness;
     says(&mut there, "a-0", "new", true);
-    there.insert("a-2".to_owned(), there["a-1"].clone());
+    says(&mut there, "a-2", "life-of-a-2", false);
     let lost = group(&["Va-0", "Wa-1", "Wa-2"]);
     assert_eq!(look(&three, &lost, &there).step, wait(Until::Quorum, "a-0"));
 }
