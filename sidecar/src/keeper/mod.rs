@@ -392,6 +392,7 @@ impl Handle {
             not_needed: apply.not_needed,
             nearly_full,
             needs: node.needs_snapshot,
+            held: None,
         }
     }
 
@@ -614,17 +615,19 @@ impl Keeper {
         Ok(())
     }
 
-    /// See [`Scene::cut`]. `held`: and not beyond this slot.
+    /// See [`Scene::cut`].
     async fn compact(&self, held: Option<Slot>) -> Result<(), StoreError> {
         let handle = &self.handle;
-        let Some(id) = self.scene(&self.kept()).cut() else {
+        let kept = self.kept();
+        let scene = Scene {
+            held,
+            ..self.scene(&kept)
+        };
+        let Some(id) = scene.cut() else {
             return Ok(());
         };
         let older = handle.store.get(id)?;
         let slot = older.head.slot;
-        if held.is_some_and(|held| slot > held) {
-            return Ok(());
-        }
         let Some(base) = handle.base_of(older).await else {
             return Ok(());
         };

@@ -205,6 +205,7 @@ impl World {
             not_needed: machine.not_needed(),
             nearly_full,
             needs,
+            held: None,
         }
     }
 
