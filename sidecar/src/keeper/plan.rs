@@ -379,8 +379,8 @@ mod tests {
         for (held, nearly_full) in [(19, false), (29, true), (0, true)] {
             let held = Some(Slot(held));
             let cut = Scene {
-                held,
                 nearly_full,
+                held,
                 ..cut
             };
             assert_eq!(cut.cut(), None, "{held:?}");
