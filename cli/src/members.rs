@@ -68,8 +68,19 @@ pub(crate) struct AddArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..9))]
     count: u32,
     /// Without a vote: they run the app and serve, and no loss of them matters
-    #[arg(long)]
+    #[arg(long, conflicts_with = "role")]
     observer: bool,
+    /// What they do. A voter runs the app, an observer does so without a vote, a witness votes and keeps
+    /// the log and runs no app. None changes between running the app and being a witness
+    #[arg(long, value_enum, default_value_t = NewRole::Voter)]
+    role: NewRole,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum NewRole {
+    Voter,
+    Observer,
+    Witness,
 }
 
 #[derive(Debug, clap::Args)]
@@ -141,6 +152,11 @@ async fn list(args: &ListArgs) -> Result<(), Failure> {
 async fn add(args: &AddArgs) -> Result<(), Failure> {
     of_leader(&args.group).await?;
     let data = &args.group.data;
+    let role = if args.observer {
+        NewRole::Observer
+    } else {
+        args.role
+    };
     let there = folder::numbers(data);
     let group = Group::edit(data, |group| {
         let wanted = group.members.iter().filter_map(|it| group.number(it));
@@ -153,10 +169,18 @@ async fn add(args: &AddArgs) -> Result<(), Failure> {
                 args.count
             )));
         }
+        let voters = group.members.len() - group.observers.len() - group.witnesses.len();
+        if role == NewRole::Witness && voters < 2 {
+            return Err(Failure::usage(
+                "a witness comes in while a quorum goes on without it, and one copy is none with another vote: add a voter first",
+            ));
+        }
         for number in free.take(args.count as usize) {
             let name = folder::name(&group.service, number);
-            if args.observer {
-                group.observers.push(name.clone());
+            match role {
+                NewRole::Voter => {}
+                NewRole::Observer => group.observers.push(name.clone()),
+                NewRole::Witness => group.witnesses.push(name.clone()),
             }
             group.members.push(name);
         }
@@ -173,7 +197,8 @@ async fn remove(args: &RemoveArgs) -> Result<(), Failure> {
         }
         group.members.retain(|it| !args.members.contains(it));
         group.observers.retain(|it| !args.members.contains(it));
-        if group.members.len() == group.observers.len() {
+        group.witnesses.retain(|it| !args.members.contains(it));
+        if group.members.len() == group.observers.len() + group.witnesses.len() {
             return Err(Failure::usage(
                 "no voter would be left: to end the group, stop its `synod local`",
             ));

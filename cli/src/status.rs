@@ -73,7 +73,7 @@ fn as_json(lines: &[Line], configs: &[Config]) -> String {
                 "http": config.listen.http,
                 "peer": config.listen.peer,
                 "admin": config.listen.admin,
-                "app": config.app.address,
+                "app": (!config.witness).then_some(config.app.address),
                 "status": line.status,
             })
         })

@@ -40,7 +40,9 @@ pub use manifest::{ManifestError, parse};
 pub use membership::{ConfiguredMember, JoiningMember, MembersChange, Membership, RoleChange};
 pub use meta::{Manifest, ObjectMeta};
 pub use ordering::{Idempotency, Lane, LaneKey, Ordering, Principal};
-pub use placement::{LocalObjectReference, Overrides, Placement};
+pub use placement::{
+    FIRST_WITNESS, LocalObjectReference, Overrides, Placement, WITNESS_SUFFIX, is_witness,
+};
 pub use policy::policy;
 pub use quantity::{Quantity, QuantityError};
 pub use raw::RawObject;

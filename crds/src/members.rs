@@ -9,13 +9,16 @@
 //!
 //! - one change at a time, and none before the last has settled (M6);
 //! - a member joins without a vote, and gets one, as the only one of its change, when it has caught up
-//!   (M2);
+//!   (M2); a witness comes with its vote, while a quorum is heard without it;
+//! - where there are witnesses, no copy that has the log goes before enough of the others have it (W5);
 //! - a change takes away one vote at most, and leaves voters of which a quorum is heard; the leader's
 //!   is the last to go;
 //! - whoever is to come is there before anybody goes;
 //! - nobody goes for being silent: only who is not wanted, or whose disk is another one.
 //!
 //! A member's region is that which it joined with.
+
+mod left;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -129,12 +132,14 @@ pub enum Step {
 /// A part of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Without a vote, with an empty disk.
+    /// With an empty disk: a witness, or without a vote.
     Join {
         /// Its name.
         name: String,
         /// The life of its log.
         incarnation: String,
+        /// What it does at first: a witness, or an observer.
+        role: MemberRole,
         /// Where it is.
         region: String,
     },
@@ -225,9 +230,22 @@ impl Situation<'_> {
                 None => {}
             }
         }
-        // Whoever is to come is there before anybody goes.
-        let step = first_wait.or_else(|| self.shrink());
+        // Whoever is to come is there before anybody goes, but for those that are not there themselves: a
+        // witness may come, or have the log, only without them.
+        let step = match &first_wait {
+            Some(Step::Wait { until, member }) if self.may_wait_for_the_silent(*until, member) => {
+                self.shrink(|it| !self.is_heard(it)).or(first_wait)
+            }
+            Some(_) => first_wait,
+            None => self.shrink(|_| true),
+        };
         step.map_or(Step::Nothing, |it| self.guarded(it))
+    }
+
+    fn may_wait_for_the_silent(&self, until: Until, member: &str) -> bool {
+        let is_witness = |it: &Member| it.role == MemberRole::Witness;
+        until == Until::Quorum
+            || (until == Until::CaughtUp && self.member(member).is_some_and(is_witness))
     }
 
     /// Nothing is chosen without a quorum of the members as they are.
@@ -260,7 +278,12 @@ impl Situation<'_> {
             // The rest is heard if a quorum is: what goes here is heard no more.
             let is_held = self.held && !self.given_up.contains(&old.incarnation);
             let held = is_held.then_some(Until::Poison);
+            // In the place of one that has none, a witness' vote is one more.
+            let is_new_vote = wanted.role == MemberRole::Witness && !votes(old.role);
+            let few = is_new_vote && !self.is_quorum_heard_besides_a_new_vote();
+            let few = few || !self.has_copy_without(old);
             let why_not = self.why_not_in(&wanted.name, process).or(held);
+            let why_not = why_not.or(few.then_some(Until::Quorum));
             match why_not {
                 None => {
                     return Some(self.change(vec![leave(old), join(wanted, process)]));
@@ -273,10 +296,12 @@ impl Situation<'_> {
         first_wait
     }
 
-    /// All that can join at once: they have no votes yet.
+    /// All that can join at once: they have no votes yet. But for witnesses, which have one from the
+    /// beginning, and so come one by one, while a quorum is heard without them.
     fn join(&self) -> Option<Step> {
         let mut changes = Vec::new();
         let mut first_wait = None;
+        let mut has_new_vote = false;
         let absent = self.wanted.iter();
         for wanted in absent.filter(|it| self.member(&it.name).is_none()) {
             let process = self.process(&wanted.name);
@@ -285,6 +310,14 @@ impl Situation<'_> {
                 Some(process) => self.why_not_in(&wanted.name, process),
             };
             match (process, why_not) {
+                (Some(process), None) if wanted.role == MemberRole::Witness => {
+                    if !self.is_quorum_heard_besides_a_new_vote() {
+                        first_wait = first_wait.or_else(|| Some(wait(Until::Quorum, &wanted.name)));
+                    } else if !has_new_vote {
+                        has_new_vote = true;
+                        changes.push(join(wanted, process));
+                    }
+                }
                 (Some(process), None) => changes.push(join(wanted, process)),
                 (_, until) => {
                     let until = until.unwrap_or(Until::Started);
@@ -299,13 +332,24 @@ impl Situation<'_> {
         }
     }
 
-    /// One that is to vote gets its vote.
+    /// One that is to vote gets its vote; a witness has it, once it has the log.
     fn promote(&self) -> Option<Step> {
         let mut first_wait = None;
         for wanted in self.wanted.iter().filter(|it| votes(it.role)) {
-            let Some(member) = self.member(&wanted.name).filter(|it| !votes(it.role)) else {
+            let Some(member) = self.member(&wanted.name) else {
                 continue;
             };
+            if is_other_kind(member.role, wanted.role) {
+                continue;
+            }
+            if votes(member.role) {
+                let comes = wanted.role == MemberRole::Witness
+                    && self.is_heard(member)
+                    && !member.caught_up;
+                let waits = comes.then(|| wait(Until::CaughtUp, &wanted.name));
+                first_wait = first_wait.or(waits);
+                continue;
+            }
             let until = match (self.is_heard(member), member.caught_up) {
                 (true, true) => {
                     return Some(self.change(vec![become_(member, wanted.role)]));
@@ -319,22 +363,25 @@ impl Situation<'_> {
     }
 
     /// Those that are not wanted, or not as voters: first the ones without a vote, all at once; then
-    /// the silent ones, then the highest numbers, and the leader last.
-    fn shrink(&self) -> Option<Step> {
+    /// those that change their kind, the silent ones, then the highest numbers, and the leader last. Who runs
+    /// the app and is to be a witness, or the other way round, goes, and comes back with an empty disk before
+    /// others go.
+    fn shrink(&self, may_go: impl Fn(&Member) -> bool) -> Option<Step> {
         let role = |it: &Member| {
             let mut wanted = self.wanted.iter();
             wanted
                 .find(|wanted| wanted.name == it.name)
                 .map(|it| it.role)
         };
+        let goes = |it: &Member| role(it).is_none_or(|role| is_other_kind(it.role, role));
         let members = &self.group.members;
         let surplus: Vec<_> = members
             .iter()
-            .filter(|it| !votes(it.role) && role(it).is_none())
+            .filter(|it| !votes(it.role) && goes(it) && may_go(it))
             .collect();
         let mut voters: Vec<_> = members
             .iter()
-            .filter(|it| votes(it.role) && role(it) != Some(it.role))
+            .filter(|it| votes(it.role) && role(it) != Some(it.role) && may_go(it))
             .collect();
         let first = surplus.first().or(voters.first())?;
         if self.held {
@@ -346,21 +393,27 @@ impl Situation<'_> {
         voters.sort_by_key(|it| {
             let leads = it.name == self.group.leader;
             (
+                !role(it).is_some_and(|role| is_other_kind(it.role, role)),
                 leads,
                 self.is_heard(it),
                 std::cmp::Reverse(ordinal(&it.name)),
             )
         });
-        let spared = voters
+        let mut spared = voters
             .iter()
-            .find(|it| self.is_quorum_heard_without(Some(it)));
-        let Some(next) = spared else {
-            return Some(wait(Until::Quorum, &voters[0].name));
+            .filter(|it| self.is_quorum_heard_without(Some(it)) && self.has_copy_without(it));
+        let next = spared.clone().find(|it| self.copy_missing(it).is_none());
+        let Some(next) = next else {
+            let missing = spared.find_map(|it| self.copy_missing(it));
+            return Some(missing.map_or_else(
+                || wait(Until::Quorum, &voters[0].name),
+                |it| wait(Until::CaughtUp, &it.name),
+            ));
         };
-        // A vote of another kind is given to one that has none.
-        let change = match role(next) {
-            Some(_) => become_(next, MemberRole::Observer),
-            None => leave(next),
+        let change = if goes(next) {
+            leave(next)
+        } else {
+            become_(next, MemberRole::Observer)
         };
         Some(self.change(vec![change]))
     }
@@ -381,17 +434,6 @@ impl Situation<'_> {
     fn is_of_earlier_life(&self, name: &str) -> bool {
         let process = self.process(name);
         process.is_some_and(|it| self.group.former.contains(&it.incarnation))
-    }
-
-    /// Whether the leader hears a quorum of the voters, without this one if any. One whose disk is
-    /// another is not the one that is in the group.
-    fn is_quorum_heard_without(&self, but: Option<&Member>) -> bool {
-        let voters = || {
-            let members = self.group.members.iter();
-            members.filter(|it| votes(it.role) && but.is_none_or(|but| but.id != it.id))
-        };
-        let heard = voters().filter(|it| self.is_heard(it)).count();
-        heard * 2 > voters().count()
     }
 
     fn is_heard(&self, member: &Member) -> bool {
@@ -415,6 +457,11 @@ impl Situation<'_> {
     }
 }
 
+/// One of the two runs the app, and the other is a witness: nobody changes between them.
+fn is_other_kind(one: MemberRole, other: MemberRole) -> bool {
+    (one == MemberRole::Witness) != (other == MemberRole::Witness)
+}
+
 fn votes(role: MemberRole) -> bool {
     role != MemberRole::Observer
 }
@@ -435,6 +482,10 @@ fn join(wanted: &Wanted, process: &Process) -> Change {
     Change::Join {
         name: wanted.name.clone(),
         incarnation: process.incarnation.clone(),
+        role: match wanted.role {
+            MemberRole::Witness => MemberRole::Witness,
+            MemberRole::Voter | MemberRole::Observer => MemberRole::Observer,
+        },
         region: wanted.region.clone(),
     }
 }
@@ -472,6 +523,9 @@ impl fmt::Display for Step {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Join { name, role, .. } if *role == MemberRole::Witness => {
+                write!(f, "{name} joins with an empty log, as a witness")
+            }
             Self::Join { name, .. } => write!(f, "{name} joins with an empty log"),
             Self::Leave { name, id } => write!(f, "{name} leaves (number {id})"),
             Self::Become { name, role, .. } => match role {

@@ -12,7 +12,7 @@ use crate::status::MemberRole;
 pub struct MembersChange {
     /// The epoch of the members that it was made from; refused in any other.
     pub epoch: u64,
-    /// Members that join with an empty log, and without a vote.
+    /// Members that join with an empty log, and without a vote but for witnesses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub join: Vec<JoiningMember>,
@@ -40,6 +40,18 @@ pub struct JoiningMember {
     #[serde(default)]
     #[schemars(length(max = 63))]
     pub region: String,
+    /// What it does at first: Witness, which has its vote from the beginning, or Observer. Default: Observer.
+    #[serde(default = "without_vote", skip_serializing_if = "is_without_vote")]
+    pub role: MemberRole,
+}
+
+fn without_vote() -> MemberRole {
+    MemberRole::Observer
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_without_vote(role: &MemberRole) -> bool {
+    *role == MemberRole::Observer
 }
 
 /// A member that is to do something else.

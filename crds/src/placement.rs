@@ -7,6 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::raw::RawObject;
 
+/// Number of the first witness in a cluster. Members are called `<service>-<cluster>-<number>`; those that run
+/// the app are numbered from 0, and are never so many. So a member's name says which kind it is, for all its
+/// life.
+pub const FIRST_WITNESS: u32 = 100;
+
+/// What the StatefulSet of a cluster's witnesses has behind the name of the other members'.
+pub const WITNESS_SUFFIX: &str = "-witness";
+
+/// Whether a member of this name is a witness.
+pub fn is_witness(member: &str) -> bool {
+    let number = member.rsplit_once('-').and_then(|(_, it)| it.parse().ok());
+    number.is_some_and(|it: u32| it >= FIRST_WITNESS)
+}
+
 /// The members in one cluster. The region is the one the cluster was registered with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -22,7 +36,9 @@ pub struct Placement {
     #[serde(default)]
     #[schemars(range(max = 9))]
     pub observers: u32,
-    /// Members that vote and keep the log, but run no app. Default: 0.
+    /// Members that vote and keep the log, but run no app: each has a pod with the sidecar alone and a
+    /// claim for its log. The members that run the app and vote must be more than the votes that may be
+    /// lost, over all clusters, and at least two. Default: 0.
     #[serde(default)]
     #[schemars(range(max = 9))]
     pub witnesses: u32,

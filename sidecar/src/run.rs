@@ -23,7 +23,7 @@ pub use log::FormError;
 pub use member::{Addresses, Member, MemberEnd, StartError};
 pub use trace::{Guard, init as init_trace};
 
-use crate::app::Client;
+use crate::app::{Client, NoApp};
 use crate::apply::handle::spool_dir;
 use crate::config::Config;
 
@@ -56,15 +56,19 @@ async fn run(path: &Path) -> Result<MemberEnd, StartError> {
     let config = Config::load(path)?;
     #[cfg(feature = "failpoints")]
     let config = failpoints::shorten(config);
-    let client = Client::new(
-        config.app.address,
-        config.app.protocol,
-        spool_dir(&config.data),
-    );
     // Before anything that takes long: a signal that comes early is not lost.
     let mut terminate = signal(SignalKind::terminate()).expect("signals can be watched");
     let mut interrupt = signal(SignalKind::interrupt()).expect("signals can be watched");
-    let mut member = Member::start(config, client.clone(), client).await?;
+    let mut member = if config.witness {
+        Member::start(config, NoApp, NoApp).await?
+    } else {
+        let client = Client::new(
+            config.app.address,
+            config.app.protocol,
+            spool_dir(&config.data),
+        );
+        Member::start(config, client.clone(), client).await?
+    };
     let addresses = member.addresses();
     tracing::info!(
         http = %addresses.http,

@@ -21,7 +21,7 @@ const FIELDS: [(&str, &str); 22] = [
     ("metadata.namespace", ONE_MACHINE),
     (
         "spec.placement",
-        "all members run on this machine, as voters",
+        "all members run on this machine: its voters and witnesses, no observers",
     ),
     ("spec.template", COMMAND),
     ("spec.workloadRef", COMMAND),

@@ -32,6 +32,9 @@ pub(crate) struct Group {
     /// Those of them that have no vote.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) observers: Vec<String>,
+    /// Those of them that vote and run no app.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) witnesses: Vec<String>,
     /// Where the app keeps its state, as a manifest or arguments said last; `None`: nobody has said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) state: Option<State>,
@@ -59,8 +62,16 @@ impl Group {
             service: service.to_owned(),
             members: (1..=members).map(|it| name(service, it)).collect(),
             observers: Vec::new(),
+            witnesses: Vec::new(),
             state,
         }
+    }
+
+    /// The last so many of them are witnesses.
+    pub(super) fn with_witnesses(mut self, witnesses: u32) -> Self {
+        let first = self.members.len().saturating_sub(witnesses as usize);
+        self.witnesses = self.members[first..].to_vec();
+        self
     }
 
     fn state_type(&self) -> StateType {
@@ -173,6 +184,7 @@ impl Folder {
                 check(&path, &found, &group)?;
                 group.members.clone_from(&found.members);
                 group.observers.clone_from(&found.observers);
+                group.witnesses.clone_from(&found.witnesses);
                 if group.state.is_some() && found.state != group.state {
                     write(&path.join("group.json"), &group)?;
                 }
@@ -482,6 +494,16 @@ fn check(path: &Path, found: &Group, asked: &Group) -> Result<(), Failure> {
             found.members.len(),
             asked.members.len(),
             found.members.len()
+        )));
+    }
+    if found.witnesses.len() != asked.witnesses.len() {
+        return Err(Failure::usage(format!(
+            "{} belongs to a group with {} witnesses among its members, not {}: use --replicas {} --witnesses {}, and once it runs `synod members add --role witness` or `remove`; or another folder",
+            path.display(),
+            found.witnesses.len(),
+            asked.witnesses.len(),
+            found.members.len() - found.witnesses.len(),
+            found.witnesses.len()
         )));
     }
     let (kept, wanted) = (found.state_type(), asked.state_type());

@@ -62,7 +62,11 @@ pub(super) fn form(
             id,
             name: status.member.clone(),
             incarnation: status.incarnation.clone(),
-            role: GenesisRole::Voter,
+            role: if folder.group().witnesses.contains(&status.member) {
+                GenesisRole::Witness
+            } else {
+                GenesisRole::Voter
+            },
             region: String::new(),
         });
     }

@@ -108,7 +108,8 @@ pub(super) async fn run(mut settings: Settings) -> Result<(), Failure> {
             &settings.service,
             settings.members,
             settings.state_given.clone(),
-        ),
+        )
+        .with_witnesses(settings.witnesses),
     )?;
     settings.command = Commands::begin(folder.path(), settings.command.take())?;
     let mut formed = formation::is_formed(&folder)?;
@@ -273,15 +274,24 @@ impl Running {
         {
             self.phase = Phase::Starting;
         }
-        let serving = |it: &Status| it.ready && it.serving && it.leader.is_some();
-        let up = self.places.values();
-        let up: Vec<Member> = up
-            .filter(|it| it.status.as_ref().is_some_and(serving))
+        let is_up = |place: &&Place| {
+            let there = |it: &Status| it.ready && it.leader.is_some();
+            let status = place.status.as_ref().filter(|it| there(it));
+            status.is_some_and(|it| it.serving || place.member.witness)
+        };
+        let up: Vec<Member> = self
+            .places
+            .values()
+            .filter(is_up)
             .map(|it| it.member.clone())
             .collect();
-        if self.phase == Phase::Starting && up.len() > self.folder.group().members.len() / 2 {
+        let copy = up.iter().find(|it| !it.witness).cloned();
+        if let Some(copy) = copy
+            && self.phase == Phase::Starting
+            && up.len() > self.folder.group().members.len() / 2
+        {
             self.phase = Phase::Running;
-            self.take_over_policy(&up[0]).await;
+            self.take_over_policy(&copy).await;
             let members: Vec<&Member> = self.members().collect();
             let text = words::invitation(&self.settings, &members);
             self.screen.say(&text);
@@ -512,7 +522,9 @@ impl Running {
         let is_silent = |it: &&Place| it.silent && !somebody_listens(it.member.app.port());
         let silent = self.places.values().filter(is_silent).count();
         let count = self.places.len();
-        if self.phase != Phase::Running && !self.is_revised && count - silent <= count / 2 {
+        let copies = self.members().filter(|it| !it.witness).count();
+        let is_hopeless = count - silent <= count / 2 || silent == copies;
+        if self.phase != Phase::Running && !self.is_revised && is_hopeless {
             let text = format!("{text}\n{}", words::HOPELESSLY_SILENT);
             return Err(Failure::failed(text));
         }

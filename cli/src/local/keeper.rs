@@ -91,7 +91,8 @@ pub(super) struct Context {
 #[derive(Debug)]
 pub(super) struct Keeper {
     sidecar: Task,
-    app: Task,
+    /// A witness has none.
+    app: Option<Task>,
     along: watch::Sender<Option<u64>>,
 }
 
@@ -122,11 +123,11 @@ impl Keeper {
     pub(super) fn start(member: Member, command: Option<&[String]>, context: Context) -> Self {
         let member = Arc::new(member);
         let sidecar = member.sidecar(&context.own);
-        let app = member.app(&context.own, command);
+        let app = (!member.witness).then(|| member.app(&context.own, command));
         let (along, asked) = watch::channel(None);
         Self {
             sidecar: Task::start(&member, Part::Sidecar, sidecar, &context, asked.clone()),
-            app: Task::start(&member, Part::App, app, &context, asked),
+            app: app.map(|app| Task::start(&member, Part::App, app, &context, asked)),
             along,
         }
     }
@@ -139,7 +140,9 @@ impl Keeper {
     /// Ends the member: the sidecar finishes with its app still there, then the app ends.
     pub(super) async fn stop(self) {
         self.sidecar.stop().await;
-        self.app.stop().await;
+        if let Some(app) = self.app {
+            app.stop().await;
+        }
     }
 }
 

@@ -100,6 +100,7 @@ impl Stage {
                 admin: serve_admin(admin.clone()).await,
             },
             app: nowhere,
+            witness: false,
             state,
             folder: folder.member(1).expect("made"),
         };

@@ -29,6 +29,8 @@ pub(super) struct Member {
     pub(super) name: String,
     pub(super) listen: Listen,
     pub(super) app: SocketAddr,
+    /// It runs no app: nobody listens at its address.
+    pub(super) witness: bool,
     /// Whether the state of its app is in its folder, and stays there.
     pub(super) state: StateType,
     pub(super) folder: MemberFolder,
@@ -56,6 +58,7 @@ pub(super) async fn plan(
     let local = |it: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, free[it]));
     Ok(Member {
         number,
+        witness: folder.group().witnesses.contains(&name),
         name,
         listen: Listen {
             http,
@@ -118,14 +121,19 @@ impl Member {
             peers: self.folder.peers(),
             tls: certificates.files(&Who::Member(self.name.clone())),
             listen: self.listen.clone(),
-            app: App {
-                address: self.app,
-                protocol: match settings.protocol {
-                    AppProtocol::Http1 => Protocol::Http1,
-                    AppProtocol::H2c => Protocol::H2c,
-                },
-                token: None,
-                revision: Some(self.folder.revision()),
+            witness: self.witness,
+            app: if self.witness {
+                App::default()
+            } else {
+                App {
+                    address: self.app,
+                    protocol: match settings.protocol {
+                        AppProtocol::Http1 => Protocol::Http1,
+                        AppProtocol::H2c => Protocol::H2c,
+                    },
+                    token: None,
+                    revision: Some(self.folder.revision()),
+                }
             },
             log: Log {
                 max_bytes: settings.log_max_bytes,

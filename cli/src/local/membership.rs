@@ -107,6 +107,8 @@ pub(crate) fn plan(
     let role = |name: &String| {
         if group.observers.contains(name) {
             MemberRole::Observer
+        } else if group.witnesses.contains(name) {
+            MemberRole::Witness
         } else {
             MemberRole::Voter
         }
@@ -163,23 +165,27 @@ fn to_wire(change: &Change) -> WireChange {
         Change::Join {
             name,
             incarnation,
+            role,
             region,
         } => WireChange::Add(NewMember {
             name,
             incarnation,
-            role: WireRole::Observer.into(),
+            role: wire(role).into(),
             region,
         }),
         Change::Leave { id, .. } => WireChange::Remove(id),
         Change::Become { id, role, .. } => WireChange::Role(NewRole {
             id,
-            role: match role {
-                MemberRole::Voter => WireRole::Voter,
-                MemberRole::Observer => WireRole::Observer,
-                MemberRole::Witness => WireRole::Witness,
-            }
-            .into(),
+            role: wire(role).into(),
         }),
+    }
+}
+
+fn wire(role: MemberRole) -> WireRole {
+    match role {
+        MemberRole::Voter => WireRole::Voter,
+        MemberRole::Observer => WireRole::Observer,
+        MemberRole::Witness => WireRole::Witness,
     }
 }
 

@@ -43,9 +43,13 @@ pub(crate) struct LocalArgs {
     /// The manifest of a ReplicatedService, or - for standard input
     #[arg(short = 'f', long = "filename", value_name = "MANIFEST")]
     file: Option<PathBuf>,
-    /// Number of members; default: the manifest's, or 3
+    /// Number of members that run the app; default: the manifest's, or 3
     #[arg(long)]
     replicas: Option<u32>,
+    /// Number of members besides, the last ones, that vote and keep the log and run no app; default: the
+    /// manifest's, or 0. An even number of copies and one witness tolerate as many losses as one copy more
+    #[arg(long, value_name = "N")]
+    witnesses: Option<u32>,
     /// Where member 1 serves clients; each further member uses the next port
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080", value_parser = settings::listen)]
     listen: SocketAddr,

@@ -30,7 +30,9 @@ pub(super) fn next<'a>(
         it.revision.running == Some(silent) && it.applied + NEAR_SLOTS >= of_leader.commit
     };
     let along = copies().filter(|(.., it)| runs_along(it)).count();
-    if 2 * along >= all.len() || copies().any(|(.., it)| runs_along(it) && !caught_up(it)) {
+    let others = all.iter().filter(|(.., it)| it.is_none());
+    let count = copies().count() + others.count();
+    if 2 * along >= count || copies().any(|(.., it)| runs_along(it) && !caught_up(it)) {
         return None;
     }
     let answers = |it: &Status| it.serving && !runs_along(it);

@@ -27,7 +27,10 @@ const SHORTEST_APP_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) service: String,
+    /// All of them.
     pub(super) members: u32,
+    /// Those of them that run no app.
+    pub(super) witnesses: u32,
     pub(super) listen: SocketAddr,
     /// `None`: a temporary folder.
     pub(super) data: Option<PathBuf>,
@@ -71,9 +74,9 @@ impl Settings {
             None => args.state.state()?,
         };
         let state_given = asked.or_else(|| recorded.as_ref()?.state.clone());
-        let members = match (&recorded, args.replicas) {
-            (Some(group), None) => group.count(),
-            (_, asked) => members(asked, &spec)?,
+        let (members, witnesses) = match (&recorded, args.replicas, args.witnesses) {
+            (Some(group), None, None) => (group.count(), group.witnesses.len() as u32),
+            (_, copies, witnesses) => members(copies, witnesses, &spec)?,
         };
         let ports = u32::from(args.listen.port()) + members - 1;
         if args.listen.port() == 0 || ports > u32::from(u16::MAX) {
@@ -102,6 +105,7 @@ impl Settings {
             policy_given: args.file.is_some(),
             service,
             members,
+            witnesses,
             listen: args.listen,
             data: args.data,
             rtts: rtts(args.rtt.as_deref(), members)?,
@@ -171,13 +175,34 @@ pub(super) fn app_timeout(text: &str) -> Result<Duration, String> {
     Ok(time.get())
 }
 
-fn members(asked: Option<u32>, spec: &ReplicatedServiceSpec) -> Result<u32, Failure> {
-    let Some(members) = asked else {
-        return Ok(spec.votes());
-    };
-    if !(1..=MAX_MEMBERS).contains(&members) {
+/// All members, and how many of them are witnesses.
+fn members(
+    copies: Option<u32>,
+    witnesses: Option<u32>,
+    spec: &ReplicatedServiceSpec,
+) -> Result<(u32, u32), Failure> {
+    let placed = spec.placement.iter().flatten();
+    let placed: u32 = placed.map(|it| it.witnesses).sum();
+    if copies.is_none() && witnesses.is_none() {
+        return Ok((spec.votes(), placed));
+    }
+    let copies = copies.unwrap_or(spec.votes() - placed);
+    let witnesses = witnesses.unwrap_or(placed);
+    if !(1..=MAX_MEMBERS).contains(&copies) {
         return Err(Failure::usage(format!(
-            "--replicas {members}: use 1 to {MAX_MEMBERS}"
+            "--replicas {copies}: use 1 to {MAX_MEMBERS}"
+        )));
+    }
+    let members = copies.saturating_add(witnesses);
+    if members > MAX_MEMBERS {
+        return Err(Failure::usage(format!(
+            "--replicas {copies} --witnesses {witnesses}: use {MAX_MEMBERS} together at most"
+        )));
+    }
+    if witnesses > 0 && members.is_multiple_of(2) && !spec.acknowledges(Risk::EvenVoters) {
+        return Err(Failure::usage(format!(
+            "--replicas {copies} --witnesses {witnesses}: {members} votes tolerate no more losses than {}: use an odd number of both together, such as --replicas 2 --witnesses 1, or a manifest with EvenVoters in spec.acknowledgedRisks",
+            members - 1
         )));
     }
     if members.is_multiple_of(2) && !spec.acknowledges(Risk::EvenVoters) {
@@ -186,7 +211,7 @@ fn members(asked: Option<u32>, spec: &ReplicatedServiceSpec) -> Result<u32, Fail
             members - 1
         )));
     }
-    Ok(members)
+    Ok((members, witnesses))
 }
 
 /// Round-trip times in the order of [`pairs`]; empty when nothing is to be simulated.
@@ -342,8 +367,40 @@ mod tests {
         assert!(refusal(&["--replicas", "2"]).contains("odd"));
         assert!(refusal(&["--replicas", "0"]).contains("1 to 9"));
         assert!(refusal(&["--replicas", "11"]).contains("1 to 9"));
+        assert!(refusal(&["--replicas", "8", "--witnesses", "3"]).contains("9 together"));
+        assert!(refusal(&["--witnesses", "1"]).contains("--replicas 2 --witnesses 1"));
         assert!(refusal(&["--listen", "127.0.0.1:65534"]).contains("65533"));
         assert!(refusal(&["--listen", "127.0.0.1:0"]).contains("--listen"));
+    }
+
+    #[test]
+    fn witnesses_are_members_besides_the_copies() {
+        let count = |list: &[&str]| {
+            let settings = Settings::new(args(list)).expect("fine");
+            (settings.members, settings.witnesses)
+        };
+        assert_eq!(count(&["--replicas", "2", "--witnesses", "1"]), (3, 1));
+        assert_eq!(count(&["--replicas", "1", "--witnesses", "2"]), (3, 2));
+        let parent = tempfile::tempdir().expect("folder");
+        let file = parent.path().join("m.yaml");
+        let manifest = "apiVersion: synod.dev/v1alpha1\nkind: ReplicatedService\nmetadata: {name: board}\nspec: {placement: [{cluster: a, voters: 2}, {cluster: b, witnesses: 1}], template: {spec: {containers: [{name: a, ports: [{containerPort: 80}]}]}}}\n";
+        std::fs::write(&file, manifest).expect("write");
+        let file = file.to_str().expect("text");
+        assert_eq!(count(&["-f", file]), (3, 1));
+        assert_eq!(count(&["-f", file, "--replicas", "4"]), (5, 1));
+        let path = parent.path().join("data");
+        let group = Group::new("wiki", 3, None).with_witnesses(1);
+        assert_eq!(group.witnesses, ["wiki-3"]);
+        let folder = Folder::open(Some(&path), group).expect("made");
+        folder.member(1).expect("made");
+        let data = path.to_str().expect("text");
+        assert_eq!(count(&["--data", data, "--", "sh"]), (3, 1));
+        drop(folder);
+        let error = Folder::open(Some(&path), Group::new("wiki", 3, None)).expect_err("refused");
+        assert!(
+            error.to_string().contains("--replicas 2 --witnesses 1"),
+            "{error}"
+        );
     }
 
     #[test]

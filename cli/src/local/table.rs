@@ -78,11 +78,17 @@ pub(crate) fn render(lines: &[Line], colors: bool) -> String {
             Cell::new(value.map_or("-".to_owned(), |it| it.to_string()))
                 .set_alignment(CellAlignment::Right)
         };
-        let applied = line.status.as_ref().map(|it| it.applied);
+        let is_witness = |it: &Status| it.role == "Witness";
+        let witness = line.status.as_ref().is_some_and(is_witness);
+        // Of a witness it is its log that can be behind.
+        let reached = |it: &Status| if witness { it.commit } else { it.applied };
+        let applied = line.status.as_ref().map(reached);
         let snapshot = line.status.as_ref().and_then(|it| it.snapshot.as_ref());
         let leads = leader == Some(&line.name) && line.status.is_some();
         let role = if leads {
             "leader"
+        } else if witness {
+            "witness"
         } else if line.status.is_some() {
             "follower"
         } else {

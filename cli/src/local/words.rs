@@ -63,11 +63,14 @@ pub(super) fn invitation(settings: &Settings, members: &[&Member]) -> String {
     ];
     let width = commands.iter().map(|it| it.0.len()).max().unwrap_or(0);
     let mut lines = vec![String::new(), format!("{} is up:", settings.service)];
-    lines.extend(
-        members
-            .iter()
-            .map(|it| format!("  {}  {}/", it.name, it.url())),
-    );
+    lines.extend(members.iter().map(|it| {
+        let what = if it.witness {
+            "  (a witness: no app)"
+        } else {
+            ""
+        };
+        format!("  {}  {}/{what}", it.name, it.url())
+    }));
     lines.push("try it:".to_owned());
     lines.extend(
         commands

@@ -128,6 +128,7 @@ fn a_new_member_starts_then_joins_without_a_vote_then_gets_one() {
     let join = Change::Join {
         name: "a-3".to_owned(),
         incarnation: "new".to_owned(),
+        role: MemberRole::Observer,
         region: FAR.to_owned(),
     };
     assert_eq!(changes, [join]);
@@ -302,15 +303,155 @@ fn a_voter_of_which_less_is_wanted_loses_its_vote_and_stays() {
         step(&now_wanted, &group(&VOTERS), &there),
         "a-2 becomes an observer"
     );
-    now_wanted[2].role = MemberRole::Witness;
+}
+
+#[test]
+fn a_copy_that_is_to_be_a_witness_goes_and_comes_back_and_so_does_a_witness() {
+    let mut witness = wanted(&THREE);
+    witness[2].role = MemberRole::Witness;
+    let mut there = there(&THREE);
+    for members in [VOTERS, ["Va-0", "Va-1", "Oa-2"]] {
+        let step = step(&witness, &group(&members), &there);
+        assert_eq!(step, "a-2 leaves (number 3)");
+    }
+    let voters = wanted(&THREE);
+    let mixed = group(&["Va-0", "Va-1", "Wa-2"]);
+    assert_eq!(step(&voters, &mixed, &there), "a-2 leaves (number 3)");
+    let mut gone = group(&["Va-0", "Va-1"]);
+    gone.former.push("life-of-a-2".to_owned());
+    assert_eq!(look(&witness, &gone, &there).empty, ["a-2"]);
+    says(&mut there, "a-2", "new", true);
     assert_eq!(
-        step(&now_wanted, &group(&VOTERS), &there),
-        "a-2 becomes an observer"
+        step(&witness, &gone, &there),
+        "a-2 joins with an empty log, as a witness"
     );
+}
+
+#[test]
+fn witnesses_come_one_by_one_while_a_quorum_is_heard_without_them() {
+    let mut five = wanted(&["a-0", "a-1", "a-2", "a-3", "a-4"]);
+    five[3].role = MemberRole::Witness;
+    five[4].role = MemberRole::Witness;
+    let mut there = there(&THREE);
+    says(&mut there, "a-3", "n3", true);
+    says(&mut there, "a-4", "n4", true);
+    let first = "a-3 joins with an empty log, as a witness";
+    assert_eq!(step(&five, &group(&VOTERS), &there), first);
+    // Two of four would be none.
+    let silent = group(&["Va-0", "Va-1", "va-2"]);
+    let waits = look(&five, &silent, &there).step;
+    assert_eq!(waits, wait(Until::Quorum, "a-3"));
+    says(&mut there, "a-3", "life-of-a-3", true);
+    let mut in_it = group(&["Va-0", "Va-1", "Va-2", "Wa-3"]);
+    in_it.members[3].caught_up = false;
+    let second = "a-4 joins with an empty log, as a witness";
+    assert_eq!(step(&five, &in_it, &there), second);
+    says(&mut there, "a-4", "life-of-a-4", true);
+    let mut all = group(&["Va-0", "Va-1", "Va-2", "Wa-3", "Wa-4"]);
+    all.members[3].caught_up = false;
     assert_eq!(
-        step(&now_wanted, &group(&["Va-0", "Va-1", "Oa-2"]), &there),
-        "a-2 becomes a witness"
+        look(&five, &all, &there).step,
+        wait(Until::CaughtUp, "a-3"),
+        "nobody goes before it has the log"
     );
+    all.members[3].caught_up = true;
+    assert_eq!(look(&five, &all, &there).step, Step::Nothing);
+    // Its disk is lost.
+    says(&mut there, "a-4", "new", true);
+    assert_eq!(
+        step(&five, &all, &there),
+        "a-4 leaves (number 5); a-4 joins with an empty log, as a witness"
+    );
+}
+
+#[test]
+fn a_vote_more_waits_for_a_quorum_also_in_the_place_of_one_that_had_none() {
+    let mut three = wanted(&THREE);
+    three[2].role = MemberRole::Witness;
+    let mut there = there(&THREE);
+    says(&mut there, "a-2", "new", true);
+    let one = group(&["Va-0", "Oa-1", "Oa-2"]);
+    let after_the_vote = look(&three, &one, &there).step;
+    assert_eq!(after_the_vote.to_string(), "a-1 becomes a voter");
+    let mut waits = one.clone();
+    waits.members[1].caught_up = false;
+    assert_eq!(
+        step(&three, &waits, &there),
+        "a-2 leaves (number 3)",
+        "what is lost of it may go, and it comes later"
+    );
+    let two = group(&["Va-0", "Va-1", "Oa-2"]);
+    let step = step(&three, &two, &there);
+    assert_eq!(
+        step,
+        "a-2 leaves (number 3); a-2 joins with an empty log, as a witness"
+    );
+}
+
+#[test]
+fn a_witness_does_not_wait_for_whoever_is_lost_and_not_wanted() {
+    let mut three = wanted(&THREE);
+    three[2].role = MemberRole::Witness;
+    let mut there = there(&["a-0", "a-1", "b-0"]);
+    says(&mut there, "a-2", "new", true);
+    // Two of four would be none.
+    let before = group(&["Va-0", "Va-1", "vb-0"]);
+    assert_eq!(step(&three, &before, &there), "b-0 leaves (number 3)");
+    let heard = group(&["Va-0", "va-1", "Vb-0"]);
+    assert_eq!(
+        look(&three, &heard, &there).step,
+        wait(Until::Quorum, "a-2")
+    );
+    // What it is to begin behind, too few copies have as long as that one counts.
+    let mut four = three.clone();
+    four.extend(wanted(&["a-3"]));
+    let there = self::there(&["a-0", "a-1", "a-2", "a-3", "b-0"]);
+    let mut in_it = group(&["Va-0", "Va-1", "Va-3", "Wa-2", "vb-0"]);
+    in_it.members[3].caught_up = false;
+    assert_eq!(step(&four, &in_it, &there), "b-0 leaves (number 5)");
+}
+
+#[test]
+fn w5_where_there_are_witnesses_the_state_stays_in_enough_hands() {
+    let mut two = wanted(&["a-0", "a-1", "a-2"]);
+    two[2].role = MemberRole::Witness;
+    let there = there(&["a-0", "a-1", "a-2", "b-0"]);
+    let mut all = group(&["Va-0", "Va-1", "Wa-2", "Vb-0"]);
+    assert_eq!(step(&two, &all, &there), "b-0 leaves (number 4)");
+    all.members[1].caught_up = false;
+    assert_eq!(
+        look(&two, &all, &there).step,
+        wait(Until::CaughtUp, "a-1"),
+        "it would be the witness that makes the quorum"
+    );
+    let mut without = group(&["Va-0", "Va-1", "Vb-0"]);
+    without.members[1].caught_up = false;
+    assert_eq!(
+        step(&wanted(&["a-0", "a-1"]), &without, &there),
+        "b-0 leaves (number 3)",
+        "both must have what is chosen"
+    );
+}
+
+#[test]
+fn a_group_is_never_left_without_a_copy() {
+    let one = wanted(&["a-0"]);
+    let mut there = there(&["a-0", "a-1"]);
+    let before = group(&["Wa-0", "Va-1"]);
+    assert_eq!(
+        step(&one, &before, &there),
+        "a-0 leaves (number 1)",
+        "it comes back as a copy before the other goes"
+    );
+    let silent = group(&["Va-1", "wa-0"]);
+    assert_eq!(look(&one, &silent, &there).step, wait(Until::Quorum, "a-0"));
+    let mut three = wanted(&THREE);
+    three[1].role = MemberRole::Witness;
+    three[2].role = MemberRole::Witness;
+    says(&mut there, "a-0", "new", true);
+    says(&mut there, "a-2", "life-of-a-2", false);
+    let lost = group(&["Va-0", "Wa-1", "Wa-2"]);
+    assert_eq!(look(&three, &lost, &there).step, wait(Until::Quorum, "a-0"));
 }
 
 #[test]

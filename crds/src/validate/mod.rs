@@ -10,6 +10,7 @@ use std::fmt;
 
 use crate::duration::Duration;
 use crate::ordering::{LaneKey, Ordering};
+use crate::placement::WITNESS_SUFFIX;
 use crate::service::{ReplicatedServiceSpec, Risk};
 
 /// One thing that is wrong with a manifest.
@@ -179,6 +180,14 @@ fn members(p: &mut Problems, name: &str, spec: &ReplicatedServiceSpec) {
                 format!("{path}.cluster"),
                 format!("`{name}-{}` is longer than {MAX_STATEFUL_SET_NAME} characters: choose a shorter name for the service or the cluster", it.cluster),
             );
+            let witnesses = format!("{name}-{}{WITNESS_SUFFIX}", it.cluster);
+            p.add_if(
+                it.witnesses > 0
+                    && name.len() + 1 + it.cluster.len() <= MAX_STATEFUL_SET_NAME
+                    && witnesses.len() > MAX_STATEFUL_SET_NAME,
+                format!("{path}.witnesses"),
+                format!("`{witnesses}`, as the StatefulSet of its witnesses is called, is longer than {MAX_STATEFUL_SET_NAME} characters: choose a shorter name for the service or the cluster"),
+            );
             p.add_if(
                 it.voters == 0 && it.observers == 0 && it.witnesses == 0,
                 path,
@@ -193,6 +202,21 @@ fn members(p: &mut Problems, name: &str, spec: &ReplicatedServiceSpec) {
             voters == 0 && !placement.is_empty(),
             "spec.placement",
             "no voter runs the app: set voters of at least one cluster to 1 or more",
+        );
+        let witnesses = placement
+            .iter()
+            .map(|it| it.witnesses)
+            .fold(0, u32::saturating_add);
+        // Whatever votes are lost while the others can go on, one that has a state must be left (rule W5).
+        let needed = witnesses.max(2);
+        p.add_if(
+            witnesses > 0 && voters > 0 && voters < needed && spec.votes() <= MAX_VOTES,
+            "spec.placement",
+            format!(
+                "{voters} voters and {witnesses} witnesses: a witness has no state, so beside so many at \
+                 least {needed} voters must run the app, or else the votes that may be lost could be all \
+                 that have one: add voters, or use fewer witnesses"
+            ),
         );
         let observers = placement
             .iter()

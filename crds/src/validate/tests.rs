@@ -131,6 +131,40 @@ fn too_few_and_too_many_members_are_refused() {
 }
 
 #[test]
+fn witnesses_are_refused_where_no_state_might_be_left() {
+    let refused = |voters: u32, witnesses: u32| {
+        let places = format!("{{cluster: a, voters: {voters}, witnesses: {witnesses}}}");
+        let risks = "  acknowledgedRisks: [EvenVoters]";
+        let found = with(&format!("  placement: [{places}]\n{risks}"));
+        found.err().map(|it| it.to_string()).unwrap_or_default()
+    };
+    for (voters, witnesses) in [(2, 1), (3, 1), (3, 2), (2, 2), (4, 1), (5, 4), (1, 0)] {
+        assert_eq!(refused(voters, witnesses), "", "{voters} {witnesses}");
+    }
+    for (voters, witnesses) in [(1, 1), (1, 2), (2, 3), (3, 4)] {
+        let words = refused(voters, witnesses);
+        assert!(words.contains("spec.placement: "), "{words}");
+        assert!(words.contains("add voters"), "{words}");
+    }
+}
+
+#[test]
+fn the_statefulset_of_witnesses_has_a_name_that_is_not_too_long() {
+    let cluster = "c".repeat(40);
+    let of = |members: &str| {
+        format!(
+            "  placement: [{{cluster: {cluster}, voters: 2, {members}}}, {{cluster: b, voters: 1}}]"
+        )
+    };
+    assert!(with(&of("observers: 1")).is_ok());
+    assert_eq!(
+        refused(&of("witnesses: 2")),
+        ["spec.placement[0].witnesses"],
+        "its pods carry its name and a digest in a label"
+    );
+}
+
+#[test]
 fn replicas_and_placement_exclude_each_other() {
     assert_eq!(
         refused("  replicas: 3\n  placement: [{cluster: a, voters: 3}]"),

@@ -13,6 +13,7 @@ mod json;
 mod original;
 mod sidecar;
 mod volume;
+mod witness;
 
 use serde_json::{Map, Value};
 
@@ -22,6 +23,7 @@ use self::original::{Original, ensure_metadata};
 
 pub use error::{InjectError, InjectProblem};
 pub use injection::{AppState, InjectedApp, Injection, LogVolume, Member, SidecarImage, Way};
+pub use witness::witness;
 
 /// What about a template keeps a part of the sidecar's work from being done in full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,6 +4,9 @@
 pub const CONTAINER: &str = "synod";
 /// Name of the sidecar's port for clients.
 pub const CLIENT_PORT: &str = "http";
+/// The same in the pod of a witness, where clients have better ones to go to: no Service finds it by the
+/// name of the others'.
+pub const WITNESS_PORT: &str = "synod-http";
 /// Name of the sidecar's port for other members.
 pub const PEER_PORT: &str = "synod-peer";
 /// Name of the sidecar's port for probes, metrics and status.
@@ -61,6 +64,12 @@ pub const INJECT_LABEL: &str = "synod.dev/inject";
 pub const SERVICE_LABEL: &str = "synod.dev/service";
 /// Label with the name of the cluster.
 pub const CLUSTER_LABEL: &str = "synod.dev/cluster";
+/// Label of the pods of witnesses, whose value is [`WITNESS`].
+pub const ROLE_LABEL: &str = "synod.dev/role";
+/// See [`ROLE_LABEL`].
+pub const WITNESS: &str = "witness";
+/// The configuration of the sidecars that are witnesses.
+pub const WITNESS_CONFIG: &str = "witness.yaml";
 /// Label that Kubernetes gives pods of a StatefulSet: their number.
 pub const INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 /// The name that the app's own port gets when Services are to find the sidecar's.

@@ -167,6 +167,9 @@ reasons! {
     NO_QUORUM = "NoQuorum" on [READY, AVAILABLE]:
         "Less than a majority of votes is there: ordered requests get 503 until it is back." =>
         "Bring members back: the message names those that are gone. Never delete volumes of members to get there.";
+    NO_COPY = "NoCopy" on [READY, AVAILABLE]:
+        "A quorum of votes is there, some of them witnesses', and no member that runs the app is there and caught up: requests are agreed on, and nobody executes them." =>
+        "Bring back a member that the message names, or wait until its copy is caught up. Never delete volumes of members to get there: witnesses have no state.";
     NO_LEADER = "NoLeader" on [READY, AVAILABLE]:
         "Members are there, but do not follow one leader." =>
         "Wait a few seconds. If it lasts, look whether they reach each other on the peer port (network policies, firewalls between clusters).";

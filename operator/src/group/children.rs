@@ -11,7 +11,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::Value;
 
 use super::apply::{ApplyError, apply, words};
-use super::build::{self, Child, Kind, Workload};
+use super::build::{self, Child, Kind, Workloads};
 use super::certificates::Certificates;
 use super::dereference::{is_ours, may_be_the_users};
 use super::reconcile::Work;
@@ -69,7 +69,7 @@ impl Work<'_> {
         report: &mut Report,
         certificates: &Certificates,
         token: Option<&str>,
-        workload: Option<&Workload>,
+        workloads: &Workloads,
     ) -> bool {
         let mut children = build::surroundings(&self.input("", None));
         if let Some(text) = &self.valid.group.spec.genesis {
@@ -80,8 +80,10 @@ impl Work<'_> {
             children.push(build::genesis(self.valid, text));
         }
         // Kubelet asks for a missing Secret less and less often: pods come after their certificates.
-        let pods = workload.filter(|_| certificates.members.is_some());
-        children.extend(pods.map(|it| it.child.clone()));
+        let may_start = certificates.members.is_some();
+        let (copies, witnesses) = (&workloads.copies, &workloads.witnesses);
+        let both = || copies.iter().chain(witnesses);
+        children.extend(both().filter(|_| may_start).map(|it| it.child.clone()));
         if let Some(set) = self.live.set()
             && !adopt::has_log_claim(set)
         {
@@ -92,10 +94,11 @@ impl Work<'_> {
             return false;
         }
         self.sweep(report, &children).await;
-        if let Some(workload) = workload {
-            say_what_is_kept(report, workload);
+        if copies.is_some() {
+            let kept: BTreeSet<_> = both().flat_map(|it| &it.kept_claims).collect();
+            say_what_is_kept(report, &kept);
         }
-        pods.is_some()
+        (may_start && copies.is_some())
             || (self.live.set().is_some() && token.is_some() && certificates.members.is_some())
     }
 
@@ -250,14 +253,15 @@ fn is_budget_open(budget: &Value, replicas: u32) -> bool {
     least.is_none_or(|it| it < u64::from(replicas))
 }
 
-fn say_what_is_kept(report: &mut Report, workload: &Workload) {
-    if workload.kept_claims.is_empty() {
+fn say_what_is_kept(report: &mut Report, kept: &BTreeSet<&String>) {
+    if kept.is_empty() {
         report.facts.remove("claims");
         return;
     }
+    let names: Vec<_> = kept.iter().map(|it| it.as_str()).collect();
     let words = format!(
         "{} stay as they are: this version does not change claims of members",
-        workload.kept_claims.join(", ")
+        names.join(", ")
     );
     report.facts.insert("claims".to_owned(), words);
 }

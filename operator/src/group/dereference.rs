@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod, Service};
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
-use synod_api::{BootstrapType, StateType};
+use synod_api::{BootstrapType, StateType, is_witness};
 
 use super::build::Kind;
 use super::pods::PodView;
@@ -105,6 +105,9 @@ fn sort_pod(valid: &Valid<'_>, set: Option<&(String, Option<String>)>, pod: &Pod
             .and_then(|(name, _)| adopt::member(&valid.workload, name, &view.name))
             .unwrap_or_default();
     }
+    if let Some(witness) = valid.witness_of(&view.name) {
+        view.member = witness;
+    }
     let asks = view.labels.get(pod_names::INJECT_LABEL).map(String::as_str) == Some(valid.name);
     let finished = matches!(view.phase.as_str(), "Succeeded" | "Failed");
     if view.sidecar.is_none() && (asks || of_set) {
@@ -140,10 +143,12 @@ fn wanted(valid: &Valid<'_>) -> Vec<(Kind, String)> {
         (Kind::NetworkPolicy, name.to_owned()),
         (Kind::PodDisruptionBudget, valid.workload.clone()),
         (Kind::StatefulSet, valid.workload.clone()),
+        (Kind::StatefulSet, valid.witnesses.clone()),
     ];
     if valid.labelled || spec.network.mode == synod_api::NetworkMode::PerPodService {
-        wanted
-            .extend((0..valid.replicas()).map(|it| (Kind::Service, names::pod_service(name, it))));
+        let members = spec.members.iter();
+        let numbers = members.filter_map(|it| valid.ordinal(&it.name));
+        wanted.extend(numbers.map(|it| (Kind::Service, names::pod_service(name, it))));
     }
     wanted
 }
@@ -168,8 +173,9 @@ async fn claims(client: &Client, valid: &Valid<'_>) -> kube::Result<Vec<Persiste
     let state = state_volume(valid);
     let mut found = Vec::new();
     for member in &valid.group.spec.members {
-        found.extend(api.get_opt(&pod_names::log_claim(&member.name)).await?);
-        if let Some(volume) = &state {
+        let pod = valid.pod_of(&member.name);
+        found.extend(api.get_opt(&pod_names::log_claim(&pod)).await?);
+        if let Some(volume) = state.as_ref().filter(|_| !is_witness(&member.name)) {
             found.extend(api.get_opt(&format!("{volume}-{}", member.name)).await?);
         }
     }
@@ -235,7 +241,8 @@ pub(crate) fn may_be_the_users(valid: &Valid<'_>, kind: Kind, name: &str) -> boo
         .name
         .as_deref()
         .unwrap_or(valid.name);
-    valid.labelled && (kind == Kind::StatefulSet || (kind == Kind::Service && name == client))
+    let workload = kind == Kind::StatefulSet && name == valid.workload;
+    valid.labelled && (workload || (kind == Kind::Service && name == client))
 }
 
 /// Objects of others that have the names of our children, and data of an earlier service: nothing
@@ -245,7 +252,10 @@ pub(crate) fn conflicts(valid: &Valid<'_>, live: &Live) -> Result<(), Stall> {
         .children
         .iter()
         .filter(|((kind, name), it)| {
-            !is_ours(it, valid.uid) && !may_be_the_users(valid, *kind, name)
+            // Without witnesses nobody needs that name.
+            let unused =
+                *kind == Kind::StatefulSet && *name == valid.witnesses && valid.witness_pods() == 0;
+            !is_ours(it, valid.uid) && !may_be_the_users(valid, *kind, name) && !unused
         })
         .map(|((kind, name), it)| format!("{} {name} ({})", kind.name(), whose(it)))
         .collect();

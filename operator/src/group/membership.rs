@@ -6,7 +6,7 @@
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client};
-use synod_api::{ConfiguredMember, MemberRole, MembersChange, Membership};
+use synod_api::{ConfiguredMember, MemberRole, MembersChange, Membership, is_witness};
 use synod_proto::v1::{
     ChangeMembersRequest, GroupMember, MemberChange, MemberRole as WireRole, MembersResponse,
     NewMember, NewRole, member_change,
@@ -108,11 +108,13 @@ impl Work<'_> {
         report.members.iter().filter_map(meant).collect()
     }
 
-    /// A StatefulSet of the user's calls the claims of its own template after its pods.
+    /// A StatefulSet calls the claims of its own template after its pods. A witness has one for its log only.
     fn claims_of(&self, member: &str, pod: &PodView) -> Vec<String> {
-        let own = self.live.set().is_some_and(adopt::has_log_claim);
+        let witness = is_witness(member);
+        let own = witness || self.live.set().is_some_and(adopt::has_log_claim);
         let log = names::log_claim(if own { &pod.name } else { member });
-        let state = state_volume(self.valid).map(|it| format!("{it}-{member}"));
+        let state = state_volume(self.valid).filter(|_| !witness);
+        let state = state.map(|it| format!("{it}-{member}"));
         std::iter::once(log).chain(state).collect()
     }
 }
@@ -181,24 +183,27 @@ fn request(change: &MembersChange) -> ChangeMembersRequest {
         part(member_change::Change::Add(NewMember {
             name: it.name.clone(),
             incarnation: it.incarnation.clone(),
-            role: WireRole::Observer.into(),
+            role: wire(it.role).into(),
             region: it.region.clone(),
         }))
     });
     let roles = change.roles.iter().map(|it| {
-        let role = match it.role {
-            MemberRole::Voter => WireRole::Voter,
-            MemberRole::Observer => WireRole::Observer,
-            MemberRole::Witness => WireRole::Witness,
-        };
         part(member_change::Change::Role(NewRole {
             id: it.id,
-            role: role.into(),
+            role: wire(it.role).into(),
         }))
     });
     ChangeMembersRequest {
         epoch: change.epoch,
         changes: leave.chain(join).chain(roles).collect(),
+    }
+}
+
+fn wire(role: MemberRole) -> WireRole {
+    match role {
+        MemberRole::Voter => WireRole::Voter,
+        MemberRole::Observer => WireRole::Observer,
+        MemberRole::Witness => WireRole::Witness,
     }
 }
 

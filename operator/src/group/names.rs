@@ -1,5 +1,7 @@
 //! Names of the children of a group, besides those that its pods refer to.
 
+use synod_api::WITNESS_SUFFIX;
+
 use crate::inject::names;
 
 /// Who writes them, for server-side apply.
@@ -19,6 +21,11 @@ pub(crate) const SEEN_ANNOTATION: &str = "synod.dev/configuration";
 /// The StatefulSet; its pods are called after it.
 pub(crate) fn workload(service: &str, cluster: &str) -> String {
     format!("{service}-{cluster}")
+}
+
+/// The StatefulSet of the witnesses beside that one.
+pub(crate) fn witnesses(workload: &str) -> String {
+    format!("{workload}{WITNESS_SUFFIX}")
 }
 
 /// The headless Service, by which members of one cluster find each other.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use futures::future::join_all;
-use synod_api::{MemberRole, NetworkMode, ReplicaGroupSpec, SnapshotType};
+use synod_api::{MemberRole, NetworkMode, ReplicaGroupSpec, SnapshotType, is_witness};
 use synod_proto::v1::{KeptSnapshot, StatusResponse};
 
 use super::build::Kind;
@@ -66,7 +66,8 @@ pub(crate) async fn observe(
                 _ => None,
             };
             let snapshot = match (asker, place, &heard) {
-                (Some(asker), Some(place), Some(Ok(_))) if saved => {
+                // What a witness keeps is nobody's state.
+                (Some(asker), Some(place), Some(Ok(_))) if saved && !is_witness(&member.name) => {
                     newest_snapshot(asker, &member.name, place).await
                 }
                 _ => None,
@@ -121,17 +122,20 @@ fn endpoint(valid: &Valid<'_>, live: &Live, pod: &PodView) -> String {
     place.map(|it| it.to_string()).unwrap_or_default()
 }
 
-/// Whether nothing answers where the app should. One that waits until its volume is put back cannot.
-pub(crate) fn is_silent(said: &StatusResponse) -> bool {
-    said.app_silent_ms >= APP_PATIENCE_MS && said.rollback.is_none()
-}
-
 // === impl Observed ===
 
 impl Observed {
     /// What it said, if it was heard.
     pub(crate) fn said(&self) -> Option<&StatusResponse> {
         self.heard.as_ref().and_then(|it| it.as_ref().ok())
+    }
+
+    /// Whether nothing answers where the app should. One that waits until its volume is put back cannot,
+    /// and a witness has no app.
+    pub(crate) fn is_silent(&self) -> bool {
+        let silent =
+            |it: &StatusResponse| it.app_silent_ms >= APP_PATIENCE_MS && it.rollback.is_none();
+        !is_witness(&self.name) && self.said().is_some_and(silent)
     }
 
     /// Why it was not heard although it was asked.
@@ -161,7 +165,7 @@ impl Observed {
                 ready: it.ready,
                 serving: it.serving,
                 leader: it.leader.clone(),
-                app_silent: is_silent(it),
+                app_silent: self.is_silent(),
                 replace_pod: it.replace_pod,
                 due: it.revision_due,
                 newest: revise::newest(it),

@@ -8,7 +8,7 @@
 //! must be known, as it is while nobody else takes members away: see [`Step::needs_token`].
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use synod_api::MemberRole;
+use synod_api::{MemberRole, is_witness};
 
 /// Kubelet's restart makes all its pods NotReady for a second or two: nothing is concluded from that.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
@@ -530,8 +530,12 @@ impl Seen {
     }
 
     /// Its app is of another revision than the one that is to be started there, and of that one pods are
-    /// made now. One that knows nothing yet of what its pod is made of has only just started.
+    /// made now. One that knows nothing yet of what its pod is made of has only just started, and the pod of
+    /// a witness is of none.
     fn needs_pod_of(&self, revision: u64) -> bool {
+        if is_witness(&self.name) {
+            return false;
+        }
         let pod = self.pod.as_ref().filter(|it| !it.leaving);
         let (Some(pod), Some(heard)) = (pod, self.heard.as_ref()) else {
             return false;

@@ -7,15 +7,15 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use synod_api::{ReplicaGroup, ReplicaGroupStatus};
+use synod_api::{ReplicaGroup, ReplicaGroupStatus, is_witness};
 use tokio::time::Instant;
 
 use super::adopt::{self, Ordinal};
 use super::apply::{nudge, words};
-use super::build::{self, Input, Kind, Workload};
+use super::build::{self, Input, Kind, Workload, Workloads};
 use super::bypass::{Labels, bypass, of_ordinal};
 use super::certificates::{Certificates, Have, certificates};
-use super::dereference::{Live, WORKLOAD_FACT, conflicts, dereference};
+use super::dereference::{Live, WORKLOAD_FACT, conflicts, dereference, is_ours};
 use super::members::Asker;
 use super::names;
 use super::observe::{formed, observe};
@@ -196,6 +196,10 @@ impl Work<'_> {
                 None
             }
         };
+        let workloads = Workloads {
+            copies: workload,
+            witnesses: self.witnesses(token.as_deref()),
+        };
         self.remember_workload(report);
         // Upkeep is no change: it goes on while the service is paused.
         let kept_up = self.keep_up(report, &certificates, token.as_deref()).await;
@@ -203,7 +207,7 @@ impl Work<'_> {
         let children_stand = kept_up
             && !spec.paused
             && self
-                .bring(report, &certificates, token.as_deref(), workload.as_ref())
+                .bring(report, &certificates, token.as_deref(), &workloads)
                 .await;
         let own = self.live.child(Kind::StatefulSet, &self.valid.workload);
         let there = if self.valid.labelled {
@@ -214,12 +218,16 @@ impl Work<'_> {
         if !there {
             return;
         }
+        let valid = self.valid;
         let runs = |pod: &PodView, due| match self.live.set() {
+            _ if is_witness(&pod.member) => {
+                self.runs(pod, &valid.witnesses, workloads.witnesses.as_ref())
+            }
             Some(set) => self.runs_adopted(pod, set, token.as_deref()),
             None if pod.app_revision != self.valid.group.spec.revision => {
                 self.runs_another(pod, due, token.as_deref())
             }
-            None => self.runs(pod, workload.as_ref()),
+            None => self.runs(pod, &valid.workload, workloads.copies.as_ref()),
         };
         report.members = observe(self.valid, self.live, asker.as_ref(), runs).await;
         self.say_what_is_weak(report);
@@ -302,15 +310,29 @@ impl Work<'_> {
         if self.valid.labelled {
             return self.renders(token).map(|()| None);
         }
-        let there = self.live.child(Kind::StatefulSet, &self.valid.workload);
-        let claims = there
-            .and_then(|it| it.data.pointer("/spec/volumeClaimTemplates"))
-            .and_then(Value::as_array)
-            .map(Vec::as_slice);
+        let claims = self.claim_templates(&self.valid.workload);
         let workload = build::workload(&self.input(token, claims));
         let workload = workload
             .map_err(|error| Stall::new(&conditions::INVALID_TEMPLATE, error.to_string()))?;
         Ok(Some(workload))
+    }
+
+    /// The same of the witnesses. When the last one has left, it is there without pods.
+    fn witnesses(&self, token: Option<&str>) -> Option<Workload> {
+        let name = &self.valid.witnesses;
+        let live = self.live.child(Kind::StatefulSet, name);
+        let there = live.is_some_and(|it| is_ours(it, self.valid.uid));
+        let wanted = self.valid.witness_pods() > 0 || there;
+        let token = token.filter(|_| wanted)?;
+        let claims = self.claim_templates(name);
+        Some(build::witnesses(&self.input(token, claims)))
+    }
+
+    /// Those of a StatefulSet that is there.
+    fn claim_templates(&self, name: &str) -> Option<&[Value]> {
+        let there = self.live.child(Kind::StatefulSet, name)?;
+        let claims = there.data.pointer("/spec/volumeClaimTemplates")?;
+        claims.as_array().map(Vec::as_slice)
     }
 
     /// The user's own StatefulSet, when its pods are to be the members.
@@ -331,7 +353,7 @@ impl Work<'_> {
             Err(stall) => return Some(stall),
             Ok(None) => {}
             Ok(Some(set)) => {
-                let count = valid.group.spec.members.len();
+                let count = valid.copies() as usize;
                 if let Err(words) = adopt::fits_in_number(set, count) {
                     return Some(Stall::new(&conditions::WORKLOAD_NOT_ADOPTABLE, words));
                 }
@@ -376,7 +398,7 @@ impl Work<'_> {
         let mut template: Labels = template.unwrap_or_default();
         let own = names::selector(valid.name, &spec.cluster);
         template.extend(own.map(|(key, value)| (key.to_owned(), value)));
-        let to_be = (0..valid.replicas()).map(|it| of_ordinal(&template, &set, it));
+        let to_be = (0..valid.copies()).map(|it| of_ordinal(&template, &set, it));
         let there = self.live.pods.iter().map(|it| it.labels.clone());
         to_be.chain(there).collect()
     }

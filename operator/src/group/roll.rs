@@ -162,15 +162,24 @@ impl Work<'_> {
 
     /// It may have become the leader since it was looked at.
     async fn prepare(&self, name: &str, report: &Report, asker: &Asker) -> Result<(), String> {
-        let member = report.members.iter().find(|it| it.name == name);
-        let Some((pod, _)) = member.and_then(|it| Some((it.pod.as_ref()?, it.said()?))) else {
+        let Some((member, pod)) = in_pod(&report.members, name) else {
             return Ok(());
         };
         let Some(place) = address(&pod.ip, self.valid.group.spec.sidecar.ports.peer) else {
             return Ok(());
         };
-        prepared(pod, asker.prepare_shutdown(name, place, "").await)
+        prepared(pod, asker.prepare_shutdown(member, place, "").await)
     }
+}
+
+/// The member in the pod of this name, if it answers. The two are not always called alike.
+fn in_pod<'a>(members: &'a [Observed], name: &str) -> Option<(&'a str, &'a PodView)> {
+    let found = members.iter().find_map(|it| {
+        let pod = it.pod.as_ref().filter(|pod| pod.name == name)?;
+        Some((it, pod))
+    });
+    let (member, pod) = found?;
+    member.said().map(|_| (member.name.as_str(), pod))
 }
 
 /// Whether the pod may go. One that is not ready goes anyway: that may be what helps it.
@@ -246,6 +255,29 @@ mod tests {
         assert!(words.contains("nobody took over"), "{words}");
         pod.ready = false;
         assert_eq!(prepared(&pod, refused()), Ok(()));
+    }
+
+    #[test]
+    fn whoever_goes_is_asked_by_its_own_name_and_found_by_that_of_its_pod() {
+        let pod = PodView {
+            name: "notes-local-witness-100".to_owned(),
+            ..PodView::default()
+        };
+        let mut members = [Observed {
+            name: "notes-local-100".to_owned(),
+            role: MemberRole::Witness,
+            pod: Some(pod),
+            updated: true,
+            newest: true,
+            heard: Some(Ok(synod_proto::v1::StatusResponse::default())),
+            snapshot: None,
+            endpoint: String::new(),
+        }];
+        let found = in_pod(&members, "notes-local-witness-100");
+        assert_eq!(found.map(|it| it.0), Some("notes-local-100"));
+        assert!(in_pod(&members, "notes-local-100").is_none());
+        members[0].heard = None;
+        assert!(in_pod(&members, "notes-local-witness-100").is_none());
     }
 
     #[test]

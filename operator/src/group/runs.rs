@@ -15,9 +15,15 @@ use super::validate::validate;
 
 impl Work<'_> {
     /// Whether a pod runs what users ask for now, and whether it runs the template as it is now to
-    /// the letter. A newer sidecar alone comes with the next restart, unless it was asked for.
-    pub(super) fn runs(&self, pod: &PodView, workload: Option<&Workload>) -> (bool, bool) {
-        let set = self.live.child(Kind::StatefulSet, &self.valid.workload);
+    /// the letter. A newer sidecar alone comes with the next restart, unless it was asked for. It is a pod
+    /// of the StatefulSet of this name, which should be as `workload` says.
+    pub(super) fn runs(
+        &self,
+        pod: &PodView,
+        set: &str,
+        workload: Option<&Workload>,
+    ) -> (bool, bool) {
+        let set = self.live.child(Kind::StatefulSet, set);
         let status = set.and_then(|it| it.data.get("status"));
         // `currentRevision` never moves when pods are replaced by hand.
         let revision = status
@@ -59,17 +65,21 @@ impl Work<'_> {
             || !self.process.turns.may(namespace, name, Instant::now())
     }
 
-    /// The StatefulSet's controller has seen the newest template.
+    /// The controller of StatefulSets has seen the newest templates.
     pub(super) fn is_observed(&self) -> bool {
-        if let Some(set) = self.live.set() {
-            let seen = set.status.as_ref().and_then(|it| it.observed_generation);
-            return set.metadata.generation == seen;
-        }
-        self.live
-            .child(Kind::StatefulSet, &self.valid.workload)
-            .is_some_and(|it| {
-                it.metadata.generation == it.data["status"]["observedGeneration"].as_i64()
-            })
+        let seen = |name: &str| {
+            let set = self.live.child(Kind::StatefulSet, name)?;
+            Some(set.metadata.generation == set.data["status"]["observedGeneration"].as_i64())
+        };
+        let copies = match self.live.set() {
+            Some(set) => {
+                let seen = set.status.as_ref().and_then(|it| it.observed_generation);
+                set.metadata.generation == seen
+            }
+            None => seen(&self.valid.workload) == Some(true),
+        };
+        let none = self.valid.witness_pods() == 0;
+        copies && (none || seen(&self.valid.witnesses) == Some(true))
     }
 
     /// As [`Self::runs`], of a pod of the user's own StatefulSet.

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use synod_api::{
     GroupMemberStatus, MemberRole, MemberState, Membership, ReplicaGroup, ReplicaGroupStatus,
-    RevisionState, SnapshotAnswer, SnapshotStatus, SnapshotType, Standing,
+    RevisionState, SnapshotAnswer, SnapshotStatus, SnapshotType, Standing, is_witness,
 };
 use synod_proto::v1::KeptSnapshot;
 
 use super::certificates::Problem;
 use super::findings::findings;
 use super::names;
-use super::observe::{Observed, is_silent};
+use super::observe::Observed;
 use super::plan::Step;
 use super::pods::PodView;
 use super::revise::{GONE_FACT, runs_along};
@@ -158,6 +158,7 @@ fn member(observed: &Observed, before: &ReplicaGroupStatus, saved: bool) -> Grou
     let pod_ready = observed.pod.as_ref().is_some_and(|it| it.ready);
     let problem = observed.pod.as_ref().map(|it| it.problem.clone());
     let standing = observed.pod.as_ref().filter(|it| !it.leaving);
+    let standing = standing.filter(|_| !is_witness(&observed.name));
     let made_of = standing.map(|it| it.app_revision);
     let newest = observed.snapshot.as_ref().map(snapshot);
     let newest = newest.or_else(|| before?.snapshot.clone());
@@ -432,7 +433,7 @@ fn bad(
             message: error.to_string(),
         });
     }
-    let without_app = names_of(members, |it| it.said().is_some_and(is_silent));
+    let without_app = names_of(members, Observed::is_silent);
     if !without_app.is_empty() {
         return Some(Matter {
             reason: &conditions::APP_NOT_ANSWERING,

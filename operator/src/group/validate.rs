@@ -1,6 +1,6 @@
 //! What a group must be before anything is made of it. Pure.
 
-use synod_api::{GroupMember, MemberRole, NetworkMode, ReplicaGroup};
+use synod_api::{FIRST_WITNESS, GroupMember, MemberRole, NetworkMode, ReplicaGroup, is_witness};
 
 use super::names;
 use crate::conditions::{self, Reason};
@@ -23,8 +23,10 @@ pub(crate) struct Valid<'a> {
     pub(crate) name: &'a str,
     pub(crate) namespace: &'a str,
     pub(crate) uid: &'a str,
-    /// Name of the StatefulSet.
+    /// Name of the StatefulSet. Members are called after it.
     pub(crate) workload: String,
+    /// Name of the StatefulSet of those that are witnesses.
+    pub(crate) witnesses: String,
     /// The members are pods of a user's own StatefulSet.
     pub(crate) labelled: bool,
 }
@@ -103,15 +105,20 @@ pub(crate) fn validate<'a>(group: &'a ReplicaGroup, cluster: &str) -> Result<Val
         name,
         namespace,
         uid,
+        witnesses: names::witnesses(&workload),
         workload,
         labelled,
     })
 }
 
-/// A StatefulSet numbers its pods from 0 without gaps.
+/// A StatefulSet numbers its pods without gaps: that of the witnesses from [`FIRST_WITNESS`], the other from 0.
 fn check_members(group: &ReplicaGroup, workload: &str) -> Result<(), Stall> {
     let members = &group.spec.members;
-    let mut missing: Vec<_> = (0..members.len())
+    let witnesses = members.iter().filter(|it| is_witness(&it.name)).count();
+    let copies = 0..members.len() - witnesses;
+    let first = FIRST_WITNESS as usize;
+    let mut missing: Vec<_> = copies
+        .chain(first..first + witnesses)
         .map(|ordinal| format!("{workload}-{ordinal}"))
         .collect();
     missing.retain(|name| members.iter().all(|it| it.name != *name));
@@ -121,8 +128,9 @@ fn check_members(group: &ReplicaGroup, workload: &str) -> Result<(), Stall> {
     Err(Stall::new(
         &conditions::INVALID_SPEC,
         format!(
-            "{} members must be called {workload}-0 and so on without gaps; missing: {}",
-            members.len(),
+            "{} members must be called {workload}-0 and so on without gaps, and {witnesses} witnesses \
+             {workload}-{FIRST_WITNESS} and so on; missing: {}",
+            members.len() - witnesses,
             missing.join(", ")
         ),
     ))
@@ -140,6 +148,35 @@ impl Valid<'_> {
     /// How many pods there should be.
     pub(crate) fn replicas(&self) -> u32 {
         u32::try_from(self.group.spec.members.len()).expect("bounded by the schema")
+    }
+
+    /// How many of them are witnesses'.
+    pub(crate) fn witness_pods(&self) -> u32 {
+        let members = self.group.spec.members.iter();
+        let witnesses = members.filter(|it| is_witness(&it.name));
+        u32::try_from(witnesses.count()).expect("bounded by the schema")
+    }
+
+    /// How many of them run the app.
+    pub(crate) fn copies(&self) -> u32 {
+        self.replicas() - self.witness_pods()
+    }
+
+    /// Name of a member's pod, where the operator makes it. A witness's StatefulSet cannot be called as the
+    /// other, so its pod is not called like the member.
+    pub(crate) fn pod_of(&self, member: &str) -> String {
+        let number = self.ordinal(member).filter(|_| is_witness(member));
+        number.map_or_else(
+            || member.to_owned(),
+            |number| format!("{}-{number}", self.witnesses),
+        )
+    }
+
+    /// The witness that a pod of this name is.
+    pub(crate) fn witness_of(&self, pod: &str) -> Option<String> {
+        let number = pod.strip_prefix(&self.witnesses)?.strip_prefix('-')?;
+        let member = format!("{}-{}", self.workload, number.parse::<u32>().ok()?);
+        is_witness(&member).then_some(member)
     }
 
     /// Whether all members of the service are in this cluster, as far as is known here.

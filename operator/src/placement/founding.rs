@@ -2,10 +2,10 @@
 //! one makes the state, and the others take it from there as any new member does; with retained claims
 //! all begin with the logs that they have. Pure.
 
-use synod_api::{BootstrapType, GroupFounding, Placement, ReplicatedServiceSpec};
+use synod_api::{BootstrapType, GroupFounding, MemberRole, Placement, ReplicatedServiceSpec};
 
 use super::genesis::{self, GenesisFile, NotYet};
-use super::members::{self, Member};
+use super::members::Member;
 use super::plan::{Record, Wait};
 use super::roster::Formed;
 use super::validate::{Stall, Valid};
@@ -53,7 +53,7 @@ pub(crate) fn first(
     }
     let founder = wanted
         .into_iter()
-        .find(|it| it.cluster == cluster && members::votes(it.member.role));
+        .find(|it| it.cluster == cluster && it.member.role == MemberRole::Voter);
     founder.map(|it| vec![it]).ok_or_else(|| {
         let placed = placement.iter().filter(|it| it.voters > 0);
         let names: Vec<_> = placed.map(|it| it.cluster.as_str()).collect();

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use synod_api::{GroupMember, MemberRole, Placement, ReplicatedServiceSpec};
+use synod_api::{
+    FIRST_WITNESS, GroupMember, MemberRole, Placement, ReplicatedServiceSpec, is_witness,
+};
 
 use super::genesis::{GenesisFile, GenesisMember};
 
@@ -43,7 +45,8 @@ pub(crate) fn placement(spec: &ReplicatedServiceSpec, local: &str) -> Vec<Placem
     }
 }
 
-/// The members of a placement, numbered from 1 in its order, then by role, then by ordinal.
+/// The members of a placement, numbered from 1 in its order, then by role, then by ordinal. Pods of
+/// witnesses are numbered by themselves.
 pub(crate) fn desired(
     service: &str,
     placement: &[Placement],
@@ -52,19 +55,19 @@ pub(crate) fn desired(
     let mut all = Vec::new();
     for it in placement {
         let roles = [
-            (it.voters, MemberRole::Voter),
-            (it.observers, MemberRole::Observer),
-            (it.witnesses, MemberRole::Witness),
+            (0, it.voters, MemberRole::Voter),
+            (it.voters, it.observers, MemberRole::Observer),
+            (FIRST_WITNESS, it.witnesses, MemberRole::Witness),
         ];
         let roles = roles
             .into_iter()
-            .flat_map(|(count, role)| (0..count).map(move |_| role));
-        for (ordinal, role) in roles.enumerate() {
+            .flat_map(|(first, count, role)| (first..first + count).map(move |it| (it, role)));
+        for (ordinal, role) in roles {
             all.push(Member {
                 cluster: it.cluster.clone(),
                 region: regions.get(&it.cluster).cloned().unwrap_or_default(),
                 member: GroupMember {
-                    name: name(service, &it.cluster, ordinal),
+                    name: name(service, &it.cluster, ordinal as usize),
                     id: all.len() as u32 + 1,
                     role,
                     incarnation: String::new(),
@@ -97,6 +100,15 @@ pub(crate) fn recorded(service: &str, genesis: &GenesisFile) -> Option<Vec<Membe
 /// Its number in its cluster.
 pub(crate) fn ordinal(member: &str) -> Option<usize> {
     member.rsplit_once('-')?.1.parse().ok()
+}
+
+/// Members whose pods are numbered together, and from which number on.
+pub(crate) fn row(member: &str) -> usize {
+    if is_witness(member) {
+        FIRST_WITNESS as usize
+    } else {
+        0
+    }
 }
 
 /// `<service>-<cluster>-<ordinal>`: the cluster may hold dashes itself, the others are known.

@@ -150,20 +150,21 @@ fn run(
         let later = heard.get(name).is_some_and(|it| it.epoch > report.epoch);
         !later && plan.take_away.iter().any(|it| it == name)
     };
-    let mut top: BTreeMap<String, usize> = BTreeMap::new();
+    let mut top: BTreeMap<(String, usize), usize> = BTreeMap::new();
+    let row = |it: &Member| (it.cluster.clone(), members::row(&it.member.name));
     for it in roster.members.iter().filter(|it| !goes(&it.member.name)) {
         let ordinal = members::ordinal(&it.member.name).unwrap_or(0);
-        let top = top.entry(it.cluster.clone()).or_default();
+        let top = top.entry(row(it)).or_default();
         *top = ordinal.max(*top);
     }
     roster.members.retain(|it| {
-        let top = top.get(&it.cluster);
+        let top = top.get(&row(it));
         members::ordinal(&it.member.name).is_some_and(|it| top.is_some_and(|top| it <= *top))
     });
-    for (cluster, top) in top {
+    for ((cluster, first), top) in top {
         let region = roster.members.iter().find(|it| it.cluster == cluster);
         let region = region.map(|it| it.region.clone()).unwrap_or_default();
-        for ordinal in 0..top {
+        for ordinal in first..top {
             let name = members::name(&roster.name, &cluster, ordinal);
             if !roster.has(&name) {
                 roster.members.push(outside(&cluster, &region, &name));
@@ -187,10 +188,12 @@ fn change(step: &Step) -> Option<MembersChange> {
                 name,
                 incarnation,
                 region,
+                role,
             } => change.join.push(JoiningMember {
                 name: name.clone(),
                 incarnation: incarnation.clone(),
                 region: region.clone(),
+                role: *role,
             }),
             Change::Leave { id, .. } => change.leave.push(*id),
             Change::Become { id, role, .. } => {

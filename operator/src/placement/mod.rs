@@ -8,6 +8,7 @@
 mod along;
 mod apply;
 mod authority;
+mod available;
 mod dereference;
 mod error;
 mod events;

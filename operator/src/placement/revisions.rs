@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use synod_api::{
     Along, GroupApp, GroupMemberStatus, GroupRevision, MemberRole, MemberState, RawObject, Revise,
-    RevisionState, SnapshotType, UpdateStrategy,
+    RevisionState, SnapshotType, UpdateStrategy, is_witness,
 };
 
 use super::along::{along, is_caught_up};
@@ -380,7 +380,8 @@ fn current_is_new(input: &Input<'_>) -> bool {
     let ran = |it: &&GroupMemberStatus| {
         it.running.is_some() || it.snapshot.is_some() || it.state == MemberState::CaughtUp
     };
-    !reported.into_values().any(|it| ran(&it))
+    let mut copies = reported.into_values().filter(|it| !is_witness(&it.name));
+    !copies.any(|it| ran(&it))
 }
 
 /// Why there is no other revision now.
@@ -494,7 +495,7 @@ fn begun(number: u64, roster: &Roster, views: &[View]) -> (&'static Reason, Stri
     let tally = Tally::new(roster, views);
     let over =
         |it: &GroupMemberStatus| it.running == Some(number) && it.state == MemberState::CaughtUp;
-    let late = tally.names(|it| !over(it));
+    let late = tally.names(|it| !over(it) && !is_witness(&it.name));
     let words = if late.is_empty() {
         format!("revision {number} of the app answers everywhere; that it stays is being agreed on")
     } else {

@@ -9,6 +9,7 @@ use synod_api::{
     Standing,
 };
 
+use super::available::available;
 use super::findings;
 use super::genesis::NotYet;
 use super::members;
@@ -280,70 +281,21 @@ fn fits(reason: &'static Reason, kind: &'static Kind) -> &'static Reason {
     conditions::named(reason.name, kind)
 }
 
-fn matter(reason: &'static Reason, message: impl Into<String>) -> Matter {
+pub(super) fn matter(reason: &'static Reason, message: impl Into<String>) -> Matter {
     Matter {
         reason,
         message: message.into(),
     }
 }
 
-/// Whether clients are served, as far as it can be seen from here.
-fn available(report: &Report<'_>, roster: &Roster, members: &Tally<'_>) -> (Status, Matter) {
-    let running = members.epoch().is_some();
-    if roster.formed == Formed::No || (!running && members.hidden().is_empty()) {
-        let why = not_formed(report, roster);
-        return (Status::False, why);
-    }
-    let (alive, all) = members.votes();
-    let quorum = all / 2 + 1;
-    if alive < quorum {
-        let hidden = members.hidden();
-        let gone = members.gone();
-        if alive + hidden.len() as u32 >= quorum {
-            let message = format!(
-                "{alive} of {all} votes are seen; {} may be well, but their clusters do not answer the hub",
-                hidden.join(", ")
-            );
-            return (
-                Status::Unknown,
-                matter(&conditions::CLUSTER_UNREACHABLE, message),
-            );
-        }
-        let message = format!(
-            "{alive} of {all} votes are there, {quorum} are needed; missing: {}",
-            gone.join(", ")
-        );
-        return (Status::False, matter(&conditions::NO_QUORUM, message));
-    }
-    if let Some(it) = undecided(report) {
-        return (Status::False, it);
-    }
-    match &members.leader {
-        Some(leader) => (
-            Status::True,
-            matter(
-                &conditions::QUORUM_COMMITS,
-                format!("{leader} leads, {alive} of {all} votes are there"),
-            ),
-        ),
-        None => (
-            Status::False,
-            matter(
-                &conditions::NO_LEADER,
-                "the members that answer follow no common leader",
-            ),
-        ),
-    }
-}
-
 /// A request that no copy gets past: clients get 503 until it is decided what becomes of it.
-fn undecided(report: &Report<'_>) -> Option<Matter> {
+pub(super) fn undecided(report: &Report<'_>) -> Option<Matter> {
     let found = findings::undecided(report.views, report.uid)?;
     let words = findings::words_of_undecided(found);
     Some(matter(&conditions::POISON_UNDECIDED, words))
 }
 
-fn not_formed(report: &Report<'_>, roster: &Roster) -> Matter {
+pub(super) fn not_formed(report: &Report<'_>, roster: &Roster) -> Matter {
     match &report.waits {
         Some(NotYet::Waiting(who)) => {
             let pieces = who

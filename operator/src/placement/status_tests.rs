@@ -10,6 +10,9 @@ use super::super::plan::tests::{change, formed, taken_up, three, valid};
 use super::*;
 use crate::placement::roster::outside;
 
+#[path = "status_witness_tests.rs"]
+mod witnesses;
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time")
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use synod_api::{
     GroupMemberStatus, LeaderStatus, MemberRole, MemberState, MemberStatus, ProtocolStatus,
-    ReplicatedServiceStatus, SnapshotStatus, Standing, Summary, Tolerates,
+    ReplicatedServiceStatus, SnapshotStatus, Standing, Summary, Tolerates, is_witness,
 };
 
 use super::findings;
@@ -69,7 +69,7 @@ impl<'a> Tally<'a> {
             .collect()
     }
 
-    fn is_alive(status: Option<&GroupMemberStatus>) -> bool {
+    pub(crate) fn is_alive(status: Option<&GroupMemberStatus>) -> bool {
         status.is_some_and(|it| it.ready && it.epoch > 0 && it.state != MemberState::Unreachable)
     }
 
@@ -82,6 +82,14 @@ impl<'a> Tally<'a> {
         };
         let alive = voters().filter(|(_, it)| Self::is_alive(*it)).count();
         (alive as u32, voters().count() as u32)
+    }
+
+    /// Those that run the app.
+    pub(crate) fn copies(
+        &self,
+    ) -> impl Iterator<Item = (&'a Member, Option<&'a GroupMemberStatus>)> {
+        let all = self.all.iter().copied();
+        all.filter(|(it, _)| !is_witness(&it.member.name))
     }
 
     /// Voters that nobody here hears of.
@@ -102,7 +110,7 @@ impl<'a> Tally<'a> {
             .collect()
     }
 
-    /// How many more may be lost, whichever they are.
+    /// How many more may be lost, whichever they are, while a quorum and a copy are left.
     fn tolerates(&self) -> Tolerates {
         let (alive, all) = self.votes();
         let quorum = all / 2 + 1;
@@ -123,9 +131,12 @@ impl<'a> Tally<'a> {
             }
             lost += 1;
         }
+        let copies = || self.copies().filter(|(_, it)| Self::is_alive(*it));
+        let at: BTreeSet<&str> = copies().map(|(it, _)| it.region.as_str()).collect();
+        let left = |copies: usize| copies.saturating_sub(1) as u32;
         Tolerates {
-            members: alive.saturating_sub(quorum),
-            regions: lost,
+            members: alive.saturating_sub(quorum).min(left(copies().count())),
+            regions: lost.min(left(at.len())),
         }
     }
 

@@ -3,6 +3,8 @@
 
 use synod_api::{Placement, ReplicatedServiceSpec, SnapshotType, State, StateType};
 
+use crate::inject;
+
 /// Every such field, with its path and the way out; empty: none.
 pub(crate) fn unsupported(
     spec: &ReplicatedServiceSpec,
@@ -15,10 +17,14 @@ pub(crate) fn unsupported(
         service,
         ..
     } = spec;
+    let template = spec.template.as_ref();
+    let labelled = template.is_some_and(|it| inject::asked(&it.0).is_some());
     let table = [
         (
-            placement.iter().any(|it| it.witnesses > 0),
-            "spec.placement[].witnesses: witnesses come with a later version: use voters",
+            placement.iter().any(|it| it.witnesses > 0) && labelled,
+            "spec.placement[].witnesses: beside pods of a StatefulSet of your own this version makes none: \
+             let spec.workloadRef name it without the label synod.dev/inject in its pod template, or use \
+             voters",
         ),
         (
             state.kind == StateType::Volume && state.snapshot.kind == SnapshotType::Http,
@@ -63,10 +69,6 @@ mod tests {
     fn what_would_have_no_effect_is_refused_with_its_path_and_the_way_out() {
         for (yaml, path) in [
             (
-                "placement: [{cluster: us, voters: 2, witnesses: 1}]",
-                "spec.placement[].witnesses",
-            ),
-            (
                 "state: {type: Volume, volume: {mountPath: /data}, snapshot: {type: HTTP, http: {save: {method: GET, path: /a}, restore: {method: PUT, path: /a}}}}",
                 "spec.state.snapshot.type",
             ),
@@ -90,8 +92,19 @@ mod tests {
     }
 
     #[test]
+    fn witnesses_beside_a_users_own_statefulset_are_refused() {
+        let mut spec = spec("placement: [{cluster: us, voters: 2, witnesses: 1}]");
+        let template = "{metadata: {labels: {synod.dev/inject: notes}}, spec: {containers: [{name: app, image: i}]}}";
+        spec.template = Some(serde_yaml::from_str(template).expect("a template"));
+        let words = unsupported(&spec, &members::placement(&spec, "local"));
+        assert_eq!(words.len(), 1, "{words:?}");
+        assert!(words[0].starts_with("spec.placement[].witnesses: "));
+    }
+
+    #[test]
     fn what_is_so_anyway_may_be_said() {
         for yaml in [
+            "placement: [{cluster: us, voters: 2, witnesses: 1}]",
             "replicas: 3",
             "bootstrap: {type: Existing}",
             "update: {strategy: Switch}",

@@ -369,10 +369,10 @@ pub(super) mod tests {
             (PLACED, refused, "UnknownCluster", "exec"),
             (PLACED, two_regions, "RegionMajority", "r1 holds 2 of 3"),
             (
-                "placement: [{cluster: us, voters: 2, witnesses: 1}]",
+                "placement: [{cluster: us, voters: 1, witnesses: 2}]",
                 three(),
-                "Unsupported",
-                "witnesses",
+                "InvalidSpec",
+                "1 voters and 2 witnesses",
             ),
             (
                 "update: {strategy: Rolling}\nstate: {maxReplay: 1m}",

@@ -63,6 +63,20 @@ impl Configuration {
             .map(|member| member.id)
     }
 
+    /// So many of the voters that run the app, or all of them if they are fewer, that one of these is left
+    /// whatever votes are lost while the others can still decide anything. What so many of them have
+    /// witnesses need not keep for them (rule W5).
+    ///
+    /// A majority of the copies is not enough. Of five votes, three copies and two witnesses, two may be
+    /// lost: if these are the two copies that had it, the third copy and both witnesses go on without it.
+    /// Observers do not count: no quorum says that one of them is left.
+    pub fn enough_copies(&self) -> usize {
+        let copies = self.members.iter().filter(|it| it.role == Role::Voter);
+        let votes = self.voters().count();
+        let smaller = self.quorums.phase1(votes).min(self.quorums.phase2(votes));
+        copies.count().min(votes - smaller + 1)
+    }
+
     /// The ballot in which everybody is who enters this epoch with its stop-sign (rule M1).
     pub fn first_ballot(&self) -> Ballot {
         Ballot {
@@ -104,5 +118,37 @@ impl Configuration {
             return Err("its first leader must be one of its voters, or nobody");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w5_enough_copies_are_one_more_than_the_votes_that_may_be_lost_or_all_that_there_are() {
+        let enough = |roles: &[Role]| {
+            let members = roles.iter().zip(1..).map(|(role, number)| Member {
+                id: MemberId(number),
+                name: format!("notes-{number}"),
+                incarnation: Incarnation(number.into()),
+                role: *role,
+                region: String::new(),
+            });
+            let configuration = Configuration {
+                epoch: Epoch(1),
+                members: members.collect(),
+                quorums: Quorums::Majority,
+                first_leader: MemberId(0),
+            };
+            configuration.enough_copies()
+        };
+        let (v, o, w) = (Role::Voter, Role::Observer, Role::Witness);
+        assert_eq!(enough(&[v]), 1);
+        assert_eq!(enough(&[v, v, w]), 2);
+        assert_eq!(enough(&[v, v, v, w, w]), 3);
+        assert_eq!(enough(&[v, v, v, v, w]), 3);
+        assert_eq!(enough(&[v, w, w]), 1, "there is one");
+        assert_eq!(enough(&[v, o, w, w]), 1, "an observer has no vote");
     }
 }

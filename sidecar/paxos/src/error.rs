@@ -223,6 +223,24 @@ pub enum ReconfigureRefused {
         /// The incarnation asked for.
         incarnation: Incarnation,
     },
+    /// A witness has no state of the app, and an app's log may begin behind a state.
+    #[error(
+        "member {member} cannot change between running the app and being a witness: remove it, and \
+         add a new member in its place"
+    )]
+    Witness {
+        /// Who.
+        member: MemberId,
+    },
+    /// Witnesses have no state of the app, and what copies lack of the log, all others may have forgotten.
+    #[error(
+        "too few of the members that run the app and stay voters have the log, and witnesses cannot give \
+         them a state: wait until they have caught up, or remove those that will not come back"
+    )]
+    FewCopies {
+        /// Which have not caught up, by number.
+        members: Vec<MemberId>,
+    },
     /// A change may make one member a voter, so that no quorum rests on logs that are not there yet.
     #[error("only one member can become a voter at a time: change them one after the other")]
     ManyNewVoters {

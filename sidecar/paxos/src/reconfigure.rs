@@ -21,8 +21,11 @@ impl Paxos {
     /// so, here as on each member. Until then nothing else is proposed: commands wait, and are given to
     /// the leader of the next epoch by their entrances.
     ///
-    /// A change may do anything but make more than one member a voter, and that one has to be an
-    /// observer that has caught up. [`Self::best_first_leader`] says whom to name as first leader.
+    /// A change may do anything but give more than one member a vote, and that one has to be an
+    /// observer that has caught up, or a witness that is new: it has no state to get, and a quorum is
+    /// heard without it. Whoever is a witness is one for all its life, and nobody else becomes one. Where
+    /// there are witnesses, no copy gives up its vote before enough of the others have the log.
+    /// [`Self::best_first_leader`] says whom to name as first leader.
     pub fn propose_configuration(
         &mut self,
         now: Now,
@@ -90,15 +93,30 @@ impl Paxos {
                 });
             }
         }
+        let runs_app = |role: Role| role != Role::Witness;
+        for member in &next.members {
+            let before = current.member(member.id);
+            if before.is_some_and(|it| runs_app(it.role) != runs_app(member.role)) {
+                let member = member.id;
+                return Err(ReconfigureRefused::Witness { member });
+            }
+        }
         let voters: Vec<MemberId> = next.voters().collect();
         let new = voters.iter().filter(|voter| !self.is_voter(**voter));
         let members: Vec<MemberId> = new.copied().collect();
         if members.len() > 1 {
             return Err(ReconfigureRefused::ManyNewVoters { members });
         }
-        if let Some(member) = members.into_iter().find(|it| !self.has_caught_up(*it)) {
+        let needs_state = |it: MemberId| next.member(it).is_some_and(|it| runs_app(it.role));
+        let mut lacking = members.into_iter().filter(|it| needs_state(*it));
+        if let Some(member) = lacking.find(|it| !self.has_caught_up(*it)) {
             return Err(ReconfigureRefused::NotCaughtUp { member });
         }
+        let members = self.copies_missing(next);
+        if !members.is_empty() {
+            return Err(ReconfigureRefused::FewCopies { members });
+        }
+        // A new witness decides nothing until it has the log up to this epoch, and enters that.
         let silent = voters
             .iter()
             .filter(|voter| **voter != self.me && !self.is_with(**voter));
@@ -111,6 +129,23 @@ impl Paxos {
             return Err(ReconfigureRefused::Unheard { members });
         }
         Ok(())
+    }
+
+    /// A quorum with witnesses in it has the log, and that may begin behind a state that only copies have:
+    /// so no copy that is there gives up its vote before enough of the others are. Which of them are not.
+    fn copies_missing(&self, next: &Configuration) -> Vec<MemberId> {
+        let is_copy = |it: &Member| it.role == Role::Voter;
+        let is_there = |it: MemberId| it == self.me || self.has_caught_up(it);
+        let has_witness = next.members.iter().any(|it| it.role == Role::Witness);
+        let mut copies = self.configuration().members.iter().filter(|it| is_copy(it));
+        let goes = copies.any(|it| is_there(it.id) && !next.member(it.id).is_some_and(is_copy));
+        let copies = next.members.iter().filter(|it| is_copy(it));
+        let (there, missing): (Vec<_>, Vec<_>) =
+            copies.map(|it| it.id).partition(|it| is_there(*it));
+        if has_witness && goes && there.len() < next.enough_copies() {
+            return missing;
+        }
+        Vec::new()
     }
 
     /// As far as this leader knows: a member of this epoch that it hears, within a window of its log.

@@ -92,20 +92,25 @@ impl Storm {
             .position(|it| self.lost.contains(&it.id));
         match self.chance.below(6) {
             0 | 1 if next.members.len() < 6 => {
-                let new = member(self.numbers + 1, Role::Observer);
-                next.members.push(new);
+                let role = if self.chance.below(4) == 0 {
+                    Role::Witness
+                } else {
+                    Role::Observer
+                };
+                next.members.push(member(self.numbers + 1, role));
             }
             0 | 1 => {
                 next.members.remove(lost.unwrap_or(at));
             }
             2 => next.members[at].role = Role::Voter,
-            3 if self.chance.below(3) == 0 => next.members[at].role = Role::Witness,
             3 => next.members[at].role = Role::Observer,
             // Old out, new in.
             _ => {
                 let out = next.members.remove(lost.unwrap_or(at));
                 let observer = next.members.iter().position(|it| it.role == Role::Observer);
-                if let Some(observer) = observer.filter(|_| out.role.votes()) {
+                if out.role == Role::Witness {
+                    next.members.push(member(self.numbers + 1, out.role));
+                } else if let Some(observer) = observer.filter(|_| out.role.votes()) {
                     next.members[observer].role = out.role;
                 }
             }

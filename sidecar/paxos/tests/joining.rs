@@ -212,9 +212,16 @@ fn observers_follow_and_count_for_nothing() {
 #[test]
 fn a_witness_votes_and_leads_only_when_no_voter_with_an_app_can() {
     let mut net = three_and_an_observer();
-    net.change_now(&[(1, Voter), (2, Voter), (3, Voter), (4, Witness)]);
+    net.change_now(&[
+        (1, Voter),
+        (2, Voter),
+        (3, Voter),
+        (4, Observer),
+        (5, Witness),
+    ]);
+    net.join(5);
     net.run(300);
-    net.change_now(&[(1, Voter), (2, Voter), (3, Observer), (4, Witness)]);
+    net.change_now(&[(1, Voter), (2, Voter), (4, Observer), (5, Witness)]);
     net.run(300);
     net.crash(id(2));
     write(&mut net, id(1), 2);
@@ -222,8 +229,45 @@ fn a_witness_votes_and_leads_only_when_no_voter_with_an_app_can() {
     net.run(500);
     net.crash(id(1));
     net.until(5000, "2 leads", |net| net.settled_leader() == Some(id(2)));
-    let next = net.next(&[(2, Voter), (3, Observer), (4, Witness)]);
+    let next = net.next(&[(2, Voter), (4, Observer), (5, Witness)]);
     assert_eq!(next.first_leader, id(2), "not the witness");
+}
+
+#[test]
+fn m2_a_new_witness_votes_once_it_has_the_log_and_nobody_waits_for_it() {
+    let mut net = Net::with(&[Voter; 2], Quorums::Majority, Settings::default());
+    net.elect_member(id(1));
+    net.run(300);
+    write(&mut net, id(1), 20);
+    // It is not there yet.
+    net.change_now(&[(1, Voter), (2, Voter), (3, Witness)]);
+    write(&mut net, id(2), 2);
+    let entered = net.paxos(id(1)).last();
+    net.join(3);
+    let last = net.paxos(id(1)).last();
+    assert!(last >= entered);
+    net.until_all_applied(5000, last);
+    assert_eq!(epoch(&net, 3), 2);
+    net.crash(id(2));
+    net.run(1000);
+    write(&mut net, id(1), 2);
+    net.start(id(2));
+    net.run(500);
+    net.crash(id(1));
+    net.until(5000, "2 leads", |net| net.settled_leader() == Some(id(2)));
+    write(&mut net, id(2), 2);
+    net.start(id(1));
+    net.run(500);
+    // Its disk is lost: one out, another in.
+    net.lose(3);
+    net.run(1000);
+    net.change_now(&[(1, Voter), (2, Voter), (4, Witness)]);
+    net.join(4);
+    let last = net.paxos(id(1)).last();
+    net.until_all_applied(5000, last);
+    net.crash(id(1));
+    net.until(5000, "2 leads", |net| net.settled_leader() == Some(id(2)));
+    write(&mut net, id(2), 2);
 }
 
 #[test]

@@ -309,3 +309,24 @@ fn a_log_is_near_when_what_it_lacks_fits_a_window_in_bytes_however_many_slots_th
         assert_eq!(net.paxos(id(1)).is_near(), near);
     }
 }
+
+#[test]
+fn a_witness_is_handed_the_lead_neither_for_its_preference_nor_by_one_that_steps_aside() {
+    let roles = [Role::Voter, Role::Voter, Role::Witness];
+    let mut net = Net::with(&roles, Quorums::Majority, small());
+    net.preferences.insert(id(3), 100);
+    net.restart(id(3));
+    net.elect_member(id(1));
+    net.restart(id(3));
+    net.run(10_000);
+    assert_eq!(
+        net.settled_leader(),
+        Some(id(1)),
+        "the witness is preferred"
+    );
+    net.transfer(None);
+    net.until(1000, "the other copy leads", |net| {
+        net.settled_leader() == Some(id(2))
+    });
+    assert_eq!(net.paxos(id(3)).counters().elections_won, 0);
+}

@@ -409,10 +409,22 @@ fn m2_a_voter_is_made_of_an_observer_that_has_caught_up_and_one_at_a_time() {
         (3, Voter),
         (4, Observer),
         (5, Voter),
-        (6, Witness),
+        (6, Voter),
     ];
     assert_eq!(
         net.change(&two),
+        Err(ReconfigureRefused::ManyNewVoters { members })
+    );
+    let members = vec![id(7), id(8)];
+    let witnesses = [
+        (1, Voter),
+        (2, Voter),
+        (3, Voter),
+        (7, Witness),
+        (8, Witness),
+    ];
+    assert_eq!(
+        net.change(&witnesses),
         Err(ReconfigureRefused::ManyNewVoters { members })
     );
     net.change_now(&[
@@ -474,3 +486,145 @@ fn m2_the_voters_of_the_new_configuration_must_be_heard() {
     // A quorum is enough.
     net.change_now(&[(1, Voter), (2, Voter), (3, Voter)]);
 }
+
+#[test]
+fn m2_nobody_becomes_a_witness_and_a_witness_becomes_nothing_else() {
+    let mut net = three_and_an_observer();
+    let changed = |net: &mut Net, at: usize, role: Role| {
+        let mut next = WITH_4_AND_A_WITNESS;
+        next[at].1 = role;
+        net.change(&next)
+    };
+    net.change_now(&WITH_4_AND_A_WITNESS);
+    net.join(5);
+    net.run(500);
+    for (at, role) in [(4, Voter), (4, Observer), (2, Witness), (3, Witness)] {
+        let member = id(at as u32 + 1);
+        assert_eq!(
+            changed(&mut net, at, role),
+            Err(ReconfigureRefused::Witness { member }),
+            "{member} as {role:?}"
+        );
+    }
+    assert_eq!(changed(&mut net, 3, Voter), Ok(()));
+}
+
+#[test]
+fn m2_a_new_witness_is_no_part_of_the_quorum_that_must_be_heard() {
+    let mut net = three_and_an_observer();
+    net.crash(id(3));
+    net.run(1000);
+    // 1 and 2 of 4 are no quorum.
+    let members = vec![id(3), id(5)];
+    assert_eq!(
+        net.change(&[(1, Voter), (2, Voter), (3, Voter), (5, Witness)]),
+        Err(ReconfigureRefused::Unheard { members })
+    );
+    net.change_now(&[(1, Voter), (2, Voter), (5, Witness)]);
+    write(&mut net, id(1), 2);
+}
+
+#[test]
+fn m2_a_witness_that_has_no_log_yet_is_no_part_of_a_quorum() {
+    let mut net = three();
+    net.change_now(&[(1, Voter), (2, Voter), (3, Voter), (4, Witness)]);
+    // It is heard, and gets nothing of the log.
+    net.filter = Box::new(|from, to, message| {
+        let is_its = from == id(4) || to == id(4);
+        !is_its || matches!(message, Message::Heartbeat(_))
+    });
+    net.join(4);
+    net.run(1000);
+    let two = [(1, Voter), (4, Witness)];
+    let members = vec![id(4)];
+    assert_eq!(
+        net.change(&two),
+        Err(ReconfigureRefused::Unheard { members })
+    );
+    net.heal();
+    net.run(2000);
+    net.change_now(&two);
+}
+
+#[test]
+fn w5_no_copy_that_has_the_log_gives_up_its_vote_before_enough_of_the_others_have_it() {
+    let all = [(1, Voter), (2, Voter), (3, Voter), (4, Voter), (5, Witness)];
+    let mut net = Net::with(&[Voter; 4], Quorums::Majority, Settings::default());
+    net.elect_member(id(1));
+    net.run(300);
+    net.change_now(&all);
+    net.join(5);
+    net.run(500);
+    net.crash(id(4));
+    net.run(1000);
+    write(&mut net, id(1), 3);
+    // A quorum of what would be left is heard, and may know of the log what 4 needs no more.
+    let members = vec![id(4)];
+    let few = Err(ReconfigureRefused::FewCopies { members });
+    assert_eq!(net.change(&[(1, Voter), (4, Voter), (5, Witness)]), few);
+    let without_a_vote = [
+        (1, Voter),
+        (2, Observer),
+        (3, Observer),
+        (4, Voter),
+        (5, Witness),
+    ];
+    assert_eq!(net.change(&without_a_vote), few);
+    // Who is away may go, and those that stay have the log.
+    net.change_now(&[(1, Voter), (2, Voter), (3, Voter), (5, Witness)]);
+    net.change_now(&[(1, Voter), (2, Voter), (5, Witness)]);
+    write(&mut net, id(1), 2);
+}
+
+#[test]
+fn w5_a_copy_that_is_heard_and_far_behind_is_none_of_those_that_have_the_log() {
+    let settings = Settings {
+        window_bytes: 4000,
+        total_window_bytes: 400_000,
+        max_message_bytes: 700,
+        max_body_bytes: 1000,
+        ..Settings::default()
+    };
+    let mut net = Net::with(&[Voter; 3], Quorums::Majority, settings);
+    net.elect_member(id(1));
+    net.run(300);
+    net.change_now(&[(1, Voter), (2, Voter), (3, Voter), (4, Witness)]);
+    net.join(4);
+    net.run(500);
+    net.filter =
+        Box::new(|_, to, message| to != id(3) || !matches!(message, Message::Accept { .. }));
+    for _ in 0..60 {
+        net.propose(id(1), &[7; 300]);
+        net.run(2);
+    }
+    net.run(20);
+    let without_2 = [(1, Voter), (3, Voter), (4, Witness)];
+    let members = vec![id(3)];
+    assert_eq!(
+        net.change(&without_2),
+        Err(ReconfigureRefused::FewCopies { members })
+    );
+    net.heal();
+    net.run(3000);
+    net.change_now(&without_2);
+}
+
+#[test]
+fn w5_without_a_witness_the_quorums_see_to_it_that_the_state_is_left() {
+    let mut net = Net::with(&[Voter; 4], Quorums::Majority, Settings::default());
+    net.elect_member(id(1));
+    net.run(300);
+    net.crash(id(4));
+    net.run(1000);
+    write(&mut net, id(1), 3);
+    net.change_now(&[(1, Voter), (2, Voter), (4, Voter)]);
+}
+
+/// Three voters, an observer and a witness.
+const WITH_4_AND_A_WITNESS: [(u32, Role); 5] = [
+    (1, Voter),
+    (2, Voter),
+    (3, Voter),
+    (4, Observer),
+    (5, Witness),
+];

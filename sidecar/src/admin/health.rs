@@ -33,7 +33,7 @@ pub(super) fn ready(node: &NodeStatus, leaving: bool) -> Result<(), &'static str
         Err("this member is leaving")
     } else if node.group.is_none() {
         Err("the group has not been formed yet")
-    } else if !node.log_counts {
+    } else if !node.is_ready() {
         Err("the log of this member has not caught up with its group yet")
     } else {
         Ok(())
@@ -60,7 +60,9 @@ pub(super) fn app(
 
 #[cfg(test)]
 mod tests {
-    use synod_paxos::GroupId;
+    use synod_paxos::{
+        Configuration, Epoch, GroupId, Incarnation, Member, MemberId, Quorums, Role, Slot,
+    };
 
     use super::*;
 
@@ -73,6 +75,35 @@ mod tests {
         node.log_counts = true;
         assert!(ready(&node, false).is_ok());
         assert!(ready(&node, true).is_err());
+    }
+
+    #[test]
+    fn w5_a_witness_that_waits_for_a_snapshot_votes_for_nothing_and_is_not_ready() {
+        for (role, is_ready) in [(Role::Voter, true), (Role::Witness, false)] {
+            let member = Member {
+                id: MemberId(1),
+                name: "notes-1".to_owned(),
+                incarnation: Incarnation(1),
+                role,
+                region: String::new(),
+            };
+            let configuration = Configuration {
+                epoch: Epoch(1),
+                members: vec![member],
+                quorums: Quorums::Majority,
+                first_leader: MemberId(0),
+            };
+            let mut node = NodeStatus {
+                group: Some(GroupId([1; 16])),
+                member: MemberId(1),
+                log_counts: true,
+                configuration: Some(configuration.into()),
+                ..NodeStatus::default()
+            };
+            assert!(ready(&node, false).is_ok());
+            node.needs_snapshot = Some(Slot(7));
+            assert_eq!(ready(&node, false).is_ok(), is_ready, "{role:?}");
+        }
     }
 
     #[test]

@@ -108,6 +108,9 @@ fn revision(parts: &AdminParts, wanted: Option<u64>) -> Response<Full<Bytes>> {
 
 fn may_start(parts: &AdminParts, revision: Option<u64>) -> Response<Full<Bytes>> {
     let unavailable = |words: String| text(StatusCode::SERVICE_UNAVAILABLE, words);
+    if parts.witness {
+        return unavailable("this member is a witness: it runs no app\n".to_owned());
+    }
     match (revision, (parts.revision_due)()) {
         (Some(_), None) => return unavailable(NOT_KNOWN.to_owned()),
         (Some(revision), _) if (parts.revision_may)() == Some(revision) => {}

@@ -55,6 +55,8 @@ pub struct AdminParts {
     pub may_stop: Box<dyn Fn(Instance) -> bool + Send + Sync>,
     /// The start signal (rule A5); must return at once.
     pub app_started: Box<dyn Fn() + Send + Sync>,
+    /// It is a witness: there is no app beside it.
+    pub witness: bool,
     /// The app has a volume, on which it must find what it should.
     pub has_volume: bool,
     /// The app may be started from now on; false: not now.

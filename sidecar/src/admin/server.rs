@@ -196,6 +196,7 @@ impl Admin {
             "/metrics" => self.metrics(),
             "/status" => self.status_response(),
             _ => match AppProbe::of(path) {
+                Some(_) if self.parts.witness => probe(Err("a witness runs no app")),
                 Some(asked) => {
                     let node = self.parts.node.borrow();
                     let apply = self.parts.apply.borrow();
@@ -254,7 +255,11 @@ impl Admin {
         let serving = apply.serving && formed;
         let found = self.parts.found.borrow().clone();
         let poison = self.parts.poison.borrow().clone();
-        let state = if apply.astray.is_some() && !serving {
+        let ready = health::ready(&node, self.leaving()).is_ok();
+        let state = if self.parts.witness {
+            // What counts of it is its log.
+            if ready { "CaughtUp" } else { "CatchingUp" }
+        } else if apply.astray.is_some() && !serving {
             "Quarantined"
         } else if apply.rebuilding {
             "Rebuilding"
@@ -281,7 +286,7 @@ impl Admin {
             applied: apply.applied.0,
             policy_version: self.parts.policy.borrow().version,
             state: state.to_owned(),
-            ready: health::ready(&node, self.leaving()).is_ok(),
+            ready,
             serving,
             skewed: node
                 .skewed

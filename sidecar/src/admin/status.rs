@@ -35,11 +35,11 @@ pub struct Status {
     pub last: u64,
     /// Last slot it knows to be chosen.
     pub commit: u64,
-    /// Last slot its app has executed.
+    /// Last slot its app has executed; of a witness, 0.
     pub applied: u64,
     /// Version of the policy in force.
     pub policy_version: u64,
-    /// `CaughtUp`, `CatchingUp`, `Rebuilding`, `Quarantined` or `Unreachable`.
+    /// `CaughtUp`, `CatchingUp`, `Rebuilding`, `Quarantined` or `Unreachable`; of a witness, that of its log.
     pub state: String,
     /// It accepts clients' requests and its log counts.
     pub ready: bool,

@@ -70,6 +70,7 @@ pub(super) fn parts() -> (AdminParts, Control) {
             })
         }),
         may_stop: Box::new(|_| true),
+        witness: false,
         has_volume: false,
         let_start: Box::new(|| true),
         revision_due: Box::new(|| Some(0)),

@@ -8,6 +8,7 @@ mod client;
 mod connection;
 mod headers;
 mod instance;
+mod nothing;
 mod outsiders;
 mod reads;
 mod request;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 pub use client::Client;
 pub use instance::Instance;
+pub use nothing::NoApp;
 pub use outsiders::{Outsider, outsiders};
 pub use reads::{Pool, ReadBody, ReadError};
 pub use request::Order;

@@ -50,6 +50,7 @@ pub(super) struct Inputs<S> {
     pub(super) elsewhere: watch::Receiver<Slot>,
     pub(super) signals: Arc<Signals>,
     pub(super) calls: mpsc::Receiver<Call>,
+    pub(super) witness: bool,
     pub(super) state: StateType,
     pub(super) revision: Arc<dyn Fn() -> io::Result<u64> + Send + Sync>,
     pub(super) states: Arc<S>,
@@ -580,6 +581,9 @@ impl<A: App, S: States> Executor<A, S> {
                 // It is in the ledger before anybody hears that it was noted.
                 self.act_all()?;
                 let _ = reply.send(());
+            }
+            Call::Tables(reply) => {
+                let _ = reply.send(Box::new(self.machine.fold().clone()));
             }
             Call::Doubts(reply) => {
                 let _ = reply.send(self.doubts());

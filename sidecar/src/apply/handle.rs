@@ -61,6 +61,8 @@ pub(super) enum Call {
     },
     /// The snapshot at this slot cannot be read any more.
     BaseLost(Slot),
+    /// All that was decided so far.
+    Tables(oneshot::Sender<Box<Fold>>),
     /// What was found about the state of this number; `None`: nothing any more.
     Astray(u64, Option<Mark>, oneshot::Sender<()>),
     Doubts(oneshot::Sender<Doubts>),
@@ -309,6 +311,13 @@ impl ApplyHandle {
         let call = Call::TakeSnapshot(reply);
         self.calls.send(call).await.map_err(|_| NotTaken::Ended)?;
         taken.await.unwrap_or(Err(NotTaken::Ended))
+    }
+
+    /// All that was decided here so far, of the slot [`Fold::admitted`]. `None`: apply has ended.
+    pub async fn tables(&self) -> Option<Box<Fold>> {
+        let (reply, tables) = oneshot::channel();
+        self.calls.send(Call::Tables(reply)).await.ok()?;
+        tables.await.ok()
     }
 
     /// Another snapshot can be used from now on: one of this member that was verified, or one that it

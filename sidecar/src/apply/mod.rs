@@ -100,6 +100,8 @@ pub struct Parts<A, S> {
     pub proof: BoxFuture<'static, Slot>,
     /// The app.
     pub app: Arc<A>,
+    /// There never is an app: this member is a witness.
+    pub witness: bool,
     /// Where the app keeps its state.
     pub state: StateType,
     /// Of which revision an app is that is about to start or has just started; an error: nobody can tell
@@ -187,6 +189,7 @@ pub fn start<A: App, S: States>(
             elsewhere: parts.elsewhere,
             signals,
             calls: calls_receiver,
+            witness: parts.witness,
             state: parts.state,
             revision: parts.revision,
             states: parts.states,

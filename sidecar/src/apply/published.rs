@@ -52,7 +52,11 @@ impl<A: App, S: States> Executor<A, S> {
             .as_ref()
             .filter(|flight| flight.begun_at.elapsed() >= STALL)
             .map(|flight| flight.slot);
-        let blocked = machine.blocked().filter(|_| machine.applied() < commit);
+        let witness = self.inputs.witness;
+        // What a witness lacks nobody waits for.
+        let blocks = |it: &Blocked| !(witness && *it == Blocked::NoApp);
+        let blocked = machine.blocked().filter(blocks);
+        let blocked_now = blocked.filter(|_| machine.applied() < commit);
         // Others have done long ago what the app here still works on: they answer better.
         let behind = stalled_at.is_some_and(|slot| slot <= *self.inputs.elsewhere.borrow());
         let status = ApplyStatus {
@@ -63,12 +67,11 @@ impl<A: App, S: States> Executor<A, S> {
             serving: machine.serving() && !behind,
             saving: machine.taking_snapshot().is_some(),
             rebuilding: machine.rebuilding(),
-            app_stalled: blocked.is_some_and(|it| !matches!(it, Blocked::Unproven(_)))
+            app_stalled: blocked_now.is_some_and(|it| !matches!(it, Blocked::Unproven(_)))
                 || stalled_at.is_some()
                 || machine.rebuilding(),
             // One that must be stopped first is there.
-            app_absent: machine.condemned().is_none()
-                && blocked.or_else(|| machine.blocked()) == Some(Blocked::NoApp),
+            app_absent: machine.condemned().is_none() && blocked == Some(Blocked::NoApp),
             condemned: machine.condemned(),
             astray: machine.astray(),
             app_starts: machine.app_starts(),
@@ -77,7 +80,7 @@ impl<A: App, S: States> Executor<A, S> {
             not_needed: machine.not_needed(),
             restoring: machine.restoring(),
             rollback: machine.rollback(),
-            may_start: machine.may_start() && machine.is_absent(),
+            may_start: machine.may_start() && machine.is_absent() && !witness,
             revision: machine.revision_status(),
             disagreement: {
                 let silent = machine.fold().silent();
@@ -97,7 +100,7 @@ impl<A: App, S: States> Executor<A, S> {
         });
         self.published.answers.reached(applied, answered);
         self.published.digesting.reached(machine);
-        self.publish_waiting(blocked.or_else(|| machine.blocked()), stalled_at);
+        self.publish_waiting(blocked, stalled_at);
     }
 
     fn publish_waiting(&self, blocked: Option<Blocked>, stalled_at: Option<Slot>) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::apply::StateType;
 use crate::identity::Names;
 
 pub mod founding;
@@ -64,7 +65,12 @@ pub struct Config {
     pub tls: Tls,
     /// Where to listen.
     pub listen: Listen,
-    /// Where the app listens.
+    /// It is a witness of its group: it votes and keeps the log, and runs no app. Said here since it must
+    /// be known before there is a group; a group that counts on it as something else is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub witness: bool,
+    /// Where the app listens. A witness has none.
+    #[serde(default, skip_serializing_if = "App::is_none")]
     pub app: App,
     /// The log on disk.
     #[serde(default)]
@@ -72,7 +78,8 @@ pub struct Config {
     /// Where the leader should be.
     #[serde(default)]
     pub leader: Leader,
-    /// Where the app keeps its state.
+    /// Where the app keeps its state. A witness has nothing of that; should it lead, it goes by when the
+    /// next snapshot is due.
     #[serde(default)]
     pub state: state::State,
     /// From what the group begins; without it, with nothing.
@@ -146,7 +153,23 @@ pub struct App {
     pub revision: Option<PathBuf>,
 }
 
+impl Default for App {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            protocol: Protocol::default(),
+            token: None,
+            revision: None,
+        }
+    }
+}
+
 impl App {
+    /// There is none.
+    pub fn is_none(&self) -> bool {
+        self.address.port() == 0
+    }
+
     /// The revision of an app that is about to start.
     pub fn read_revision(&self) -> io::Result<u64> {
         let Some(path) = &self.revision else {
@@ -367,6 +390,15 @@ impl Config {
         }
     }
 
+    /// How the app's state comes and goes; of no app, as of one that keeps nothing.
+    pub fn state_type(&self) -> StateType {
+        if self.witness {
+            StateType::Ephemeral
+        } else {
+            self.state.state_type()
+        }
+    }
+
     fn check_ports(&self) -> Result<(), ConfigError> {
         let own = [
             ("listen.http", self.listen.http),
@@ -387,7 +419,17 @@ impl Config {
                 });
             }
         }
-        if !self.app.address.ip().is_loopback() || self.app.address.port() == 0 {
+        if self.witness {
+            if self.app.is_none() {
+                return Ok(());
+            }
+            return Err(ConfigError::Value {
+                field: "app.address",
+                value: self.app.address.to_string(),
+                allowed: "nothing: a witness runs no app, so leave `app` out".into(),
+            });
+        }
+        if !self.app.address.ip().is_loopback() || self.app.is_none() {
             return Err(ConfigError::Value {
                 field: "app.address",
                 value: self.app.address.to_string(),
@@ -468,6 +510,24 @@ app: {address: '127.0.0.1:8080'}
 
     fn parse(text: &str) -> Result<Config, ConfigError> {
         Config::parse(Path::new("config.yaml"), text, &BTreeMap::new())
+    }
+
+    #[test]
+    fn a_witness_has_no_app_and_everybody_else_has_one() {
+        let without = GOOD.replace("app: {address: '127.0.0.1:8080'}\n", "");
+        let witness = parse(&format!("{without}witness: true\n")).expect("a witness");
+        assert!(witness.witness && witness.app.is_none());
+        assert_eq!(witness.state_type(), StateType::Ephemeral);
+        let written = serde_yaml::to_string(&witness).expect("written");
+        assert!(!written.contains("app:"), "{written}");
+        assert!(parse(&written).expect("read back").witness);
+        let error = parse(&without).expect_err("no app").to_string();
+        assert!(error.contains("app.address"), "{error}");
+        let error = parse(&format!("{GOOD}witness: true\n")).expect_err("an app");
+        assert!(
+            error.to_string().contains("a witness runs no app"),
+            "{error}"
+        );
     }
 
     #[test]

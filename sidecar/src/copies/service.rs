@@ -33,6 +33,10 @@ impl CopiesService {
         let CompareRequest { group, term, .. } = request.get_ref();
         let status = self.node.status().borrow().clone();
         same_group(status.group, group)?;
+        if status.is_witness() {
+            let words = "a witness has no copy to compare";
+            return Err(Status::failed_precondition(words));
+        }
         let term = node::wire::read_term(*term)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let members = status.configuration.iter().flat_map(|it| &it.members);

@@ -13,7 +13,7 @@ use synod_proto::v1::Policy;
 use tokio::sync::watch;
 
 use super::body::{BoxError, RequestBody};
-use crate::app::{Client, Pool, ReadBody, ReadError};
+use crate::app::{Client, NoApp, Pool, ReadBody, ReadError};
 use crate::apply::handle::KeyOutcome;
 use crate::apply::{Answer, ApplyHandle, ApplyStatus};
 use crate::node::handle::{Held, ProposeError};
@@ -222,6 +222,24 @@ impl Reads for Client {
         pool: Pool,
     ) -> Result<http::Response<AppBody>, AppError> {
         passed(Client::send_bypass(self, request, pool).await)
+    }
+}
+
+impl Reads for NoApp {
+    async fn read(
+        &self,
+        _: http::Request<RequestBody>,
+        _: Pool,
+    ) -> Result<http::Response<AppBody>, AppError> {
+        Err(AppError::NotSent)
+    }
+
+    async fn bypass(
+        &self,
+        _: http::Request<RequestBody>,
+        _: Pool,
+    ) -> Result<http::Response<AppBody>, AppError> {
+        Err(AppError::NotSent)
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Core<B> {
     pub(super) metrics: Metrics,
     pub(super) probes: Probes,
     pub(super) app: Option<SocketAddr>,
+    /// There is never an app here.
+    pub(super) witness: bool,
     pub(super) room: Room,
     pub(super) backlog: Backlog,
     /// Places for streams and upgrades.
@@ -152,6 +154,7 @@ impl<B: Backend> Core<B> {
             metrics: parts.metrics,
             probes: Probes::default(),
             app: parts.app,
+            witness: parts.witness,
             routes: RwLock::new(Arc::new(Routes::compile(policy))),
             backend: parts.backend,
             peers: parts.peers,

@@ -54,6 +54,8 @@ pub struct Parts<B> {
     pub member: String,
     /// The app's address for upgrades; `None` where the app speaks no HTTP/1.1 or there is none.
     pub app: Option<SocketAddr>,
+    /// This member is a witness: there never is an app beside it.
+    pub witness: bool,
     /// Folder for bodies on disk; emptied by apply when it starts.
     pub spool: PathBuf,
     /// Limits that are this member's own matter.

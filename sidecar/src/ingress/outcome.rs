@@ -44,7 +44,9 @@ impl<B: Backend> Core<B> {
         } else {
             limit.min(Instant::now() + PATIENCE)
         };
-        let mut caught_up = timeout_at(patient, self.linearizable()).await.is_ok();
+        // A member whose copy does not answer hands this on, too.
+        let elsewhere = self.others_are_better() && !call.handed_over;
+        let mut caught_up = !elsewhere && timeout_at(patient, self.linearizable()).await.is_ok();
         if !caught_up && !call.handed_over {
             if let Some(response) = self.hand_over(call, &Captured::nothing(), limit).await {
                 return Ok(response);

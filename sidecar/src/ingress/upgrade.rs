@@ -68,6 +68,11 @@ impl<B: Backend> Core<B> {
         upgrade: Upgrade,
         watched: &Arc<Watched>,
     ) -> Result<Response<ResponseBody>, Problem> {
+        if self.witness {
+            return Err(Problem::unavailable(
+                "this member runs no app, and upgrades are not handed on: ask another member",
+            ));
+        }
         let (Some(app), Some(client)) = (self.app, upgrade.client) else {
             return Err(Problem::upgrade_refused());
         };

@@ -5,6 +5,7 @@
 //! ```text
 //! turns     the leader looks round: whose turn is it?  ──►  Handle::take, or a copy of another's
 //! states    apply has one taken, put back, thrown away
+//! witness   there is no app: only the tables are kept, as far as copies have snapshots
 //! Keeper    compared? ──► it is usable ──► apply and the agreement forget what it stands for
 //!           the log has a gap that nobody fills? ──► fetch one ──► the agreement goes on behind it
 //! ```
@@ -12,17 +13,20 @@
 //! Nothing here decides what is true: a snapshot counts as compared when the comparison of the
 //! copies says so, and the agreement checks each base against its log.
 
+mod fetch;
 mod gate;
 mod past;
 mod plan;
 mod scrub;
 mod states;
+#[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 mod turns;
+mod witness;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use synod_failpoint::{Point, hit};
@@ -33,18 +37,18 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 
+use fetch::{GetError, copy_of, get, install};
 use plan::{Begin, Compared, Fate, Kept, Scene};
 pub use states::Stored;
+use turns::Held;
 pub use turns::Turns;
 
 use crate::admin::status;
 use crate::app::App;
 use crate::apply::{ApplyHandle, ApplyStatus, Availability, Fold, Ledger, NotTaken, Verified};
 use crate::config::{Config, state};
-use crate::identity::Connector;
 use crate::node::{Channels, NodeHandle, NodeStatus};
-use crate::snapshot::policy::{Due, Report, Source, best_source};
-use crate::snapshot::transfer::{FetchError, Fetcher};
+use crate::snapshot::policy::{Due, Report};
 use crate::snapshot::volume::{Volume, VolumeError};
 use crate::snapshot::{Finding, Snapshot, SnapshotId, Standing, Store, StoreError, blocking};
 
@@ -95,6 +99,9 @@ pub enum KeeperError {
 /// Why no snapshot was taken on request.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
+    /// There is no app.
+    #[error("a witness runs no app: it has no state to save")]
+    Witness,
     /// `state.snapshot.type` is `None`.
     #[error("the service has no method for snapshots: give it one (state.snapshot.type)")]
     NoMethod,
@@ -130,8 +137,12 @@ pub struct Handle {
     apply: ApplyHandle,
     node: NodeHandle,
     has_method: bool,
+    /// There is no app here: what is in the store are tables.
+    witness: bool,
     /// Making or fetching one.
     one: Arc<Semaphore>,
+    /// While this member leads.
+    held: Arc<Mutex<Option<Held>>>,
     /// What others offer and was found to be damaged there: the others come first.
     bad: Arc<Mutex<BTreeSet<(MemberId, SnapshotId)>>>,
 }
@@ -174,7 +185,7 @@ pub fn begin<A: App>(
         let void = store.void_since(astray)?;
         void.iter().for_each(tell_finding);
     }
-    let volume = config.state.volume.as_ref();
+    let volume = config.state.volume.as_ref().filter(|_| !config.witness);
     let volume = volume
         .map(|it| Volume::open(&it.path, &it.work))
         .transpose()?;
@@ -254,7 +265,9 @@ impl Handle {
             apply,
             node,
             has_method: config.state.snapshot.kind != state::SnapshotKind::None,
+            witness: config.witness,
             one: Arc::new(Semaphore::new(1)),
+            held: Arc::default(),
             bad: Arc::default(),
         }
     }
@@ -262,6 +275,9 @@ impl Handle {
     /// Takes a snapshot at the next slot where that can be done, and stores it; goes on to its end
     /// when nobody waits for it. It may be used once its slots were compared.
     pub async fn take(&self) -> Result<Snapshot, TakeError> {
+        if self.witness {
+            return Err(TakeError::Witness);
+        }
         if !self.has_method {
             return Err(TakeError::NoMethod);
         }
@@ -281,14 +297,17 @@ impl Handle {
         }
     }
 
-    /// The snapshots that are here, oldest first.
+    /// The snapshots that are here, oldest first. What a witness keeps is none.
     pub fn list(&self) -> Vec<Snapshot> {
-        self.store.list()
+        let mut all = self.store.list();
+        all.retain(Snapshot::has_state);
+        all
     }
 
     /// The newest of this group, for the status.
     pub fn newest(&self) -> Option<status::Snapshot> {
-        self.own().next_back().map(|it| status::Snapshot {
+        let mut states = self.own().filter(Snapshot::has_state);
+        states.next_back().map(|it| status::Snapshot {
             slot: it.head.slot.0,
             bytes: it.bytes,
             verified: it.standing == Standing::Verified,
@@ -320,7 +339,11 @@ impl Handle {
             return;
         };
         let mut of_now = self.own().filter(|it| it.head.slot == end);
-        if !self.has_method || self.one.available_permits() == 0 || of_now.next().is_some() {
+        if !self.has_method
+            || self.witness
+            || self.one.available_permits() == 0
+            || of_now.next().is_some()
+        {
             return;
         }
         let handle = self.clone();
@@ -369,6 +392,7 @@ impl Handle {
             not_needed: apply.not_needed,
             nearly_full,
             needs: node.needs_snapshot,
+            held: None,
         }
     }
 
@@ -433,6 +457,7 @@ impl Handle {
         let bytes = u128::from(node.log_bytes) * behind / all;
         Report {
             member: node.member,
+            witness: self.witness,
             leads: node.leader == Some(node.member),
             healthy: is_healthy(&node, &apply),
             applied: apply.applied,
@@ -501,10 +526,15 @@ impl Keeper {
     }
 
     async fn look(&mut self) -> Result<(), StoreError> {
-        self.mark().await?;
+        let held = if self.handle.witness {
+            Some(witness::look(&self.handle, &self.channels).await?)
+        } else {
+            self.mark().await?;
+            None
+        };
         let told = self.tell_apply().await;
         self.handle.save_at_barrier();
-        let cut = self.compact().await;
+        let cut = self.compact(held).await;
         self.fetch();
         self.give_turn().await;
         told.and(cut)
@@ -586,9 +616,14 @@ impl Keeper {
     }
 
     /// See [`Scene::cut`].
-    async fn compact(&self) -> Result<(), StoreError> {
+    async fn compact(&self, held: Option<Slot>) -> Result<(), StoreError> {
         let handle = &self.handle;
-        let Some(id) = self.scene(&self.kept()).cut() else {
+        let kept = self.kept();
+        let scene = Scene {
+            held,
+            ..self.scene(&kept)
+        };
+        let Some(id) = scene.cut() else {
             return Ok(());
         };
         let older = handle.store.get(id)?;
@@ -612,6 +647,7 @@ impl Keeper {
         let kept = self.kept();
         let scene = self.scene(&kept);
         let wants_state = self.handle.apply.status().borrow().revision.wants_state;
+        let wants_state = wants_state.filter(|_| !self.handle.witness);
         let wanted = scene.lacked().max(wants_state);
         let Some(at_least) = wanted else {
             return;
@@ -642,8 +678,8 @@ impl Keeper {
     async fn give_turn(&self) {
         // Until the app's next revision has taken over, nothing that it has made is saved.
         let unfinished = self.handle.apply.status().borrow().revision.is_unfinished;
-        if self.handle.has_method && !unfinished {
-            turns::give(&self.handle, &self.channels, self.due).await;
+        if self.handle.has_method {
+            turns::give(&self.handle, &self.channels, self.due, !unfinished).await;
         }
     }
 }
@@ -653,99 +689,5 @@ impl Drop for Keeper {
         if let Some(fetching) = &self.fetching {
             fetching.abort();
         }
-    }
-}
-
-/// Why no snapshot came from another member.
-#[derive(Debug, thiserror::Error)]
-enum GetError {
-    #[error("another one is being made or fetched here")]
-    Busy,
-    #[error("no member that can be reached offers one that reaches the log")]
-    NoSource,
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-}
-
-/// Fetches the best that others offer, of this slot or a later one.
-async fn get(handle: &Handle, channels: &Channels, at_least: Slot) -> Result<Snapshot, GetError> {
-    let _one = handle.turn().ok_or(GetError::Busy)?;
-    let node = handle.node.status().borrow().clone();
-    let group = node.group.ok_or(GetError::NoSource)?;
-    let fetcher = Fetcher::new(handle.store.clone(), group, SILENCE);
-    let others = node.configuration.iter().flat_map(|it| &it.members);
-    let others = others.filter(|it| it.id != node.member).map(|it| it.id);
-    let asking = others.filter_map(|member| {
-        let connector = channels.connector(member)?;
-        let fetcher = &fetcher;
-        Some(async move { (member, fetcher.list(&connector).await) })
-    });
-    let mut offers = Vec::new();
-    let mut sources = Vec::new();
-    for (member, listed) in futures::future::join_all(asking).await {
-        for offer in listed.into_iter().flatten() {
-            sources.push(Source {
-                member,
-                leads: node.leader == Some(member),
-                healthy: node.serving.contains(&member),
-                busy: false,
-                id: offer.id,
-                slot: offer.head.slot,
-                standing: offer.standing,
-            });
-            offers.push((member, offer));
-        }
-    }
-    let bad = handle
-        .bad
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
-    let is_good = |it: &&Source| !bad.contains(&(it.member, it.id));
-    let good: Vec<Source> = sources.iter().filter(is_good).copied().collect();
-    let best = best_source(&good, at_least.next(), None);
-    let best = best.or_else(|| best_source(&sources, at_least.next(), None));
-    let best = best.ok_or(GetError::NoSource)?;
-    let offer = offers
-        .into_iter()
-        .find(|(member, offer)| (*member, offer.id) == (best.member, best.id))
-        .ok_or(GetError::NoSource)?
-        .1;
-    let connector = channels.connector(best.member);
-    let connector = connector.ok_or(GetError::NoSource)?;
-    let got = copy_of(&fetcher, &connector, best.member, &offer).await;
-    let mut bad = handle.bad.lock().unwrap_or_else(PoisonError::into_inner);
-    match &got {
-        Ok(_) => bad.clear(),
-        Err(GetError::Fetch(FetchError::DamagedThere(_) | FetchError::Refused(_))) => {
-            bad.insert((best.member, best.id));
-        }
-        Err(_) => {}
-    }
-    got
-}
-
-async fn copy_of(
-    fetcher: &Fetcher,
-    connector: &Connector,
-    member: MemberId,
-    offer: &Snapshot,
-) -> Result<Snapshot, GetError> {
-    let slot = offer.head.slot;
-    tracing::info!(%slot, peer = %member, bytes = offer.bytes, "a snapshot is being fetched");
-    let snapshot = fetcher.fetch(connector, offer).await?;
-    tracing::info!(%slot, peer = %member, "a snapshot was fetched");
-    Ok(snapshot)
-}
-
-/// The log goes on behind it, unless it has what it needs by now.
-async fn install(handle: &Handle, snapshot: &Snapshot) {
-    let Some(base) = handle.base_of(snapshot.clone()).await else {
-        return;
-    };
-    let slot = base.slot;
-    hit(Point::FetchStored);
-    if let Some(Err(error)) = handle.node.install(base).await {
-        tracing::error!(%slot, %error, "the snapshot does not go with the log");
     }
 }

@@ -66,6 +66,8 @@ pub struct Scene<'a> {
     pub nearly_full: bool,
     /// The log goes on only behind a snapshot of this slot or a later one.
     pub needs: Option<Slot>,
+    /// Of a witness: so far enough copies have a state, by [`crate::snapshot::policy::held`]; `None`: it is none.
+    pub held: Option<Slot>,
 }
 
 /// With what a copy that must be made anew can begin, unlike with what apply knows of.
@@ -117,7 +119,8 @@ impl Scene<'_> {
     }
 
     /// The log may be cut behind this one: the older of two, so that one may be damaged, as long as there is
-    /// room for that; and not behind what apply may still read.
+    /// room for that; not behind what apply may still read; and of a witness, which has no state, not behind
+    /// what the copies have just now (rule W5): who had one when this was saved may have lost it.
     pub fn cut(&self) -> Option<SnapshotId> {
         let mut newest = self.usable().rev();
         let last = newest.next();
@@ -126,7 +129,9 @@ impl Scene<'_> {
         } else {
             newest.next()
         };
-        let cuts = |it: &&Kept| it.slot > self.log_base && it.slot <= self.not_needed;
+        let held = |slot: Slot| self.held.is_none_or(|held| slot <= held);
+        let cuts =
+            |it: &&Kept| it.slot > self.log_base && it.slot <= self.not_needed && held(it.slot);
         older.filter(cuts).map(|it| it.id)
     }
 
@@ -360,6 +365,26 @@ mod tests {
             ..cut
         };
         assert_eq!(one.cut(), id(10));
+    }
+
+    #[test]
+    fn w5_a_witness_cuts_its_log_behind_nothing_that_too_few_copies_have_by_now() {
+        let all = usable(&[10, 20, 30]);
+        let cut = Scene {
+            not_needed: Slot(30),
+            held: Some(Slot(20)),
+            ..scene(&all)
+        };
+        assert_eq!(cut.cut(), Some(SnapshotId([20; 32])));
+        for (held, nearly_full) in [(19, false), (29, true), (0, true)] {
+            let held = Some(Slot(held));
+            let cut = Scene {
+                nearly_full,
+                held,
+                ..cut
+            };
+            assert_eq!(cut.cut(), None, "{held:?}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 use super::gate::Gate;
 use super::{TakeError, tell_finding};
 use crate::app::{App, Instance};
-use crate::apply::{RestoreError, StateError, States, Take};
+use crate::apply::{Fold, RestoreError, StateError, States, Take};
 use crate::config::state::SnapshotKind;
 use crate::config::{Config, Protocol};
 use crate::node::NodeHandle;
@@ -213,6 +213,11 @@ impl Stored {
         self.makers().get(&slot).copied()
     }
 
+    /// Whose store it is.
+    pub(super) fn maker(&self) -> Incarnation {
+        self.maker
+    }
+
     fn makers(&self) -> MutexGuard<'_, BTreeMap<Slot, Instance>> {
         let mut makers = self.makers.lock().unwrap_or_else(PoisonError::into_inner);
         while makers.len() > MAKERS {
@@ -231,8 +236,13 @@ impl Stored {
         Arc::new(move || look().is_ok_and(|it| it == Some(instance)))
     }
 
-    async fn head(&self, take: &Take, method: Method) -> Result<Head, StateError> {
-        let (slot, fold) = (take.slot, &take.tables);
+    /// Of a snapshot with these tables, which are those of `slot`.
+    pub(super) async fn head(
+        &self,
+        slot: Slot,
+        fold: &Fold,
+        method: Method,
+    ) -> Result<Head, StateError> {
         let unknown = || StateError(format!("the log does not know slot {slot} any more"));
         let base = self.node.base_at(slot, fold.time()).await;
         let base = base.ok_or_else(unknown)?;
@@ -271,7 +281,7 @@ impl Stored {
                 http.settle(slot)
                     .await
                     .map_err(|error| StateError(error.to_string()))?;
-                let head = self.head(&take, Method::Http).await?;
+                let head = self.head(slot, &take.tables, Method::Http).await?;
                 hit(Point::SnapshotFrozen);
                 let same = self.same(take.instance);
                 let saved = http
@@ -281,7 +291,7 @@ impl Stored {
                 What::Draft(Box::new(saved))
             }
             SavedBy::Volume => {
-                let head = self.head(&take, Method::Volume).await?;
+                let head = self.head(slot, &take.tables, Method::Volume).await?;
                 hit(Point::SnapshotFrozen);
                 let volume = self.volume.clone().ok_or_else(no_volume)?;
                 let store = self.store.clone();

@@ -1,17 +1,17 @@
 //! Whose turn it is to make a snapshot: the leader asks all members, and tells one.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use synod_paxos::{MemberId, Role, Slot};
+use synod_paxos::{Epoch, MemberId, Role, Slot};
 use synod_proto::v1::snapshot_turns_client::SnapshotTurnsClient;
 use synod_proto::v1::snapshot_turns_server::{SnapshotTurns, SnapshotTurnsServer};
 use synod_proto::v1::{
     SnapshotReport, SnapshotReportRequest, TakeSnapshotTurnRequest, TakeSnapshotTurnResponse,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
 use super::{GetError, Handle, SILENCE, copy_of};
@@ -19,11 +19,13 @@ use crate::identity::{Caller, same_group};
 use crate::ingress::PeerChannels;
 use crate::node::{Channels, NodeStatus};
 use crate::snapshot::Snapshot;
-use crate::snapshot::policy::{Due, Report, Turn, next_turn};
+use crate::snapshot::policy::{Due, Report, Turn, held, next_turn};
 use crate::snapshot::transfer::Fetcher;
 
 /// Longest wait for another member's report.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// What a leader has found out for others is asked for again after this time.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// Answers the leader.
 pub struct Turns {
@@ -31,31 +33,49 @@ pub struct Turns {
     channels: Arc<Channels>,
 }
 
-/// If this member leads: asks the others how far they are, and tells whose turn it is. A member that
-/// cannot be asked is left out: it has no turn, and holds nobody up.
-pub(super) async fn give(handle: &Handle, channels: &Channels, due: Due) {
+/// What a leader has found out about the snapshots of the copies: from this epoch's, up to where enough have
+/// them (rule W5), and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    epoch: Epoch,
+    slot: Slot,
+    at: Instant,
+}
+
+/// If this member leads: asks the others how far they are, and tells whose turn it is, if somebody may have
+/// one. A member that cannot be asked is left out: it has no turn, and holds nobody up.
+pub(super) async fn give(handle: &Handle, channels: &Channels, due: Due, may_save: bool) {
     let node = handle.node.status().borrow().clone();
     let (Some(group), true) = (node.group, node.leader == Some(node.member)) else {
         return;
     };
+    let at = Instant::now();
     let request = SnapshotReportRequest {
         group: Bytes::copy_from_slice(&group.0),
     };
     let members = node.configuration.iter().flat_map(|it| &it.members);
-    let copies = members
-        .filter(|it| it.role != Role::Witness)
-        .map(|it| it.id);
-    let asking = copies.filter(|it| *it != node.member).filter_map(|member| {
+    let others = members.filter(|it| it.id != node.member);
+    let asking = others.filter_map(|it| {
+        let (member, witness) = (it.id, it.role == Role::Witness);
         let mut client = SnapshotTurnsClient::new(channels.channel(member)?);
         let request = request.clone();
         Some(async move {
             let asked = timeout(PATIENCE, client.report(request)).await;
-            Some(from_proto(member, asked.ok()?.ok()?.into_inner()))
+            Some(from_proto(member, witness, asked.ok()?.ok()?.into_inner()))
         })
     });
     let mut reports: Vec<Report> = join_all(asking).await.into_iter().flatten().collect();
-    reports.push(handle.report());
-    let Some(turn) = next_turn(&reports, due) else {
+    // A witness has nothing to save, and leads only until a copy does.
+    reports.extend((!handle.witness).then(|| handle.report()));
+    handle.note_held(node.configuration.as_deref().map(|configuration| Held {
+        epoch: configuration.epoch,
+        slot: held(configuration, |member| {
+            let found = reports.iter().find(|it| it.member == member);
+            found.map(|it| it.newest_usable).unwrap_or_default()
+        }),
+        at,
+    }));
+    let Some(turn) = next_turn(&reports, due).filter(|_| may_save) else {
         return;
     };
     match turn {
@@ -83,6 +103,9 @@ async fn tell(channels: &Channels, group: &Bytes, member: MemberId, from: Option
 
 /// Begins this member's turn, which goes on by itself.
 fn begin(handle: &Handle, channels: &Channels, from: Option<MemberId>) -> Result<(), GetError> {
+    if handle.witness {
+        return Err(GetError::Witness);
+    }
     let handle = handle.clone();
     let Some(from) = from else {
         tokio::spawn(async move {
@@ -111,9 +134,10 @@ fn begin(handle: &Handle, channels: &Channels, from: Option<MemberId>) -> Result
     Ok(())
 }
 
-fn from_proto(member: MemberId, it: SnapshotReport) -> Report {
+fn from_proto(member: MemberId, witness: bool, it: SnapshotReport) -> Report {
     Report {
         member,
+        witness,
         leads: false,
         healthy: it.healthy,
         applied: Slot(it.applied),
@@ -122,6 +146,22 @@ fn from_proto(member: MemberId, it: SnapshotReport) -> Report {
         log_bytes: it.log_bytes,
         busy: it.busy,
         lacks: Slot(it.lacks),
+    }
+}
+
+// === impl Handle ===
+
+impl Handle {
+    fn note_held(&self, held: Option<Held>) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
+
+    /// What was found out just now, if this member leads.
+    fn held_while_leading(&self) -> Option<Held> {
+        let held = *self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let node = self.node.status().borrow().clone();
+        let leads = node.leader == Some(node.member);
+        held.filter(|it| leads && it.epoch == node.epoch && it.at.elapsed() < FRESH)
     }
 }
 
@@ -150,6 +190,7 @@ impl SnapshotTurns for Turns {
     ) -> Result<Response<SnapshotReport>, Status> {
         self.check(&request, &request.get_ref().group)?;
         let it = self.handle.report();
+        let held = self.handle.held_while_leading();
         Ok(Response::new(SnapshotReport {
             healthy: it.healthy,
             applied: it.applied.0,
@@ -158,6 +199,8 @@ impl SnapshotTurns for Turns {
             log_bytes: it.log_bytes,
             busy: it.busy,
             lacks: it.lacks.0,
+            held: held.map(|it| it.slot.0).unwrap_or_default(),
+            held_epoch: held.map(|it| it.epoch.0).unwrap_or_default(),
         }))
     }
 

@@ -262,7 +262,7 @@ impl control_server::Control for Control {
             applied: apply.applied.0,
             policy_version: policy.version,
             policy_digest: policy_digest(&policy),
-            ready: node.log_counts,
+            ready: node.is_ready(),
             serving: apply.serving,
             protocol_min: *PROTOCOL.start(),
             protocol_max: *PROTOCOL.end(),
@@ -456,7 +456,7 @@ impl control_server::Control for Control {
         let taken = self.snapshots.take().await.map_err(|error| {
             let words = error.to_string();
             match error {
-                TakeError::NoMethod => Status::failed_precondition(words),
+                TakeError::NoMethod | TakeError::Witness => Status::failed_precondition(words),
                 TakeError::Busy | TakeError::NotTaken(_) => Status::unavailable(words),
                 TakeError::Store(_) | TakeError::Gone(_) => Status::internal(words),
             }

@@ -71,7 +71,7 @@ pub struct NodeStatus {
     pub last: Slot,
     /// Last slot known to be chosen.
     pub commit: Slot,
-    /// It was within one window of its group's log since it started (page 5, pod readiness).
+    /// It was within one window of its group's log since it started.
     pub log_counts: bool,
     /// Agreed time, about as the leader stamps now; `None` until a majority's clocks were known once.
     pub clock: Option<Reading>,
@@ -387,6 +387,18 @@ impl NodeStatus {
     pub fn find(&self, id: MemberId) -> Option<&Member> {
         let configuration = self.configuration.as_deref()?;
         configuration.members.iter().find(|it| it.id == id)
+    }
+
+    /// This member votes and runs no app.
+    pub(crate) fn is_witness(&self) -> bool {
+        let own = self.find(self.member);
+        own.is_some_and(|it| it.role == Role::Witness)
+    }
+
+    /// Its log counts. A copy that lacks a snapshot gets the first that anybody has; a witness waits until
+    /// enough copies have it (rule W5), and votes for nothing meanwhile.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.log_counts && !(self.is_witness() && self.needs_snapshot.is_some())
     }
 
     /// No other member could ever lead.

@@ -1,9 +1,8 @@
 //! Whole nodes over real sockets with mutual TLS, and real logs on disk.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use synod_paxos::{CommandKind, Genesis, Identity as LogIdentity, MemberId, Settings, Slot};

@@ -54,6 +54,10 @@ impl PoisonService {
         let term = term.ok_or_else(missing)?;
         let status = self.node.status().borrow().clone();
         same_group(status.group, &term.group)?;
+        if status.is_witness() {
+            let words = "a witness has no copy: it can say nothing about a request";
+            return Err(Status::failed_precondition(words));
+        }
         let ballot = wire::read_ballot(term).map_err(invalid)?;
         let members = status.configuration.iter().flat_map(|it| &it.members);
         let mut callers = members.filter(|it| it.name == name).map(|it| it.id);

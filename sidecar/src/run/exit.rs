@@ -33,7 +33,7 @@ pub fn code(end: &Result<MemberEnd, StartError>) -> ExitCode {
         Ok(MemberEnd::Stopped) => OK,
         Ok(MemberEnd::Form(error)) => match error {
             FormError::Genesis(_) => GENESIS,
-            FormError::Policy(_) => CONFIG,
+            FormError::Policy(_) | FormError::Role { .. } => CONFIG,
             FormError::Write(_) | FormError::Damaged(_) => DATA,
         },
         Ok(MemberEnd::Begin(error)) => begin_code(error),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use synod_failpoint::{Point, hit};
-use synod_paxos::{Ballot, Configuration, Genesis, Identity, Record, Recovered};
+use synod_paxos::{Ballot, Configuration, Genesis, Identity, Record, Recovered, Role};
 use synod_proto::v1::Policy;
 use synod_wal::{Disk, FileDisk, OpenError, Options, Wal, new_incarnation};
 
@@ -26,6 +26,17 @@ pub enum FormError {
     /// This member could not hold the requests that the group agreed to take.
     #[error("the group's policy does not fit this member's limits: {0}")]
     Policy(#[from] limits::TooLarge),
+    /// The group counts on it as something else than it is.
+    #[error(
+        "witness: the group has this member as {}, and the configuration says {}: it is the one or the \
+         other for all its life; to change it, remove it from the group and add a new member",
+        if *.counted { "a witness" } else { "one that runs the app" },
+        if *.counted { "that it runs an app" } else { "that it is a witness" }
+    )]
+    Role {
+        /// To the group it is a witness.
+        counted: bool,
+    },
     /// It could not be written.
     #[error("the genesis cannot be written to the log: {0}")]
     Write(String),
@@ -82,6 +93,10 @@ pub(super) async fn form(
             ));
         }
         if has_place(&recovered, genesis) {
+            let base = recovered.base.iter().map(|it| &it.configuration);
+            let changes = recovered.changes.iter().map(|(_, it)| it);
+            let known = recovered.joining.iter().chain(base).chain(changes);
+            check_role(config, &recovered.identity, known, genesis)?;
             let policy = policy_of(genesis, config)?;
             return Ok((wal, recovered, policy));
         }
@@ -93,6 +108,7 @@ pub(super) async fn form(
     );
     let (genesis, configuration) = wait_for(config, &recovered.identity).await?;
     hit(Point::JoinRead);
+    check_role(config, &recovered.identity, configuration.iter(), &genesis)?;
     let policy = policy_of(&genesis, config)?;
     let mut records = Vec::new();
     match &recovered.genesis {
@@ -126,6 +142,24 @@ pub(super) async fn form(
         }
     }
     Ok((wal, recovered, policy))
+}
+
+/// It is a witness to the group if it is one by its configuration, and only then: one that runs the app
+/// would have to have its state, and a vote of one that has none would count for it.
+fn check_role<'a>(
+    config: &Config,
+    own: &Identity,
+    known: impl Iterator<Item = &'a Configuration>,
+    genesis: &'a Genesis,
+) -> Result<(), FormError> {
+    let all = known.chain([&genesis.configuration]);
+    let mut places = all.flat_map(|it| &it.members);
+    let place = places.find(|it| it.incarnation == own.incarnation);
+    let counted = place.map(|it| it.role == Role::Witness);
+    match counted {
+        Some(counted) if counted != config.witness => Err(FormError::Role { counted }),
+        _ => Ok(()),
+    }
 }
 
 /// The log says how this member is in the group, or was.

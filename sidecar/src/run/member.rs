@@ -242,7 +242,8 @@ impl Member {
             elsewhere: elsewhere_receiver.clone(),
             proof: Box::pin(proof),
             app,
-            state: config.state.state_type(),
+            witness: config.witness,
+            state: config.state_type(),
             revision: {
                 let app = config.app.clone();
                 Arc::new(move || app.read_revision())
@@ -302,6 +303,7 @@ impl Member {
             peers: channels.clone(),
             member: config.member.clone(),
             app: (config.app.protocol == Protocol::Http1).then_some(config.app.address),
+            witness: config.witness,
             spool: spool_dir(&config.data),
             limits: Limits {
                 drain: DRAIN,
@@ -572,6 +574,7 @@ impl Told<'_> {
             apply_waits: Box::new(move || board.waiting_on().or_else(|| waiting.waiting_on())),
             may_stop: Box::new(move |instance| app_stops.allows(instance)),
             app_started: Box::new(move || signalled.app_started()),
+            witness: config.witness,
             has_volume: config.state.kind == StateKind::Volume,
             let_start: Box::new(move || starting.let_start()),
             revision_due: Box::new(move || {
@@ -587,7 +590,12 @@ impl Told<'_> {
             agreement: node,
             log_max_bytes: config.log.max_bytes,
             token: config.app.token.clone(),
-            outsiders: app::outsiders(config.app.address),
+            outsiders: if config.witness {
+                // Nobody can go past it.
+                watch::channel(None).1
+            } else {
+                app::outsiders(config.app.address)
+            },
             found: apply.found(),
             verified: apply.verified(),
             poison,

@@ -10,6 +10,7 @@ mod revisions;
 mod scrub;
 mod snapshots;
 mod stops;
+mod witness;
 
 use std::future::Future;
 use std::io;
@@ -36,7 +37,7 @@ use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
 use super::*;
-use crate::app::{App, ExecuteError, Executed, Instance, Order, Pool};
+use crate::app::{App, ExecuteError, Executed, Instance, NoApp, Order, Pool};
 use crate::apply::{StoredBody, StoredResponse};
 use crate::config::genesis::{GenesisFile, GenesisMember, GenesisRole};
 use crate::config::peers::{PeerAddress, PeerTable};
@@ -212,6 +213,8 @@ struct Group {
     state: config::state::State,
     /// Members can be added.
     grows: bool,
+    /// Members that are witnesses: their lists never run.
+    witnesses: Vec<usize>,
 }
 
 struct Running {
@@ -234,6 +237,7 @@ impl Group {
             scrub_seconds: 1,
             state: config::state::State::default(),
             grows: true,
+            witnesses: Vec::new(),
         }
     }
 
@@ -265,6 +269,7 @@ impl Group {
                 peer: any,
                 admin: any,
             },
+            witness: false,
             app: config::App {
                 address: "127.0.0.1:9".parse().expect("address"),
                 protocol: config::Protocol::Http1,
@@ -288,6 +293,13 @@ impl Group {
     async fn start_with(&mut self, node: (NodeHandle, Seat), number: usize) {
         let list = List::default();
         let mut config = self.config(number);
+        if self.witnesses.contains(&number) {
+            (config.witness, config.app) = (true, config::App::default());
+            let started = Member::start_with(node, config, NoApp, NoApp);
+            let member = started.await.expect("starts");
+            self.members[number - 1] = Some(Running { member, list });
+            return self.write_peers();
+        }
         if self.state.snapshot.http.is_some() {
             config.app.address = snapshots::serve(list.clone()).await;
         }
@@ -333,7 +345,11 @@ impl Group {
                 id: number as u32,
                 name: status.member,
                 incarnation: status.incarnation,
-                role: GenesisRole::Voter,
+                role: if self.witnesses.contains(&number) {
+                    GenesisRole::Witness
+                } else {
+                    GenesisRole::Voter
+                },
                 region: String::new(),
             });
         }

@@ -8,7 +8,7 @@
 
 use std::cmp::Reverse;
 
-use synod_paxos::{MemberId, Slot};
+use synod_paxos::{Configuration, MemberId, Role, Slot};
 
 use super::head::SnapshotId;
 use super::store::Standing;
@@ -22,11 +22,13 @@ pub struct Due {
     pub log_bytes: u64,
 }
 
-/// What a member that runs the answering revision of the app has reported of itself.
+/// What a member that runs the answering revision of the app, or a witness, has reported of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Who.
     pub member: MemberId,
+    /// It runs no app: what it lacks is all that counts of it.
+    pub witness: bool,
     /// It leads.
     pub leads: bool,
     /// Its copy follows the log: it is neither rebuilt, nor quarantined, nor far behind.
@@ -78,25 +80,51 @@ pub struct Source {
     pub standing: Standing,
 }
 
+/// Up to where a witness may forget its log, or begin behind what it never had (rule W5): what enough members
+/// that run the app have in snapshots of their own. `newest`: of a member the newest usable one, 0 if it has
+/// none or is not heard.
+///
+/// Enough is a majority of those that run the app, and of the voters among them one more than the votes that
+/// may be lost ([`Configuration::enough_copies`]): whatever is lost, one of these is left, or the log.
+pub fn held(configuration: &Configuration, newest: impl Fn(MemberId) -> Slot) -> Slot {
+    let had_by = |enough: usize, counts: fn(Role) -> bool| {
+        let members = configuration.members.iter();
+        let members = members.filter(|it| counts(it.role));
+        let mut slots: Vec<Slot> = members.map(|it| newest(it.id)).collect();
+        slots.sort_unstable_by(|a, b| b.cmp(a));
+        let last = slots.get(enough.wrapping_sub(1));
+        last.copied().unwrap_or_default()
+    };
+    let runs_app = |role: Role| role != Role::Witness;
+    let copies = configuration.members.iter();
+    let copies = copies.filter(|it| runs_app(it.role)).count();
+    let by_most = had_by(copies / 2 + 1, runs_app);
+    let by_voters = had_by(configuration.enough_copies(), |role| role == Role::Voter);
+    by_most.min(by_voters)
+}
+
 /// Whose turn it is; `None`: nobody's, or somebody is at it.
 pub fn next_turn(reports: &[Report], due: Due) -> Option<Turn> {
-    if reports.iter().any(|it| it.busy) {
+    let copies = || reports.iter().filter(|it| !it.witness);
+    if copies().any(|it| it.busy) {
         return None;
     }
-    // Of what somebody lacks, one is enough.
-    let lacked = reports.iter().map(|it| it.lacks).max().unwrap_or_default();
-    let is_lacked = reports.iter().all(|it| it.newest < lacked);
-    let followers = || reports.iter().filter(|it| !it.leads && it.healthy);
+    // Of what a copy lacks, one is enough.
+    let lacked = copies().map(|it| it.lacks).max().unwrap_or_default();
+    let is_lacked = copies().all(|it| it.newest < lacked);
+    // A witness begins behind what enough copies have (rule W5): each of them is to have it.
+    let witnesses = reports.iter().filter(|it| it.witness);
+    let waited_for = witnesses.map(|it| it.lacks).max().unwrap_or_default();
+    let followers = || copies().filter(|it| !it.leads && it.healthy);
     let makes = |it: &Report| !it.leads || followers().next().is_none();
     let is_due = |it: &&Report| {
         let helps = is_lacked && it.applied >= lacked && makes(it);
         let behind = it.applied.0.saturating_sub(it.newest.0);
-        helps || behind >= due.slots || it.log_bytes >= due.log_bytes
+        let lets_in = it.newest < waited_for && it.applied >= waited_for;
+        helps || lets_in || behind >= due.slots || it.log_bytes >= due.log_bytes
     };
     // Not twice at one slot.
-    let able = reports
-        .iter()
-        .filter(|it| it.healthy && it.applied > it.newest);
+    let able = copies().filter(|it| it.healthy && it.applied > it.newest);
     let mut waiting: Vec<&Report> = able.filter(is_due).collect();
     waiting.sort_by_key(|it| (it.newest, it.member));
     waiting.into_iter().find_map(|it| {
@@ -139,6 +167,8 @@ pub fn best_source(
 
 #[cfg(test)]
 mod tests {
+    use synod_paxos::{Epoch, Incarnation, Member, Quorums};
+
     use super::*;
 
     const DUE: Due = Due {
@@ -150,6 +180,7 @@ mod tests {
     fn report(member: u32, applied: u64, newest: u64) -> Report {
         Report {
             member: MemberId(member),
+            witness: false,
             leads: false,
             healthy: true,
             applied: Slot(applied),
@@ -170,6 +201,46 @@ mod tests {
 
     fn make(member: u32) -> Turn {
         Turn::Make(MemberId(member))
+    }
+
+    #[test]
+    fn w5_a_witness_forgets_what_enough_copies_have_in_snapshots() {
+        let held = |roles: &[Role], newest: &[u64]| {
+            let members = roles.iter().zip(1..).map(|(role, id)| Member {
+                id: MemberId(id),
+                name: format!("notes-{id}"),
+                incarnation: Incarnation(id.into()),
+                role: *role,
+                region: String::new(),
+            });
+            let configuration = Configuration {
+                epoch: Epoch(1),
+                members: members.collect(),
+                quorums: Quorums::Majority,
+                first_leader: MemberId(0),
+            };
+            held(&configuration, |it| Slot(newest[it.0 as usize - 1])).0
+        };
+        let (v, o, w) = (Role::Voter, Role::Observer, Role::Witness);
+        assert_eq!(held(&[v, v, w], &[30, 20, 99]), 20, "either may be lost");
+        assert_eq!(held(&[v, v, w], &[30, 0, 99]), 0);
+        assert_eq!(
+            held(&[v, v, o, w], &[10, 30, 20, 0]),
+            10,
+            "an observer has no vote"
+        );
+        assert_eq!(held(&[v, v, o, o, w], &[30, 30, 20, 0, 0]), 20, "3 of 4");
+        assert_eq!(
+            held(&[v, v, v, v, w], &[10, 30, 20, 40, 0]),
+            20,
+            "two may be lost"
+        );
+        // Of five votes two may be lost: a majority of the copies is not enough, since if it is those two
+        // that go, one copy and two witnesses are a quorum.
+        assert_eq!(held(&[v, v, v, w, w], &[10, 30, 20, 0, 0]), 10);
+        // Whoever loses the only copy has lost its state, whatever a witness has.
+        assert_eq!(held(&[v, w, w], &[10, 0, 0]), 10);
+        assert_eq!(held(&[w], &[7]), 0);
     }
 
     #[test]
@@ -204,6 +275,30 @@ mod tests {
         reports[2].lacks = Slot(12);
         reports[1].healthy = false;
         assert_eq!(next_turn(&reports, DUE), Some(make(1)));
+    }
+
+    #[test]
+    fn w5_what_a_witness_waits_for_is_made_by_each_copy_though_nothing_is_due() {
+        let mut reports = vec![leader(1, 50, 5), report(2, 50, 10), report(3, 50, 40)];
+        reports.push(Report {
+            witness: true,
+            healthy: false,
+            busy: true,
+            ..report(4, 0, 0)
+        });
+        assert_eq!(next_turn(&reports, DUE), None);
+        reports[3].lacks = Slot(40);
+        let of = |from| Turn::Copy {
+            to: MemberId(1),
+            from: MemberId(from),
+        };
+        assert_eq!(next_turn(&reports, DUE), Some(of(3)));
+        reports[0] = leader(1, 50, 40);
+        assert_eq!(next_turn(&reports, DUE), Some(make(2)));
+        reports[1] = report(2, 50, 50);
+        assert_eq!(next_turn(&reports, DUE), None, "each has it");
+        reports[3].lacks = Slot(51);
+        assert_eq!(next_turn(&reports, DUE), None, "nobody has come so far");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use tempfile::NamedTempFile;
 use super::draft::Draft;
 use super::findings::{Finding, survey};
 use super::format::{CHUNK_BYTES, CHUNK_HEADER_BYTES, End};
-use super::head::{Head, SnapshotId, StateDigest};
+use super::head::{Head, Method, SnapshotId, StateDigest};
 use super::names;
 use super::read_back::ReadBack;
 use super::reader::StateReader;
@@ -150,7 +150,14 @@ struct Shared {
     known: Mutex<BTreeMap<Slot, Snapshot>>,
 }
 
-// === impl Standing ===
+// === impl Snapshot, Standing ===
+
+impl Snapshot {
+    /// It stands for a state of the app, and not for tables alone, as a witness keeps them.
+    pub fn has_state(&self) -> bool {
+        self.head.method != Method::None
+    }
+}
 
 impl Standing {
     /// It may be offered, and the log may be cut behind it.

@@ -13,6 +13,7 @@
 mod bucket;
 mod error;
 mod fetcher;
+mod front;
 mod offer;
 mod partial;
 mod service;

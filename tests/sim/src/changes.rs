@@ -103,7 +103,12 @@ impl World {
         if let Some(lost) = lost
             && self.dice.chance(0.7)
         {
-            // Old out, new in: first as an observer, then in its place.
+            // Old out, new in: a copy first as an observer, then in its place.
+            if next.members[lost].role == Role::Witness {
+                next.members.remove(lost);
+                self.add(next, Role::Witness)?;
+                return Some(());
+            }
             match observer {
                 Some(observer) => {
                     let role = next.members[lost].role;
@@ -118,11 +123,16 @@ impl World {
         }
         let at = self.dice.pick(next.members.len());
         match self.dice.range(0, 9) {
-            0..=2 if next.members.len() < most => self.add(next, Role::Observer)?,
+            0..=2 if next.members.len() < most => {
+                let roles = [Role::Observer, Role::Witness];
+                let role = roles[usize::from(self.dice.chance(0.25))];
+                self.add(next, role)?;
+            }
             0..=2 => drop(next.members.remove(at)),
             3 | 4 => next.members[observer.unwrap_or(at)].role = Role::Voter,
             5 => next.members[at].role = Role::Observer,
-            6 => next.members[at].role = Role::Witness,
+            6 if self.dice.chance(0.2) => next.members[at].role = Role::Witness,
+            6 => self.add(next, Role::Witness)?,
             7 | 8 if next.members.len() > 1 => drop(next.members.remove(at)),
             _ => {}
         }
@@ -242,7 +252,7 @@ impl World {
         let observer = observers.find(|it| {
             it.role == Role::Observer && self.hosts[index_of(it.id)].seat == Seat::Taken
         });
-        if let Some(observer) = observer.filter(|_| role.votes()) {
+        if let Some(observer) = observer.filter(|_| role == Role::Voter) {
             observer.role = role;
         }
         if !next.quorums.fit(next.voters().count()) {
@@ -344,6 +354,8 @@ impl World {
             ReconfigureRefused::UnderWay { .. } => Sight::SecondRefused,
             ReconfigureRefused::Invalid(_) => Sight::InvalidRefused,
             ReconfigureRefused::UsedBefore { .. } => Sight::ReuseRefused,
+            ReconfigureRefused::Witness { .. } => Sight::WitnessRefused,
+            ReconfigureRefused::FewCopies { .. } => Sight::FewCopiesRefused,
             ReconfigureRefused::ManyNewVoters { .. } => Sight::TwoVotersRefused,
             ReconfigureRefused::NotCaughtUp { .. } => Sight::UncaughtRefused,
             ReconfigureRefused::Unheard { .. } => Sight::UnheardRefused,

@@ -7,13 +7,13 @@
 pub enum Sight {
     /// A change of the configuration was chosen.
     Changes,
-    /// It added an observer.
+    /// It added a member.
     Added,
     /// It made an observer a voter.
     Promoted,
     /// It took a member's vote.
     Demoted,
-    /// It made a member a witness.
+    /// It added a witness.
     Witnesses,
     /// It removed a member.
     Removed,
@@ -47,6 +47,10 @@ pub enum Sight {
     UncaughtRefused,
     /// Two new voters at once were refused.
     TwoVotersRefused,
+    /// To make a copy a witness, or a witness a copy, was refused.
+    WitnessRefused,
+    /// To leave too few copies that have the log beside witnesses was refused.
+    FewCopiesRefused,
     /// A number or an incarnation for the second time was refused.
     ReuseRefused,
     /// Voters that are not heard were refused.
@@ -243,6 +247,8 @@ impl Sight {
         Self::SecondRefused,
         Self::UncaughtRefused,
         Self::TwoVotersRefused,
+        Self::WitnessRefused,
+        Self::FewCopiesRefused,
         Self::ReuseRefused,
         Self::UnheardRefused,
         Self::InvalidRefused,

@@ -385,6 +385,9 @@ impl World {
 
     /// It is in the store, on disk.
     pub(crate) fn stored(&mut self, member: usize, life: Life, slot: Slot) {
+        if !self.is_looked_for() && self.dice.chance(self.swarm.service.dies_in_job) {
+            self.dies_in_job(member, life, End::Dies);
+        }
         let host = &mut self.hosts[member];
         let Some(process) = host.process.as_mut().filter(|p| p.life == life) else {
             self.coverage.saw(Sight::DiedStoring);

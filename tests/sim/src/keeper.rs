@@ -5,7 +5,7 @@ use synod_paxos::{Base, Role, Slot, SnapshotRefused, Standing};
 use synod_sidecar::apply::Fold;
 use synod_sidecar::keeper::sim::{Begin, Compared, Fate, Kept, Scene, fate};
 use synod_sidecar::snapshot::SnapshotId;
-use synod_sidecar::snapshot::policy::{Due, Report, Turn, next_turn};
+use synod_sidecar::snapshot::policy::{self, Due, Report, Turn, next_turn};
 
 use crate::calendar::{Event, Life};
 use crate::copy::first_fold;
@@ -38,6 +38,7 @@ impl World {
             return Ok(());
         }
         self.plan(self.swarm.service.look_ns, Event::Keep { member, life });
+        self.check_kept()?;
         self.prove(member);
         if self.hosts[member].witness {
             self.forget_as_witness(member)?;
@@ -140,8 +141,9 @@ impl World {
         });
         if as_good.count() > 1 {
             self.coverage.saw(Sight::SnapshotsRotten);
-            let all = &mut self.hosts[member].snapshots;
-            all.retain(|it| it.base.slot != slot);
+            let host = &mut self.hosts[member];
+            host.rotten = host.rotten.max(slot);
+            host.snapshots.retain(|it| it.base.slot != slot);
         }
     }
 
@@ -203,6 +205,7 @@ impl World {
             not_needed: machine.not_needed(),
             nearly_full,
             needs,
+            held: None,
         }
     }
 
@@ -393,10 +396,9 @@ impl World {
             return;
         }
         let members = process.paxos.configuration().members.iter();
-        let copies = members.filter(|it| it.role != Role::Witness);
-        let copies = copies.map(|it| index_of(it.id));
-        let copies = copies.filter(|it| *it == member || !self.network.is_cut(member, *it));
-        let reports: Vec<Report> = copies.filter_map(|it| self.report_of(it, member)).collect();
+        let all = members.map(|it| index_of(it.id));
+        let heard = all.filter(|it| *it == member || !self.network.is_cut(member, *it));
+        let reports: Vec<Report> = heard.filter_map(|it| self.report_of(it, member)).collect();
         let newest = reports.iter().map(|it| it.newest.0).max();
         let due = Due {
             // Tables grow with the log, and so does what saving them costs the simulator.
@@ -432,8 +434,9 @@ impl World {
         let lacks = self.scene(member, &kept, false).lacked();
         Some(Report {
             member: id_of(member),
+            witness: host.witness,
             leads: member == leader,
-            healthy: process.copy.machine.serving(),
+            healthy: !host.witness && process.copy.machine.serving(),
             applied: process.copy.machine.applied(),
             newest: newest.unwrap_or_default(),
             newest_usable: usable.unwrap_or_default(),
@@ -473,22 +476,13 @@ impl World {
         self.settle(member)
     }
 
-    /// A witness makes none: it forgets what a majority of those that run the app have in theirs.
+    /// A witness makes none: it forgets what enough of those that run the app have in theirs.
     fn forget_as_witness(&mut self, member: usize) -> Result<(), Violation> {
         let Some(process) = &self.hosts[member].process else {
             return Ok(());
         };
         let paxos = &process.paxos;
-        let members = paxos.configuration().members.iter();
-        let copies = members.filter(|it| it.role != Role::Witness);
-        let newest = copies.map(|it| self.hosts[index_of(it.id)].newest_usable());
-        let mut newest: Vec<Slot> = newest
-            .map(|it| it.map_or(Slot::ZERO, |it| it.base.slot))
-            .collect();
-        newest.sort_unstable_by(|a, b| b.cmp(a));
-        let Some(slot) = newest.get(newest.len() / 2).copied() else {
-            return Ok(());
-        };
+        let slot = self.held_by_copies(member);
         let every = self.swarm.snapshot_slots;
         if every == 0 || slot.0 < paxos.base().slot.0 + every {
             return Ok(());
@@ -498,6 +492,35 @@ impl World {
             Some(base) => self.forget(member, base),
             None => Ok(()),
         }
+    }
+
+    /// As a leader says that this witness reaches: one that has no log yet knows of old members only.
+    pub(crate) fn held_as_led(&self, member: usize) -> Slot {
+        let leads = |it: &&usize| {
+            let process = self.hosts[**it].process.as_ref();
+            let leads = process.is_some_and(|it| it.paxos.standing() == Standing::Leader);
+            leads && !self.network.is_cut(**it, member)
+        };
+        let epoch = |it: &&usize| {
+            let process = self.hosts[**it].process.as_ref();
+            process.map(|it| it.paxos.epoch())
+        };
+        let leader = self.seated.iter().filter(leads).max_by_key(epoch);
+        leader.map_or(Slot::ZERO, |it| self.held_by_copies(*it))
+    }
+
+    /// As the copies say that this member reaches.
+    fn held_by_copies(&self, member: usize) -> Slot {
+        let Some(process) = &self.hosts[member].process else {
+            return Slot::ZERO;
+        };
+        policy::held(process.paxos.roster(), |copy| {
+            let copy = index_of(copy);
+            let host = &self.hosts[copy];
+            let reached = host.process.is_some() && !self.network.is_cut(copy, member);
+            let newest = host.newest_usable().filter(|_| reached);
+            newest.map_or(Slot::ZERO, |it| it.base.slot)
+        })
     }
 
     fn forget(&mut self, member: usize, older: Base) -> Result<(), Violation> {

@@ -23,6 +23,7 @@ mod faults;
 mod invariants;
 mod jobs;
 mod keeper;
+mod kept;
 mod links;
 mod membership;
 mod network;

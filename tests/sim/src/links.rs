@@ -53,7 +53,7 @@ impl World {
         let Some(process) = &host.process else {
             return;
         };
-        let place = process.paxos.configuration().member(id_of(member));
+        let place = process.paxos.roster().member(id_of(member));
         let witness = place.is_some_and(|it| it.role == Role::Witness);
         if std::mem::replace(&mut host.witness, witness) == witness {
             return;

@@ -219,8 +219,12 @@ impl World {
         let voters = configuration.voters().count();
         let quorums = configuration.quorums;
         let needed = quorums.phase1(voters).max(quorums.phase2(voters));
+        // A witness that has not entered the epoch has a vote and no log: it is none of those that stay.
         let stays = |it: &synod_paxos::MemberId| {
-            index_of(*it) != member && self.hosts[index_of(*it)].seat == Seat::Taken
+            let host = &self.hosts[index_of(*it)];
+            let votes = runs_app(configuration, index_of(*it))
+                || host.disk.synced().accepted.epoch >= configuration.epoch;
+            index_of(*it) != member && host.seat == Seat::Taken && votes
         };
         let has = |it: &usize| *it != member && runs_app(configuration, *it);
         if configuration.voters().filter(stays).count() < needed || !self.keeps_state(has) {

@@ -189,6 +189,11 @@ impl World {
         let found = host.newest_usable().filter(|it| it.base.slot >= at_least);
         let reached = from != member && !self.network.is_cut(from, member);
         let found = found.filter(|_| host.process.is_some() && reached);
+        // A witness votes for nothing that too few copies have.
+        let is_held = |it: &&Snapshot| {
+            !self.hosts[member].witness || it.base.slot <= self.held_as_led(member)
+        };
+        let found = found.filter(is_held);
         let own = self.hosts[member].newest_usable();
         let own = own.filter(|it| it.base.slot >= at_least);
         let Some(snapshot) = own.or(found).cloned() else {

@@ -80,6 +80,8 @@ pub struct Swarm {
     pub seed: u64,
     /// Voters that the group begins with.
     pub members: usize,
+    /// Those of them, the last ones, that run no app.
+    pub(crate) witnesses: usize,
     /// How its members change; `None`: never.
     pub(crate) membership: Option<MembershipSwarm>,
     /// What is built in on purpose.
@@ -145,6 +147,7 @@ impl Swarm {
         let mut swarm = Self {
             seed,
             members,
+            witnesses: draw_witnesses(seed, members),
             membership: None,
             plant,
             faults: draw_faults(dice, calm, pace),
@@ -273,6 +276,16 @@ pub(crate) fn draw_quorums(dice: &mut Dice, voters: u32) -> Quorums {
         phase1: voters + 1 - phase2,
         phase2,
     }
+}
+
+/// A minority, in some groups of three and more. Drawn from dice of its own.
+fn draw_witnesses(seed: u64, members: usize) -> usize {
+    let dice = &mut Dice::new(seed ^ 0x7769_746e_6573_7300);
+    let most = (members - 1) / 2;
+    if most == 0 || !dice.chance(0.3) {
+        return 0;
+    }
+    dice.range(1, most as u64) as usize
 }
 
 fn draw_absent(dice: &mut Dice, swarm: &Swarm) -> usize {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use synod_paxos::{
     Configuration, Epoch, Genesis, GroupId, Identity, Incarnation, Member as Voter, MemberId, Now,
-    Role, Settings,
+    Role, Settings, Slot,
 };
 use synod_sidecar::apply::Ask;
 
@@ -47,6 +47,8 @@ pub(crate) struct Host {
     pub(crate) promises: Vec<Ask>,
     /// The snapshots in its own store, by slot.
     pub(crate) snapshots: Vec<Snapshot>,
+    /// The furthest of those that turned out to be damaged.
+    pub(crate) rotten: Slot,
     /// Putting the app's volume back was begun, and not ended.
     pub(crate) half_restored: bool,
     /// The revision of the app that is started next, as was found last.
@@ -427,7 +429,11 @@ fn genesis(swarm: &Swarm, dice: &mut Dice) -> Genesis {
             id: id_of(index),
             name: name_of(index),
             incarnation: Incarnation(dice.bits()),
-            role: Role::Voter,
+            role: if index + swarm.witnesses < swarm.members {
+                Role::Voter
+            } else {
+                Role::Witness
+            },
             region: swarm.placement.regions[index].clone(),
         })
         .collect();
@@ -481,6 +487,7 @@ fn host(index: usize, genesis: &Genesis, swarm: &Swarm, dice: &mut Dice) -> Host
         exchange: None,
         ledger: Ledger::default(),
         snapshots: Vec::new(),
+        rotten: Slot::ZERO,
         process: None,
         life: 0,
         settings: Settings {

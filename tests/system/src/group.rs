@@ -45,6 +45,8 @@ pub struct Options {
     pub manifest: Option<String>,
     /// More arguments of `synod local`.
     pub arguments: Vec<String>,
+    /// So many of the members, the last ones, are witnesses.
+    pub witnesses: u32,
     /// `synod` itself; `None`: the one under test.
     pub program: Option<PathBuf>,
     /// Variables besides the inherited ones.
@@ -80,6 +82,8 @@ pub struct MemberStatus {
     pub verified: bool,
     /// `CaughtUp`, `Rebuilding` and so on.
     pub state: String,
+    /// It runs no app.
+    pub is_witness: bool,
 }
 
 /// A running group.
@@ -203,7 +207,9 @@ impl Group {
             let status = self.status().await;
             if let Ok(members) = &status
                 && members.len() == self.numbers().len().max(1)
-                && members.iter().all(|member| member.serving && member.ready)
+                && members
+                    .iter()
+                    .all(|it| it.ready && (it.serving || it.is_witness))
             {
                 return Ok(begun.elapsed());
             }
@@ -224,7 +230,8 @@ impl Group {
             self.status().await.is_ok_and(|members| {
                 let highest = members.iter().map(|member| member.commit).max();
                 let all = members.len() == self.numbers().len();
-                all && members.iter().all(|member| Some(member.applied) == highest)
+                let mut copies = members.iter().filter(|it| !it.is_witness);
+                all && copies.all(|member| Some(member.applied) == highest)
             })
         });
         ensure!(level.await, "the copies are not level after {limit:?}");
@@ -299,6 +306,17 @@ impl Group {
         names.filter_map(number_of).collect()
     }
 
+    /// Those of them that run the app.
+    pub fn copies(&self) -> Vec<u32> {
+        let text = fs::read(self.data.join("group.json")).unwrap_or_default();
+        let group: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let names = group["witnesses"].as_array().into_iter().flatten();
+        let witnesses: Vec<u32> = names.filter_map(|it| number_of(it.as_str()?)).collect();
+        let mut copies = self.numbers();
+        copies.retain(|it| !witnesses.contains(it));
+        copies
+    }
+
     /// Where a member tells its status; asked directly, since a test asks often.
     fn admin(&self, index: u32) -> Option<Client> {
         let config = Config::load(&self.member_folder(index).join("sidecar.yaml"));
@@ -353,7 +371,7 @@ impl Group {
     /// What every copy answers to `target`, asked of the apps themselves.
     pub async fn ask_copies(&self, target: &str) -> anyhow::Result<Vec<String>> {
         let mut answers = Vec::new();
-        for index in self.numbers() {
+        for index in self.copies() {
             let client = Client::new(self.app_address(index)?);
             let request = crate::client::request("GET", target, "");
             let answer = client.send(request, Duration::from_secs(10)).await?;
@@ -462,11 +480,14 @@ fn spawn(
     let mut command = Command::new(program);
     command
         .arg("local")
-        .args(["--replicas", &MEMBERS.to_string()])
+        .args(["--replicas", &(MEMBERS - options.witnesses).to_string()])
         .args(["--listen", &format!("127.0.0.1:{first_port}")])
         .arg("--data")
         .arg(data)
         .args(&options.arguments);
+    if options.witnesses > 0 {
+        command.args(["--witnesses", &options.witnesses.to_string()]);
+    }
     if let Some(manifest) = &options.manifest {
         let file = folder.join("manifest.yaml");
         fs::write(&file, manifest)?;
@@ -533,6 +554,7 @@ fn collect_members(value: &Value, members: &mut Vec<MemberStatus>) {
                 verified: fields
                     .get("snapshot")
                     .is_some_and(|snapshot| snapshot["verified"] == true),
+                is_witness: fields.get("role").is_some_and(|it| it == "Witness"),
                 state: fields
                     .get("state")
                     .and_then(Value::as_str)

@@ -91,13 +91,17 @@ impl World {
     fn want(&mut self) {
         let mut wanted = Vec::new();
         for name in NAMES {
-            let role = match self.dice.below(5) {
-                0 | 1 => MemberRole::Voter,
-                2 => MemberRole::Observer,
+            let role = match self.dice.below(11) {
+                0..=3 => MemberRole::Voter,
+                4 | 5 => MemberRole::Observer,
+                6 => MemberRole::Witness,
                 _ => continue,
             };
             wanted.push((name, role));
         }
+        // One copy is no quorum besides a new vote.
+        let copies = wanted.iter().filter(|it| it.1 == MemberRole::Voter).count();
+        wanted.retain(|it| it.1 != MemberRole::Witness || copies > 1);
         if !wanted.iter().any(|it| it.1 == MemberRole::Voter) {
             wanted.retain(|it| it.0 != NAMES[0]);
             wanted.push((NAMES[0], MemberRole::Voter));
@@ -129,8 +133,23 @@ impl World {
 
     fn is_whole_without(&self, name: Option<&str>) -> bool {
         let voters = || self.group.members.iter().filter(|it| votes(it.role));
-        let up = voters().filter(|it| self.is_up(it) && Some(it.name.as_str()) != name);
+        let decides =
+            |it: &Member| self.is_up(it) && (it.role != MemberRole::Witness || self.has_log(it));
+        let up = voters().filter(|it| decides(it) && Some(it.name.as_str()) != name);
         up.count() * 2 > voters().count()
+    }
+
+    /// Of a group with witnesses, one that runs the app and has the log is left.
+    fn keeps_state_without(&self, name: &str) -> bool {
+        let mut members = self.group.members.iter();
+        let all = || self.group.members.iter();
+        let has = |it: &Member| it.role == MemberRole::Voter && it.name != name && self.has_log(it);
+        !all().any(|it| it.role == MemberRole::Witness) || members.any(has)
+    }
+
+    fn has_log(&self, member: &Member) -> bool {
+        let place = self.places.get(&member.name);
+        self.is_up(member) && place.is_some_and(|it| it.behind == 0)
     }
 
     /// What the leader sees now, and who that is.
@@ -163,7 +182,7 @@ impl World {
         let names: Vec<_> = self.places.keys().cloned().collect();
         let name = &names[self.dice.below(names.len())];
         // Whom the group cannot do without is spared: what is asked is what the plan does.
-        let spared = self.is_whole_without(Some(name));
+        let spared = self.is_whole_without(Some(name)) && self.keeps_state_without(name);
         if faults && spared && self.dice.once_in(6) {
             self.places.get_mut(name).expect("drawn").up = false;
         } else if faults && spared && self.dice.once_in(8) {
@@ -218,10 +237,29 @@ impl World {
         assert!(self.group.settled && epoch == self.group.epoch, "{told}");
         assert!(self.is_whole_without(None), "nothing can be chosen: {told}");
         let before = voters(&self.group);
+        let before_id = self.next_id;
+        let is_copy = |it: &Member| it.role == MemberRole::Voter;
+        let all = self.group.members.iter();
+        let had: Vec<u32> = all
+            .filter(|it| is_copy(it) && self.has_log(it))
+            .map(|it| it.id)
+            .collect();
         for change in changes {
             self.part(change, &told);
         }
         let after = voters(&self.group);
+        let is_new = |it: &Member| after.contains(&it.id) && it.id >= before_id;
+        let all = || self.group.members.iter().filter(|it| votes(it.role));
+        let there = all().filter(|it| self.is_up(it) && !is_new(it)).count();
+        assert!(there * 2 > all().count(), "it rests on who is new: {told}");
+        let copies = || self.group.members.iter().filter(|it| is_copy(it));
+        assert!(copies().count() > 0, "no copy is left: {told}");
+        let have = copies().filter(|it| self.has_log(it)).count();
+        let losses = all().count() - (all().count() / 2 + 1);
+        let enough = copies().count().min(losses + 1);
+        let given_up = had.iter().any(|id| copies().all(|it| it.id != *id));
+        let is_kept = all().count() == copies().count() || !given_up || have >= enough;
+        assert!(is_kept, "the state is in too few hands: {told}");
         assert!(after.difference(&before).count() <= 1, "{told}");
         assert!(before.difference(&after).count() <= 1, "{told}");
         assert!(self.is_whole_without(None), "the plan broke it: {told}");
@@ -233,7 +271,10 @@ impl World {
     fn part(&mut self, change: &Change, told: &str) {
         match change {
             Change::Join {
-                name, incarnation, ..
+                name,
+                incarnation,
+                role,
+                ..
             } => {
                 let known = |it: &Member| it.name == *name || it.incarnation == *incarnation;
                 assert!(!self.group.members.iter().any(known), "{told}");
@@ -245,7 +286,7 @@ impl World {
                     id: self.next_id,
                     name: name.clone(),
                     incarnation: incarnation.clone(),
-                    role: MemberRole::Observer,
+                    role: *role,
                     heard: false,
                     caught_up: false,
                 });
@@ -260,6 +301,7 @@ impl World {
             Change::Become { id, role, .. } => {
                 let mut members = self.group.members.iter_mut();
                 let member = members.find(|it| it.id == *id).expect("it is in it");
+                assert!(!is_other_kind(member.role, *role), "{told}");
                 if votes(*role) {
                     assert!(!votes(member.role) && member.caught_up, "{told}");
                 }

@@ -25,11 +25,13 @@ pub(crate) fn config_map(valid: &Valid<'_>) -> Child {
         .into_iter()
         .chain(others)
     {
-        let config = serde_yaml::to_string(&config(valid, number, app)).expect("JSON is YAML");
-        data[pod::config_file(number)] = json!(config);
+        data[pod::config_file(number)] = text(&config(valid, number, app));
         if number > 0 {
             data[pod::revision_file(number)] = json!(number.to_string());
         }
+    }
+    if valid.witness_pods() > 0 {
+        data[pod::WITNESS_CONFIG] = text(&witness(valid));
     }
     data["peers.json"] = json!(peers(valid));
     if let Some(join) = &valid.group.spec.join {
@@ -88,7 +90,11 @@ pub(crate) fn peers(valid: &Valid<'_>) -> String {
     for member in &spec.members {
         let host = match valid.ordinal(&member.name).filter(|_| valid.labelled) {
             Some(ordinal) => names::pod_service(valid.name, ordinal),
-            None => format!("{}.{}", member.name, names::headless(valid.name)),
+            None => format!(
+                "{}.{}",
+                valid.pod_of(&member.name),
+                names::headless(valid.name)
+            ),
         };
         let address = format!("{host}.{}.svc:{}", valid.namespace, spec.sidecar.ports.peer);
         table.insert(member.name.clone(), address);
@@ -150,6 +156,22 @@ fn config(valid: &Valid<'_>, revision: u64, app: &GroupApp) -> Value {
     // Nor this, and only who makes a first state needs it.
     if let Some(founding) = founding(valid) {
         config["founding"] = founding;
+    }
+    config
+}
+
+fn text(config: &Value) -> Value {
+    json!(serde_yaml::to_string(config).expect("JSON is YAML"))
+}
+
+/// Of the members that run no app. The state's section says when the next snapshot is due, should one lead.
+fn witness(valid: &Valid<'_>) -> Value {
+    let mut config = config(valid, 0, &valid.group.spec.app);
+    if let Some(config) = config.as_object_mut() {
+        config.shift_remove("app");
+        // What is made of that is a copy's state.
+        config.shift_remove("founding");
+        config.insert("witness".to_owned(), json!(true));
     }
     config
 }

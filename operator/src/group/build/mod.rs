@@ -6,6 +6,7 @@ mod configuration;
 mod services;
 mod state;
 mod template;
+mod witnesses;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,15 @@ pub(crate) struct Workload {
     pub(crate) kept_claims: Vec<String>,
 }
 
+/// The StatefulSets of a group.
+#[derive(Debug, Default)]
+pub(crate) struct Workloads {
+    /// Of the members that run the app.
+    pub(crate) copies: Option<Workload>,
+    /// Of those that run none; `None`: there are none, and never were.
+    pub(crate) witnesses: Option<Workload>,
+}
+
 /// Everything else that pods find when they start: it is there before they are.
 pub(crate) fn surroundings(input: &Input<'_>) -> Vec<Child> {
     let mut children = vec![
@@ -83,7 +93,12 @@ pub(crate) fn closed_budget(input: &Input<'_>) -> Child {
     })
 }
 
-/// The pods.
+/// The pods of the members that run no app; `input.claims`: those of their own StatefulSet.
+pub(crate) fn witnesses(input: &Input<'_>) -> Workload {
+    witnesses::stateful_set(input)
+}
+
+/// The pods of the members that run the app.
 pub(crate) fn workload(input: &Input<'_>) -> Result<Workload, InjectError> {
     workload::stateful_set(input)
 }

@@ -1,7 +1,7 @@
 //! Services: for clients, for members of this cluster, for members of others.
 
 use serde_json::{Value, json};
-use synod_api::{AppProtocol, NetworkMode, ServiceType};
+use synod_api::{AppProtocol, NetworkMode, ServiceType, is_witness};
 
 use super::{Child, Kind, object, selector};
 use crate::group::names;
@@ -85,11 +85,13 @@ pub(super) fn per_pod(valid: &Valid<'_>) -> Vec<Child> {
         return Vec::new();
     }
     let peer = valid.group.spec.sidecar.ports.peer;
-    (0..valid.replicas())
-        .map(|ordinal| {
+    let members = valid.group.spec.members.iter();
+    members
+        .filter_map(|it| Some((&it.name, valid.ordinal(&it.name)?)))
+        .map(|(member, ordinal)| {
             let mut selector = selector(valid);
-            let name = format!("{}-{ordinal}", valid.workload);
-            if valid.labelled {
+            let name = valid.pod_of(member);
+            if valid.labelled && !is_witness(member) {
                 // The names of pods are the user's.
                 selector[pod::INDEX_LABEL] = json!(ordinal.to_string());
             } else {

@@ -18,6 +18,39 @@ pub(super) fn template(valid: &Valid<'_>) -> Value {
     template
 }
 
+/// What of a template says where pods run, and how their images are pulled.
+const WHERE: [&str; 6] = [
+    "nodeSelector",
+    "tolerations",
+    "imagePullSecrets",
+    "priorityClassName",
+    "schedulerName",
+    "runtimeClassName",
+];
+
+/// Where the pods of witnesses run: as the user's own, as far as that has to do with nodes. Wherever the
+/// user's pods like to be together or apart, witnesses are apart from them.
+pub(super) fn place(valid: &Valid<'_>) -> Value {
+    let spec = &valid.group.spec;
+    let given = spec.template.0.get("spec").and_then(Value::as_object);
+    let mut pod = Map::new();
+    for field in WHERE {
+        let said = given
+            .and_then(|it| it.get(field))
+            .filter(|it| !it.is_null());
+        if let Some(said) = said {
+            pod.insert(field.to_owned(), said.clone());
+        }
+    }
+    overrides(&mut pod, &spec.overrides);
+    spread(&mut pod, valid);
+    let nodes = given.and_then(|it| it.get("affinity")?.get("nodeAffinity"));
+    if let Some(nodes) = nodes.filter(|it| !it.is_null()) {
+        pod.insert("affinity".to_owned(), json!({"nodeAffinity": nodes}));
+    }
+    json!({"spec": pod})
+}
+
 fn overrides(pod: &mut Map<String, Value>, overrides: &Overrides) {
     if !overrides.node_selector.is_empty() {
         let entry = pod.entry("nodeSelector").or_insert_with(|| json!({}));

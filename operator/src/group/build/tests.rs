@@ -6,6 +6,8 @@ use synod_api::ReplicaGroup;
 use super::*;
 use crate::group::validate::validate;
 
+mod witnesses;
+
 const GROUP: &str = include_str!("testdata/group.yaml");
 const CHILDREN: &str = include_str!("testdata/children.yaml");
 

@@ -1,7 +1,7 @@
 //! The StatefulSet. Pods are started side by side and replaced by us alone.
 
 use serde_json::{Value, json};
-use synod_api::{AppProtocol, RawObject, Retention, State, StateType};
+use synod_api::{AppProtocol, RawObject, Retention, State, StateType, is_witness};
 
 use super::template::template;
 use super::{Child, Input, Kind, Workload, digest, labels, selector, state};
@@ -24,11 +24,37 @@ pub(super) fn stateful_set(input: &Input<'_>) -> Result<Workload, InjectError> {
     let digest = made_from(&bare, &injection, &spec.state);
     pod["metadata"]["annotations"][names::TEMPLATE_ANNOTATION] = json!(digest);
     let wanted = claims(valid, &bare);
+    let replicas = valid.copies();
+    let (child, kept_claims) = set(
+        input,
+        &valid.workload,
+        replicas,
+        &selector(valid),
+        &pod,
+        wanted,
+    );
+    Ok(Workload {
+        child,
+        template: digest,
+        kept_claims,
+    })
+}
+
+/// A StatefulSet of so many of these pods, and the claims that are asked for in vain.
+pub(super) fn set(
+    input: &Input<'_>,
+    name: &str,
+    replicas: u32,
+    selector: &Value,
+    pod: &Value,
+    wanted: Vec<Value>,
+) -> (Child, Vec<String>) {
+    let valid = input.valid;
     let (claims, kept_claims) = match input.claims {
         Some(there) => keep(there, &wanted),
         None => (wanted, Vec::new()),
     };
-    let retention = spec.volume_claim_retention_policy;
+    let retention = valid.group.spec.volume_claim_retention_policy;
     let policy = |it: Retention| match it {
         Retention::Retain => "Retain",
         Retention::Delete => "Delete",
@@ -36,14 +62,14 @@ pub(super) fn stateful_set(input: &Input<'_>) -> Result<Workload, InjectError> {
     let child = Child::new(
         valid,
         Kind::StatefulSet,
-        &valid.workload,
+        name,
         json!({"spec": {
-            "replicas": valid.replicas(),
+            "replicas": replicas,
             "serviceName": names::headless(valid.name),
             // One that waits for the others would wait for ever: they need it for a quorum.
             "podManagementPolicy": "Parallel",
             "updateStrategy": {"type": "OnDelete"},
-            "selector": {"matchLabels": selector(valid)},
+            "selector": {"matchLabels": selector},
             "persistentVolumeClaimRetentionPolicy": {
                 "whenDeleted": policy(retention.when_deleted),
                 "whenScaled": policy(retention.when_scaled),
@@ -52,11 +78,7 @@ pub(super) fn stateful_set(input: &Input<'_>) -> Result<Workload, InjectError> {
             "volumeClaimTemplates": claims,
         }}),
     );
-    Ok(Workload {
-        child,
-        template: digest,
-        kept_claims,
-    })
+    (child, kept_claims)
 }
 
 /// What users decide about a pod. How this version of the operator renders the sidecar, and which
@@ -88,10 +110,9 @@ pub(crate) fn made_from(bare: &Value, injection: &Injection, state: &State) -> S
 /// One claim for each member's log, as a claim template would make it.
 pub(super) fn log_claims(valid: &Valid<'_>) -> Vec<Child> {
     let spec = &valid.group.spec;
-    let class = spec.overrides.storage_class_name.as_deref();
-    let given = spec.log.volume_claim.as_ref().map(|it| &it.spec);
-    let body = claim(valid, inject::names::LOG_VOLUME, given, LOG_SIZE, class);
-    let members = spec.members.iter().map(|member| {
+    let body = log_claim(valid);
+    let members = spec.members.iter().filter(|it| !is_witness(&it.name));
+    let members = members.map(|member| {
         let name = inject::names::log_claim(&member.name);
         let mut child = Child::new(
             valid,
@@ -112,17 +133,18 @@ pub(super) fn log_claims(valid: &Valid<'_>) -> Vec<Child> {
     members.collect()
 }
 
+/// The claim template for logs.
+pub(super) fn log_claim(valid: &Valid<'_>) -> Value {
+    let spec = &valid.group.spec;
+    let class = spec.overrides.storage_class_name.as_deref();
+    let given = spec.log.volume_claim.as_ref().map(|it| &it.spec);
+    claim(valid, inject::names::LOG_VOLUME, given, LOG_SIZE, class)
+}
+
 fn claims(valid: &Valid<'_>, bare: &Value) -> Vec<Value> {
     let spec = &valid.group.spec;
     let class = spec.overrides.storage_class_name.as_deref();
-    let log = spec.log.volume_claim.as_ref().map(|it| &it.spec);
-    let mut claims = vec![claim(
-        valid,
-        inject::names::LOG_VOLUME,
-        log,
-        LOG_SIZE,
-        class,
-    )];
+    let mut claims = vec![log_claim(valid)];
     let volume = spec.state.volume.as_ref();
     if let (StateType::Volume, Some(volume)) = (spec.state.kind, volume) {
         let name = inject::state_volume(bare, &spec.app.container, &volume.mount_path);

@@ -79,6 +79,7 @@ fn a_change_is_handed_on_in_the_epoch_that_it_was_made_from_and_once_that_has_se
             name: "notes-us-1".to_owned(),
             incarnation: "a".repeat(32),
             region: "us-1".to_owned(),
+            role: MemberRole::Observer,
         }],
         roles: vec![RoleChange {
             id: 4,
@@ -114,6 +115,26 @@ fn a_change_is_handed_on_in_the_epoch_that_it_was_made_from_and_once_that_has_se
         panic!("it gets a vote");
     };
     assert_eq!((role.id, role.role()), (4, WireRole::Voter));
+}
+
+#[test]
+fn a_witness_joins_as_one_and_whoever_says_nothing_joins_without_a_vote() {
+    let text = "{epoch: 7, join: [{name: notes-us-100, incarnation: aa, role: Witness}, \
+                {name: notes-us-1, incarnation: bb}]}";
+    let change: MembersChange = serde_yaml::from_str(text).expect("a change");
+    let roles = request(&change).changes.into_iter().map(|it| {
+        let Some(member_change::Change::Add(new)) = it.change else {
+            panic!("it joins");
+        };
+        new.role()
+    });
+    let roles: Vec<_> = roles.collect();
+    assert_eq!(roles, [WireRole::Witness, WireRole::Observer]);
+    let told = serde_yaml::to_string(&change).expect("YAML");
+    let again: MembersChange = serde_yaml::from_str(&told).expect("a change");
+    assert_eq!(again, change, "{told}");
+    // An operator of before there were witnesses does not know the field.
+    assert!(!told.contains("Observer"), "{told}");
 }
 
 const CLAIMS: [&str; 2] = ["synod-log-notes-us-1", "synod-state-notes-us-1"];

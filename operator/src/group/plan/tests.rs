@@ -3,6 +3,8 @@
 
 use super::*;
 
+mod witnesses;
+
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + seconds).expect("in range")
 }

@@ -415,3 +415,21 @@ fn a_copy_that_runs_along_silently_is_caught_up_though_it_answers_nobody() {
     let found = status(&group(), &report, at(100));
     assert_eq!(found.members[1].made_of, None);
 }
+
+#[test]
+fn nobody_waits_for_the_app_of_a_witness_and_its_pod_is_of_no_revision() {
+    let mut witness = well("notes-us-east-100");
+    witness.role = MemberRole::Witness;
+    if let Some(Ok(said)) = &mut witness.heard {
+        said.role = "Witness".to_owned();
+        said.serving = false;
+        said.app_silent_ms = 60_000;
+    }
+    let mut report = report();
+    report.members.push(witness);
+    assert_eq!(ready(&report).0, "True", "{:?}", ready(&report));
+    let told = status(&group(), &report, at(100)).members;
+    assert_eq!((told[2].made_of, told[0].made_of), (None, Some(0)));
+    assert_eq!(told[2].role, Some(MemberRole::Witness));
+    assert_eq!(told[2].state, MemberState::CaughtUp);
+}

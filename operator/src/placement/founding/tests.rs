@@ -106,6 +106,20 @@ fn a_cluster_without_a_voter_is_refused_and_the_others_are_named() {
 }
 
 #[test]
+fn a_witness_makes_no_first_state() {
+    let placed = PLACED.replace("ap, voters: 1", "ap, voters: 0, witnesses: 1");
+    let at = |cluster: &str| {
+        let bootstrap = format!("{{type: Claim, claim: {{cluster: {cluster}, name: data}}}}");
+        let text = format!("{placed}\n{STATE}\nbootstrap: {bootstrap}");
+        judge(&spec(&text), Formed::No, &three())
+    };
+    let roster = at("eu").expect("good").roster;
+    assert_eq!(roster.members[0].member.name, "notes-eu-0");
+    let stall = at("ap").expect_err("it runs no app there");
+    assert!(stall.message.contains("us, eu"), "{}", stall.message);
+}
+
+#[test]
 fn what_the_first_member_has_in_its_log_is_recorded_word_for_word() {
     let (valid, mut views) = begun(&claim());
     let Err(Wait::Members(NotYet::Waiting(who))) = plan::record(&valid, &views) else {

@@ -97,6 +97,60 @@ fn nothing_changes_before_all_use_the_protocol_for_it_and_that_is_told() {
     assert_eq!(reason.name, "WaitingForProtocol");
 }
 
+const WITNESSED: &str =
+    "placement: [{cluster: us, voters: 1}, {cluster: eu, voters: 1}, {cluster: ap, witnesses: 1}]";
+const FIVE_WITNESSED: &str = "placement: [{cluster: us, voters: 2}, {cluster: eu, voters: 1, witnesses: 1}, {cluster: ap, witnesses: 1}]";
+
+#[test]
+fn witnesses_come_and_go_beside_copies_whoever_ends_on_the_way() {
+    for seed in 0..12 {
+        let mut world = World::new();
+        world.yaml = WITNESSED.to_owned();
+        world.settle(seed);
+        assert_eq!(world.voters(), ["notes-ap-100", "notes-eu-0", "notes-us-0"]);
+        world.yaml = FIVE_WITNESSED.to_owned();
+        world.settle(seed + 100);
+        let five = [
+            "notes-ap-100",
+            "notes-eu-0",
+            "notes-eu-100",
+            "notes-us-0",
+            "notes-us-1",
+        ];
+        assert_eq!(world.voters(), five);
+        let witness = |it: &ConfiguredMember| it.role == synod_api::MemberRole::Witness;
+        assert_eq!(
+            world.group.members.iter().filter(|it| witness(it)).count(),
+            2
+        );
+        world.yaml = FIRST.to_owned();
+        world.settle(seed + 200);
+        assert_eq!(world.voters(), ["notes-ap-0", "notes-eu-0", "notes-us-0"]);
+        assert_eq!(world.disks.len(), 3, "their disks are gone");
+    }
+}
+
+#[test]
+fn a_witness_that_lost_its_log_is_replaced_and_a_region_is_left_with_its_witness() {
+    for seed in 0..12 {
+        let mut world = World::new();
+        world.yaml = WITNESSED.to_owned();
+        world.settle(seed);
+        let life = world.disks["notes-ap-100"].life.clone();
+        world.disks.remove("notes-ap-100");
+        world.settle(seed + 100);
+        assert_ne!(world.disks["notes-ap-100"].life, life);
+        let own = world.group.members.iter();
+        let own: Vec<_> = own.filter(|it| it.name == "notes-ap-100").collect();
+        assert_eq!(own.len(), 1);
+        assert_eq!(own[0].role, synod_api::MemberRole::Witness);
+        world.yaml = WITNESSED.replace("ap", "sa");
+        world.settle(seed + 200);
+        assert_eq!(world.voters(), ["notes-eu-0", "notes-sa-100", "notes-us-0"]);
+        assert!(world.views[2].group.is_none(), "nothing is left there");
+    }
+}
+
 #[test]
 fn each_step_is_told_by_its_reason() {
     let mut world = World::new();

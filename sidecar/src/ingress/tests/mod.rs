@@ -429,6 +429,7 @@ impl Bench {
             peers: peers.clone(),
             member: format!("notes-{id}"),
             app,
+            witness: false,
             spool: spool.path().into(),
             limits,
             metrics: metrics.clone(),

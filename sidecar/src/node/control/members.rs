@@ -94,6 +94,21 @@ pub(super) fn refused(error: &ChangeRefused, status: &NodeStatus) -> Status {
             let name = name(*member);
             format!("{name} has not caught up: wait until its log is near the leader's")
         }
+        ChangeRefused::Refused(ReconfigureRefused::Witness { member }) => {
+            let name = name(*member);
+            format!(
+                "{name} cannot change between running the app and being a witness: remove it, and add \
+                 a new member in its place"
+            )
+        }
+        ChangeRefused::Refused(ReconfigureRefused::FewCopies { members }) => {
+            let names: Vec<String> = members.iter().map(|it| name(*it)).collect();
+            format!(
+                "too few copies would have the log, and witnesses cannot give them a state: wait until \
+                 these have caught up, or remove those that will not come back: {}",
+                names.join(", ")
+            )
+        }
         ChangeRefused::Refused(ReconfigureRefused::Unheard { members }) => {
             let names: Vec<String> = members.iter().map(|it| name(*it)).collect();
             format!(
@@ -114,6 +129,7 @@ pub(super) fn refused(error: &ChangeRefused, status: &NodeStatus) -> Status {
             | ReconfigureRefused::Ended => Status::unavailable(words),
             ReconfigureRefused::Invalid(_)
             | ReconfigureRefused::UsedBefore { .. }
+            | ReconfigureRefused::Witness { .. }
             | ReconfigureRefused::ManyNewVoters { .. } => Status::invalid_argument(words),
             _ => Status::failed_precondition(words),
         },

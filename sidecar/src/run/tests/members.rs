@@ -17,15 +17,15 @@ use super::{Group, name, names};
 use crate::identity::Who;
 
 /// A member that says it leads.
-struct Leader {
-    number: usize,
+pub(super) struct Leader {
+    pub(super) number: usize,
     control: ControlClient<Channel>,
-    members: MembersResponse,
+    pub(super) members: MembersResponse,
 }
 
 impl Group {
     /// Among those that run.
-    async fn members_of_leader(&self) -> Leader {
+    pub(super) async fn members_of_leader(&self) -> Leader {
         loop {
             for number in 1..=self.members.len() {
                 if self.members[number - 1].is_none() {
@@ -49,7 +49,7 @@ impl Group {
     }
 
     /// Asks the leader, again while it says that the time has not come.
-    async fn change(&self, changes: impl Fn(&MembersResponse) -> Vec<Change>) -> Leader {
+    pub(super) async fn change(&self, changes: impl Fn(&MembersResponse) -> Vec<Change>) -> Leader {
         let changing = async {
             loop {
                 let mut leader = self.members_of_leader().await;
@@ -69,7 +69,7 @@ impl Group {
     }
 
     /// As an observer that has an empty disk.
-    async fn newcomer(&self, number: usize) -> NewMember {
+    pub(super) async fn newcomer(&self, number: usize) -> NewMember {
         NewMember {
             name: name(number),
             incarnation: self.admin_status(number).await.incarnation,
@@ -78,7 +78,7 @@ impl Group {
         }
     }
 
-    fn join_file(&self, number: usize) -> PathBuf {
+    pub(super) fn join_file(&self, number: usize) -> PathBuf {
         self.path(&format!("join-{number}.json"))
     }
 
@@ -107,7 +107,7 @@ impl Group {
     }
 }
 
-async fn ask(leader: &mut Leader, changes: Vec<Change>) -> Result<(), Status> {
+pub(super) async fn ask(leader: &mut Leader, changes: Vec<Change>) -> Result<(), Status> {
     let changes = changes
         .into_iter()
         .map(|it| MemberChange { change: Some(it) });
@@ -118,12 +118,12 @@ async fn ask(leader: &mut Leader, changes: Vec<Change>) -> Result<(), Status> {
     leader.control.change_members(request).await.map(drop)
 }
 
-fn id(members: &MembersResponse, number: usize) -> u32 {
+pub(super) fn id(members: &MembersResponse, number: usize) -> u32 {
     let found = members.members.iter().find(|it| it.name == name(number));
     found.unwrap_or_else(|| panic!("{members:?}")).id
 }
 
-fn role(members: &MembersResponse, number: usize, role: MemberRole) -> Change {
+pub(super) fn role(members: &MembersResponse, number: usize, role: MemberRole) -> Change {
     Change::Role(NewRole {
         id: id(members, number),
         role: role.into(),

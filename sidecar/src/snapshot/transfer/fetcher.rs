@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 use super::error::{FetchError, plain};
+use super::front::Front;
 use super::partial::Partial;
 use super::{Connector, QUEUED_PIECES, WINDOW_BYTES, offer};
 use crate::snapshot::store::{Snapshot, Standing, Store};
@@ -63,9 +64,7 @@ impl Fetcher {
     ) -> Result<Snapshot, FetchError> {
         let one = self.one.clone().try_acquire_owned();
         let one = one.map_err(|_| FetchError::Busy)?;
-        if offer.head.group != self.group || !offer.standing.usable() {
-            return Err(FetchError::NotAsAsked("an offer that is of no use here"));
-        }
+        self.check(offer)?;
         let Ok(here) = self.store.get(offer.id) else {
             return self.transfer(member, offer, one).await;
         };
@@ -79,6 +78,72 @@ impl Fetcher {
         Ok(self.store.get(offer.id)?)
     }
 
+    /// Fetches the tables of a snapshot that a member offers, and nothing of the state behind them. What
+    /// has come of them is forgotten when this is dropped.
+    pub async fn fetch_tables(
+        &self,
+        member: &Connector,
+        offer: &Snapshot,
+    ) -> Result<Bytes, FetchError> {
+        let one = self.one.clone().try_acquire_owned();
+        let _one = one.map_err(|_| FetchError::Busy)?;
+        self.check(offer)?;
+        let mut stream = self.begin(member, offer, 0).await?;
+        let mut front = Front::new(offer.head.clone()).map_err(FetchError::DamagedThere)?;
+        loop {
+            let message = timeout(self.silence, stream.message()).await;
+            let message = message.map_err(|_| FetchError::Silent(self.silence))?;
+            let broken_off = |received, why| FetchError::BrokenOff {
+                received,
+                total: offer.bytes,
+                why,
+            };
+            let piece = match message {
+                Ok(Some(piece)) => piece,
+                Ok(None) => {
+                    return Err(broken_off(front.at(), "that member ended it".to_owned()));
+                }
+                Err(status) => return Err(broken_off(front.at(), plain(&status))),
+            };
+            if piece.offset != front.at() || piece.data.is_empty() {
+                return Err(FetchError::NotAsAsked("other pieces than asked for"));
+            }
+            if crc32c::crc32c(&piece.data) != piece.crc32c {
+                return Err(FetchError::DamagedOnItsWay { at: front.at() });
+            }
+            // It is a little work for each piece, and they are few.
+            if front.take(&piece.data)? {
+                return Ok(front.into_tables());
+            }
+        }
+    }
+
+    fn check(&self, offer: &Snapshot) -> Result<(), FetchError> {
+        let of_use = offer.head.group == self.group && offer.standing.usable();
+        if of_use && offer.has_state() {
+            return Ok(());
+        }
+        Err(FetchError::NotAsAsked("an offer that is of no use here"))
+    }
+
+    async fn begin(
+        &self,
+        member: &Connector,
+        offer: &Snapshot,
+        offset: u64,
+    ) -> Result<Streaming<SnapshotPiece>, FetchError> {
+        let mut client = client(member).await?;
+        let request = FetchSnapshotRequest {
+            group: Bytes::copy_from_slice(&self.group.0),
+            id: Bytes::copy_from_slice(&offer.id.0),
+            offset,
+        };
+        let answered = timeout(self.silence, client.fetch(request)).await;
+        let answered = answered.map_err(|_| FetchError::Silent(self.silence))?;
+        let stream = answered.map_err(|status| FetchError::of(&status, offer.id))?;
+        Ok(stream.into_inner())
+    }
+
     async fn transfer(
         &self,
         member: &Connector,
@@ -89,20 +154,10 @@ impl Fetcher {
         let partial = blocking(move || Partial::open(&store, &wanted, one)).await?;
         let offset = partial.offset();
         hit(Point::FetchBegun);
-        let mut client = client(member).await?;
-        let request = FetchSnapshotRequest {
-            group: Bytes::copy_from_slice(&self.group.0),
-            id: Bytes::copy_from_slice(&offer.id.0),
-            offset,
-        };
-        let answered = timeout(self.silence, client.fetch(request)).await;
-        let answered = answered.map_err(|_| FetchError::Silent(self.silence))?;
-        let stream = answered.map_err(|status| FetchError::of(&status, offer.id))?;
+        let stream = self.begin(member, offer, offset).await?;
         let (pieces, queue) = mpsc::channel(QUEUED_PIECES);
         let receiving = tokio::spawn(in_background(move || partial.receive(queue)));
-        let passed = self
-            .pass_on(stream.into_inner(), offset, offer, pieces)
-            .await;
+        let passed = self.pass_on(stream, offset, offer, pieces).await;
         let received = match receiving.await {
             Ok(received) => received,
             Err(error) => std::panic::resume_unwind(error.into_panic()),

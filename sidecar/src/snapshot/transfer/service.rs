@@ -25,7 +25,7 @@ use super::{PIECE_BYTES, offer};
 use crate::identity::{Caller, same_group};
 use crate::snapshot::blocking;
 use crate::snapshot::head::{SnapshotId, array};
-use crate::snapshot::store::{Store, StoreError};
+use crate::snapshot::store::{Snapshot, Store, StoreError};
 
 /// Pieces whose room is kept: the newest is being sent.
 const KEPT_PIECES: usize = 2;
@@ -96,7 +96,7 @@ impl Snapshots for SnapshotService {
     ) -> Result<Response<ListSnapshotsResponse>, Status> {
         self.check(&request, &request.get_ref().group)?;
         let all = self.store.list();
-        let usable = all.iter().filter(|it| it.standing.usable());
+        let usable = all.iter().filter(|it| is_offered(it));
         hit(Point::SnapshotOffered);
         Ok(Response::new(ListSnapshotsResponse {
             snapshots: usable.map(offer::to_proto).collect(),
@@ -137,14 +137,18 @@ impl std::fmt::Debug for SnapshotService {
     }
 }
 
+/// What was not compared is nobody's, and tables without a state are a witness' own.
+fn is_offered(snapshot: &Snapshot) -> bool {
+    snapshot.standing.usable() && snapshot.has_state()
+}
+
 fn open(store: &Store, id: SnapshotId, offset: u64) -> Result<(File, u64), Status> {
     let (snapshot, mut file) = match store.open_file(id) {
         Ok(opened) => opened,
         Err(StoreError::NotThere { .. }) => return Err(Status::not_found("it is not there")),
         Err(error) => return Err(failed(&error)),
     };
-    // What was not compared is nobody's.
-    if !snapshot.standing.usable() {
+    if !is_offered(&snapshot) {
         return Err(Status::not_found("it is not offered"));
     }
     if offset >= snapshot.bytes {

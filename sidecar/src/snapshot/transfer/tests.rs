@@ -27,7 +27,7 @@ use super::*;
 use crate::identity::testing::{Authority, names};
 use crate::identity::{Identity, Who, accept};
 use crate::snapshot::testing::{self, GROUP, noise, save, state_of};
-use crate::snapshot::{Snapshot, Standing, Store};
+use crate::snapshot::{Head, Method, Snapshot, Standing, Store};
 
 const LONG: Duration = Duration::from_secs(30);
 /// A dozen of pieces.
@@ -210,6 +210,57 @@ async fn a_snapshot_of_another_member_becomes_one_of_this_store() {
         // Once is enough.
         drop(running);
         pair.fetch(&member).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn tables_come_without_the_state_behind_them_and_tables_alone_are_offered_to_nobody() {
+    let pair = Pair::new(LARGE);
+    let (member, _running) = pair.serve(pair.service()).await;
+    let tables = pair.fetcher.fetch_tables(&member, &pair.snapshot).await;
+    assert_eq!(tables.unwrap(), "tables");
+    assert_eq!(pair.files(), 0, "nothing is left of it");
+    let other = Snapshot {
+        head: testing::head(8),
+        ..pair.snapshot.clone()
+    };
+    let tables = pair.fetcher.fetch_tables(&member, &other).await;
+    assert!(
+        matches!(tables, Err(FetchError::NotAsAsked(_))),
+        "{tables:?}"
+    );
+    let alone = Head {
+        method: Method::None,
+        ..testing::head(12)
+    };
+    let alone = pair.sender.begin(alone, b"tables", 0).unwrap();
+    let alone = alone.commit().unwrap().id;
+    pair.sender.mark_verified(alone).unwrap();
+    let offers = pair.fetcher.list(&member).await.unwrap();
+    assert_eq!(offers, std::slice::from_ref(&pair.snapshot));
+    let alone = pair.sender.get(alone).unwrap();
+    let lying = Snapshot {
+        head: testing::head(12),
+        ..alone.clone()
+    };
+    for offer in [alone, lying] {
+        let got = pair.fetcher.fetch(&member, &offer).await;
+        let refused = matches!(
+            got,
+            Err(FetchError::NotAsAsked(_) | FetchError::Gone(_) | FetchError::Refused(_))
+        );
+        assert!(refused, "{got:?}");
+    }
+    for byte in [0, 20, 200] {
+        let liar = Liar::new(&pair, move |_, piece| {
+            Ok(with_data(piece, |it| it[byte] ^= 1))
+        });
+        let (member, _running) = pair.serve(liar).await;
+        let tables = pair.fetcher.fetch_tables(&member, &pair.snapshot).await;
+        assert!(
+            matches!(tables, Err(FetchError::DamagedThere(_))),
+            "byte {byte}: {tables:?}"
+        );
     }
 }
 

@@ -1,5 +1,7 @@
 //! Members come and go under constant traffic: by `kubectl scale`, because a claim is lost, and because a
-//! region is left. Nothing acknowledged is lost with them, and a majority is there all the time.
+//! region is left; and witnesses. Nothing acknowledged is lost with them, and a majority is there all the time.
+
+mod witness;
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,8 @@ use crate::product::{Product, end_operators};
 use crate::service::{MemberPod, Service, member_pods, node_ports};
 use crate::watch::{Moment, Watch};
 use crate::{Cluster, Clusters};
+
+pub(super) use witness::witnessed;
 
 /// How long a thing may take that usually takes seconds.
 const PATIENCE: Duration = Duration::from_secs(300);

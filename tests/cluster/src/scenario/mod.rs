@@ -117,6 +117,7 @@ pub const ALL: &[Scenario] = scenarios! {
     "members/scaled to five and back to three: they come and go one vote at a time", true => members::scaled,
     "members/a region is left for another and taken again", true => members::region_left,
     "members/a claim is lost: its member is replaced, the leader's too", true => members::claim_lost,
+    "members/two copies and a witness: its claim is lost, and a copy is killed and stays away", true => members::witnessed,
     "revisions/the image is changed between two versions with different behaviour on one route", true => revisions::changed,
     "revisions/a new version runs along first, and one that fails where the last does not never takes over", true => revisions::runs_along,
     "half-steps/the operators are killed at each of scaling to five members and back", true => steps::scaled,

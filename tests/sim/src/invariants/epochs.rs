@@ -114,14 +114,20 @@ impl Epochs {
                 return wrong("M4", "a number or an incarnation is used again");
             }
         }
-        let observed = |it: &MemberId| {
-            before
-                .member(*it)
-                .is_some_and(|old| old.role == Role::Observer)
+        let role_in = |configuration: &Configuration, it: MemberId| {
+            let member = configuration.member(it);
+            member.map(|it| it.role)
+        };
+        let may_vote = |it: &MemberId| match role_in(before, *it) {
+            Some(role) => role == Role::Observer,
+            None => role_in(&configuration, *it) == Some(Role::Witness),
         };
         let new = new_voters(before, &configuration);
-        if new.len() > 1 || !new.iter().all(observed) {
-            return wrong("M2", "one observer at a time becomes a voter");
+        if new.len() > 1 || !new.iter().all(may_vote) {
+            return wrong(
+                "M2",
+                "one observer, or one new witness, at a time gets a vote",
+            );
         }
         let members = configuration.members.iter();
         self.used.extend(members.map(|it| (it.id, it.incarnation)));

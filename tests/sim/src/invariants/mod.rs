@@ -9,6 +9,7 @@ pub(crate) mod applied;
 pub(crate) mod chosen;
 pub(crate) mod commit;
 pub(crate) mod epochs;
+pub(crate) mod kept;
 pub(crate) mod limits;
 pub(crate) mod once;
 pub(crate) mod one_value;

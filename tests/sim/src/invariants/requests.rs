@@ -31,10 +31,18 @@ pub(crate) fn taken(
     reached: Option<Epoch>,
 ) -> Result<(), Violation> {
     let current = &seen.configuration;
-    let observed = |it: &MemberId| {
-        current
-            .member(*it)
-            .is_some_and(|it| it.role == Role::Observer)
+    let role_in = |configuration: &Configuration, it: MemberId| {
+        let member = configuration.member(it);
+        member.map(|it| it.role)
+    };
+    let is_new_witness = |it: &MemberId| {
+        role_in(next, *it) == Some(Role::Witness) && role_in(current, *it).is_none()
+    };
+    let may_vote =
+        |it: &MemberId| role_in(current, *it) == Some(Role::Observer) || is_new_witness(it);
+    let turned = |it: &synod_paxos::Member| {
+        let before = role_in(current, it.id);
+        before.is_some_and(|before| (before == Role::Witness) != (it.role == Role::Witness))
     };
     let new = new_voters(current, next);
     let is_first = current.epoch == Epoch(1);
@@ -44,7 +52,7 @@ pub(crate) fn taken(
     };
     let again = |it: &&synod_paxos::Member| !same(it) && epochs.used(it);
     let mut there = voters(next);
-    there.retain(|it| !seen.lost.contains(it));
+    there.retain(|it| !seen.lost.contains(it) && !is_new_witness(it));
     let (phase1, phase2) = quorums(next);
     let few = there.len() < phase1.max(phase2);
     let wrong = [
@@ -68,9 +76,14 @@ pub(crate) fn taken(
         ),
         (new.len() > 1, "M2", "two get a vote at once"),
         (
-            !new.iter().all(observed),
+            !new.iter().all(may_vote),
             "M2",
             "who gets a vote was no observer",
+        ),
+        (
+            next.members.iter().any(turned),
+            "M2",
+            "a copy becomes a witness, or a witness a copy",
         ),
         (
             next.members.iter().any(|it| again(&it)),

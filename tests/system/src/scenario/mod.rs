@@ -17,6 +17,7 @@ mod states;
 mod versions;
 mod waiting;
 mod webdav;
+mod witness;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -113,6 +114,7 @@ pub const ALL: &[Scenario] = scenarios! {
     "states/the example app that tells its slot keeps every note once" => states::example_with_applied,
     "members/come, go and are made anew under faults and nothing is lost" => members::come_and_go,
     "waiting/nobody waits longer while snapshots are taken and members made anew" => waiting::nobody_waits,
+    "members/two copies and a witness, and either copy is lost and comes back" => witness::either_copy,
     "members/one that is far behind catches up, next to a plain copy" => behind::catches_up,
     "members/a group is restored to the slot before a mistake" => members::restored,
     "members/what an app has stored becomes the state of three copies" => members::imported,

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use synod_api::{
-    ConfiguredMember, Findings, MemberRole, ReplicaGroup, ReplicaGroupStatus, UndecidedRequest,
+    ConfiguredMember, Findings, JoiningMember, MemberRole, ReplicaGroup, ReplicaGroupStatus,
+    UndecidedRequest, is_witness,
 };
 
 use super::super::super::authority::Issued;
@@ -276,6 +277,16 @@ impl World {
     /// As the agreement does it.
     fn change(&mut self, change: &MembersChange) {
         assert!(self.is_whole(), "nothing can be chosen: {:#?}", self.told);
+        // One new vote at a time, and no kind for another (rule M2).
+        let replaced = |it: &&JoiningMember| {
+            let old = self.group.members.iter().find(|old| old.name == it.name);
+            old.is_some_and(|old| members::votes(old.role) && change.leave.contains(&old.id))
+        };
+        let votes = change.join.iter().filter(|it| members::votes(it.role));
+        assert!(votes.filter(|it| !replaced(it)).count() <= 1);
+        for it in &change.join {
+            assert_eq!(it.role == MemberRole::Witness, is_witness(&it.name));
+        }
         for id in &change.leave {
             let mut members = self.group.members.iter();
             let at = members.position(|it| it.id == *id).expect("it is in it");
@@ -312,7 +323,7 @@ impl World {
                 id: self.next_id,
                 name: it.name.clone(),
                 incarnation: it.incarnation.clone(),
-                role: MemberRole::Observer,
+                role: it.role,
                 region: it.region.clone(),
                 heard: false,
                 caught_up: false,
