@@ -63,8 +63,7 @@ impl Membership {
         let mut former = base.former.clone();
         let mut before = &base.configuration;
         for (_, after) in self.changes.range(..=slot) {
-            let gone = before.members.iter();
-            former.extend(gone.filter(|it| after.member(it.id).is_none()).cloned());
+            former.extend(gone(before, after));
             before = after;
         }
         former.sort_by_key(|it| it.id);
@@ -78,10 +77,7 @@ impl Membership {
             return base.former.clone();
         };
         let before = latest.next().unwrap_or(&base.configuration);
-        let gone = before.members.iter();
-        gone.filter(|it| after.member(it.id).is_none())
-            .cloned()
-            .collect()
+        gone(before, after).collect()
     }
 
     /// Of an epoch that is not entered yet.
@@ -106,6 +102,15 @@ impl Membership {
         let (slot, configuration) = changes.find(|(_, it)| it.epoch > self.told)?;
         Some((*slot, configuration))
     }
+}
+
+/// Those of the first configuration that are not in the second.
+fn gone<'a>(
+    before: &'a Configuration,
+    after: &'a Configuration,
+) -> impl Iterator<Item = Member> + 'a {
+    let members = before.members.iter();
+    members.filter(|it| after.member(it.id).is_none()).cloned()
 }
 
 impl Paxos {

@@ -437,8 +437,9 @@ fn m2_a_voter_is_made_of_an_observer_that_has_caught_up_and_one_at_a_time() {
     write(&mut net, id(4), 2);
 }
 
-#[test]
-fn m2_an_observer_more_than_a_window_behind_does_not_become_a_voter() {
+/// Three voters and a fourth member, of which 1 leads. One is heard, but nothing of more than a window of the
+/// log gets there.
+fn led_by_1_and_one_is_far_behind(members: &[(u32, Role)], behind: MemberId) -> Net {
     let settings = Settings {
         window_bytes: 4000,
         total_window_bytes: 400_000,
@@ -449,17 +450,22 @@ fn m2_an_observer_more_than_a_window_behind_does_not_become_a_voter() {
     let mut net = Net::with(&[Voter; 3], Quorums::Majority, settings);
     net.elect_member(id(1));
     net.run(300);
-    net.change_now(&WITH_4);
+    net.change_now(members);
     net.join(4);
     net.run(500);
-    // It is heard, but nothing of the log gets there.
     net.filter =
-        Box::new(|_, to, message| to != id(4) || !matches!(message, Message::Accept { .. }));
+        Box::new(move |_, to, message| to != behind || !matches!(message, Message::Accept { .. }));
     for _ in 0..60 {
         net.propose(id(1), &[7; 300]);
         net.run(2);
     }
     net.run(20);
+    net
+}
+
+#[test]
+fn m2_an_observer_more_than_a_window_behind_does_not_become_a_voter() {
+    let mut net = led_by_1_and_one_is_far_behind(&WITH_4, id(4));
     let voters = [(1, Voter), (2, Voter), (3, Voter), (4, Voter)];
     let member = id(4);
     assert_eq!(
@@ -578,26 +584,8 @@ fn w5_no_copy_that_has_the_log_gives_up_its_vote_before_enough_of_the_others_hav
 
 #[test]
 fn w5_a_copy_that_is_heard_and_far_behind_is_none_of_those_that_have_the_log() {
-    let settings = Settings {
-        window_bytes: 4000,
-        total_window_bytes: 400_000,
-        max_message_bytes: 700,
-        max_body_bytes: 1000,
-        ..Settings::default()
-    };
-    let mut net = Net::with(&[Voter; 3], Quorums::Majority, settings);
-    net.elect_member(id(1));
-    net.run(300);
-    net.change_now(&[(1, Voter), (2, Voter), (3, Voter), (4, Witness)]);
-    net.join(4);
-    net.run(500);
-    net.filter =
-        Box::new(|_, to, message| to != id(3) || !matches!(message, Message::Accept { .. }));
-    for _ in 0..60 {
-        net.propose(id(1), &[7; 300]);
-        net.run(2);
-    }
-    net.run(20);
+    let members = [(1, Voter), (2, Voter), (3, Voter), (4, Witness)];
+    let mut net = led_by_1_and_one_is_far_behind(&members, id(3));
     let without_2 = [(1, Voter), (3, Voter), (4, Witness)];
     let members = vec![id(3)];
     assert_eq!(
