@@ -1,8 +1,9 @@
-//! How long what was agreed on has been waiting for the copies.
+//! How long what was agreed on has been waiting for the copies, and what others have done for this one.
 //!
-//! In: how far the log is chosen, and how far any copy is, with each request. Out: since when the next
-//! slot waits. While that is longer than a request may wait at all, nothing more is taken: who asks now
-//! would have given up before the copies come to it, and would ask again, so that they never catch up.
+//! In: how far the log is chosen, and how far any copy is, with each request; or how far any copy is, and
+//! how far this one. Out: since when the next slot waits. While that is longer than a request may wait at
+//! all, nothing more is taken: who asks now would have given up before the copies come to it, and would ask
+//! again, so that they never catch up. While this copy alone is late, others answer its clients.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

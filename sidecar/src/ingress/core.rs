@@ -37,6 +37,9 @@ use super::{Limits, Parts};
 const OUR_PATHS: &str = "/.well-known/synod/";
 /// A request is classified again at most so often.
 const MAX_CLASSIFICATIONS: usize = 4;
+/// A copy that is behind the others for so long has not only heard of it sooner than it could execute: who
+/// asks gets an answer sooner from another, the way there and back included.
+const LAG: Duration = Duration::from_millis(100);
 
 /// All that serving needs.
 pub(super) struct Core<B> {
@@ -52,6 +55,8 @@ pub(super) struct Core<B> {
     pub(super) witness: bool,
     pub(super) room: Room,
     pub(super) backlog: Backlog,
+    /// Of this copy alone: what another has executed and it has not.
+    lag: Backlog,
     /// Places for streams and upgrades.
     streams: Arc<Semaphore>,
     routes: RwLock<Arc<Routes>>,
@@ -149,6 +154,7 @@ impl<B: Backend> Core<B> {
             member: parts.member,
             room: Room::new(&parts.limits, &parts.spool, &parts.metrics),
             backlog: Backlog::default(),
+            lag: Backlog::default(),
             streams: Arc::new(Semaphore::new(parts.limits.open_streams)),
             limits: parts.limits,
             metrics: parts.metrics,
@@ -354,11 +360,22 @@ impl<B: Backend> Core<B> {
         self.backend.apply_status().borrow().serving
     }
 
-    /// Others answer sooner than this member's copy: it does not serve, or stands still while its state is
-    /// saved.
-    pub(super) fn others_are_better(&self) -> bool {
+    /// This member's copy does not answer now: it does not serve, or its state is being saved while another
+    /// does.
+    pub(super) fn stands_still(&self) -> bool {
         let saving = self.backend.apply_status().borrow().saving;
         !self.serves() || (saving && self.another_serves())
+    }
+
+    /// Others answer sooner than this member's copy: it stands still, or has fallen behind them, as one does
+    /// that has stood still before.
+    pub(super) fn others_are_better(&self) -> bool {
+        self.stands_still() || (self.lags() && self.another_serves())
+    }
+
+    fn lags(&self) -> bool {
+        let applied = self.backend.apply_status().borrow().applied;
+        self.lag.age(self.backend.executed(), applied) >= LAG
     }
 
     /// Without taking a turn of those who are asked.

@@ -59,20 +59,23 @@ impl<B: Backend> Core<B> {
         let token = self.token(call, class)?;
         let mut asked = call.handed_over;
         let passes_by = class.level == Level::Bypass || class.streaming;
-        // What passes by is not held, except where it has to go to another member.
-        if !passes_by || (!asked && self.others_are_better()) {
-            self.whole(call, payload, &times).await?;
-        }
         // Any state will do, unless the client has seen a newer one.
         let own_is_enough = match class.level {
             Level::Bypass => true,
             Level::Local => token.is_none(),
             _ => false,
         };
-        if self.others_are_better()
-            && !asked
-            && let Some(whole) = payload.as_whole()
-        {
+        let goes_elsewhere = !asked
+            && if passes_by || own_is_enough {
+                self.stands_still()
+            } else {
+                self.others_are_better()
+            };
+        // What passes by is not held, except where it has to go to another member.
+        if !passes_by || goes_elsewhere {
+            self.whole(call, payload, &times).await?;
+        }
+        if goes_elsewhere && let Some(whole) = payload.as_whole() {
             asked = true;
             if let Some(response) = self.hand_over(call, whole, limit).await {
                 return Ok(Step::Done(Box::new(response)));

@@ -190,6 +190,34 @@ async fn while_the_state_of_this_copy_is_saved_others_answer_if_there_are_any() 
 }
 
 #[tokio::test]
+async fn a_copy_that_has_fallen_behind_lets_others_answer_until_it_has_caught_up() {
+    let pair = Pair::new().await;
+    let member = async |head, fields: &[(&str, &str)]| {
+        let reply = pair.here.send(head, fields, "").await;
+        assert_eq!(reply.status(), 200);
+        reply.field("synod-member").expect("it says who").to_owned()
+    };
+    let applied = pair.here.double.apply.borrow().applied;
+    *pair.here.double.elsewhere.lock().unwrap() = Slot(applied.0 + 3);
+    // It may have heard of that just before it executes it.
+    assert_eq!(member("GET /notes", &[]).await, "\"notes-1\"");
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert_eq!(member("GET /notes", &[]).await, "\"notes-2\"");
+    // Where any state will do, its own does.
+    assert_eq!(member("GET /local", &[]).await, "\"notes-1\"");
+    pair.here.double.plan([Plan::Choose]);
+    pair.answers_there();
+    let reply = pair.here.send("POST /notes", &[], "x").await;
+    assert_eq!((reply.status(), reply.body()), (201, "there"));
+    assert_eq!(pair.here.double.requests()[0].answerer, 2);
+    pair.here
+        .double
+        .apply
+        .send_modify(|status| status.applied = Slot(applied.0 + 3));
+    assert_eq!(member("GET /notes", &[]).await, "\"notes-1\"");
+}
+
+#[tokio::test]
 async fn a_copy_that_goes_away_while_a_client_waits_does_not_cost_the_answer() {
     let pair = Pair::new().await;
     pair.here.double.plan([Plan::Choose]);

@@ -79,6 +79,8 @@ struct Double {
     ),
     /// What agreed time is taken to be.
     clock: Mutex<AgreedTime>,
+    /// The last slot that another copy has executed.
+    elsewhere: Mutex<Slot>,
     /// `None`: nobody leads.
     index: watch::Sender<Option<Slot>>,
     state: Mutex<State>,
@@ -132,6 +134,7 @@ impl Double {
             policy: policy.0,
             receivers: (node.1, apply.1, policy.1),
             clock: Mutex::new(AgreedTime(1_000_000_000)),
+            elsewhere: Mutex::new(Slot::ZERO),
             index: watch::channel(Some(Slot(40))).0,
             state: Mutex::default(),
             changed: Notify::new(),
@@ -279,6 +282,11 @@ impl Backend for Arc<Double> {
 
     fn policy(&self) -> &watch::Receiver<Arc<Policy>> {
         &self.receivers.2
+    }
+
+    fn executed(&self) -> Slot {
+        let applied = self.apply.borrow().applied;
+        applied.max(*self.elsewhere.lock().unwrap())
     }
 
     fn apply_status(&self) -> &watch::Receiver<ApplyStatus> {
