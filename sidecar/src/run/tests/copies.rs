@@ -17,7 +17,7 @@ use super::{Group, PATIENCE, Quirk, name, names, policy};
 use crate::copies::{Diverged, Found, Noise};
 use crate::identity::Who;
 
-/// A copy that goes astray is found within this time (issue 5).
+/// A copy that goes astray is found within this time.
 const FOUND_WITHIN: Duration = Duration::from_secs(1);
 
 impl Group {
