@@ -241,13 +241,14 @@ impl Comparer {
         if let Some(mark) = self.marks.get(&member) {
             verified = verified.min(mark.slot.prev());
         }
-        for (slot, digests) in self.pending.range(..=verified) {
+        // Behind what all have reported somebody's word is still awaited.
+        let by_all = through.last().copied().unwrap_or_default();
+        let mut awaited = self.pending.range(by_all.next()..);
+        let open = awaited.find(|(slot, digests)| {
             // Whoever differs from those that agree is an odd one already.
-            if self.agreed(digests).is_empty() && !self.waiting(*slot).is_empty() {
-                return slot.prev();
-            }
-        }
-        verified
+            **slot > verified || self.agreed(digests).is_empty()
+        });
+        open.map_or(verified, |(slot, _)| verified.min(slot.prev()))
     }
 
     /// Up to here every copy was heard but those that are away, and nowhere do two of them differ without a
@@ -345,11 +346,8 @@ impl Comparer {
             Part::Header(name) | Part::Trailer(name) => self.rules.ignored.contains(name),
             _ => false,
         };
-        let noise = || Noise {
-            route: route.to_owned(),
-            part: part.clone(),
-        };
-        is_ignored || !self.noise.is_empty() && self.noise.contains(&noise())
+        let is_learnt = |it: &Noise| it.part == *part && it.route == route;
+        is_ignored || self.noise.iter().any(is_learnt)
     }
 
     fn difference(&self, one: &Digest, other: &Digest) -> Option<Part> {

@@ -40,30 +40,78 @@ pub(crate) enum Fault {
     Transfer,
 }
 
-/// How often each kind struck: a run whose faults did not take place proves little.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) crashes: u64,
-    pub(crate) machine_crashes: u64,
-    pub(crate) pauses: u64,
-    pub(crate) cuts: u64,
-    pub(crate) partitions: u64,
-    pub(crate) breaks: u64,
+macro_rules! tally {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// How often each kind struck: a run whose faults did not take place proves little.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Tally {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        // === impl Tally ===
+
+        impl Tally {
+            /// Adds what another run saw.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// All of them, by name.
+            pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name)),*].into_iter()
+            }
+        }
+    };
+}
+
+tally! {
+    /// Processes that died.
+    crashes,
+    /// Those of them that died with their machine.
+    machine_crashes,
+    /// Processes that stood still for a while.
+    pauses,
+    /// Paths between two members that carried nothing, one way or both.
+    cuts,
+    /// Members cut off from all others.
+    partitions,
+    /// Streams that broke.
+    breaks,
     /// Streams broken by their senders because too much waited in them.
-    pub(crate) overflows: u64,
-    pub(crate) duplicates: u64,
-    pub(crate) clock_jumps: u64,
-    pub(crate) app_kills: u64,
-    pub(crate) disk_fulls: u64,
-    pub(crate) transfers: u64,
-    pub(crate) spoiled_entries: u64,
-    pub(crate) compactions: u64,
-    pub(crate) installs: u64,
-    pub(crate) leader_changes: u64,
+    overflows,
+    /// Messages that came again, late.
+    duplicates,
+    /// Wall clocks that were set.
+    clock_jumps,
+    /// Apps that died.
+    app_kills,
+    /// Disks that were full for a while.
+    disk_fulls,
+    /// Leadership that was handed over on request.
+    transfers,
+    /// Entries whose bodies were lost on one disk.
+    spoiled_entries,
+    /// Logs that were cut.
+    compactions,
+    /// Snapshots that took the place of a log.
+    installs,
+    /// Leaders that followed another.
+    leader_changes,
     /// Leadership was handed over because another was preferred.
-    pub(crate) handovers: u64,
+    handovers,
     /// Members that did not come back for the liveness phase.
-    pub(crate) absent: u64,
+    absent,
+}
+
+/// A fault that struck.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// Its place among all that were planned, from 0.
+    pub number: u64,
+    /// Virtual time, in nanoseconds.
+    pub at_ns: u64,
+    /// What it was, and whom it struck.
+    pub what: String,
 }
 
 impl World {
@@ -119,8 +167,17 @@ impl World {
         let member = self.seated[self.dice.pick(self.seated.len())];
         let length = self.dice.gap(self.swarm.faults.length_ns);
         let machine = self.dice.chance(self.swarm.faults.machine);
-        self.trace.line(self.now_ns, || {
-            format!("*** {fault:?} (member {})", member + 1)
+        let number = self.planned;
+        self.planned += 1;
+        if self.only.as_ref().is_some_and(|it| !it.contains(&number)) {
+            return Ok(());
+        }
+        let what = format!("{fault:?} (member {})", member + 1);
+        self.trace.line(self.now_ns, || format!("*** {what}"));
+        self.strikes.push(Strike {
+            number,
+            at_ns: self.now_ns,
+            what,
         });
         match fault {
             Fault::Crash => self.kill(member, machine, length),

@@ -34,6 +34,7 @@ mod process;
 mod revisions;
 mod service;
 mod shell;
+mod shrink;
 mod snapshots;
 mod swarm;
 mod trace;
@@ -41,14 +42,18 @@ mod traffic;
 mod wires;
 mod world;
 
+use std::collections::BTreeSet;
+
 pub use coverage::{Coverage, Sight};
+pub use faults::{Strike, Tally};
 pub use invariants::Violation;
-pub use swarm::{Plant, Swarm};
+pub use shrink::{Shrunk, shrink};
+pub use swarm::{Plant, Swarm, Trouble};
 
 use crate::world::World;
 
 /// How to run a seed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// End after this many events, with safety checked only.
     pub steps: Option<u64>,
@@ -58,6 +63,10 @@ pub struct Options {
     pub echo: bool,
     /// A fault built in on purpose.
     pub plant: Plant,
+    /// None but these faults strike, by their [`Strike::number`].
+    pub only: Option<BTreeSet<u64>>,
+    /// What else is left out.
+    pub without: Vec<Trouble>,
 }
 
 /// What a run found.
@@ -90,12 +99,18 @@ pub struct Report {
     /// What the swarm drew.
     pub parameters: String,
     /// Faults of each kind that took place.
-    pub faults: String,
+    pub faults: Tally,
+    /// Those that strike at a time of their own, in order.
+    pub strikes: Vec<Strike>,
 }
 
 /// Runs one seed to its end, or to its first violation.
 pub fn run(seed: u64, options: &Options) -> Report {
-    run_swarm(Swarm::new(seed, options.plant), options)
+    let mut swarm = Swarm::new(seed, options.plant);
+    for trouble in &options.without {
+        swarm.leave_out(*trouble);
+    }
+    run_swarm(swarm, options)
 }
 
 /// The same with parameters that were changed by hand.

@@ -36,6 +36,27 @@ pub enum Plant {
     SilentAnswers,
 }
 
+/// What goes wrong now and then all the time, and can be left out of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Trouble {
+    /// Messages come again, late.
+    Duplicates,
+    /// Streams break.
+    BrokenStreams,
+    /// Single messages take much longer.
+    Stragglers,
+    /// Single syncs take much longer.
+    SlowSyncs,
+    /// Single requests take the app much longer.
+    SlowApps,
+    /// Apps close connections before they have answered.
+    LostConnections,
+    /// Entries turn out to be damaged when a member starts.
+    LostEntries,
+    /// Clocks run at speeds of their own.
+    Drift,
+}
+
 /// How the network behaves.
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkSwarm {
@@ -197,6 +218,20 @@ impl Swarm {
         swarm.change_members();
         swarm.compare_copies(!calm);
         swarm
+    }
+
+    /// A run that differs in nothing else, as far as that can be.
+    pub(crate) fn leave_out(&mut self, trouble: Trouble) {
+        match trouble {
+            Trouble::Duplicates => self.network.duplicate = 0.0,
+            Trouble::BrokenStreams => self.network.break_chance = 0.0,
+            Trouble::Stragglers => self.network.straggler = 0.0,
+            Trouble::SlowSyncs => self.slow_sync = 0.0,
+            Trouble::SlowApps => self.app_slow = 0.0,
+            Trouble::LostConnections => self.app_loses_connection = 0.0,
+            Trouble::LostEntries => self.faults.spoil = 0.0,
+            Trouble::Drift => self.drift_ppm = 0,
+        }
     }
 
     /// From dice of its own, too.

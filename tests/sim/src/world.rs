@@ -3,7 +3,7 @@
 //! In: a swarm. Out: a report. The world takes one event after the other from the calendar and
 //! lets it happen; the other modules hold what each kind of event does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use synod_paxos::{
@@ -22,7 +22,7 @@ use crate::coverage::Coverage;
 use crate::dice::Dice;
 use crate::disk::Disk;
 use crate::exchange::Exchange;
-use crate::faults::Tally;
+use crate::faults::{Strike, Tally};
 use crate::invariants::{Checks, Violation};
 use crate::membership::Seat;
 use crate::network::{LANES, Network, Packet, StreamId, id_of};
@@ -94,6 +94,12 @@ pub(crate) struct World {
     pub(crate) checks: Checks,
     pub(crate) trace: Trace,
     pub(crate) tally: Tally,
+    /// Faults that were to strike so far.
+    pub(crate) planned: u64,
+    /// None but these strike.
+    pub(crate) only: Option<BTreeSet<u64>>,
+    /// Those that did.
+    pub(crate) strikes: Vec<Strike>,
     /// The safety phase is over.
     pub(crate) calm: bool,
     pub(crate) finished: bool,
@@ -164,6 +170,9 @@ impl World {
             network,
             hosts,
             tally: Tally::default(),
+            planned: 0,
+            only: options.only.clone(),
+            strikes: Vec::new(),
             calm: false,
             finished: false,
             resting: None,
@@ -418,7 +427,8 @@ impl World {
             tail: self.trace.tail(),
             coverage: self.coverage,
             parameters: format!("{:?}", self.swarm),
-            faults: format!("{:?}", self.tally),
+            faults: self.tally,
+            strikes: self.strikes,
         }
     }
 }

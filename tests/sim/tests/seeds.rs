@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-use synod_sim::{Coverage, Options, Plant, Report, Sight, run};
+use synod_sim::{Coverage, Options, Plant, Report, Sight, run, shrink};
 
 /// Seeds for each test that only needs some.
 const SEEDS: u64 = 12;
@@ -73,6 +73,43 @@ fn the_same_seed_gives_the_same_trace() {
             run(seed + 1, &Options::default()).trace_hash
         );
     }
+}
+
+#[test]
+fn a_failing_run_is_made_smaller_as_long_as_it_fails_in_the_same_way() {
+    let options = Options {
+        plant: Plant::LyingDisk,
+        ..Options::default()
+    };
+    let many = |report: &Report| report.violation.is_some() && report.strikes.len() > 3;
+    let found = (1..60).map(|seed| run(seed, &options)).find(many);
+    let found = found.expect("disks that lie are seen after some faults");
+    let mut left = 100;
+    let shrunk = shrink(&found, &options, || {
+        left -= 1;
+        left > 0
+    });
+    let invariant = |report: &Report| report.violation.as_ref().map(|it| it.invariant);
+    assert_eq!(invariant(&shrunk.report), invariant(&found));
+    assert!(shrunk.report.strikes.len() < found.strikes.len());
+    assert!(shrunk.runs > 0 && shrunk.runs < 100);
+    let again = run(found.seed, &shrunk.options);
+    assert_eq!(again.trace_hash, shrunk.report.trace_hash);
+    assert_eq!(again.strikes, shrunk.report.strikes);
+}
+
+#[test]
+fn a_run_whose_faults_are_all_named_is_the_same_and_one_without_any_has_none() {
+    let whole = run(3, &Options::default());
+    let named = |only: Vec<u64>| Options {
+        only: Some(only.into_iter().collect()),
+        ..Options::default()
+    };
+    assert!(!whole.strikes.is_empty());
+    let all = whole.strikes.iter().map(|it| it.number).collect();
+    assert_eq!(run(3, &named(all)).trace_hash, whole.trace_hash);
+    let none = run(3, &named(Vec::new()));
+    assert!(none.strikes.is_empty() && none.violation.is_none());
 }
 
 /// Which invariants these seeds report with this fault built in.

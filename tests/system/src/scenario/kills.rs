@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fmt::{self, Display, Formatter};
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -42,6 +43,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const RUNS_OF_A_GROUP: usize = 20;
 /// A point that is not reached by then is not reached at all.
 const REACHED_WITHIN: Duration = Duration::from_secs(25);
+/// So often a point is tried that is not reached: when its time comes depends on the others.
+const TRIES: u32 = 3;
 /// A member that is not back by then stays out for ever.
 const BACK_WITHIN: Duration = Duration::from_secs(30);
 /// Until then a sidecar may say that it serves though its app is gone.
@@ -124,21 +127,25 @@ pub(super) async fn at_every_step(settings: &Settings, report: &mut Report) -> a
     let mut tallies: BTreeMap<Point, Tally> = BTreeMap::new();
     let (mut runs, mut groups, mut poisons) = (0, 0, 0);
     let states = [State::Memory, State::RolledBack, State::Applied];
-    while runs < settings.kill_runs && Instant::now() < end && report.problems().is_empty() {
+    while Instant::now() < end && report.problems().is_empty() {
+        let left = settings.kill_runs.saturating_sub(runs) as usize;
+        let mut of_state = if left > 0 {
+            points.clone()
+        } else {
+            missed(&tallies, 1..TRIES)
+        };
+        if of_state.is_empty() {
+            break;
+        }
         let state = states[groups % states.len()];
         groups += 1;
-        let mut of_state: Vec<Point> = points
-            .iter()
-            .copied()
-            .filter(|it| Way::to(*it).states.contains(&state))
-            .collect();
+        of_state.retain(|it| Way::to(*it).states.contains(&state));
         if of_state.is_empty() {
             continue;
         }
         of_state.shuffle(&mut random);
         of_state.sort_by_key(|it| tallies.get(it).map_or(0, |it| it.reached));
-        let left = (settings.kill_runs - runs) as usize;
-        of_state.truncate(RUNS_OF_A_GROUP.min(left));
+        of_state.truncate(RUNS_OF_A_GROUP.min(if left > 0 { left } else { usize::MAX }));
         of_state.shuffle(&mut random);
         let mut group = start(&program, state).await?;
         let plan = Plan {
@@ -299,6 +306,13 @@ fn keep_data(settings: &Settings, group: &Group) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What was tried so often, and never reached.
+fn missed(tallies: &BTreeMap<Point, Tally>, times: Range<u32>) -> Vec<Point> {
+    let never = |it: &Tally| it.reached == 0 && times.contains(&it.missed);
+    let missed = tallies.iter().filter(|(_, it)| never(it));
+    missed.map(|(point, _)| *point).collect()
+}
+
 fn tell(
     points: &[Point],
     tallies: &BTreeMap<Point, Tally>,
@@ -319,11 +333,8 @@ fn tell(
             Distribution::new(tally.back_ms.clone())
         ));
     }
-    let never: Vec<&str> = tallies
-        .iter()
-        .filter(|(_, it)| it.reached == 0 && it.missed > 0)
-        .map(|(point, _)| point.name())
-        .collect();
+    let never = missed(tallies, 1..u32::MAX);
+    let never: Vec<&str> = never.iter().map(|it| it.name()).collect();
     let back = Distribution::new(all);
     report.say(format!(
         "kills: runs={runs} points={reached}/{} back p50={:.1}s max={:.1}s violations={} seed={}",
