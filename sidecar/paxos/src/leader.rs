@@ -221,16 +221,14 @@ impl Paxos {
             return;
         }
         match follower.progress {
-            Progress::Unpromised if ballot.round == 0 => {
-                // It has entered the epoch, and so has this log up to where that begins.
+            Progress::Unpromised => {
+                // It has entered the epoch, and so has this log up to where that begins; or it has adopted
+                // this log when that was sent, and could not say so before the start of it was forgotten
+                // here. What it has synced of a ballot's log it keeps (rule P1).
                 follower.progress = Progress::Streaming;
                 follower.rewind(slot);
                 follower.acknowledged = slot;
                 follower.arrived(slot, now_ns);
-            }
-            Progress::Unpromised => {
-                self.counters.impossible_messages += 1;
-                return;
             }
             Progress::Syncing { last, .. } => {
                 follower.progress = Progress::Streaming;

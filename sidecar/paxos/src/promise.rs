@@ -81,12 +81,9 @@ impl Paxos {
             let patient_ns = self.now.mono_ns + self.election.timeout_ns / 2;
             self.election.takeover.give_way(patient_ns);
         } else if self.acceptor.accepted == ballot {
-            // (The epoch's first leader asks who has entered it.)
-            if ballot.round == 0 {
-                self.vote(true);
-            } else {
-                self.counters.stale_messages += 1;
-            }
+            // The epoch's first leader asks who has entered it, or this member has adopted the ballot's log
+            // and its leader never heard of it. (Or the question is an old one: then it hears it again.)
+            self.vote(true);
             return;
         }
         if let Some(peer) = self.peers.get_mut(&from) {

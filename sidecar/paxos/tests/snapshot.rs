@@ -136,6 +136,34 @@ fn l1b_a_follower_whose_snapshot_is_beyond_the_log_that_was_adopted_goes_on_from
 }
 
 #[test]
+fn l1b_a_follower_that_adopted_the_log_and_could_not_say_so_before_that_was_forgotten_goes_on() {
+    let mut net = three_led_by_1();
+    write(&mut net, id(1), 3);
+    net.isolate(id(3));
+    net.elect_member(id(2));
+    write(&mut net, id(2), 3);
+    let ballot = net.paxos(id(2)).status().accepted;
+    net.heal();
+    net.filter =
+        Box::new(|from, _, message| from != id(3) || !matches!(message, Message::Accepted { .. }));
+    net.until(500, "it has adopted the log", |net| {
+        net.node(id(3)).disk.durable().accepted == ballot
+    });
+    // Its answer is lost with its connections.
+    net.crash(id(3));
+    net.heal();
+    write(&mut net, id(2), 20);
+    let base = compact_all(&mut net, &[1, 2]);
+    net.start(id(3));
+    net.until(3000, "it asks", |net| net.node(id(3)).needed == [base]);
+    let newer = net.base_at(id(2), net.node(id(2)).through);
+    net.install(id(3), newer).expect("taken");
+    write(&mut net, id(2), 3);
+    let last = net.paxos(id(2)).last();
+    net.until_all_applied(1000, last);
+}
+
+#[test]
 fn l1b_a_follower_restarted_while_it_installs_has_the_log_of_before_or_after() {
     for synced in [false, true] {
         let (mut net, base) = three_is_behind();
