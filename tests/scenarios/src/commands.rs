@@ -211,7 +211,15 @@ fn run(
             world.reconfigure(member, words)
         }
         "join" => world.join(words.member()?),
-        "wipe" => world.wipe(words.member()?),
+        "wipe" => {
+            let member = words.member()?;
+            let same = words.has("under");
+            if same {
+                words.must("its")?;
+                words.must("incarnation")?;
+            }
+            world.wipe(member, same)
+        }
         "remove-machine" => world.remove_machine(words.member()?),
         "status" => {
             world.show_status();
@@ -287,11 +295,11 @@ fn wires(world: &mut World, command: &str, words: &mut Words<'_>) -> Result<(), 
 fn app(world: &mut World, words: &mut Words<'_>) -> Result<(), Wrong> {
     let member = words.member()?;
     let mut all = words.all();
-    let always = match all.iter().position(|it| *it == "on") {
+    let always = match all.iter().position(|it| *it == "each") {
         Some(at) => {
             let rest = all.split_off(at);
             let request = rest.get(1).copied();
-            Some(request.ok_or("what comes behind `on`?")?)
+            Some(request.ok_or("what comes behind `each`?")?)
         }
         None => None,
     };

@@ -58,6 +58,8 @@ pub(crate) struct World {
     checks: Checks,
     /// Who has sent which vote, since its last start.
     votes: Vec<(u32, Ballot, Slot)>,
+    /// Starts of processes so far.
+    starts: u64,
     /// What the command under way has said.
     said: Vec<String>,
     indent: usize,
@@ -174,6 +176,7 @@ impl World {
             clients: Clients::default(),
             checks: Checks::default(),
             votes: Vec::new(),
+            starts: 0,
             said: Vec::new(),
             indent: 0,
             quiet: false,

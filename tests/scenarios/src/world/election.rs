@@ -24,6 +24,12 @@ impl World {
             self.freeze(*other);
         }
         for _ in 0..TRIES {
+            let end_ns = self.now_ns + ALONE_NS;
+            while !stands(self) && self.next_timer(&[member], end_ns) {}
+            if stands(self) {
+                break;
+            }
+            self.now_ns = end_ns;
             for other in &others {
                 self.thaw(*other, false);
                 self.beat();
@@ -32,12 +38,6 @@ impl World {
                 }
                 self.freeze(*other);
             }
-            let end_ns = self.now_ns + ALONE_NS;
-            while !stands(self) && self.next_timer(&[member], end_ns) {}
-            if stands(self) {
-                break;
-            }
-            self.now_ns = end_ns;
         }
         self.drop_beats();
         for other in &others {

@@ -95,13 +95,17 @@ impl World {
         self.start(number)
     }
 
-    /// The disk of a member is empty, and it starts under its old name and number all the same.
-    pub(crate) fn wipe(&mut self, number: u32) -> Result<(), Wrong> {
+    /// The disk of a member is empty, and it is to start under its name all the same: as a log of a new
+    /// life, as the production log would be, or with `same` under its old incarnation.
+    pub(crate) fn wipe(&mut self, number: u32, same: bool) -> Result<(), Wrong> {
         let host = self.host(number)?;
         if host.process.is_some() {
             return Err(format!("{number} runs"));
         }
-        let member = host.member.clone();
+        let mut member = host.member.clone();
+        if !same {
+            member.incarnation.0 += 1_000;
+        }
         let fresh = self.host_of(member, None);
         self.hosts.insert(number, fresh);
         Ok(())

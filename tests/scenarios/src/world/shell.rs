@@ -288,8 +288,9 @@ impl World {
             ..self.settings.clone()
         };
         self.say(format!("{member} starts: {}", found(&recovered)));
-        // Each start of each member has its own.
-        let seed = recovered.boot.0 * 1_000 + u64::from(member);
+        // Each start has its own.
+        self.starts += 1;
+        let seed = self.starts;
         let paxos = match Paxos::new(settings, recovered, now, seed) {
             Ok(paxos) => paxos,
             Err(error) => {
@@ -358,7 +359,9 @@ impl World {
     /// The process dies: what it has not handed to the system is lost, and with `power` all that was not
     /// synced, and the app.
     pub(crate) fn crash(&mut self, member: u32, power: bool) -> Result<(), Wrong> {
-        self.running(member)?;
+        if self.host(member)?.process.is_none() && !power {
+            return Err(format!("{member} does not run"));
+        }
         self.stop_process(member);
         if power {
             self.lose_power(member);

@@ -18,7 +18,7 @@ pub(super) struct Wire {
     links: BTreeMap<(u32, u32), VecDeque<Parcel>>,
     /// What is sent here is lost.
     cut: BTreeSet<(u32, u32)>,
-    /// What is sent here waits until it is delivered by name.
+    /// What is sent here waits until it is delivered by name. Heartbeats have a connection of their own.
     held: BTreeSet<(u32, u32)>,
     /// Members that have taken each other's hellos; the lower number first.
     pub(super) linked: BTreeSet<(u32, u32)>,
@@ -54,9 +54,7 @@ impl World {
             return;
         }
         if matches!(envelope.message, Message::Heartbeat(_)) {
-            if !self.wire.held.contains(&(from, to)) {
-                self.wire.beats.push_back((from, to, envelope));
-            }
+            self.wire.beats.push_back((from, to, envelope));
             return;
         }
         let link = self.wire.links.entry((from, to)).or_default();
@@ -156,7 +154,7 @@ impl World {
     pub(crate) fn deliver_all(&mut self) -> bool {
         let is_open = |world: &Self, link: &(u32, u32)| {
             let paused = world.hosts.get(&link.1).is_some_and(|it| it.paused);
-            !paused && !world.wire.held.contains(link)
+            !paused && !world.wire.held.contains(link) && !world.wire.cut.contains(link)
         };
         let links: Vec<((u32, u32), usize)> = self
             .wire
@@ -225,10 +223,9 @@ impl World {
 // === links ===
 
 impl World {
-    /// What is sent from here on is lost; what is on its way already is, too.
+    /// What is sent from here on is lost. What is on its way already waits until it is delivered by name.
     pub(crate) fn cut(&mut self, from: u32, to: u32) {
         self.wire.cut.insert((from, to));
-        self.wire.links.remove(&(from, to));
     }
 
     /// What is sent waits.
