@@ -84,7 +84,17 @@ mod tests {
     fn a_change_is_shown_with_what_is_around_it() {
         let was = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
         let is = "1\n2\n3\n4\nfive\n6\n7\n8\n9\n";
-        let expected = ["@@ line 2 @@", " 2", " 3", " 4", "-5", "+five", " 6", " 7", " 8"];
+        let expected = [
+            "@@ line 2 @@",
+            " 2",
+            " 3",
+            " 4",
+            "-5",
+            "+five",
+            " 6",
+            " 7",
+            " 8",
+        ];
         assert_eq!(unified(was, is), expected);
     }
 

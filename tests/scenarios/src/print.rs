@@ -2,8 +2,8 @@
 
 use prost::Message as _;
 use synod_paxos::{
-    AgreedTime, Ballot, Command, CommandKind, Configuration, Entry, Header, Message, NotTaken, Record, Role,
-    Slot,
+    AgreedTime, Ballot, Command, CommandKind, Configuration, Entry, Header, Message, NotTaken,
+    Record, Role, Slot,
 };
 use synod_proto::v1::{Policy, Request, Revision, RevisionDone, RevisionStrategy, Skip};
 

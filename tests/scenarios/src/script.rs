@@ -153,7 +153,11 @@ expect leader 1
         let commands: Vec<_> = commands.collect();
         assert_eq!(
             commands,
-            [(4, "group 3", 0), (6, "deliver 1->2", 2), (10, "expect leader 1", 0)]
+            [
+                (4, "group 3", 0),
+                (6, "deliver 1->2", 2),
+                (10, "expect leader 1", 0)
+            ]
         );
     }
 

@@ -77,7 +77,10 @@ impl Fate {
 impl State {
     fn execute(&mut self, slot: Slot, request: &str) -> String {
         self.executed.push((slot, request.to_owned()));
-        let name: String = request.chars().take_while(|it| it.is_alphabetic()).collect();
+        let name: String = request
+            .chars()
+            .take_while(|it| it.is_alphabetic())
+            .collect();
         let rest = &request[name.len()..];
         let before = self.values.get(&name).cloned().unwrap_or_default();
         let value = match rest.split_at_checked(1) {
@@ -99,7 +102,10 @@ impl State {
 
     /// What it holds, for people.
     pub(super) fn show(&self) -> String {
-        let all = self.values.iter().map(|(name, value)| format!("{name}={value}"));
+        let all = self
+            .values
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
         let all: Vec<String> = all.collect();
         if all.is_empty() {
             return "nothing".to_owned();
@@ -150,10 +156,11 @@ impl App {
 
     /// The last request was not synced by the app.
     fn forget_last(&mut self) {
-        let executed: Vec<(Slot, String)> = self.state.executed.split_last().map_or_else(
-            Vec::new,
-            |(_, before)| before.to_vec(),
-        );
+        let executed: Vec<(Slot, String)> = self
+            .state
+            .executed
+            .split_last()
+            .map_or_else(Vec::new, |(_, before)| before.to_vec());
         self.state = State::default();
         for (slot, request) in executed {
             self.state.execute(slot, &request);

@@ -25,7 +25,11 @@ pub(super) struct Clients {
 pub(super) enum Read {
     Waits,
     Failed,
-    Done { index: Slot, reflects: Slot, saw: String },
+    Done {
+        index: Slot,
+        reflects: Slot,
+        saw: String,
+    },
 }
 
 impl World {
@@ -108,7 +112,11 @@ impl World {
 
     pub(super) fn tell_client(&mut self, member: u32, name: &str, told: String) {
         self.tell(format!("{member} answers {name}: {told}"));
-        self.clients.told.entry(name.to_owned()).or_default().push(told);
+        self.clients
+            .told
+            .entry(name.to_owned())
+            .or_default()
+            .push(told);
     }
 
     /// Whoever waits at a process that dies.

@@ -4,7 +4,9 @@
 use prost::Message as _;
 use synod_paxos::{CommandId, Slot};
 use synod_proto::v1::Policy;
-use synod_sidecar::apply::{Action, Execute, Fold, Found, Kept, Machine, Outcome, Record, Run, Setup};
+use synod_sidecar::apply::{
+    Action, Execute, Fold, Found, Kept, Machine, Outcome, Record, Run, Setup,
+};
 
 use super::app::Fate;
 use super::{Host, World};
@@ -98,7 +100,9 @@ impl World {
                 return;
             };
             let machine = &process.machine;
-            let next = machine.next_to_execute().or_else(|| machine.next_to_admit());
+            let next = machine
+                .next_to_execute()
+                .or_else(|| machine.next_to_admit());
             let Some(slot) = next.filter(|slot| *slot <= process.through) else {
                 return;
             };
@@ -140,7 +144,11 @@ impl World {
                 ));
             }
             Action::Skipped { slot, unsure } => {
-                let unsure = if unsure { ", which may have been answered" } else { "" };
+                let unsure = if unsure {
+                    ", which may have been answered"
+                } else {
+                    ""
+                };
                 self.say(format!("{member} skips slot {slot}{unsure}"));
             }
             Action::Jump { .. } => {}
@@ -166,8 +174,14 @@ impl World {
         if found.is_none() || found != process.machine.instance() {
             process.machine.handle_not_sent(run);
             process.machine.handle_app(found);
-            let why = if found.is_none() { "is gone" } else { "is another process" };
-            self.say(format!("{member} does not send {slot} {request}: its app {why}"));
+            let why = if found.is_none() {
+                "is gone"
+            } else {
+                "is another process"
+            };
+            self.say(format!(
+                "{member} does not send {slot} {request}: its app {why}"
+            ));
             return;
         }
         match fate {
@@ -180,11 +194,15 @@ impl World {
                 }
             }
             Some(Fate::DiesDuring) => {
-                self.say(format!("{member} sends {slot} {request}: its app dies of it"));
+                self.say(format!(
+                    "{member} sends {slot} {request}: its app dies of it"
+                ));
                 self.break_off(member, run, true);
             }
             Some(Fate::LosesRequest) => {
-                self.say(format!("{member} sends {slot} {request}: the connection breaks"));
+                self.say(format!(
+                    "{member} sends {slot} {request}: the connection breaks"
+                ));
                 self.break_off(member, run, false);
             }
             Some(fate @ (Fate::DiesAfter | Fate::LosesAnswer)) => {
@@ -261,7 +279,10 @@ impl World {
             return;
         };
         let kept = self.hosts.values().filter_map(|it| it.process.as_ref());
-        let response = kept.filter_map(|it| it.responses.get(&slot)).next().cloned();
+        let response = kept
+            .filter_map(|it| it.responses.get(&slot))
+            .next()
+            .cloned();
         let response = response.unwrap_or_else(|| "the response is gone".to_owned());
         let told = match outcome {
             Outcome::Executed => format!("done at {slot}, {response}"),
@@ -326,7 +347,11 @@ impl World {
         if host.app.up {
             return Err(format!("the app of {member} runs"));
         }
-        if host.process.as_ref().is_some_and(|it| !it.machine.may_start()) {
+        if host
+            .process
+            .as_ref()
+            .is_some_and(|it| !it.machine.may_start())
+        {
             return Err(format!("the app of {member} may not start yet"));
         }
         host.app.start();

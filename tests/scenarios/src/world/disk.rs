@@ -34,8 +34,7 @@ impl World {
             incarnation: host.member.incarnation,
         };
         let options = Options::new(SEGMENT_BYTES, MAX_BYTES);
-        let (mut wal, mut recovered) =
-            Wal::open(Arc::new(host.disk.clone()), &options, identity)?;
+        let (mut wal, mut recovered) = Wal::open(Arc::new(host.disk.clone()), &options, identity)?;
         if recovered.genesis.is_some() {
             return Ok((wal, recovered));
         }

@@ -34,7 +34,9 @@ impl World {
             "leads" => {
                 let member = words.member()?;
                 let standing = self.paxos(member)?.standing();
-                holds(standing == Standing::Leader, || format!("it is {standing:?}"))
+                holds(standing == Standing::Leader, || {
+                    format!("it is {standing:?}")
+                })
             }
             "healthy" => {
                 let member = words.member()?;
@@ -145,7 +147,9 @@ impl World {
         }
         let wanted = words.all().join(" ");
         let of = |it: &Entry| print::command(&it.command) == wanted;
-        holds(history.values().any(of), || "it is chosen nowhere".to_owned())
+        holds(history.values().any(of), || {
+            "it is chosen nowhere".to_owned()
+        })
     }
 
     fn claim_slot(&mut self, words: &mut Words<'_>, of: impl Fn(&Paxos) -> Slot) -> Held {
@@ -210,7 +214,9 @@ impl World {
     fn claim_read(&mut self, words: &mut Words<'_>) -> Held {
         let name = words.word("a read")?;
         let read = self.clients.reads.get(name);
-        let read = read.cloned().ok_or_else(|| format!("nobody reads {name}"))?;
+        let read = read
+            .cloned()
+            .ok_or_else(|| format!("nobody reads {name}"))?;
         let instead = || format!("{read:?}");
         if words.has("waits") {
             return holds(matches!(read, Read::Waits), instead);
@@ -242,7 +248,10 @@ impl World {
     /// `copies equal`: the apps of all members that run have executed the same.
     fn claim_copies(&mut self, words: &mut Words<'_>) -> Held {
         words.must("equal")?;
-        let up = self.hosts.iter().filter(|(_, it)| it.process.is_some() && it.app.up);
+        let up = self
+            .hosts
+            .iter()
+            .filter(|(_, it)| it.process.is_some() && it.app.up);
         let states: Vec<(u32, _)> = up.map(|(member, it)| (*member, it.app.state())).collect();
         let first = states.first().map(|(_, it)| *it);
         let odd = states.iter().find(|(_, it)| Some(*it) != first);
@@ -282,7 +291,9 @@ impl World {
         let votes = self.votes.iter().filter(|(it, ..)| *it == member);
         let votes: Vec<_> = votes.collect();
         let is = votes.iter().any(|(_, in_ballot, up_to)| {
-            ballot.as_ref().is_none_or(|it| in_ballot.to_string() == *it)
+            ballot
+                .as_ref()
+                .is_none_or(|it| in_ballot.to_string() == *it)
                 && slot.is_none_or(|it| *up_to >= it)
         });
         holds(is, || format!("its votes are {votes:?}"))

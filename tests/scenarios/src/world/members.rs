@@ -66,10 +66,9 @@ impl World {
         } else {
             next.first_leader = process.paxos.best_first_leader(&next);
         }
-        let result =
-            process
-                .paxos
-                .propose_configuration(now.unwrap_or_default(), expected, &next);
+        let result = process
+            .paxos
+            .propose_configuration(now.unwrap_or_default(), expected, &next);
         if let Err(error) = result {
             self.tell(format!("{at} refuses: {error}"));
         }

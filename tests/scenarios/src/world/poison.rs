@@ -163,7 +163,10 @@ impl World {
             Step::Ask { to, ask } => {
                 let answer = self.asks(member, to.0, |machine| machine.handle_ask(ask));
                 let Some(standing) = answer else {
-                    self.say(format!("{member} asks {to} about slot {}: no answer", ask.slot));
+                    self.say(format!(
+                        "{member} asks {to} about slot {}: no answer",
+                        ask.slot
+                    ));
                     return;
                 };
                 let word = match standing {
@@ -173,7 +176,10 @@ impl World {
                     Some(Standing::Unknown) => "unknown, and promises not to try it",
                     None => "nothing",
                 };
-                self.say(format!("{member} asks {to} about slot {}: {word}", ask.slot));
+                self.say(format!(
+                    "{member} asks {to} about slot {}: {word}",
+                    ask.slot
+                ));
                 if let Ok(process) = self.running(member)
                     && let Some(term) = &mut process.term
                 {
@@ -185,7 +191,9 @@ impl World {
                 self.asks(member, to.0, |machine| machine.handle_free(ask));
             }
             Step::Restore { slot, from, to } => {
-                self.say(format!("{to} is to get the state of {from}, which has done slot {slot}"));
+                self.say(format!(
+                    "{to} is to get the state of {from}, which has done slot {slot}"
+                ));
             }
             Step::Skip { slot, unsure } => self.propose_skip(member, slot, unsure),
         }

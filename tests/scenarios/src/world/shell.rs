@@ -102,7 +102,9 @@ impl World {
                 self.say(format!("{member} is in {members} (behind {slot})"));
             }
             Output::Removed { epoch } => {
-                self.tell(format!("{member} is in the group no more from epoch {epoch} on"));
+                self.tell(format!(
+                    "{member} is in the group no more from epoch {epoch} on"
+                ));
             }
             Output::Outdated { slot, protocol } => {
                 let why = format!("it does not speak protocol {protocol}, agreed on at {slot}");
@@ -131,7 +133,8 @@ impl World {
         };
         let synced = process.synced;
         let lane = |it: &Outgoing| (it.to, it.lane) == (outgoing.to, outgoing.lane);
-        let waits = outgoing.after.is_some_and(|io| io > synced) || process.waiting.iter().any(lane);
+        let waits =
+            outgoing.after.is_some_and(|io| io > synced) || process.waiting.iter().any(lane);
         let beat = matches!(outgoing.message, Message::Heartbeat(_));
         if !beat {
             let when = if waits { " when synced" } else { "" };
@@ -220,8 +223,9 @@ impl World {
         };
         if early {
             let kind = print::kind(message);
-            self.checks
-                .found(format!("a {kind} leaves {member} before what it tells is synced"));
+            self.checks.found(format!(
+                "a {kind} leaves {member} before what it tells is synced"
+            ));
         }
     }
 
@@ -301,7 +305,9 @@ impl World {
         self.votes.retain(|(it, ..)| *it != member);
         self.checks.started(member);
         let process = self.begin_process(member, paxos, wal);
-        self.hosts.entry(member).and_modify(|it| it.process = Some(process));
+        self.hosts
+            .entry(member)
+            .and_modify(|it| it.process = Some(process));
         self.offer_own_snapshot(member);
         self.tell_applied_at_start(member);
         if let Ok(process) = self.running(member) {

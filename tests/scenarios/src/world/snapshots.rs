@@ -48,7 +48,9 @@ impl World {
                 };
                 host.app.put(state);
                 process.machine.handle_restored(job);
-                self.say(format!("{member} puts the state of slot {slot} into its app"));
+                self.say(format!(
+                    "{member} puts the state of slot {slot} into its app"
+                ));
             }
             Action::ReplaceApp { job, slot } => {
                 if let Ok(process) = self.running(member) {
@@ -61,7 +63,9 @@ impl World {
                 if let Some(process) = &mut host.process {
                     process.machine.handle_app_applied(job, Some(slot));
                 }
-                self.say(format!("the app of {member} says that its state is that of slot {slot}"));
+                self.say(format!(
+                    "the app of {member} says that its state is that of slot {slot}"
+                ));
             }
             Action::TakeSnapshot {
                 job, slot, tables, ..
@@ -125,7 +129,9 @@ impl World {
         host.app.put(state);
         machine.handle_app(None);
         machine.handle_volume_restored(job);
-        self.say(format!("{member} puts its app's volume back to slot {slot}"));
+        self.say(format!(
+            "{member} puts its app's volume back to slot {slot}"
+        ));
     }
 
     /// A member takes one, and may begin behind it.
@@ -160,7 +166,9 @@ impl World {
         }
         if void {
             host.snapshots.retain(|it| it.base.slot != slot);
-            self.say(format!("the snapshot of slot {slot} is of no use to {member}"));
+            self.say(format!(
+                "the snapshot of slot {slot} is of no use to {member}"
+            ));
         }
     }
 

@@ -216,7 +216,10 @@ impl World {
     /// Whether such a message is on its way.
     pub(super) fn is_on_wire(&self, from: u32, to: u32, kind: &str) -> bool {
         let link = self.wire.links.get(&(from, to));
-        link.is_some_and(|it| it.iter().any(|it| print::kind(&it.envelope.message) == kind))
+        link.is_some_and(|it| {
+            it.iter()
+                .any(|it| print::kind(&it.envelope.message) == kind)
+        })
     }
 }
 
