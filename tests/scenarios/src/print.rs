@@ -199,11 +199,12 @@ pub(crate) fn message(message: &Message) -> String {
             format!("{kind}{again}: {}", all.join(", "))
         }
         Message::NotTaken { reason, .. } => format!("{kind}: {}", not_taken(*reason)),
-        Message::ReadIndex { ids } => format!("{kind} for {}", count(ids.len(), "read")),
+        Message::ReadIndex { ids } | Message::ReadRefused { ids } => {
+            format!("{kind} for {}", count(ids.len(), "read"))
+        }
         Message::ReadIndexes { ids, index } => {
             format!("{kind} {index} for {}", count(ids.len(), "read"))
         }
-        Message::ReadRefused { ids } => format!("{kind} for {}", count(ids.len(), "read")),
         Message::Confirm { ballot, round } | Message::Confirmed { ballot, round } => {
             format!("{kind} {ballot} round {round}")
         }

@@ -54,7 +54,7 @@ impl World {
     pub(super) fn machine(&self, host: &Host) -> Machine {
         let fold = host
             .newest()
-            .map_or_else(|| self.first_fold(), |it| it.fold());
+            .map_or_else(|| self.first_fold(), super::snapshots::Snapshot::fold);
         Machine::new(Setup {
             incarnation: host.member.incarnation,
             fold,
@@ -94,8 +94,10 @@ impl World {
 
     /// Reads from the log what the machine wants next.
     fn feed(&mut self, member: u32) {
-        let held = self.hosts.get(&member).is_none_or(|it| it.apply_held);
-        while !held {
+        if self.hosts.get(&member).is_none_or(|it| it.apply_held) {
+            return;
+        }
+        loop {
             let Some(process) = self.process(member) else {
                 return;
             };
@@ -278,11 +280,8 @@ impl World {
         let Some(name) = process.commands.remove(&id) else {
             return;
         };
-        let kept = self.hosts.values().filter_map(|it| it.process.as_ref());
-        let response = kept
-            .filter_map(|it| it.responses.get(&slot))
-            .next()
-            .cloned();
+        let mut kept = self.hosts.values().filter_map(|it| it.process.as_ref());
+        let response = kept.find_map(|it| it.responses.get(&slot)).cloned();
         let response = response.unwrap_or_else(|| "the response is gone".to_owned());
         let told = match outcome {
             Outcome::Executed => format!("done at {slot}, {response}"),

@@ -63,7 +63,7 @@ impl World {
         if count > waiting || count == 0 {
             return match writes {
                 None => Ok(false),
-                Some(_) => Err(format!("{}", print::count(waiting, "write") + " wait")),
+                Some(_) => Err(print::count(waiting, "write") + " wait"),
             };
         }
         let done: Vec<_> = process.writes.drain(..count).collect();

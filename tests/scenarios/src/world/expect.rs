@@ -10,6 +10,10 @@ use crate::words::{Words, Wrong};
 /// `Ok(None)`: it holds. `Ok(Some(..))`: what is so instead.
 type Held = Result<Option<String>, Wrong>;
 
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "every claim ends with it, and those before it may be wrong"
+)]
 fn holds(is: bool, instead: impl FnOnce() -> String) -> Held {
     Ok((!is).then(instead))
 }

@@ -164,7 +164,7 @@ impl World {
                 return;
             }
             line.truncate(line.len() - text.len() - 2);
-            line.push_str(&format!(", {to}: {text}"));
+            *line = format!("{line}, {to}: {text}");
             return;
         }
         self.last_send = Some((self.said.len(), begin.clone(), text.clone()));
@@ -427,12 +427,11 @@ impl World {
 
 /// What a start finds in its log.
 fn found(recovered: &Recovered) -> String {
-    let unreadable = match recovered.faulty.len() {
-        0 => String::new(),
-        _ => {
-            let slots = recovered.faulty.iter().map(|it| it.slot.to_string());
-            format!(", cannot read {}", slots.collect::<Vec<_>>().join(" "))
-        }
+    let unreadable = if recovered.faulty.is_empty() {
+        String::new()
+    } else {
+        let slots = recovered.faulty.iter().map(|it| it.slot.to_string());
+        format!(", cannot read {}", slots.collect::<Vec<_>>().join(" "))
     };
     let first = recovered.first();
     let log = if recovered.last < first {

@@ -108,14 +108,14 @@ impl World {
         }
         let parcels = match which {
             None => waiting,
-            Some(which) => match which.parse() {
-                Ok(number) => number,
-                Err(_) => {
+            Some(which) => {
+                let Ok(number) = which.parse() else {
                     let parcel = self.take_one(from, to, which)?;
                     self.hand_in(from, to, parcel);
                     return Ok(());
-                }
-            },
+                };
+                number
+            }
         };
         if parcels == 0 || parcels > waiting {
             return Err(format!("{waiting} messages are on their way {from}->{to}"));
