@@ -2,6 +2,7 @@
 //! back what depends on a write until that is synced.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
 
 use synod_paxos::{
     Entry, Io, Lane, Message, Output, Paxos, ReadId, Record, Recovered, Settings, Slot, Standing,
@@ -164,7 +165,7 @@ impl World {
                 return;
             }
             line.truncate(line.len() - text.len() - 2);
-            *line = format!("{line}, {to}: {text}");
+            let _ = write!(line, ", {to}: {text}");
             return;
         }
         self.last_send = Some((self.said.len(), begin.clone(), text.clone()));
@@ -384,14 +385,9 @@ impl World {
         };
         host.paused = false;
         host.ledger.outlive();
-        let lost: Vec<&str> = process
-            .writes
-            .iter()
-            .flat_map(|(_, records)| records)
-            .map(|_| "record")
-            .collect();
-        if !lost.is_empty() {
-            let lost = print::count(lost.len(), "unsynced record");
+        let lost: usize = process.writes.iter().map(|(_, it)| it.len()).sum();
+        if lost > 0 {
+            let lost = print::count(lost, "unsynced record");
             self.say(format!("{member} loses {lost}"));
         }
         self.lose_clients(member, &process);
