@@ -220,27 +220,21 @@ impl Paxos {
             self.counters.impossible_messages += 1;
             return;
         }
-        match follower.progress {
-            Progress::Unpromised => {
-                // It has entered the epoch, and so has this log up to where that begins; or it has adopted
-                // this log when that was sent, and could not say so before the start of it was forgotten
-                // here. What it has synced of a ballot's log it keeps (rule P1).
-                follower.progress = Progress::Streaming;
-                follower.rewind(slot);
-                follower.acknowledged = slot;
-                follower.arrived(slot, now_ns);
-            }
-            Progress::Syncing { last, .. } => {
-                follower.progress = Progress::Streaming;
-                follower.rewind(last);
-                follower.acknowledged = slot;
-                follower.arrived(slot, now_ns);
-            }
-            Progress::Streaming if slot > follower.acknowledged => {
-                follower.acknowledged = slot;
-                follower.arrived(slot, now_ns);
-            }
-            Progress::Streaming => {}
+        let begins_behind = match follower.progress {
+            // It has entered the epoch, and so has this log up to where that begins; or it has adopted this
+            // log when that was sent, and could not say so before the start of it was forgotten here. What
+            // it has synced of a ballot's log it keeps (rule P1).
+            Progress::Unpromised => Some(slot),
+            Progress::Syncing { last, .. } => Some(last),
+            Progress::Streaming => None,
+        };
+        if let Some(last) = begins_behind {
+            follower.progress = Progress::Streaming;
+            follower.rewind(last);
+        }
+        if begins_behind.is_some() || slot > follower.acknowledged {
+            follower.acknowledged = slot;
+            follower.arrived(slot, now_ns);
         }
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.remembered.note_log(ballot, slot);
