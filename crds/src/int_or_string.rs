@@ -49,9 +49,10 @@ impl<'de> Deserialize<'de> for IntOrString {
             }
 
             fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<IntOrString, E> {
-                let number = i32::try_from(number)
-                    .map_err(|_| E::custom(format!("{number} is not a port: use 1 to 65535")))?;
-                Ok(IntOrString::Int(number))
+                match i32::try_from(number) {
+                    Ok(port) if (1..=65_535).contains(&port) => Ok(IntOrString::Int(port)),
+                    _ => Err(E::custom(format!("{number} is not a port: use 1 to 65535"))),
+                }
             }
 
             fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<IntOrString, E> {
@@ -74,6 +75,8 @@ impl JsonSchema for IntOrString {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "maxLength": 63,
+            "minimum": 1,
+            "maximum": 65535,
             "x-kubernetes-int-or-string": true,
         })
     }

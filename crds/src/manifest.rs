@@ -81,15 +81,18 @@ pub fn parse(yaml: &str) -> Result<Manifest, ManifestError> {
 
 fn field(path: &str, message: &str) -> ManifestError {
     ManifestError::Field {
-        path: if path == "." { "manifest" } else { path }.to_owned(),
-        message: words::plain(path, message),
+        path: words::shortened(if path == "." { "manifest" } else { path }),
+        message: words::shortened(&words::plain(path, message)),
     }
 }
 
 fn syntax(message: String) -> ManifestError {
     match words::duplicate(&message) {
-        Some((path, message)) => ManifestError::Field { path, message },
-        None => ManifestError::Syntax(message),
+        Some((path, message)) => ManifestError::Field {
+            path: words::shortened(&path),
+            message: words::shortened(&message),
+        },
+        None => ManifestError::Syntax(words::shortened(&message)),
     }
 }
 
@@ -108,14 +111,14 @@ fn find(yaml: &str) -> Result<usize, ManifestError> {
     }
     match services.as_slice() {
         [(index, Some(version))] if version == API_VERSION => Ok(*index),
-        [(_, version)] => Err(ManifestError::ApiVersion(
-            version.clone().unwrap_or_default(),
-        )),
+        [(_, version)] => Err(ManifestError::ApiVersion(words::shortened(
+            version.as_deref().unwrap_or_default(),
+        ))),
         [] => Err(ManifestError::NoService {
             found: if kinds.is_empty() {
                 String::new()
             } else {
-                format!(", found {}", kinds.join(", "))
+                words::shortened(&format!(", found {}", kinds.join(", ")))
             },
         }),
         several => Err(ManifestError::SeveralServices(several.len())),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use synod_api::{AppProtocol, StateType};
-use synod_sidecar::config::{App, Config, Leader, Listen, Log, Protocol};
+use synod_sidecar::config::{App, Config, Leader, Listen, Log, Protocol, Revision};
 use synod_sidecar::identity::{Names, Who};
 
 use super::certificates::Certificates;
@@ -132,7 +132,7 @@ impl Member {
                         AppProtocol::H2c => Protocol::H2c,
                     },
                     token: None,
-                    revision: Some(self.folder.revision()),
+                    revision: Revision::InFile(self.folder.revision()),
                 }
             },
             log: Log {

@@ -1,6 +1,19 @@
 //! What the YAML library says, as a user who knows no Rust understands it. Comes in: a field's path
 //! and the library's message about it. Goes out: what was found, what is allowed, and the line.
 
+/// Bytes of a message, about: it repeats what is in the manifest, which may be of any length.
+const LENGTH: usize = 1_000;
+
+/// Its beginning and its end.
+pub(super) fn shortened(text: &str) -> String {
+    if text.len() <= LENGTH {
+        return text.to_owned();
+    }
+    let begins = text.floor_char_boundary(LENGTH / 2);
+    let ends = text.ceil_char_boundary(text.len() - LENGTH / 2);
+    format!("{} … {}", &text[..begins], &text[ends..])
+}
+
 /// The message without the path, which is told besides.
 pub(super) fn plain(path: &str, message: &str) -> String {
     let (message, line) = split_line(without_path(path, message));

@@ -127,11 +127,7 @@ fn app_port(p: &mut Problems, path: &str, port: Option<&IntOrString>, app: &Valu
             path,
             "it is missing, and the app's container declares no port: give the number on which the app listens",
         ),
-        Some(IntOrString::Int(number)) => p.add_if(
-            !(1..=65535).contains(number),
-            path,
-            format!("{number} is not a port: use 1 to 65535"),
-        ),
+        Some(IntOrString::Int(_)) => {}
         Some(IntOrString::String(name)) => p.add_if(
             !names().any(|it| it == name),
             path,

@@ -417,7 +417,10 @@ fn paths_and_methods_that_cannot_match_are_refused() {
 fn the_template_names_the_app_and_leaves_our_ports_free() {
     assert_eq!(refused("  app: {container: other}"), ["spec.app.container"]);
     assert_eq!(refused("  app: {port: web}"), ["spec.app.port"]);
-    assert_eq!(refused("  app: {port: 70000}"), ["spec.app.port"]);
+    for port in ["0", "70000", "-80"] {
+        let error = with(&format!("  app: {{port: {port}}}")).expect_err(port);
+        assert!(error.to_string().contains("use 1 to 65535"), "{error}");
+    }
     assert_eq!(refused("  app: {container: side}"), ["spec.app.port"]);
     assert!(with("  app: {container: side, port: 9000}").is_ok());
     assert_eq!(

@@ -105,11 +105,6 @@ pub fn config_file(revision: u64) -> String {
     }
 }
 
-/// The file in which a sidecar reads which revision the app beside it is of.
-pub fn revision_file(revision: u64) -> String {
-    format!("revision-{revision}")
-}
-
 /// The revision whose configuration that is.
 pub fn revision_of(config_file: &str) -> Option<u64> {
     let name = config_file.rsplit('/').next()?.strip_suffix(".yaml")?;

@@ -1,5 +1,7 @@
 //! Who is a member, in which role, and which sets of voters are quorums.
 
+use std::collections::BTreeSet;
+
 use crate::quorum::Quorums;
 use crate::types::{Ballot, Epoch, Incarnation, MemberId};
 
@@ -95,15 +97,13 @@ impl Configuration {
         if !ids.is_sorted_by(|a, b| a < b) {
             return Err("members must be ordered by number, each number once");
         }
-        for (at, member) in self.members.iter().enumerate() {
-            let before = &self.members[..at];
-            if before.iter().any(|other| other.name == member.name) {
+        // A list that came from elsewhere may be long.
+        let (mut names, mut incarnations) = (BTreeSet::new(), BTreeSet::new());
+        for member in &self.members {
+            if !names.insert(&member.name) {
                 return Err("two members have the same name");
             }
-            if before
-                .iter()
-                .any(|other| other.incarnation == member.incarnation)
-            {
+            if !incarnations.insert(member.incarnation) {
                 return Err("two members have the same incarnation");
             }
         }

@@ -1,8 +1,11 @@
 //! Nothing that a peer or the shell says may panic: messages made by chance from plausible numbers
 //! are thrown at members in all states. (A peer that lies can break agreement; it must not break the
-//! process.) Agreement is not checked here.
+//! process.) Agreement is not checked here, but what each member holds to by itself is: it goes back
+//! behind no promise and no commit, and what it has handed to apply stays what it is.
 
 mod common;
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use common::{Chance, Net, genesis};
@@ -262,6 +265,39 @@ impl Liar {
     }
 }
 
+/// What a member has said so far, and cannot take back.
+#[derive(Default)]
+struct Words(BTreeMap<MemberId, (Ballot, Slot, BTreeMap<Slot, EntryHash>)>);
+
+impl Words {
+    /// Whatever it was told since, it keeps its word.
+    fn are_kept(&mut self, net: &Net, seed: u64) {
+        for member in net.members() {
+            let paxos = net.paxos(member);
+            let (promised, commit, applied) = self.0.entry(member).or_default();
+            assert!(
+                paxos.promised() >= *promised && paxos.commit() >= *commit,
+                "seed {seed}: {member} goes back to {:?} and slot {}",
+                paxos.promised(),
+                paxos.commit()
+            );
+            (*promised, *commit) = (paxos.promised(), paxos.commit());
+            assert!(
+                *commit <= paxos.last(),
+                "seed {seed}: {member} has no such slot"
+            );
+            for (slot, entry) in &net.node(member).applied {
+                let first = *applied.entry(*slot).or_insert(entry.hash());
+                assert_eq!(
+                    first,
+                    entry.hash(),
+                    "seed {seed}: {member} has {slot} applied twice"
+                );
+            }
+        }
+    }
+}
+
 /// Its log begins behind all that it has handed over.
 fn forget(net: &mut Net, member: MemberId) {
     let through = net.node(member).through;
@@ -286,6 +322,7 @@ fn messages_made_by_chance_never_panic() {
             net.run(chance.below(30));
         }
         let members = net.members();
+        let mut words = Words::default();
         for _ in 0..300 {
             let to = members[chance.below(3) as usize];
             let from = members[chance.below(3) as usize];
@@ -307,8 +344,10 @@ fn messages_made_by_chance_never_panic() {
             if chance.below(10) == 0 {
                 net.run(chance.below(200));
             }
+            words.are_kept(&net, seed);
         }
         net.run(2000);
+        words.are_kept(&net, seed);
     }
 }
 

@@ -53,6 +53,7 @@ pub(super) struct Inputs<S> {
     pub(super) witness: bool,
     pub(super) state: StateType,
     pub(super) revision: Arc<dyn Fn() -> io::Result<u64> + Send + Sync>,
+    pub(super) changes_in_place: bool,
     pub(super) states: Arc<S>,
 }
 
@@ -135,6 +136,7 @@ pub(super) async fn run<A: App, S: States>(
         half_restored: inputs.states.half_restored(),
         promises: promised.clone(),
         gated: true,
+        changes_in_place: inputs.changes_in_place,
     });
     let commit = inputs.feed.news().commit;
     machine.handle_commit(commit);

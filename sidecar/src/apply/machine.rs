@@ -155,6 +155,7 @@ pub struct Machine {
     proven: Option<Slot>,
     /// Nothing is executed before that is known.
     gated: bool,
+    changes_in_place: bool,
     /// The app's state is that of this slot.
     applied: Slot,
     /// Executed in this life or an earlier one that is known of; never goes down.
@@ -236,6 +237,7 @@ impl Machine {
             history: History::default(),
             proven: None,
             gated: setup.gated,
+            changes_in_place: setup.changes_in_place,
             applied: Slot::ZERO,
             answered: base,
             answered_before: base,

@@ -107,6 +107,8 @@ pub struct Parts<A, S> {
     /// Of which revision an app is that is about to start or has just started; an error: nobody can tell
     /// now.
     pub revision: Arc<dyn Fn() -> io::Result<u64> + Send + Sync>,
+    /// That may be another one the next time that an app starts here ([`Setup::changes_in_place`]).
+    pub changes_in_place: bool,
     /// The snapshots of this member.
     pub states: Arc<S>,
 }
@@ -192,6 +194,7 @@ pub fn start<A: App, S: States>(
             witness: parts.witness,
             state: parts.state,
             revision: parts.revision,
+            changes_in_place: parts.changes_in_place,
             states: parts.states,
         },
         published::Published {

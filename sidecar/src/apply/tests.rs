@@ -275,6 +275,7 @@ impl Process {
             witness: false,
             state,
             revision: Arc::new(|| Ok(0)),
+            changes_in_place: true,
             states: Arc::new(states),
         })
         .unwrap();
@@ -390,6 +391,7 @@ async fn entries_admitted_before_their_news_is_read_are_fetched_from_the_log() {
         witness: false,
         state: StateType::Ephemeral,
         revision: Arc::new(|| Ok(0)),
+        changes_in_place: true,
         states: Arc::new(NoSnapshots),
     })
     .unwrap();

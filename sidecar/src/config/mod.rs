@@ -147,10 +147,26 @@ pub struct App {
     /// token here they need none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Token>,
-    /// A file with the revision of the app, a decimal number, written before one of that revision is
-    /// started and while none runs. Without it the app is always of revision 0, the first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revision: Option<PathBuf>,
+    /// Without it the app is always of revision 0, the first.
+    #[serde(default)]
+    pub revision: Revision,
+}
+
+/// Which revision the app is of.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Revision {
+    /// The same as long as this sidecar runs: another revision comes with a sidecar of its own.
+    Always(u64),
+    /// That in the file, a decimal number, written before an app of that revision is started and while none
+    /// runs.
+    InFile(PathBuf),
+}
+
+impl Default for Revision {
+    fn default() -> Self {
+        Self::Always(0)
+    }
 }
 
 impl Default for App {
@@ -159,7 +175,7 @@ impl Default for App {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             protocol: Protocol::default(),
             token: None,
-            revision: None,
+            revision: Revision::default(),
         }
     }
 }
@@ -172,8 +188,9 @@ impl App {
 
     /// The revision of an app that is about to start.
     pub fn read_revision(&self) -> io::Result<u64> {
-        let Some(path) = &self.revision else {
-            return Ok(0);
+        let path = match &self.revision {
+            Revision::Always(number) => return Ok(*number),
+            Revision::InFile(path) => path,
         };
         match std::fs::read_to_string(path) {
             Ok(text) => text.trim().parse().map_err(|_| {

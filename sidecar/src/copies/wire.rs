@@ -198,6 +198,8 @@ fn read_mark(mark: CopyMark) -> Result<Mark, WireError> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use prost::Message;
+
     use super::*;
 
     fn marks() -> Vec<Mark> {
@@ -306,5 +308,72 @@ mod tests {
         ] {
             assert!(read_response(bad.clone()).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_is_changed_by_chance_is_refused_or_is_what_is_sent_on() {
+        let words = marks().into_iter().map(|mark| Word {
+            lineage: 1,
+            after: Slot(2),
+            mark: Some(mark),
+            noise: noises(),
+            ..Word::default()
+        });
+        let asked = words.map(|it| request(&it).encode_to_vec()).collect();
+        let show = |it: &Vec<u8>| synod_fuzz::write_bytes(it);
+        synod_fuzz::fuzz(30_000, &synod_fuzz::messages(asked), show, |bytes| {
+            let Some(word) = CompareRequest::decode(&bytes[..])
+                .ok()
+                .and_then(|it| read_request(it).ok())
+            else {
+                return Ok(());
+            };
+            let slots = [word.after, word.verified, word.undisputed, word.release];
+            let counted = slots
+                .iter()
+                .chain(word.mark.as_ref().map(|it| &it.slot))
+                .all(|it| it.0 <= 1 << 62);
+            let same = read_request(request(&word)).as_ref() == Ok(&word);
+            if counted && same {
+                Ok(())
+            } else {
+                Err(format!("{word:?}"))
+            }
+        });
+        let batches = marks().into_iter().map(|mark| Batch {
+            from: Slot(2),
+            digests: vec![(
+                Slot(5),
+                Digest {
+                    route: "notes".into(),
+                    status: 201,
+                    parts: [(mark.part.clone(), [7; 16])].into(),
+                },
+            )],
+            mark: Some(mark),
+            noise: noises(),
+            ..Batch::default()
+        });
+        let told = batches.map(|it| response(it).encode_to_vec()).collect();
+        synod_fuzz::fuzz(30_000, &synod_fuzz::messages(told), show, |bytes| {
+            let Some(batch) = CompareResponse::decode(&bytes[..])
+                .ok()
+                .and_then(|it| read_response(it).ok())
+            else {
+                return Ok(());
+            };
+            let slots = [batch.from, batch.released, batch.through];
+            let slots = slots
+                .iter()
+                .chain(batch.digests.iter().map(|it| &it.0))
+                .chain(batch.mark.as_ref().map(|it| &it.slot));
+            let counted = slots.into_iter().all(|it| it.0 <= 1 << 62);
+            let same = read_response(response(batch.clone())).as_ref() == Ok(&batch);
+            if counted && same {
+                Ok(())
+            } else {
+                Err(format!("{batch:?}"))
+            }
+        });
     }
 }

@@ -54,8 +54,8 @@ pub enum RequestBody {
 pub struct ClientBody {
     body: Incoming,
     gap: Duration,
-    /// Knows when what comes is malformed.
-    watched: Option<Arc<Watched>>,
+    /// Knows when what comes is malformed, and of which request this is the body.
+    watched: Option<(Arc<Watched>, u64)>,
     /// Set while a piece is waited for.
     limit: Option<Instant>,
     alarm: Option<Pin<Box<Sleep>>>,
@@ -77,8 +77,8 @@ impl ClientBody {
             self.limit = None;
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        if let Some(watched) = &self.watched
-            && watched.poll_broken(cx).is_ready()
+        if let Some((watched, request)) = &self.watched
+            && watched.poll_broken(*request, cx).is_ready()
         {
             return Poll::Ready(Some(Err("the body is malformed".into())));
         }
@@ -91,7 +91,7 @@ impl ClientBody {
 // === impl RequestBody ===
 
 impl RequestBody {
-    /// A body that a client sends; it breaks off when `gap` goes by without a piece of it.
+    /// The body of the request that has begun last; it breaks off when `gap` goes by without a piece of it.
     pub(super) fn client(body: Incoming, gap: Duration, watched: Option<Arc<Watched>>) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
@@ -99,7 +99,10 @@ impl RequestBody {
         Self::Client(ClientBody {
             body,
             gap,
-            watched,
+            watched: watched.map(|it| {
+                let request = it.begun();
+                (it, request)
+            }),
             limit: None,
             alarm: None,
         })

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::{RequestBody, TooSlow};
 use super::budget::Share;
-use super::headers::{strip_hop_by_hop, strip_reserved};
+use super::headers::{strip_from_trailers, strip_hop_by_hop, strip_reserved};
 use super::problem::Problem;
 use super::room::{Room, Source, Taken};
 use crate::app::{drop_elsewhere, load};
@@ -140,6 +140,7 @@ pub(super) async fn capture(
                 if let Ok(fields) = frame.into_trailers() {
                     trailers = fields;
                     strip_hop_by_hop(&mut trailers);
+                    strip_from_trailers(&mut trailers);
                     strip_reserved(&mut trailers);
                 }
             }

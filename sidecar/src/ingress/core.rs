@@ -434,8 +434,9 @@ impl<B: Backend> Core<B> {
         response
     }
 
-    /// An answer to bytes that never became a request: the last one on its connection.
-    pub(super) fn raw_problem(&self, problem: &Problem) -> Vec<u8> {
+    /// An answer to bytes that never became a request: the last one on its connection. That
+    /// to a HEAD says how long it would be.
+    pub(super) fn raw_problem(&self, problem: &Problem, of_head: bool) -> Vec<u8> {
         self.metrics.refused(&self.no_route, problem.status);
         let body = problem.body();
         let mut response = self.problem(problem);
@@ -449,7 +450,9 @@ impl<B: Backend> Core<B> {
             }
         }
         raw.extend_from_slice(b"\r\n");
-        raw.extend_from_slice(&body);
+        if !of_head {
+            raw.extend_from_slice(&body);
+        }
         raw
     }
 }
@@ -465,11 +468,11 @@ fn classify(routes: &Routes, call: &Call) -> Result<Class, Problem> {
 }
 
 fn check_expectation(headers: &HeaderMap) -> Result<(), Problem> {
-    match headers.get(header::EXPECT) {
-        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
-            Err(Problem::expectation_failed())
-        }
-        _ => Ok(()),
+    let known = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if headers.get_all(header::EXPECT).iter().all(known) {
+        Ok(())
+    } else {
+        Err(Problem::expectation_failed())
     }
 }
 
@@ -515,6 +518,11 @@ fn normalise_target(parts: &mut request::Parts) -> Result<PathAndQuery, Problem>
         }
     }
     match uri.path_and_query {
+        // As a URI may have it behind its host; no path begins so.
+        Some(path) if path.as_str().starts_with('?') => {
+            PathAndQuery::try_from(format!("/{}", path.as_str()))
+                .map_err(|_| Problem::malformed("the target is not a path"))
+        }
         Some(path) if path.path().starts_with('/') => Ok(path),
         Some(path) if path.as_str() == "*" && parts.method == Method::OPTIONS => Ok(path),
         None if uri.authority.is_some() => Ok(PathAndQuery::from_static("/")),
@@ -524,6 +532,20 @@ fn normalise_target(parts: &mut request::Parts) -> Result<PathAndQuery, Problem>
 
 /// A host with an optional port, or nothing at all; no user, no path, no list.
 fn is_host(value: &HeaderValue) -> bool {
-    value.is_empty()
-        || (!value.as_bytes().contains(&b'@') && Authority::try_from(value.as_bytes()).is_ok())
+    let bytes = value.as_bytes();
+    // The colons of an IPv6 address are inside of its brackets.
+    let end = match bytes.iter().position(|b| *b == b']') {
+        Some(bracket) => bracket + 1,
+        None => bytes.iter().position(|b| *b == b':').unwrap_or(bytes.len()),
+    };
+    let (host, port) = match &bytes[end..] {
+        [] => (bytes, &b""[..]),
+        [b':', port @ ..] => (&bytes[..end], port),
+        _ => return false,
+    };
+    bytes.is_empty()
+        || (!host.is_empty()
+            && !bytes.iter().any(|b| b"@,".contains(b))
+            && port.iter().all(u8::is_ascii_digit)
+            && Authority::try_from(bytes).is_ok())
 }

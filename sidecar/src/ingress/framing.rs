@@ -57,6 +57,8 @@ enum Phase {
 /// What the fields of the current header section say about its message.
 #[derive(Clone, Copy, Debug, Default)]
 struct Head {
+    /// The method is HEAD.
+    of_head: bool,
     http_10: bool,
     fields: usize,
     hosts: usize,
@@ -89,6 +91,11 @@ impl Framing {
     /// A header section has begun and is not complete.
     pub(super) fn in_head(&self) -> bool {
         matches!(self.phase, Phase::RequestLine | Phase::Fields)
+    }
+
+    /// What is answered to the request that has begun last has no body (RFC 9110, 9.3.2).
+    pub(super) fn is_head(&self) -> bool {
+        self.head.of_head
     }
 
     /// Header sections completed so far.
@@ -223,6 +230,7 @@ impl Framing {
         if !is_token(method) {
             return Err(Violation::Malformed("the method is not a token"));
         }
+        self.head.of_head = method == b"HEAD";
         if !is_target(target) {
             return Err(Violation::Malformed(
                 "the target is not a URI: percent-encode what may not stand in one",
@@ -267,6 +275,10 @@ impl Framing {
                 ));
             }
             self.head.chunked = true;
+        } else if name.eq_ignore_ascii_case(b"connection") && !is_list_of_tokens(value) {
+            return Err(Violation::Malformed(
+                "Connection is not a list of options: what it names cannot be told",
+            ));
         }
         Ok(())
     }
@@ -307,6 +319,11 @@ impl Framing {
                 "the size of a chunk is not a hexadecimal number",
             ));
         };
+        if has_control(extension) {
+            return Err(Violation::Malformed(
+                "the extension of a chunk has a control character in it",
+            ));
+        }
         self.section_bytes = 0;
         self.phase = match size {
             0 => Phase::Trailers,
@@ -332,12 +349,23 @@ fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
             "the name of a header field is not a token",
         ));
     }
-    if value.iter().any(|b| b.is_ascii_control() && *b != b'\t') {
+    if has_control(value) {
         return Err(Violation::Malformed(
             "the value of a header field has a control character in it",
         ));
     }
     Ok((name, value.trim_ascii()))
+}
+
+/// Of a line, what may only be between others.
+fn has_control(bytes: &[u8]) -> bool {
+    bytes.iter().any(|b| b.is_ascii_control() && *b != b'\t')
+}
+
+/// RFC 9110, 5.6.1 and 7.6.1.
+fn is_list_of_tokens(value: &[u8]) -> bool {
+    let mut parts = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+    parts.all(|part| part.is_empty() || is_token(part))
 }
 
 /// RFC 9110, 5.6.2.

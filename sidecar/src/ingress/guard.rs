@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,8 +27,10 @@ pub(super) struct Watched {
     busy: AtomicU32,
     /// The connection was upgraded: its bytes are no longer HTTP.
     tunnel: AtomicBool,
-    /// A body has bytes in it that must not be acted on.
-    broken: AtomicBool,
+    /// Requests that have begun.
+    begun: AtomicU64,
+    /// Which of them, counted from 1, has bytes in its body that must not be acted on; 0: none.
+    broken: AtomicU64,
     /// Woken when no request is under way any more.
     reader: AtomicWaker,
     /// Woken when a body breaks.
@@ -60,6 +62,8 @@ pub(super) enum Refused {
 pub(super) struct Returned {
     pub(super) stream: TcpStream,
     pub(super) refused: Refused,
+    /// The request is a HEAD: its answer has no body.
+    pub(super) of_head: bool,
 }
 
 /// Time limits of a connection.
@@ -102,7 +106,13 @@ impl Watched {
     /// A request begins.
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::AcqRel);
+        self.begun.fetch_add(1, Ordering::AcqRel);
         Busy(self.clone())
+    }
+
+    /// Requests that have begun: the number of the last of them.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Acquire)
     }
 
     /// The connection is about to be upgraded.
@@ -124,18 +134,18 @@ impl Watched {
         }
     }
 
-    /// For whoever waits for a piece of a body: it broke, and no piece will come.
-    pub(super) fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// For whoever waits for a piece of the body of that request: it broke, and no piece will come.
+    pub(super) fn poll_broken(&self, request: u64, cx: &mut Context<'_>) -> Poll<()> {
         self.body.register(cx.waker());
-        if self.broken.load(Ordering::Acquire) {
+        if self.broken.load(Ordering::Acquire) == request {
             Poll::Ready(())
         } else {
             Poll::Pending
         }
     }
 
-    fn breaks(&self) {
-        self.broken.store(true, Ordering::Release);
+    fn breaks(&self, request: u64) {
+        self.broken.store(request, Ordering::Release);
         self.body.wake();
     }
 
@@ -195,7 +205,8 @@ impl Guard {
             self.refused = Some(if framing.in_head() {
                 Refused::Head(violation)
             } else {
-                self.watched.breaks();
+                // The one whose head was the last: those before it are complete.
+                self.watched.breaks(framing.heads());
                 Refused::Body
             });
             buf.set_filled(before + passed);
@@ -347,7 +358,11 @@ impl Drop for Guard {
             (self.stream.take(), refused, self.back.take())
         {
             // Nobody waits when the server has been dropped: then the stream just closes.
-            let _ = back.send(Returned { stream, refused });
+            let _ = back.send(Returned {
+                stream,
+                refused,
+                of_head: self.framing.as_ref().is_some_and(Framing::is_head),
+            });
         }
     }
 }

@@ -72,6 +72,14 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes out what says where a message ends or goes: behind it, it must not be said (RFC 9110, 6.5.1), and
+/// an app that merges both sections would believe it.
+pub(super) fn strip_from_trailers(trailers: &mut HeaderMap) {
+    for name in [header::CONTENT_LENGTH, header::HOST, header::EXPECT] {
+        trailers.remove(name);
+    }
+}
+
 /// Takes out every field of our names, also in the spelling that CGI-like apps cannot tell apart.
 pub(super) fn strip_reserved(headers: &mut HeaderMap) {
     let is_ours = |name: &&HeaderName| {

@@ -151,6 +151,7 @@ pub(super) fn read_doubts(response: PoisonDoubtsResponse) -> Result<Doubts, Wire
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
     use synod_paxos::{Epoch, MemberId};
 
     use super::*;
@@ -227,5 +228,42 @@ mod tests {
         assert!(read_ask(ask().ballot, 0, 1).is_err());
         assert!(read_ask(ask().ballot, 1, u64::MAX).is_err());
         assert!(read_ballot(&PoisonTerm::default()).is_err());
+    }
+
+    #[test]
+    fn what_is_changed_by_chance_is_refused_or_is_what_is_sent_on() {
+        let some = Doubts {
+            applied: Slot(2),
+            executed: Slot(4),
+            progress: Progress {
+                next: Some(Slot(3)),
+                slow: true,
+                failed: Some((Slot(5), 2)),
+            },
+            promises: vec![ask(), ask()],
+            skipped: [Slot(1), Slot(7)].into(),
+            ..Doubts::default()
+        };
+        let seeds = vec![doubts(&some).encode_to_vec()];
+        let show = |it: &Vec<u8>| synod_fuzz::write_bytes(it);
+        synod_fuzz::fuzz(30_000, &synod_fuzz::messages(seeds), show, |bytes| {
+            let Some(read) = PoisonDoubtsResponse::decode(&bytes[..])
+                .ok()
+                .and_then(|it| read_doubts(it).ok())
+            else {
+                return Ok(());
+            };
+            let slots = [read.applied, read.executed, read.admitted];
+            let asked = read.promises.iter().map(|it| &it.slot);
+            let mut slots = slots.iter().chain(&read.skipped).chain(asked);
+            let counted = slots.all(|it| it.0 <= 1 << 62)
+                && read.promises.iter().all(|it| it.number <= 1 << 62);
+            let same = read_doubts(doubts(&read)).as_ref() == Ok(&read);
+            if counted && same {
+                Ok(())
+            } else {
+                Err(format!("{read:?}"))
+            }
+        });
     }
 }

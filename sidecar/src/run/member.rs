@@ -27,7 +27,7 @@ use crate::backup;
 use crate::config::genesis::GenesisFile;
 use crate::config::peers::{self, PeerTable};
 use crate::config::state::{SnapshotKind, StateKind};
-use crate::config::{Config, ConfigError, Protocol, limits};
+use crate::config::{Config, ConfigError, Protocol, Revision, limits};
 use crate::copies::{self, Comparison};
 use crate::identity::{self, Caller, Identity, IdentityError, WINDOW, Who};
 use crate::ingress::{self, Handles, Limits, Reads};
@@ -248,6 +248,7 @@ impl Member {
                 let app = config.app.clone();
                 Arc::new(move || app.read_revision())
             },
+            changes_in_place: matches!(config.app.revision, Revision::InFile(_)),
             states: beginning.states.clone(),
         })?;
         let snapshots = keeper::Handle::new(&beginning, &config, apply.clone(), node.clone());

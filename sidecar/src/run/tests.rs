@@ -274,7 +274,7 @@ impl Group {
                 address: "127.0.0.1:9".parse().expect("address"),
                 protocol: config::Protocol::Http1,
                 token: None,
-                revision: Some(self.path(&format!("revision-{number}"))),
+                revision: config::Revision::InFile(self.path(&format!("revision-{number}"))),
             },
             log: Log {
                 max_bytes: self.log_bytes,

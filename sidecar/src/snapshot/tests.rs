@@ -437,3 +437,81 @@ fn snapshots_of_version_1_are_read() {
         assert_eq!(store.read(snapshot.id).unwrap().tables(), tables);
     }
 }
+
+// === by chance ===
+
+/// Id, tables and state of a snapshot's bytes, wherever they come from.
+fn walk(bytes: &[u8]) -> Result<(SnapshotId, Vec<u8>, Vec<u8>), walk::ReadError> {
+    let mut walk = walk::Walk::new()?;
+    let mut from = bytes;
+    let (mut tables, mut state) = (Vec::new(), Vec::new());
+    while let Some(chunk) = walk.next(&mut from)? {
+        let kind = chunk.kind();
+        match kind {
+            format::Kind::Tables => tables.extend(walk.decode(chunk)?),
+            format::Kind::State => state.extend(walk.decode(chunk)?),
+            format::Kind::Head | format::Kind::End => {}
+        }
+    }
+    let end = walk.check_state()?;
+    walk.check_end(&mut from)?;
+    Ok((end.id, tables, state))
+}
+
+/// Makes the checksums of all chunks right again, as far as chunks can be told.
+fn with_checksums(mut bytes: Vec<u8>) -> Vec<u8> {
+    let mut at = FILE_HEADER_BYTES;
+    while let Some(raw) = bytes.get(at..at + format::CHUNK_HEADER_BYTES) {
+        let length = u32::from_le_bytes(raw[8..12].try_into().unwrap()) as usize;
+        let body = at + format::CHUNK_HEADER_BYTES;
+        let Some(rest) = bytes.get(at + 4..body.saturating_add(length)) else {
+            break;
+        };
+        let crc = crc32c::crc32c(rest);
+        bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+        at = body + length;
+    }
+    bytes
+}
+
+#[test]
+fn a_snapshot_changed_by_chance_is_damaged_or_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let mut whole = Vec::new();
+    for (slot, state) in [(1, text(3_000)), (2, noise(1, 700)), (3, Vec::new())] {
+        save(&store, slot, &state);
+        let bytes = fs::read(path(folder.path(), slot)).unwrap();
+        whole.push((bytes.clone(), walk(&bytes).unwrap()));
+    }
+    let seeds: Vec<Vec<u8>> = whole.iter().map(|it| it.0.clone()).collect();
+    let show = |it: &Vec<u8>| synod_fuzz::write_bytes(it);
+    synod_fuzz::fuzz(20_000, &synod_fuzz::changed(seeds), show, |bytes| {
+        for bytes in [bytes.clone(), with_checksums(bytes)] {
+            // What is taken for one of these is that one.
+            if let Ok(read) = walk(&bytes)
+                && !whole.iter().any(|it| it.1 == read)
+            {
+                return Err(format!("taken for {:?}", read.0));
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_head_changed_by_chance_is_refused_or_is_what_it_says() {
+    let seeds = vec![head(7).encode()];
+    let show = |it: &Vec<u8>| synod_fuzz::write_bytes(it);
+    synod_fuzz::fuzz(
+        30_000,
+        &synod_fuzz::messages(seeds),
+        show,
+        |bytes| match Head::decode(&bytes) {
+            Ok(read) if Head::decode(&read.encode()).as_ref() != Ok(&read) => {
+                Err(format!("{read:?}"))
+            }
+            _ => Ok(()),
+        },
+    );
+}

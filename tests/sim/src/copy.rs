@@ -123,6 +123,7 @@ impl Copy {
             half_restored: host.half_restored,
             promises: host.promises.clone(),
             gated: true,
+            changes_in_place: true,
             ledger: match &host.ledger {
                 Ledger::New => Found::New,
                 Ledger::Missing => Found::Missing,

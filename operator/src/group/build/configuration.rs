@@ -26,9 +26,6 @@ pub(crate) fn config_map(valid: &Valid<'_>) -> Child {
         .chain(others)
     {
         data[pod::config_file(number)] = text(&config(valid, number, app));
-        if number > 0 {
-            data[pod::revision_file(number)] = json!(number.to_string());
-        }
     }
     if valid.witness_pods() > 0 {
         data[pod::WITNESS_CONFIG] = text(&witness(valid));
@@ -142,8 +139,7 @@ fn config(valid: &Valid<'_>, revision: u64, app: &GroupApp) -> Value {
         "leader": {"preferredRegions": spec.leader.preferred_regions},
     });
     if revision > 0 {
-        let file = pod::revision_file(revision);
-        config["app"]["revision"] = json!(format!("{}/{file}", pod::CONFIG_PATH));
+        config["app"]["revision"] = json!(revision);
     }
     // Sidecars of before members changed do not know it, and none is asked for before all do.
     if spec.epoch > 0 {

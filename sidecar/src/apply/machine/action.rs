@@ -30,6 +30,9 @@ pub struct Setup {
     /// Nothing is executed before [`Machine::handle_proven`](super::Machine::handle_proven) and the
     /// log up to there: it may skip slots (rule K2).
     pub gated: bool,
+    /// Whoever starts the app here may start another revision of it. Where that comes with a process of its
+    /// own instead, the app whose revision has ended is left alone until it is taken away.
+    pub changes_in_place: bool,
 }
 
 /// Where the app keeps its state, and so what its restart means.

@@ -529,10 +529,11 @@ impl Machine {
         Some(job)
     }
 
-    /// Has the app stopped once the next one can begin: its own part is done, and the state of the barrier
-    /// is here.
+    /// Has the app stopped once the next one can begin in its place: its own part is done, and the state of
+    /// the barrier is here.
     pub(super) fn hand_on(&mut self) {
-        if let App::Running(instance) = self.app
+        if self.changes_in_place
+            && let App::Running(instance) = self.app
             && self
                 .ended()
                 .is_some_and(|end| self.applied >= end.last && self.base >= end.next)

@@ -129,6 +129,7 @@ impl Bench {
             half_restored: false,
             promises: Vec::new(),
             gated: false,
+            changes_in_place: true,
         });
         machine.handle_commit(Slot(log.len() as u64));
         Self {

@@ -113,6 +113,7 @@ async fn promises_that_cannot_be_read_end_the_start() {
         witness: false,
         state: StateType::Ephemeral,
         revision: Arc::new(|| Ok(0)),
+        changes_in_place: true,
         states: Arc::new(NoSnapshots),
     });
     let error = started.map(drop).unwrap_err().to_string();
@@ -142,6 +143,7 @@ async fn nothing_is_executed_before_the_log_is_known_up_to_what_was_chosen_at_th
         witness: false,
         state: StateType::Ephemeral,
         revision: Arc::new(|| Ok(0)),
+        changes_in_place: true,
         states: Arc::new(NoSnapshots),
     })
     .unwrap();

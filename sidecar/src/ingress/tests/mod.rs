@@ -3,6 +3,7 @@
 mod bad_input;
 mod bodies;
 mod elsewhere;
+mod fuzz;
 mod ordered;
 mod reads;
 

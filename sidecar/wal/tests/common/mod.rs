@@ -1,6 +1,8 @@
 //! What the tests of the log share: records, a small disk, and comparing what was found.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod run;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

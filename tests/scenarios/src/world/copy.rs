@@ -62,6 +62,7 @@ impl World {
             half_restored: host.half_restored,
             promises: host.promises.clone(),
             gated: true,
+            changes_in_place: true,
             ledger: match &host.ledger {
                 Ledger::New => Found::New,
                 Ledger::Missing => Found::Missing,

@@ -273,6 +273,7 @@ fn nothing_is_executed_before_the_log_is_known_up_to_what_was_chosen_at_the_star
         half_restored: false,
         promises: Vec::new(),
         gated: true,
+        changes_in_place: true,
     });
     machine.handle_app(Some(instance(2)));
     let mut next = Bench { machine, ..bench };
@@ -474,6 +475,7 @@ fn promises_bind_the_next_life_and_end_with_a_skip_or_a_snapshot() {
         half_restored: false,
         promises: bench.machine.promises().collect(),
         gated: false,
+        changes_in_place: true,
     });
     let mut next = Bench { machine, ..bench };
     next.machine.handle_app(Some(instance(2)));
@@ -567,6 +569,7 @@ fn promises_about_what_a_snapshot_holds_do_not_bind_the_next_life() {
         half_restored: false,
         promises: vec![ask(2, 1), ask(3, 1)],
         gated: false,
+        changes_in_place: true,
     });
     let promised: Vec<Ask> = machine.promises().collect();
     assert_eq!(promised, [ask(3, 1)]);

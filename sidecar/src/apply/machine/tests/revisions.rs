@@ -158,6 +158,23 @@ fn an_app_of_an_old_revision_is_stopped_where_the_next_one_begins() {
 }
 
 #[test]
+fn an_app_whose_successor_comes_with_its_own_process_is_left_alone() {
+    let mut bench = at_the_barrier();
+    bench.machine.changes_in_place = false;
+    let job = bench.machine.handle_take_snapshot();
+    let (taking, _, tables) = taken(&bench.step()).expect("it is taken");
+    assert_eq!(Some(taking), job);
+    assert!(bench.machine.handle_snapshot_taken(taking));
+    assert!(bench.machine.handle_snapshot_available(tables));
+    assert!(
+        !stops(&bench.step()),
+        "whoever started it would start it again"
+    );
+    assert_eq!(bench.machine.condemned(), None);
+    assert_eq!(bench.machine.blocked(), Some(Blocked::Revision(Slot(4))));
+}
+
+#[test]
 fn where_nobody_has_saved_it_the_old_revision_comes_to_the_barrier_from_what_there_is() {
     let mut bench = at_the_barrier();
     // It crashes before that.

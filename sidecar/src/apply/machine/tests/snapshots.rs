@@ -207,6 +207,49 @@ fn tables_that_are_damaged_or_too_new_are_refused_by_name() {
     }
 }
 
+/// Also those whose checksum is right: of a later version, or of a member that lies.
+#[test]
+fn tables_changed_by_chance_are_refused_or_are_what_they_say() {
+    let saved = rich().save();
+    let admitted = rich().admitted();
+    let show = |it: &Vec<u8>| synod_fuzz::write_bytes(it);
+    synod_fuzz::fuzz(
+        30_000,
+        &synod_fuzz::messages(vec![saved.to_vec()]),
+        show,
+        |bytes| {
+            if let Ok(fold) = Fold::load(&bytes.clone().into())
+                && fold != rich()
+            {
+                return Err(format!("the checksum is no matter: {fold:?}"));
+            }
+            let Ok(mut tables) = Tables::decode(&bytes[..]) else {
+                return Ok(());
+            };
+            tables.checksum = Bytes::new();
+            let hash = blake3::hash(&tables.encode_to_vec());
+            tables.checksum = Bytes::copy_from_slice(&hash.as_bytes()[..16]);
+            let bytes = Bytes::from(tables.encode_to_vec());
+            let Ok(mut fold) = Fold::load(&bytes) else {
+                return Ok(());
+            };
+            if fold.save() != bytes {
+                return Err(format!("it is saved otherwise: {fold:?}"));
+            }
+            // The log goes on behind it.
+            let mut bench = Bench::new();
+            for sequence in 1..=admitted.0 + 1 {
+                bench.choose(sequence, &keyed("k", "ann", "a"));
+            }
+            let mut next = bench.log.pop().expect("it was just chosen");
+            next.slot = fold.admitted().next();
+            fold.admit(&next);
+            fold.save();
+            Ok(())
+        },
+    );
+}
+
 // === a base ===
 
 #[test]

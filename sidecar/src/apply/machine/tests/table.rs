@@ -429,6 +429,7 @@ fn a_volume_that_is_half_put_back_says_nothing() {
                 half_restored: true,
                 promises: Vec::new(),
                 gated: false,
+                changes_in_place: true,
             });
             case.machine().handle_app(None);
             assert_eq!(case.does(), "put 2 back", "{state:?}");
