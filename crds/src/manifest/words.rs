@@ -9,8 +9,11 @@ pub(super) fn shortened(text: &str) -> String {
     if text.len() <= LENGTH {
         return text.to_owned();
     }
-    let begins = text.floor_char_boundary(LENGTH / 2);
-    let ends = text.ceil_char_boundary(text.len() - LENGTH / 2);
+    let half = LENGTH / 2;
+    let characters = || text.char_indices().map(|(at, _)| at);
+    let begins = characters().take_while(|at| *at <= half).last();
+    let ends = characters().rfind(|at| *at + half <= text.len());
+    let (begins, ends) = (begins.unwrap_or(0), ends.unwrap_or(text.len()));
     format!("{} … {}", &text[..begins], &text[ends..])
 }
 

@@ -24,10 +24,10 @@ pub(crate) fn manifest(schema: &Value) -> BoxedStrategy<Value> {
     let app = prop_oneof![12 => template().prop_map(Some), 1 => Just(None)];
     (name, spec, app)
         .prop_map(|(name, mut spec, app)| {
-            if let (Some(spec), Some(app)) = (spec.as_object_mut(), app) {
-                if !spec.contains_key("workloadRef") {
-                    spec.insert("template".to_owned(), app);
-                }
+            if let (Some(spec), Some(app)) = (spec.as_object_mut(), app)
+                && !spec.contains_key("workloadRef")
+            {
+                spec.insert("template".to_owned(), app);
             }
             json!({
                 "apiVersion": "synod.dev/v1alpha1",

@@ -534,10 +534,9 @@ fn normalise_target(parts: &mut request::Parts) -> Result<PathAndQuery, Problem>
 fn is_host(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
     // The colons of an IPv6 address are inside of its brackets.
-    let end = match bytes.iter().position(|b| *b == b']') {
-        Some(bracket) => bracket + 1,
-        None => bytes.iter().position(|b| *b == b':').unwrap_or(bytes.len()),
-    };
+    let until = if bytes.starts_with(b"[") { b']' } else { b':' };
+    let found = bytes.iter().position(|b| *b == until);
+    let end = found.map_or(bytes.len(), |at| at + usize::from(until == b']'));
     let (host, port) = match &bytes[end..] {
         [] => (bytes, &b""[..]),
         [b':', port @ ..] => (&bytes[..end], port),
@@ -545,6 +544,7 @@ fn is_host(value: &HeaderValue) -> bool {
     };
     bytes.is_empty()
         || (!host.is_empty()
+            && !host[1..].contains(&b'[')
             && !bytes.iter().any(|b| b"@,".contains(b))
             && port.iter().all(u8::is_ascii_digit)
             && Authority::try_from(bytes).is_ok())

@@ -57,8 +57,8 @@ enum Phase {
 /// What the fields of the current header section say about its message.
 #[derive(Clone, Copy, Debug, Default)]
 struct Head {
-    /// The method is HEAD.
-    of_head: bool,
+    /// The method is HEAD: what is answered has no body.
+    bodiless: bool,
     http_10: bool,
     fields: usize,
     hosts: usize,
@@ -95,7 +95,7 @@ impl Framing {
 
     /// What is answered to the request that has begun last has no body (RFC 9110, 9.3.2).
     pub(super) fn is_head(&self) -> bool {
-        self.head.of_head
+        self.head.bodiless
     }
 
     /// Header sections completed so far.
@@ -214,6 +214,7 @@ impl Framing {
             self.phase = Phase::Idle;
             return Ok(());
         }
+        self.head.bodiless = line.starts_with(b"HEAD ");
         let mut parts = line.split(|b| *b == b' ');
         let (Some(method), Some(target), Some(version), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
@@ -230,7 +231,6 @@ impl Framing {
         if !is_token(method) {
             return Err(Violation::Malformed("the method is not a token"));
         }
-        self.head.of_head = method == b"HEAD";
         if !is_target(target) {
             return Err(Violation::Malformed(
                 "the target is not a URI: percent-encode what may not stand in one",

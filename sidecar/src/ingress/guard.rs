@@ -86,6 +86,8 @@ pub(super) struct Guard {
     watched: Arc<Watched>,
     patience: Patience,
     refused: Option<Refused>,
+    /// The library was told that no more comes, and so had not ended the connection by itself.
+    end_told: bool,
     back: Option<oneshot::Sender<Returned>>,
     read_limit: Option<(Waits, Instant)>,
     write_limit: Option<Instant>,
@@ -179,6 +181,7 @@ impl Guard {
             watched,
             patience,
             refused: None,
+            end_told: false,
             back: Some(back),
             read_limit: None,
             write_limit: None,
@@ -214,10 +217,18 @@ impl Guard {
     }
 
     /// What the library gets once the connection was refused.
-    fn poll_refused(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_refused(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // The library would take an end of the stream for a client that has left, and break off
         // the request before the bad one, or the one whose body is bad, before it is answered.
-        self.watched.poll_at_rest(cx).map(Ok)
+        std::task::ready!(self.watched.poll_at_rest(cx));
+        self.end_told = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whoever gets the stream back has something to say. Behind an answer that has ended the connection
+    /// nothing may come any more.
+    fn has_last_words(&self) -> bool {
+        self.end_told && matches!(self.refused, Some(Refused::Head(_) | Refused::SlowHead))
     }
 
     /// Nothing to read now: waits, but not for ever.
@@ -341,8 +352,7 @@ impl AsyncWrite for Guard {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if matches!(self.refused, Some(Refused::Head(_) | Refused::SlowHead)) {
-            // Whoever gets the stream back has something to say first.
+        if self.has_last_words() {
             return Poll::Ready(Ok(()));
         }
         self.stream().poll_shutdown(cx)
@@ -353,7 +363,11 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let in_body = |framing: &Framing| !framing.is_idle() && !framing.in_head();
         let unread = self.framing.as_ref().is_some_and(in_body) && !self.watched.is_tunnel();
-        let refused = self.refused.or(unread.then_some(Refused::Unread));
+        let refused = match self.refused {
+            Some(Refused::Head(_) | Refused::SlowHead) if !self.end_told => Some(Refused::Unread),
+            Some(refused) => Some(refused),
+            None => unread.then_some(Refused::Unread),
+        };
         if let (Some(stream), Some(refused), Some(back)) =
             (self.stream.take(), refused, self.back.take())
         {

@@ -241,7 +241,7 @@ impl Damage {
             }
             Self::Record { file, from, to } => {
                 disk.damage(name(file), |bytes| {
-                    move_record(bytes, from.into(), to.into())
+                    move_record(bytes, from.into(), to.into());
                 });
                 Loss::LastBatch
             }

@@ -104,9 +104,9 @@ fn request() -> Piece {
             |((before, line, host, mut fields, end), (framing, body), host_last)| {
                 fields.push(framing);
                 if host_last {
-                    fields.push(host)
+                    fields.push(host);
                 } else {
-                    fields.insert(0, host)
+                    fields.insert(0, host);
                 }
                 [before, line, fields.concat(), end, body].concat()
             },

@@ -236,6 +236,7 @@ impl<'a> Reader<'a> {
                 Line::Bad => return Err(End::Refused(vec![400])),
             };
             if std::mem::take(&mut first) {
+                self.last = line.starts_with(b"HEAD ").then(|| "HEAD".to_owned());
                 head.request_line(line).ok_or(End::Refused(vec![400]))?;
             } else if line.is_empty() {
                 return Ok(head);
@@ -429,10 +430,10 @@ impl Head {
         let mut expectations = self.values("expect");
         if let Some(first) = expectations.next() {
             if !first.eq_ignore_ascii_case(b"100-continue") {
-                return bad(&[417]);
+                return bad(&[417, 400]);
             }
             if expectations.any(|it| !it.eq_ignore_ascii_case(b"100-continue")) {
-                return bad(&[417]);
+                return bad(&[417, 400]);
             }
         }
         let upgrades = self.options().iter().any(|it| it == "upgrade");
@@ -441,7 +442,7 @@ impl Head {
             .next()
             .filter(|_| upgrades && !self.http_10);
         if protocol.is_some_and(|it| !it.eq_ignore_ascii_case(b"h2c")) {
-            return bad(&[501]);
+            return bad(&[501, 400]);
         }
         (Ok((target, host)), leeway)
     }
@@ -576,10 +577,14 @@ fn is_host(host: &[u8]) -> Option<bool> {
     if !port || name.is_empty() {
         return None;
     }
-    let plain = |it: &u8| it.is_ascii_alphanumeric() || b"-._:[]".contains(it);
+    let plain = |it: &u8| {
+        it.is_ascii_alphanumeric()
+            || b"-._".contains(it)
+            || (name[0] == b'[' && b":[]".contains(it))
+    };
     if name.iter().all(plain) {
         return Some(true);
     }
-    let known = |it: &u8| it.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(it);
+    let known = |it: &u8| it.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(it);
     name.iter().all(known).then_some(false)
 }
