@@ -148,7 +148,7 @@ pub struct App {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Token>,
     /// Without it the app is always of revision 0, the first.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Revision::is_first")]
     pub revision: Revision,
 }
 
@@ -161,6 +161,12 @@ pub enum Revision {
     /// That in the file, a decimal number, written before an app of that revision is started and while none
     /// runs.
     InFile(PathBuf),
+}
+
+impl Revision {
+    fn is_first(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for Revision {

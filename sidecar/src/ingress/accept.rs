@@ -258,7 +258,7 @@ async fn last_words<B: Backend>(core: &Arc<Core<B>>, returned: Returned) {
         Refused::Body | Refused::Unread => None,
         Refused::Idle => return,
     };
-    let words = problem.map(|problem| core.raw_problem(&problem, returned.of_head));
+    let words = problem.map(|problem| core.raw_problem(&problem, returned.bodiless));
     let mut stream = returned.stream;
     let closing = async {
         stream.write_all(&words.unwrap_or_default()).await?;

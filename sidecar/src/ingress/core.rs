@@ -436,7 +436,7 @@ impl<B: Backend> Core<B> {
 
     /// An answer to bytes that never became a request: the last one on its connection. That
     /// to a HEAD says how long it would be.
-    pub(super) fn raw_problem(&self, problem: &Problem, of_head: bool) -> Vec<u8> {
+    pub(super) fn raw_problem(&self, problem: &Problem, bodiless: bool) -> Vec<u8> {
         self.metrics.refused(&self.no_route, problem.status);
         let body = problem.body();
         let mut response = self.problem(problem);
@@ -450,7 +450,7 @@ impl<B: Backend> Core<B> {
             }
         }
         raw.extend_from_slice(b"\r\n");
-        if !of_head {
+        if !bodiless {
             raw.extend_from_slice(&body);
         }
         raw

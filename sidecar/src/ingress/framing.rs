@@ -94,7 +94,7 @@ impl Framing {
     }
 
     /// What is answered to the request that has begun last has no body (RFC 9110, 9.3.2).
-    pub(super) fn is_head(&self) -> bool {
+    pub(super) fn is_bodiless(&self) -> bool {
         self.head.bodiless
     }
 

@@ -63,7 +63,7 @@ pub(super) struct Returned {
     pub(super) stream: TcpStream,
     pub(super) refused: Refused,
     /// The request is a HEAD: its answer has no body.
-    pub(super) of_head: bool,
+    pub(super) bodiless: bool,
 }
 
 /// Time limits of a connection.
@@ -375,7 +375,7 @@ impl Drop for Guard {
             let _ = back.send(Returned {
                 stream,
                 refused,
-                of_head: self.framing.as_ref().is_some_and(Framing::is_head),
+                bodiless: self.framing.as_ref().is_some_and(Framing::is_bodiless),
             });
         }
     }
