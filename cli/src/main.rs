@@ -99,6 +99,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    synod_sidecar::run::end_on_panic();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let command = match parse(&arguments) {
         Ok(command) => command,

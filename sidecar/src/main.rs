@@ -39,5 +39,6 @@ fn main() -> ExitCode {
         print!("{}", synod_sidecar::run::failpoints::list());
         return ExitCode::SUCCESS;
     }
+    synod_sidecar::run::end_on_panic();
     synod_sidecar::run::main(&Arguments::parse().config)
 }

@@ -27,6 +27,16 @@ use crate::app::{Client, NoApp};
 use crate::apply::handle::spool_dir;
 use crate::config::Config;
 
+/// From now on a broken invariant of our own ends the process, not one task of it, once it is told. Each
+/// program says so first; not the profile: what tests unwind would have to be compiled a second time.
+pub fn end_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
+}
+
 /// Runs the sidecar that the file `config` describes until it ends; see [`exit`] for the codes.
 pub fn main(config: &Path) -> ExitCode {
     let _guard = init_trace();

@@ -44,6 +44,7 @@ const USAGE: u8 = 64;
 /// The whole program.
 pub fn main() -> ExitCode {
     init_trace();
+    end_on_panic();
     rustls::crypto::ring::default_provider()
         .install_default()
         .expect("no other provider was installed before");
@@ -184,6 +185,15 @@ fn on_signal(stop: CancellationToken) -> anyhow::Result<()> {
         stop.cancel();
     });
     Ok(())
+}
+
+/// From now on a broken invariant of our own ends the process, not one task of it, once it is told.
+fn end_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
 }
 
 /// Events go to stderr: which, by `RUST_LOG` (default `info`); as JSON when `SYNOD_LOG_FORMAT` is

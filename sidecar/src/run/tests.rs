@@ -4,6 +4,7 @@ mod copies;
 mod damage;
 mod ends;
 mod members;
+mod panic;
 mod poison;
 mod restored;
 mod revisions;
