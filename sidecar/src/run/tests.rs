@@ -385,11 +385,16 @@ impl Group {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let asked = tokio::time::timeout(PATIENCE, asking).await;
-        asked.unwrap_or_else(|_| {
-            let apply = self.running(number).member.apply().status();
-            panic!("member {number} said {last:?}; {:?}", apply.borrow())
-        })
+        if let Ok(answer) = tokio::time::timeout(PATIENCE, asking).await {
+            return answer;
+        }
+        let mut all = Vec::new();
+        for (index, it) in self.members.iter().enumerate() {
+            if it.is_some() {
+                all.push(self.admin_status(index + 1).await);
+            }
+        }
+        panic!("member {number} said {last:?}; {all:#?}")
     }
 
     async fn add(&self, number: usize, line: &str) -> String {

@@ -9,7 +9,8 @@ pub struct Options {
     /// Size of one segment in bytes: a multiple of 4 KiB, at most 1 GiB. Segments that exist keep
     /// their size. No record may be larger; a quarter of it is a good limit.
     pub segment_bytes: u64,
-    /// Size that all segments together may reach, in bytes, the one in reserve counted.
+    /// Size that all segments together may reach, in bytes, the one in reserve counted; twice that while
+    /// another log is staged beside this one, which its member can do nothing with before it is whole.
     pub max_bytes: u64,
     /// Part of the last segment, in bytes, that is kept for promises and the like when no further
     /// segment can be made (rule W4).

@@ -181,7 +181,7 @@ impl Wal {
         if self.spares.is_ready() || self.spares.is_making() {
             return None;
         }
-        if !self.may_grow() {
+        if !self.may_grow_to(self.options.max_bytes) {
             self.spares.refuse();
             return None;
         }
@@ -287,18 +287,23 @@ impl Wal {
                 self.begin_segment()?;
                 continue;
             }
-            if (kind == Kind::Commit && self.is_full()) || !self.make_spare() {
+            // A log that is to be adopted is beside the own one until it is whole.
+            let most = match kind {
+                Kind::Stage => 2 * self.options.max_bytes,
+                _ => self.options.max_bytes,
+            };
+            if (kind == Kind::Commit && self.is_full()) || !self.make_spare(most) {
                 return Ok(false);
             }
         }
     }
 
-    fn may_grow(&self) -> bool {
-        self.bytes() + self.options.segment_bytes <= self.options.max_bytes
+    fn may_grow_to(&self, most: u64) -> bool {
+        self.bytes() + self.options.segment_bytes <= most
     }
 
-    fn make_spare(&mut self) -> bool {
-        if !self.may_grow() {
+    fn make_spare(&mut self, most: u64) -> bool {
+        if !self.may_grow_to(most) {
             self.spares.refuse();
             return false;
         }

@@ -234,6 +234,56 @@ fn a_full_log_that_begins_behind_a_base_takes_entries_again() {
 }
 
 #[test]
+fn a_log_as_large_as_may_be_is_adopted_beside_another_one() {
+    let disk = MemDisk::new();
+    let limits = Options {
+        max_bytes: 4 * SEGMENT_BYTES,
+        ..options()
+    };
+    let (mut wal, _) = Wal::open(Arc::new(disk.clone()), &limits, identity()).unwrap();
+    write(&mut wal, &beginning());
+    let mut last = 0;
+    while wal.append(&[Record::Append(some_entry(last + 1))]).is_ok() {
+        wal.sync().unwrap();
+        last += 1;
+    }
+    write(&mut wal, &[Record::Promise(ballot(2))]);
+    // What another member can have behind the end of this one.
+    let mut staged = Vec::new();
+    for slot in last + 1..=2 * last {
+        let entry = some_entry(slot);
+        let record = Record::Stage {
+            ballot: ballot(2),
+            entry: entry.clone(),
+        };
+        write(&mut wal, &[record]);
+        staged.push(entry);
+    }
+    let adopt = Record::Adopt {
+        ballot: ballot(2),
+        from: Slot(last + 1),
+        last: Slot(2 * last),
+    };
+    write(&mut wal, &[adopt]);
+    assert!(wal.bytes() <= 8 * SEGMENT_BYTES);
+    write(&mut wal, &[Record::Compact(base(last, ballot(1)))]);
+    assert!(wal.bytes() <= 5 * SEGMENT_BYTES);
+    assert_eq!(read_all(&wal.reader()), staged);
+    // There is an end to that, too.
+    let stage = |slot| Record::Stage {
+        ballot: ballot(3),
+        entry: some_entry(slot),
+    };
+    write(&mut wal, &[Record::Promise(ballot(3))]);
+    let mut slot = 2 * last;
+    while wal.append(&[stage(slot + 1)]).is_ok() {
+        wal.sync().unwrap();
+        slot += 1;
+    }
+    assert!(wal.bytes() <= 8 * SEGMENT_BYTES);
+}
+
+#[test]
 fn a_full_log_is_made_shorter_by_what_waits_behind_the_entries_that_find_no_room() {
     let limits = Options {
         max_bytes: 4 * SEGMENT_BYTES,
