@@ -119,6 +119,7 @@ pub const ALL: &[Scenario] = scenarios! {
     "members/a group is restored to the slot before a mistake" => members::restored,
     "members/what an app has stored becomes the state of three copies" => members::imported,
     "kills/at every step of a member lose nothing and nobody stays out" => kills::at_every_step,
+    "faults/steps that are slow or fail lose nothing and nobody stays out" => kills::hindered,
     "states/a state that is not saved is told and has no effect" => bad_states::not_saved,
     "states/a state that is refused is told and tried again" => bad_states::not_restored,
     "revisions/the app is changed under faults and each slot is executed by one revision" => revisions::changed,
