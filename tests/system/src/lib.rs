@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod client;
+pub mod disk;
 pub mod group;
 pub mod nemesis;
 pub mod process;

@@ -6,6 +6,7 @@ mod bad_states;
 mod bare;
 mod behind;
 mod command_line;
+mod disks;
 mod idempotent;
 mod kills;
 mod members;
@@ -119,6 +120,8 @@ pub const ALL: &[Scenario] = scenarios! {
     "members/a group is restored to the slot before a mistake" => members::restored,
     "members/what an app has stored becomes the state of three copies" => members::imported,
     "kills/at every step of a member lose nothing and nobody stays out" => kills::at_every_step,
+    "faults/a full disk of one member is waited for, and nothing is lost" => disks::full,
+    "faults/bits that flip while a member is down are repaired, or it is made anew" => disks::flipped,
     "faults/steps that are slow or fail lose nothing and nobody stays out" => kills::hindered,
     "states/a state that is not saved is told and has no effect" => bad_states::not_saved,
     "states/a state that is refused is told and tried again" => bad_states::not_restored,
