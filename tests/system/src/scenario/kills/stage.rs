@@ -136,8 +136,8 @@ impl Run {
 // === impl Stage ===
 
 impl Stage<'_> {
-    /// What happens to whom where, this time; `first`: nothing has happened there yet.
-    pub(super) async fn draw(&mut self, point: Point, first: bool) -> anyhow::Result<Run> {
+    /// What happens to whom where, this time; `new`: nothing has happened there yet.
+    pub(super) async fn draw(&mut self, point: Point, new: bool) -> anyhow::Result<Run> {
         let way = Way::to(point);
         let mut leader = None;
         eventually(BACK_WITHIN, LOOK, async || {
@@ -160,7 +160,7 @@ impl Stage<'_> {
             Who::Follower | Who::Bystander => (second, first),
             Who::Subject => (first, first),
         };
-        let act = self.act(point, first);
+        let act = self.act(point, new);
         let app = way.app && act == Act::Kill && self.random.random_range(0..3) == 0;
         let others: Vec<u32> = (1..=MEMBERS).filter(|it| *it != victim).collect();
         let other = others[self.random.random_range(0..others.len())];
@@ -183,11 +183,11 @@ impl Stage<'_> {
     }
 
     /// What can fail does so at first, and later takes long now and then.
-    fn act(&mut self, point: Point, first: bool) -> Act {
+    fn act(&mut self, point: Point, new: bool) -> Act {
         if self.deed == Deed::Kill {
             return Act::Kill;
         }
-        if point.can_fail() && (first || self.random.random_range(0..3) > 0) {
+        if point.can_fail() && (new || self.random.random_range(0..3) > 0) {
             return Act::Fail;
         }
         let range = DELAYS[self.random.random_range(0..DELAYS.len())].clone();
