@@ -284,6 +284,16 @@ fn back_after(fault: &Fault, faults: &[Fault], tries: &[Try]) -> Option<f64> {
     Some((last - fault.at_ns) as f64 / 1e6)
 }
 
+/// Ends the load. Every key is read once more through each member, unless something has gone wrong: one that
+/// does not serve would be waited for at each.
+pub(super) async fn finish(workload: Workload, report: &Report) -> anyhow::Result<Recorded> {
+    if report.problems().is_empty() {
+        workload.finish().await
+    } else {
+        workload.finish_through(&[]).await
+    }
+}
+
 /// Kinds of requests: whether they are writes.
 pub(super) const ALL: &[bool] = &[true, false];
 pub(super) const READS: &[bool] = &[false];

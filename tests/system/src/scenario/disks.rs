@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rustix::process::Signal;
 use tokio::time::sleep;
 
 use self::rot::Rot;
 use super::Settings;
-use super::agreement::{ALL, READS, conclude, served_again, tell_traffic_of};
+use super::agreement::{ALL, READS, conclude, finish, served_again, tell_traffic_of};
 use super::kills::{self, BULK, State};
 use crate::client::{Client, request};
 use crate::disk::SmallDisk;
@@ -63,7 +64,7 @@ pub(super) async fn full(settings: &Settings, report: &mut Report) -> anyhow::Re
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let recorded = workload.finish().await?;
+    let recorded = finish(workload, report).await?;
     tell_traffic_of(LEAST_RATE, &recorded, seconds, report);
     let kinds = [
         ("a follower", "requests", ALL),
@@ -179,7 +180,7 @@ pub(super) async fn flipped(settings: &Settings, report: &mut Report) -> anyhow:
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let recorded = workload.finish().await?;
+    let recorded = finish(workload, report).await?;
     tell_traffic_of(LEAST_RATE, &recorded, seconds, report);
     let noticed = rounds.iter().filter(|it| it.noticed).count();
     let anew = rounds.iter().filter(|it| it.anew).count();
@@ -233,21 +234,20 @@ async fn change(group: &Group, victim: u32, rot: &mut Rot) -> anyhow::Result<Cha
     })
 }
 
-/// Changes bits of a member whose sidecar is held down meanwhile; which files that were.
+/// Changes bits of a member that is held down meanwhile; which files that were.
 async fn spoil(group: &Group, victim: u32, rot: &mut Rot) -> anyhow::Result<Vec<String>> {
     let folder = group.member_folder(victim);
     let (config, away) = (folder.join("sidecar.yaml"), folder.join("sidecar.away"));
     // Whatever starts now ends before it touches anything.
     std::fs::rename(&config, &away)?;
-    let process = group.process(victim, Part::Sidecar);
-    let process =
-        process.with_context(|| format!("the sidecar of member {victim} does not run"))?;
-    process.signal(rustix::process::Signal::KILL)?;
-    let dead = eventually(5 * SECOND, LOOK, async || !process.lives());
-    ensure!(
-        dead.await,
-        "the sidecar of member {victim} survived SIGKILL"
-    );
+    // As a machine that went down: what the app has comes from the disk too.
+    for part in [Part::Sidecar, Part::App] {
+        let process = group.process(victim, part);
+        let process = process.with_context(|| format!("{part:?} {victim} does not run"))?;
+        process.signal(Signal::KILL)?;
+        let dead = eventually(5 * SECOND, LOOK, async || !process.lives());
+        ensure!(dead.await, "{part:?} {victim} survived SIGKILL");
+    }
     sleep(AWAY).await;
     let changed = rot.spoil(&folder.join("sidecar"))?;
     std::fs::rename(&away, &config)?;

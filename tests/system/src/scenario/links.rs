@@ -12,7 +12,9 @@ use synod_sidecar::config::peers::PeerTable;
 use tokio::time::sleep;
 
 use super::Settings;
-use super::agreement::{ALL, conclude, served_again, tell_traffic_of};
+use super::agreement::{ALL, conclude, finish, served_again, tell_traffic_of};
+use super::kills::BULK;
+use crate::client::{Client, request};
 use crate::group::{Group, MEMBERS, Options, Part, number_of};
 use crate::links::{Links, Quality};
 use crate::process::eventually;
@@ -133,7 +135,7 @@ pub(super) async fn cut(settings: &Settings, report: &mut Report) -> anyhow::Res
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let recorded = workload.finish().await?;
+    let recorded = finish(workload, report).await?;
     tell_traffic_of(LEAST_RATE, &recorded, seconds, report);
     let mut all = Vec::new();
     for one in &made {
@@ -194,10 +196,18 @@ async fn play(
     let healed_ns = workload.now_ns();
     ways.iter().for_each(|way| links.cut(*way, false));
     let healed = Instant::now();
-    group
-        .whole_again(HEALED_WITHIN)
-        .await
-        .with_context(|| format!("{cut:?} of member {leader}, with {followers:?}, is healed"))?;
+    for member in 1..=MEMBERS {
+        let through = Client::new(group.address(member));
+        let serves = eventually(HEALED_WITHIN, LOOK, async || {
+            let answer = through.send(request("POST", BULK, "x"), SECOND).await;
+            answer.is_ok_and(|it| it.status.is_success())
+        });
+        ensure!(
+            serves.await,
+            "{cut:?} of member {leader}, with {followers:?}, is healed, and member {member} does not serve \
+             after {HEALED_WITHIN:?}"
+        );
+    }
     Ok(Made {
         cut,
         serve: cut.serve(leader, followers),
@@ -237,7 +247,7 @@ pub(super) async fn regions(settings: &Settings, report: &mut Report) -> anyhow:
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let recorded = workload.finish().await?;
+    let recorded = finish(workload, report).await?;
     tell_traffic_of(LEAST_RATE_FAR, &recorded, seconds, report);
     let mut failovers = Vec::new();
     for (leader, at_ns) in kills {
