@@ -1,8 +1,16 @@
-//! The points. Names say place and step; `before` and `after` are those of the step itself.
+//! The points. Names say place and step; `before` and `after` are those of the step itself. Behind the name
+//! of one that can fail stands how the system says so there.
+
+/// A device does not do what it should: whatever reads, writes or syncs.
+const EIO: i32 = 5;
+/// There is no room: whatever makes files longer.
+const ENOSPC: i32 = 28;
+/// The other side has ended a connection.
+const ECONNRESET: i32 = 104;
 
 macro_rules! points {
-    ($($(#[$doc:meta])* $point:ident = $name:literal,)*) => {
-        /// A step of a member at which it may be ended.
+    ($($(#[$doc:meta])* $point:ident = $name:literal $(fails $error:ident)?,)*) => {
+        /// A step of a member at which tests may interfere.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Point {
             $($(#[$doc])* $point,)*
@@ -18,17 +26,30 @@ macro_rules! points {
                     $(Self::$point => $name,)*
                 }
             }
+
+            /// The number of the system's error that what comes next may end with; `None`: it cannot fail.
+            pub(crate) const fn error(self) -> Option<i32> {
+                match self {
+                    $($(Self::$point => Some($error),)?)*
+                    _ => None,
+                }
+            }
+
+            /// It may be armed to fail: [`crate::check`] stands there.
+            pub const fn can_fail(self) -> bool {
+                self.error().is_some()
+            }
         }
     };
 }
 
 points! {
     /// A batch of records is about to be written.
-    WalBeforeWrite = "wal-before-write",
+    WalBeforeWrite = "wal-before-write" fails EIO,
     /// The records are written, the second copies of their headers are not.
-    WalRecordsWritten = "wal-records-written",
+    WalRecordsWritten = "wal-records-written" fails EIO,
     /// All of it is written, nothing is synced.
-    WalBeforeSync = "wal-before-sync",
+    WalBeforeSync = "wal-before-sync" fails EIO,
     /// It is synced, and nobody knows.
     WalAfterSync = "wal-after-sync",
     /// Who waits for the sync is about to be told.
@@ -64,33 +85,33 @@ points! {
     /// The second copy of the genesis is there, its record is not.
     WalGenesisCopied = "wal-genesis-copied",
     /// The copies of the state are about to be written.
-    WalBeforeState = "wal-before-state",
+    WalBeforeState = "wal-before-state" fails EIO,
     /// One of the two is synced.
-    WalStateHalf = "wal-state-half",
+    WalStateHalf = "wal-state-half" fails EIO,
     /// Both are.
     WalAfterState = "wal-after-state",
     /// A file of zeros is about to be made.
-    WalBeforeSpare = "wal-before-spare",
+    WalBeforeSpare = "wal-before-spare" fails ENOSPC,
     /// It is there, and nobody knows.
     WalAfterSpare = "wal-after-spare",
     /// The file of zeros has the pages of a segment, and its old name.
-    WalSegmentPaged = "wal-segment-paged",
+    WalSegmentPaged = "wal-segment-paged" fails EIO,
     /// It has its new name, which is not synced.
-    WalSegmentRenamed = "wal-segment-renamed",
+    WalSegmentRenamed = "wal-segment-renamed" fails EIO,
     /// It is synced, and nothing is written to it.
     WalSegmentBegun = "wal-segment-begun",
     /// Where the log begins is about to be written.
-    WalBeforeBeginning = "wal-before-beginning",
+    WalBeforeBeginning = "wal-before-beginning" fails ENOSPC,
     /// One of its two copies is there.
-    WalBeginningHalf = "wal-beginning-half",
+    WalBeginningHalf = "wal-beginning-half" fails EIO,
     /// Both are; the segments before it are still there.
     WalAfterBeginning = "wal-after-beginning",
     /// The old one of a small file is removed, the new one is not there.
-    WalFileRemoved = "wal-file-removed",
+    WalFileRemoved = "wal-file-removed" fails ENOSPC,
     /// The new one is synced, its name is not.
-    WalFileWritten = "wal-file-written",
+    WalFileWritten = "wal-file-written" fails EIO,
     /// The file of a segment is removed, which is not synced.
-    WalSegmentRemoved = "wal-segment-removed",
+    WalSegmentRemoved = "wal-segment-removed" fails EIO,
     /// All that are not needed are gone.
     WalReleased = "wal-released",
 
@@ -101,7 +122,7 @@ points! {
     /// The log is taken for this process; nothing of it is read.
     RecoveryLocked = "recovery-locked",
     /// The log is read; nothing is written.
-    RecoveryRead = "recovery-read",
+    RecoveryRead = "recovery-read" fails EIO,
     /// The last batch is written once more.
     RecoveryRewritten = "recovery-rewritten",
     /// The start is counted in the copies of the state, not in the log.
@@ -162,15 +183,15 @@ points! {
     NodeSkipProposed = "node-skip-proposed",
 
     /// The ledger is about to be written.
-    ApplyBeforeLedger = "apply-before-ledger",
+    ApplyBeforeLedger = "apply-before-ledger" fails EIO,
     /// It is.
     ApplyAfterLedger = "apply-after-ledger",
     /// A request is in the ledger, and no byte of it has left.
     ApplyBeforeSend = "apply-before-send",
     /// There is a connection for it.
-    AppConnected = "app-connected",
+    AppConnected = "app-connected" fails ECONNRESET,
     /// Bytes have left for the app.
-    AppBytesSent = "app-bytes-sent",
+    AppBytesSent = "app-bytes-sent" fails ECONNRESET,
     /// The head of a response is there.
     AppResponseBegun = "app-response-begun",
     /// A piece of its body is.
@@ -206,36 +227,36 @@ points! {
     /// The leader's question (rule K1) is answered, and nothing of that is on disk.
     PromiseMade = "promise-made",
     /// Promises are synced beside the old ones.
-    PromiseWritten = "promise-written",
+    PromiseWritten = "promise-written" fails EIO,
     /// They are in place of these, which is not synced.
-    PromiseRenamed = "promise-renamed",
+    PromiseRenamed = "promise-renamed" fails EIO,
     /// It is; the leader is about to be told.
     PromiseSaved = "promise-saved",
 
     /// What a snapshot is of is known, and the app stands still.
     SnapshotFrozen = "snapshot-frozen",
     /// Its file is there, and empty.
-    SnapshotFileMade = "snapshot-file-made",
+    SnapshotFileMade = "snapshot-file-made" fails ENOSPC,
     /// A piece of the state is in it.
-    SnapshotChunkWritten = "snapshot-chunk-written",
+    SnapshotChunkWritten = "snapshot-chunk-written" fails ENOSPC,
     /// All of it is.
-    SnapshotBeforeSync = "snapshot-before-sync",
+    SnapshotBeforeSync = "snapshot-before-sync" fails EIO,
     /// It is synced.
     SnapshotSynced = "snapshot-synced",
     /// It was read back.
     SnapshotReadBack = "snapshot-read-back",
     /// It has its name, which is not synced.
-    SnapshotRenamed = "snapshot-renamed",
+    SnapshotRenamed = "snapshot-renamed" fails EIO,
     /// It is one of the store's.
     SnapshotStored = "snapshot-stored",
     /// What is known of its slots is about to be noted.
-    SnapshotBeforeMark = "snapshot-before-mark",
+    SnapshotBeforeMark = "snapshot-before-mark" fails ENOSPC,
     /// It is, which is not synced.
-    SnapshotMarkRenamed = "snapshot-mark-renamed",
+    SnapshotMarkRenamed = "snapshot-mark-renamed" fails EIO,
     /// It is synced.
     SnapshotMarked = "snapshot-marked",
     /// One is removed, its mark is not.
-    SnapshotRemoved = "snapshot-removed",
+    SnapshotRemoved = "snapshot-removed" fails EIO,
     /// The volume is looked at, and copied if that takes no time.
     SnapshotVolumeStaged = "snapshot-volume-staged",
     /// All of the volume is in the file.
@@ -250,7 +271,7 @@ points! {
     /// Another member's snapshot is about to be asked for.
     FetchBegun = "fetch-begun",
     /// A piece of it is written down.
-    FetchPieceWritten = "fetch-piece-written",
+    FetchPieceWritten = "fetch-piece-written" fails ENOSPC,
     /// All of it is.
     FetchComplete = "fetch-complete",
     /// It is one of this store's, and its log does not go on behind it yet.
@@ -258,23 +279,23 @@ points! {
     /// The app is connected, and a state is about to be sent to it.
     RestoreBegun = "restore-begun",
     /// A piece of the state is read.
-    RestorePieceRead = "restore-piece-read",
+    RestorePieceRead = "restore-piece-read" fails EIO,
     /// The app has answered.
     RestoreAnswered = "restore-answered",
     /// The new content of the volume is beside the old.
     VolumeUnpacked = "volume-unpacked",
     /// The room for the old content is there, the note is not.
-    VolumeRoomMade = "volume-room-made",
+    VolumeRoomMade = "volume-room-made" fails ENOSPC,
     /// The note says that the volume is being changed; nothing is.
     VolumeNoted = "volume-noted",
     /// An entry is in its place.
-    VolumeEntryMoved = "volume-entry-moved",
+    VolumeEntryMoved = "volume-entry-moved" fails EIO,
     /// All are, and synced; the note is there.
-    VolumeSynced = "volume-synced",
+    VolumeSynced = "volume-synced" fails EIO,
     /// The note is gone, which is not synced.
-    VolumeNoteRemoved = "volume-note-removed",
+    VolumeNoteRemoved = "volume-note-removed" fails EIO,
     /// All is done but tidying up.
     VolumeDone = "volume-done",
     /// The app is about to be let start.
-    GateOpening = "gate-opening",
+    GateOpening = "gate-opening" fails EIO,
 }

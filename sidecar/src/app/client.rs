@@ -10,7 +10,7 @@ use http::{HeaderMap, Response, StatusCode, Version, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check, hit};
 use tokio::sync::Notify;
 
 use super::connection::Connection;
@@ -85,7 +85,7 @@ impl Client {
             }
         }
         let mut connection = self.connect().await?;
-        hit(Point::AppConnected);
+        check(Point::AppConnected).map_err(NotSent::Connect)?;
         if connection.instance() != order.instance {
             return Err(NotSent::OtherInstance.into());
         }

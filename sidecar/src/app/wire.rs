@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -57,12 +57,12 @@ impl Wire {
         }
     }
 
-    fn count(&self, written: usize) -> usize {
+    fn count(&self, written: usize) -> io::Result<usize> {
         self.shared
             .written
             .fetch_add(written as u64, Ordering::AcqRel);
-        hit(Point::AppBytesSent);
-        written
+        check(Point::AppBytesSent)?;
+        Ok(written)
     }
 
     fn poll_writing(
@@ -74,7 +74,7 @@ impl Wire {
             ready!(self.shared.stream.poll_write_ready(cx))?;
             match write(&self.shared.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result.map(|written| self.count(written))),
+                result => return Poll::Ready(result.and_then(|written| self.count(written))),
             }
         }
     }

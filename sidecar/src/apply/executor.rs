@@ -345,7 +345,6 @@ impl<A: App, S: States> Executor<A, S> {
     fn act(&mut self, action: Action) -> Result<(), ApplyError> {
         match action {
             Action::Ledger(record) => {
-                hit(Point::ApplyBeforeLedger);
                 self.ledger.write(&record)?;
                 hit(Point::ApplyAfterLedger);
             }

@@ -19,6 +19,7 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use synod_failpoint::{Point, check};
 use synod_paxos::{Incarnation, Slot};
 
 use crate::app::Instance;
@@ -285,8 +286,8 @@ impl Ledger {
             "what is written can be read"
         );
         let at = (self.sequence % 2) * STRIDE;
-        self.file
-            .write_all_at(&bytes, at)
+        check(Point::ApplyBeforeLedger)
+            .and_then(|()| self.file.write_all_at(&bytes, at))
             .map_err(|error| LedgerError::File {
                 what: "write",
                 path: self.path.clone(),

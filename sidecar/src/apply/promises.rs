@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check};
 use synod_paxos::{Ballot, Epoch, Incarnation, MemberId, Slot};
 
 use super::machine::Ask;
@@ -116,9 +116,9 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = options.open(&other)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    hit(Point::PromiseWritten);
+    check(Point::PromiseWritten)?;
     std::fs::rename(&other, path)?;
-    hit(Point::PromiseRenamed);
+    check(Point::PromiseRenamed)?;
     File::open(folder)?.sync_all()
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// One pod's.
@@ -36,7 +36,7 @@ impl Gate {
         let Ok(_guard) = self.busy.try_lock() else {
             return Err(io::Error::other("its files are being changed"));
         };
-        hit(Point::GateOpening);
+        check(Point::GateOpening)?;
         match &self.file {
             Some(file) => File::create(file).map(drop),
             None => Ok(()),

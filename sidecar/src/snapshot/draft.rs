@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check};
 use tempfile::NamedTempFile;
 
 use super::format::{
@@ -131,7 +131,8 @@ impl Draft {
         self.state.update(&held);
         self.state_bytes += held.len() as u64;
         self.put(Kind::State, &held)?;
-        hit(Point::SnapshotChunkWritten);
+        check(Point::SnapshotChunkWritten)
+            .map_err(|error| self.store.failed("writing a snapshot", error))?;
         self.held = held;
         self.held.clear();
         Ok(())

@@ -262,7 +262,9 @@ impl HttpSnapshots {
                     Ok(0) => return,
                     read => read.map(|count| piece.split_to(count).freeze()),
                 };
-                hit(Point::RestorePieceRead);
+                let read = read.and_then(|piece| {
+                    synod_failpoint::check(Point::RestorePieceRead).map(|()| piece)
+                });
                 let failed = read.is_err();
                 if pieces.blocking_send(read).is_err() || failed {
                     return;

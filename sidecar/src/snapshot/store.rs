@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check, hit};
 use synod_paxos::Slot;
 use tempfile::NamedTempFile;
 
@@ -247,7 +247,7 @@ impl Store {
         let chunks = content.div_ceil(CHUNK_BYTES as u64) + 3;
         self.check_room(content.saturating_add(chunks * CHUNK_HEADER_BYTES as u64))?;
         let file = self.new_file(head.slot)?;
-        hit(Point::SnapshotFileMade);
+        check(Point::SnapshotFileMade).map_err(|error| self.failed("writing a snapshot", error))?;
         Draft::begin(self.clone(), file, head, tables)
     }
 
@@ -414,8 +414,7 @@ impl Store {
         back: ReadBack,
         standing: Standing,
     ) -> Result<Snapshot, StoreError> {
-        hit(Point::SnapshotBeforeSync);
-        let synced = file.as_file().sync_all();
+        let synced = check(Point::SnapshotBeforeSync).and_then(|()| file.as_file().sync_all());
         synced.map_err(|error| self.failed("syncing a snapshot", error))?;
         hit(Point::SnapshotSynced);
         let read = back.finish().map_err(|error| self.not_as_written(error))?;
@@ -442,7 +441,7 @@ impl Store {
         file.persist(self.path(slot))
             .map_err(|error| error.error)
             .and_then(|_| {
-                hit(Point::SnapshotRenamed);
+                check(Point::SnapshotRenamed)?;
                 self.sync()
             })
             .map_err(|error| self.failed("giving a snapshot its name", error))?;
@@ -514,16 +513,16 @@ impl Store {
     }
 
     fn write_mark(&self, slot: Slot, id: SnapshotId, standing: Standing) -> Result<(), StoreError> {
-        hit(Point::SnapshotBeforeMark);
         let file = self.new_file(slot)?;
-        fs::write(file.path(), names::mark(standing, id))
+        check(Point::SnapshotBeforeMark)
+            .and_then(|()| fs::write(file.path(), names::mark(standing, id)))
             .and_then(|()| file.as_file().sync_all())
             .and_then(|()| {
                 let path = self.shared.folder.join(names::mark_of(slot));
                 file.persist(path).map_err(|error| error.error)
             })
             .and_then(|_| {
-                hit(Point::SnapshotMarkRenamed);
+                check(Point::SnapshotMarkRenamed)?;
                 self.sync()
             })
             .map_err(|error| self.failed("marking a snapshot", error))?;
@@ -536,7 +535,7 @@ impl Store {
         let mark = self.shared.folder.join(names::mark_of(slot));
         fs::remove_file(self.path(slot))
             .and_then(|()| {
-                hit(Point::SnapshotRemoved);
+                check(Point::SnapshotRemoved)?;
                 names::remove_if_there(&mark)
             })
             .and_then(|()| self.sync())

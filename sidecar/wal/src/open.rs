@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check, hit};
 use synod_paxos::{
     AgreedTime, Ballot, Boot, CommandKind, Entry, Epoch, Header, Identity, Record, Recovered, Slot,
 };
@@ -62,8 +62,9 @@ pub(crate) fn open(
     let mut recovery =
         recover::recover(disk.as_ref(), &needed, start.as_ref(), identity, &new.name)?;
     let lost_promise = merge(&mut recovery.state, found.as_ref())?;
-    hit(Point::RecoveryRead);
-    recover::write(&recovery).map_err(OpenError::io("writing the end of the log again"))?;
+    check(Point::RecoveryRead)
+        .and_then(|()| recover::write(&recovery))
+        .map_err(OpenError::io("writing the end of the log again"))?;
     hit(Point::RecoveryRewritten);
 
     segment::remove(disk.as_ref(), &unneeded)

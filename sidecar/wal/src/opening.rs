@@ -12,7 +12,7 @@
 
 use std::io;
 
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check};
 use synod_paxos::{Ballot, Base, Boot, Configuration, Genesis, Slot};
 
 use crate::codec::{self, Take};
@@ -52,7 +52,7 @@ impl Start {
         names.sort_by_key(|name| Self::read(disk, name).map(|start| start.segment));
         let [worse, better] = names;
         sealed::write(disk, worse, (MAGIC, self.version()), &content)?;
-        hit(Point::WalBeginningHalf);
+        check(Point::WalBeginningHalf)?;
         sealed::write(disk, better, (MAGIC, self.version()), &content)
     }
 

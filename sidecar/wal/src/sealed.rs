@@ -3,7 +3,7 @@
 
 use std::io;
 
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check};
 
 use crate::disk::Disk;
 use crate::format::{Hash, Put, SECTOR_BYTES, hash, hash_at, u32_at};
@@ -29,12 +29,12 @@ pub(crate) fn write(
     bytes.extend_from_slice(content);
     if disk.list()?.iter().any(|found| found == name) {
         disk.remove(name)?;
-        hit(Point::WalFileRemoved);
+        check(Point::WalFileRemoved)?;
     }
     let file = disk.create(name, bytes.len() as u64)?;
     file.write_all_at(&bytes, 0)?;
     file.sync_data()?;
-    hit(Point::WalFileWritten);
+    check(Point::WalFileWritten)?;
     disk.sync_dir()
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check};
 use synod_paxos::Incarnation;
 
 use crate::disk::{Disk, DiskFile};
@@ -122,7 +122,7 @@ pub(crate) fn copy_at(bytes: u32, index: u32) -> Option<u32> {
 pub(crate) fn remove(disk: &dyn Disk, numbers: &[u64]) -> io::Result<()> {
     for number in numbers {
         disk.remove(&Segment::name(*number))?;
-        hit(Point::WalSegmentRemoved);
+        check(Point::WalSegmentRemoved)?;
         disk.sync_dir()?;
     }
     Ok(())
@@ -140,9 +140,9 @@ pub(crate) fn install(
     file.write_all_at(&bytes, 0)?;
     file.write_all_at(&bytes, page.bytes - SECTOR_BYTES as u64)?;
     file.sync_data()?;
-    hit(Point::WalSegmentPaged);
+    check(Point::WalSegmentPaged)?;
     disk.rename(spare, &Segment::name(page.sequence))?;
-    hit(Point::WalSegmentRenamed);
+    check(Point::WalSegmentRenamed)?;
     disk.sync_dir()?;
     Ok(Segment::empty(
         file,

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check, hit};
 
 use crate::disk::Disk;
 use crate::error::OpenError;
@@ -42,8 +42,8 @@ pub(crate) struct Spares {
 impl SpareMaker {
     /// Makes it. On a slow disk this takes seconds.
     pub fn make(self) -> Spare {
-        hit(Point::WalBeforeSpare);
-        let result = self.disk.create(&self.name, self.bytes).map(drop);
+        let result = check(Point::WalBeforeSpare)
+            .and_then(|()| self.disk.create(&self.name, self.bytes).map(drop));
         hit(Point::WalAfterSpare);
         Spare {
             name: self.name,

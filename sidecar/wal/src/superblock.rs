@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check, hit};
 use synod_paxos::{Ballot, Boot, Epoch, Identity, Incarnation, MemberId};
 
 use crate::disk::{Disk, DiskFile};
@@ -160,7 +160,7 @@ impl Superblocks {
             .iter()
             .zip([Point::WalBeforeState, Point::WalStateHalf])
         {
-            hit(before);
+            check(before)?;
             file.write_all_at(&page, 0)?;
             file.sync_data()?;
         }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check, hit};
 use synod_paxos::{Genesis, Identity, Incarnation, Record, Recovered};
 
 use crate::codec::{self, Content};
@@ -367,8 +367,9 @@ impl Wal {
             genesis: genesis.clone(),
         };
         drop(inner);
-        hit(Point::WalBeforeBeginning);
-        match start.write(self.disk.as_ref()) {
+        let written =
+            check(Point::WalBeforeBeginning).and_then(|()| start.write(self.disk.as_ref()));
+        match written {
             Err(error) if is_full(&error) => {
                 tracing::warn!(%error, "no room to note which log segments are not needed");
                 self.release_due = true;
@@ -436,11 +437,11 @@ impl Wal {
         let last = self.current.count + batch.headers.len() as u32 - 1;
         let copies_at = self.current.copy_at(last);
         let file = &self.current.file;
-        hit(Point::WalBeforeWrite);
+        check(Point::WalBeforeWrite)?;
         file.write_all_at(&batch.records, u64::from(self.current.end))?;
-        hit(Point::WalRecordsWritten);
+        check(Point::WalRecordsWritten)?;
         file.write_all_at(&batch.copies, u64::from(copies_at))?;
-        hit(Point::WalBeforeSync);
+        check(Point::WalBeforeSync)?;
         file.sync_data()?;
         hit(Point::WalAfterSync);
         Ok(())

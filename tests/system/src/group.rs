@@ -223,6 +223,24 @@ impl Group {
         }
     }
 
+    /// Waits until all members serve and both of the processes of each run. The caller has seen to it that
+    /// what they say is of now.
+    pub async fn whole_again(&self, limit: Duration) -> anyhow::Result<()> {
+        let mut last = Vec::new();
+        let whole = eventually(limit, Duration::from_millis(20), async || {
+            last = self.status().await.unwrap_or_default();
+            let serve = last.iter().filter(|it| it.serving && it.ready).count();
+            let numbers = self.numbers();
+            serve == numbers.len()
+                && numbers.iter().all(|it| {
+                    let runs = |part| self.process(*it, part).is_some();
+                    runs(Part::Sidecar) && runs(Part::App)
+                })
+        });
+        ensure!(whole.await, "not all are back after {limit:?}: {last:#?}");
+        Ok(())
+    }
+
     /// Waits until all copies have executed all that is chosen. The caller has ended its writes.
     pub async fn wait_until_level(&mut self, limit: Duration) -> anyhow::Result<()> {
         self.wait_until_all_serve(limit).await?;
@@ -259,6 +277,16 @@ impl Group {
         let request = crate::client::request("GET", "/status", "");
         let answer = admin.send(request, Duration::from_millis(500)).await?;
         Ok(serde_json::from_slice(&answer.body)?)
+    }
+
+    /// What one of member `index`'s metrics, one without labels, stands at.
+    pub async fn metric(&self, index: u32, name: &str) -> Option<f64> {
+        let request = crate::client::request("GET", "/metrics", "");
+        let limit = Duration::from_millis(500);
+        let text = self.admin(index)?.send(request, limit).await.ok()?.text();
+        let values = text.lines().filter_map(|line| line.split_once(' '));
+        let value = values.filter(|(it, _)| *it == name).map(|(_, value)| value);
+        value.last()?.parse().ok()
     }
 
     /// Gives a command about this group, such as `synod snapshot list`, and waits for its end.

@@ -6,7 +6,9 @@
 
 pub mod app;
 pub mod client;
+pub mod disk;
 pub mod group;
+pub mod links;
 pub mod nemesis;
 pub mod process;
 pub mod raw;

@@ -1,10 +1,13 @@
 //! Runs scenarios against the real thing: `synod-system [NAME..]`.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
+use synod_system::links;
 use synod_system::report::Report;
 use synod_system::scenario::{self, Scenario, Settings};
 use tokio::signal::unix::{SignalKind, signal};
@@ -132,22 +135,22 @@ enum Ended {
     Interrupted,
 }
 
-/// Runs one scenario on a runtime of its own, so that nothing of it outlives it.
+/// Runs one scenario in a thread of its own, which may move to another network.
 fn run(scenario: &Scenario, settings: &Settings) -> Ended {
     println!("{} ...", scenario.name);
     let begun = Instant::now();
     let mut report = Report::default();
-    let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
-    // What a scenario has started ends when it is dropped, so it must be when we are told to end.
-    let result = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).expect("signals can be heard");
-        tokio::select! {
-            result = (scenario.run)(settings, &mut report) => Some(result),
-            _ = tokio::signal::ctrl_c() => None,
-            _ = terminate.recv() => None,
-        }
+    let result = thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            if scenario.own_network
+                && let Err(error) = links::leave_network()
+            {
+                return Some(Err(error));
+            }
+            play(scenario, settings, &mut report)
+        });
+        running.join().unwrap_or_else(|panic| resume_unwind(panic))
     });
-    runtime.shutdown_background();
     match result {
         None => return Ended::Interrupted,
         Some(Err(error)) => report.fail(format!("{error:#}")),
@@ -165,4 +168,24 @@ fn run(scenario: &Scenario, settings: &Settings) -> Ended {
         println!("FAIL {} ({seconds:.1} s)", scenario.name);
         Ended::Failed
     }
+}
+
+/// Plays it on a runtime of its own, so that nothing of it outlives it; `None`: it was interrupted.
+fn play(
+    scenario: &Scenario,
+    settings: &Settings,
+    report: &mut Report,
+) -> Option<anyhow::Result<()>> {
+    let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
+    // What a scenario has started ends when it is dropped, so it must be when we are told to end.
+    let result = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).expect("signals can be heard");
+        tokio::select! {
+            result = (scenario.run)(settings, report) => Some(result),
+            _ = tokio::signal::ctrl_c() => None,
+            _ = terminate.recv() => None,
+        }
+    });
+    runtime.shutdown_background();
+    result
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
 
 use bytes::Bytes;
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check, hit};
 use tempfile::{NamedTempFile, TempPath};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -213,13 +213,13 @@ impl Read for Arriving<'_> {
             };
             let written = self.store.check_room(piece.len() as u64).and_then(|()| {
                 let written = self.file.write_all(&piece);
+                let written = written.and_then(|()| check(Point::FetchPieceWritten));
                 written.map_err(|error| self.store.failed("writing a snapshot", error))
             });
             if let Err(error) = written {
                 self.failed = Some(error);
                 return Err(io::Error::other("it could not be written down"));
             }
-            hit(Point::FetchPieceWritten);
             self.now = piece;
         }
         let count = self.now.len().min(buffer.len());

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use synod_failpoint::{Point, hit};
+use synod_failpoint::{Point, check, hit};
 use synod_paxos::Slot;
 
 use super::error::VolumeError;
@@ -43,14 +43,16 @@ pub(super) fn swap_by_steps(
     step()?;
     make_folder(&old)?;
     sync_volume(work)?;
-    hit(Point::VolumeRoomMade);
     step()?;
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&marker)
+    let written = check(Point::VolumeRoomMade)
+        .and_then(|()| {
+            fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&marker)
+        })
         .and_then(|mut it| {
             writeln!(it, "{}", slot.0)?;
             it.sync_all()
@@ -65,16 +67,18 @@ pub(super) fn swap_by_steps(
             if !left.contains(&name) {
                 step()?;
                 rename(&from.join(&name), &to.join(&name))?;
-                hit(Point::VolumeEntryMoved);
+                let moved = check(Point::VolumeEntryMoved);
+                moved.map_err(VolumeError::io("moving", to))?;
             }
         }
     }
     step()?;
     sync_volume(mount)?;
-    hit(Point::VolumeSynced);
     step()?;
-    fs::remove_file(&marker).map_err(VolumeError::io("removing", &marker))?;
-    hit(Point::VolumeNoteRemoved);
+    check(Point::VolumeSynced)
+        .and_then(|()| fs::remove_file(&marker))
+        .map_err(VolumeError::io("removing", &marker))?;
+    check(Point::VolumeNoteRemoved).map_err(VolumeError::io("syncing", work))?;
     sync_folder(work)?;
     hit(Point::VolumeDone);
     step()?;

@@ -275,23 +275,47 @@ fn back_after(fault: &Fault, faults: &[Fault], tries: &[Try]) -> Option<f64> {
         .iter()
         .map(|other| other.at_ns)
         .find(|&at| at > fault.at_ns);
-    let mut last = fault.at_ns;
-    for member in (1..=MEMBERS).filter(|&member| member != fault.member) {
-        for write in [true, false] {
-            let served = tries.iter().filter(|one| {
-                one.served
-                    && one.member == member
-                    && one.write == write
-                    && one.begun_ns >= fault.at_ns
-            });
-            last = last.max(served.map(|one| one.ended_ns).min()?);
-        }
-    }
+    let others = (1..=MEMBERS).filter(|&member| member != fault.member);
+    let last = served_again(fault.at_ns, others, ALL, tries)?;
     if next.is_some_and(|next| last > next) {
         // Not back before the next fault: at least as long as that took.
         return next.map(|next| (next - fault.at_ns) as f64 / 1e6);
     }
     Some((last - fault.at_ns) as f64 / 1e6)
+}
+
+/// Ends the load. Every key is read once more through each member, unless something has gone wrong: one that
+/// does not serve would be waited for at each.
+pub(super) async fn finish(workload: Workload, report: &Report) -> anyhow::Result<Recorded> {
+    if report.problems().is_empty() {
+        workload.finish().await
+    } else {
+        workload.finish_through(&[]).await
+    }
+}
+
+/// Kinds of requests: whether they are writes.
+pub(super) const ALL: &[bool] = &[true, false];
+pub(super) const READS: &[bool] = &[false];
+
+/// When requests of these kinds that began after a time were served through each of these members, in
+/// nanoseconds of the history's clock; `None`: some never were.
+pub(super) fn served_again(
+    since_ns: u64,
+    members: impl Iterator<Item = u32>,
+    kinds: &[bool],
+    tries: &[Try],
+) -> Option<u64> {
+    let mut last = since_ns;
+    for member in members {
+        for &write in kinds {
+            let served = tries.iter().filter(|one| {
+                one.served && one.member == member && one.write == write && one.begun_ns >= since_ns
+            });
+            last = last.max(served.map(|one| one.ended_ns).min()?);
+        }
+    }
+    Some(last)
 }
 
 /// The checks that every run ends with.

@@ -6,8 +6,10 @@ mod bad_states;
 mod bare;
 mod behind;
 mod command_line;
+mod disks;
 mod idempotent;
 mod kills;
+mod links;
 mod members;
 mod noisy;
 mod poison;
@@ -68,13 +70,21 @@ pub type Running<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
 pub struct Scenario {
     /// To choose it by, as `group/promise`.
     pub name: &'static str,
+    /// It has to run in a network of its own, whose links it makes.
+    pub own_network: bool,
     /// Runs it; what it finds is in the report, even when it fails.
     pub run: for<'a> fn(&'a Settings, &'a mut Report) -> Running<'a>,
 }
 
 macro_rules! scenarios {
-    ($($name:literal => $function:path,)*) => {
-        &[$(Scenario { name: $name, run: |settings, report| Box::pin($function(settings, report)) },)*]
+    (@ own_network) => { true };
+    (@) => { false };
+    ($($name:literal => $function:path $(as $network:ident)?,)*) => {
+        &[$(Scenario {
+            name: $name,
+            own_network: scenarios!(@ $($network)?),
+            run: |settings, report| Box::pin($function(settings, report)),
+        },)*]
     };
 }
 
@@ -119,6 +129,11 @@ pub const ALL: &[Scenario] = scenarios! {
     "members/a group is restored to the slot before a mistake" => members::restored,
     "members/what an app has stored becomes the state of three copies" => members::imported,
     "kills/at every step of a member lose nothing and nobody stays out" => kills::at_every_step,
+    "faults/a full disk of one member is waited for, and nothing is lost" => disks::full,
+    "faults/bits that flip while a member is down are repaired, or it is made anew" => disks::flipped,
+    "faults/links that are cut, one way too, are done without and nothing is lost" => links::cut as own_network,
+    "faults/a group across regions does without a leader and loses nothing" => links::regions as own_network,
+    "faults/steps that are slow or fail lose nothing and nobody stays out" => kills::hindered,
     "states/a state that is not saved is told and has no effect" => bad_states::not_saved,
     "states/a state that is refused is told and tried again" => bad_states::not_restored,
     "revisions/the app is changed under faults and each slot is executed by one revision" => revisions::changed,
