@@ -29,6 +29,7 @@
 
 use std::collections::BTreeMap;
 
+use synod_mutant::{Mutant, planted};
 use synod_paxos::{MemberId, Slot};
 
 use super::{Action, App, Barrier, Job, Machine};
@@ -196,7 +197,9 @@ impl Revisions {
 
     /// The state of the base is one that this revision may begin with.
     fn begins_with_base(&self, revision: u64) -> bool {
-        revision == self.base || self.barriers.get(&revision) == Some(&self.at)
+        revision == self.base
+            || self.barriers.get(&revision) == Some(&self.at)
+            || planted(Mutant::BeginsAnywhere)
     }
 
     /// Where the revision has ended, as far as these tables know.
@@ -298,6 +301,9 @@ impl Machine {
     pub fn is_silent_at(&self, slot: Slot) -> bool {
         let app = self.revisions.app;
         let through = self.revisions.silent.get(&app);
+        if planted(Mutant::SilentAnswers) {
+            return false;
+        }
         self.is_silent() || through.is_some_and(|through| slot <= *through)
     }
 }
@@ -331,7 +337,9 @@ impl Machine {
 
     /// The app that runs must not execute this slot.
     pub(super) fn is_beyond(&self, slot: Slot) -> bool {
-        self.app_runs() && self.end().is_some_and(|end| slot > end)
+        self.app_runs()
+            && self.end().is_some_and(|end| slot > end)
+            && !planted(Mutant::RunsBeyondItsEnd)
     }
 
     /// The app's own revision has made its state.
