@@ -98,8 +98,8 @@ impl Paxos {
             return false;
         };
         let patient = self.now.mono_ns < leader.since_ns + self.election.timeout_ns;
-        let closed = self.is_closed() && !planted(Mutant::ProposalsBehindAStopSign);
-        let open = leader.transfer.is_none() && !closed;
+        let open = leader.transfer.is_none()
+            && (!self.is_closed() || planted(Mutant::ProposalsBehindAStopSign));
         open && self.clock.is_set(self.now.mono_ns, patient)
     }
 

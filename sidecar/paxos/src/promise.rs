@@ -191,11 +191,10 @@ impl Paxos {
             if loaded.is_none() && promising.in_flight_bytes >= self.settings.window_bytes {
                 return;
             }
-            let rot = self.faulty.first_after(self.log.commit());
-            let last = match rot.filter(|_| planted(Mutant::RotEndsTheLog)) {
-                Some(rot) => rot.prev(),
-                None => self.log.last(),
-            };
+            let rot = planted(Mutant::RotEndsTheLog)
+                .then(|| self.faulty.first_after(self.log.commit()))
+                .flatten();
+            let last = rot.map_or(self.log.last(), Slot::prev);
             let (next, after, part) = (promising.next, promising.after, promising.part);
             let ballot = promising.ballot;
             let mut suffix = Vec::new();

@@ -56,8 +56,8 @@ impl Ids {
             entrance.taken = entrance.taken.split_off(&floor);
         }
         let is_above = id.sequence >= entrance.floor || planted(Mutant::FloorIsForgotten);
-        let is_new = entrance.taken.insert(id.sequence) || planted(Mutant::IdsRunAgain);
-        let first = is_above && is_new;
+        let first =
+            is_above && (entrance.taken.insert(id.sequence) || planted(Mutant::IdsRunAgain));
         assert!(
             entrance.taken.len() as u64 <= WINDOW,
             "the window bounds the set"
