@@ -223,8 +223,6 @@ mutants! {
     ExecutedIsToldAsFailed = ("K1", "executed-is-told-as-failed"),
     /// A process knows nothing of what the one before it has promised.
     PromisesAreForgotten = ("K1", "promises-are-forgotten"),
-    /// A leader ends an ask though a skip of an earlier leader may still come.
-    FreedTooEarly = ("K1", "freed-too-early"),
     /// A slot that is skipped is executed all the same.
     SkippedSlotsRun = ("K2", "skipped-slots-run"),
     /// A copy begins behind a snapshot that contains a slot which is skipped.
@@ -238,8 +236,8 @@ mutants! {
 
     /// A snapshot is used before its slots were compared.
     OpenCountsAsCompared = ("N2", "open-counts-as-compared"),
-    /// What one copy has answered is vouched for.
-    OneVouches = ("N2", "one-vouches"),
+    /// What some copy has answered is right, whether a majority has answered so or not.
+    AnyAnswerIsRight = ("N2", "any-answer-is-right"),
 
     // === revisions of the app ===
 

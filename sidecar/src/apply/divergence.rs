@@ -234,11 +234,7 @@ impl Comparer {
         }
         let mut through: Vec<Slot> = self.copies.iter().map(|it| self.reported(*it)).collect();
         through.sort_unstable_by(|a, b| b.cmp(a));
-        let by_majority = if planted(Mutant::OneVouches) {
-            through[0]
-        } else {
-            through[self.majority() - 1]
-        };
+        let by_majority = through[self.majority() - 1];
         let mut verified = self.reported(member).min(by_majority);
         if !self.are_most_there() {
             verified = verified.min(self.in_force.1);
@@ -362,7 +358,7 @@ impl Comparer {
     /// The copies of a majority that agrees; nobody if none does.
     fn agreed(&self, digests: &BTreeMap<MemberId, Digest>) -> BTreeSet<MemberId> {
         let largest = self.largest(digests);
-        if largest.len() >= self.majority() {
+        if largest.len() >= self.majority() || planted(Mutant::AnyAnswerIsRight) {
             largest
         } else {
             BTreeSet::new()

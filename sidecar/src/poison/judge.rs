@@ -506,7 +506,7 @@ impl Judge {
     }
 
     fn free(&mut self, steps: &mut Vec<Step>) {
-        if !self.settled && !planted(Mutant::FreedTooEarly) {
+        if !self.settled {
             return;
         }
         let Some(Asking { ask, .. }) = self.asking.take() else {

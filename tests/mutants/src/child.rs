@@ -1,7 +1,6 @@
 //! The process that runs checks, with whatever is planted in it.
 
 use std::io::Write as _;
-use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
@@ -22,18 +21,22 @@ pub enum Part {
 }
 
 /// Runs it, and says on the standard output what comes of it. An assertion of the code ends the process.
-pub fn carry_out(part: &Part, scripts: &Path) -> Result<(), Box<dyn std::error::Error>> {
+/// `rule`: scripts for this one come first.
+pub fn carry_out(
+    part: &Part,
+    scripts: &Path,
+    rule: &str,
+) -> Result<(), Box<dyn std::error::Error>> {
     let events = Arc::new(AtomicU64::new(0));
     let seen = events.clone();
     std::panic::set_hook(Box::new(move |panic| {
-        let _ = tell(&Said::Panicked(
-            seen.load(Ordering::Relaxed),
-            message(panic),
-        ));
+        let events = seen.load(Ordering::Relaxed);
+        let text = panic.payload_as_str().unwrap_or("no message");
+        let _ = tell(&Said::Panicked(events, asserted(text).to_owned()));
         process::exit(1);
     }));
     match part {
-        Part::Scripts(after) => run_scripts(scripts, after.as_deref()),
+        Part::Scripts(after) => run_scripts(scripts, rule, after.as_deref()),
         Part::Seeds(seeds) => run_seeds(seeds, events),
     }
 }
@@ -44,20 +47,37 @@ fn tell(said: &Said) -> std::io::Result<()> {
     out.flush()
 }
 
-fn message(panic: &PanicHookInfo<'_>) -> String {
-    let text = panic.payload_as_str().unwrap_or("no message");
-    match panic.location() {
-        Some(at) => format!("{text} ({}:{})", at.file(), at.line()),
-        None => text.to_owned(),
-    }
+/// What an assertion is about, without what it has compared.
+fn asserted(text: &str) -> &str {
+    let first = text.lines().next().unwrap_or_default();
+    first
+        .strip_prefix("assertion `left == right` failed: ")
+        .unwrap_or(first)
 }
 
-fn run_scripts(folder: &Path, after: Option<&str>) -> Result<(), Box<dyn std::error::Error>> {
-    let mut scripts = find(folder)?;
-    scripts.retain(|(name, _)| after.is_none_or(|after| name.as_str() > after));
-    for (name, path) in scripts {
+/// It says that it is for this rule.
+fn is_for(script: &Script, rule: &str) -> bool {
+    let mut lines = script.about.iter();
+    lines.any(|it| {
+        it.split(|it: char| !it.is_alphanumeric())
+            .any(|it| it == rule)
+    })
+}
+
+fn run_scripts(
+    folder: &Path,
+    rule: &str,
+    after: Option<&str>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut scripts = Vec::new();
+    for (name, path) in find(folder)? {
         let text = std::fs::read_to_string(path)?;
         let script = Script::parse(&text).map_err(|wrong| format!("{name}: {wrong}"))?;
+        scripts.push((name, text, script));
+    }
+    scripts.sort_by_key(|(_, _, script)| !is_for(script, rule));
+    let passed = after.and_then(|after| scripts.iter().position(|(name, ..)| name == after));
+    for (name, text, script) in scripts.drain(passed.map_or(0, |it| it + 1)..) {
         tell(&Said::Script(name))?;
         let ran = synod_scenarios::run(&script);
         let said = match ran.failed.first() {
@@ -85,4 +105,24 @@ fn run_seeds(seeds: &[u64], progress: Arc<AtomicU64>) -> Result<(), Box<dyn std:
         tell(&Said::Clean(report.events))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_assertion_is_told_what_it_is_about() {
+        let compared = "assertion `left == right` failed: adopted once\n  left: 1\n right: 2";
+        assert_eq!(asserted(compared), "adopted once");
+        assert_eq!(asserted("I5: commit fell"), "I5: commit fell");
+    }
+
+    #[test]
+    fn a_script_is_for_the_rules_that_it_names() {
+        let text = "# A title.\n# What it guards (rules P1a, X1).\n\ngroup 1 2 3\n";
+        let script = Script::parse(text).expect("it is one");
+        assert!(is_for(&script, "P1a") && is_for(&script, "X1"));
+        assert!(!is_for(&script, "P1"));
+    }
 }

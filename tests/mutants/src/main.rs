@@ -97,7 +97,8 @@ impl Arguments {
     fn be_child(&self, part: &Part) -> Result<bool, Failure> {
         let mutant = self.plant.as_deref().map(named).transpose()?;
         synod_mutant::select(mutant);
-        carry_out(part, &self.scripts).map_err(|error| error.to_string())?;
+        let rule = mutant.map_or("", Mutant::rule);
+        carry_out(part, &self.scripts, rule).map_err(|error| error.to_string())?;
         Ok(true)
     }
 

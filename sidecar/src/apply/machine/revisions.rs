@@ -222,9 +222,10 @@ impl Revisions {
     /// own.
     fn due(&self) -> u64 {
         let silent = self.under_way.map(|it| it.number);
+        let here = |barrier: Slot| barrier == self.at || planted(Mutant::BeginsAnywhere);
         let begin_here = self.barriers.iter().rev();
         let mut begin_here =
-            begin_here.filter(|(number, barrier)| **barrier == self.at && Some(**number) != silent);
+            begin_here.filter(|(number, barrier)| here(**barrier) && Some(**number) != silent);
         begin_here.next().map_or(self.base, |(number, _)| *number)
     }
 
@@ -327,6 +328,9 @@ impl Machine {
     }
 
     fn ended(&self) -> Option<End> {
+        if planted(Mutant::RunsBeyondItsEnd) {
+            return None;
+        }
         self.revisions.end(self.revisions.app, &self.fold)
     }
 
@@ -337,9 +341,7 @@ impl Machine {
 
     /// The app that runs must not execute this slot.
     pub(super) fn is_beyond(&self, slot: Slot) -> bool {
-        self.app_runs()
-            && self.end().is_some_and(|end| slot > end)
-            && !planted(Mutant::RunsBeyondItsEnd)
+        self.app_runs() && self.end().is_some_and(|end| slot > end)
     }
 
     /// The app's own revision has made its state.
