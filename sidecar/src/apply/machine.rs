@@ -490,7 +490,7 @@ impl Machine {
             && !self.stands
             && self.end().is_none()
             && !self.is_silent()
-            && self.applied >= self.target
+            && (self.applied >= self.target || planted(Mutant::ReadsDuringASecondAttempt))
             && self.fold.admitted() >= self.target
             && self.paused.is_none()
             && (self.busy.as_ref().is_none_or(|busy| busy.attempt == 1)
