@@ -16,7 +16,7 @@ pub use selected::{planted, select};
 
 /// Whether this bug is in the code.
 #[cfg(not(feature = "enabled"))]
-#[inline(always)]
+#[inline]
 pub const fn planted(_: Mutant) -> bool {
     false
 }

@@ -1,5 +1,6 @@
 //! The process that runs checks, with whatever is planted in it.
 
+use std::any::Any;
 use std::io::Write as _;
 use std::path::Path;
 use std::process;
@@ -22,6 +23,10 @@ pub enum Part {
 
 /// Runs it, and says on the standard output what comes of it. An assertion of the code ends the process.
 /// `rule`: scripts for this one come first.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "what broke an assertion is not to be cleaned up"
+)]
 pub fn carry_out(
     part: &Part,
     scripts: &Path,
@@ -31,8 +36,8 @@ pub fn carry_out(
     let seen = events.clone();
     std::panic::set_hook(Box::new(move |panic| {
         let events = seen.load(Ordering::Relaxed);
-        let text = panic.payload_as_str().unwrap_or("no message");
-        let _ = tell(&Said::Panicked(events, asserted(text).to_owned()));
+        let text = asserted(text_of(panic.payload())).to_owned();
+        let _ = tell(&Said::Panicked(events, text));
         process::exit(1);
     }));
     match part {
@@ -45,6 +50,12 @@ fn tell(said: &Said) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{said}")?;
     out.flush()
+}
+
+fn text_of(payload: &(dyn Any + Send)) -> &str {
+    let formatted = payload.downcast_ref::<String>().map(String::as_str);
+    let text = formatted.or_else(|| payload.downcast_ref::<&str>().copied());
+    text.unwrap_or("no message")
 }
 
 /// What an assertion is about, without what it has compared.

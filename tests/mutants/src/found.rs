@@ -108,6 +108,7 @@ impl fmt::Display for Found {
             Some(Check { at, what, events }) => {
                 write!(f, "seed {at} by {what} after {events} events")?;
             }
+            None if self.clean_seeds == 0 => f.write_str("no seed")?,
             None => write!(f, "no seed of {}", self.clean_seeds)?,
         }
         match self.first_script() {
