@@ -1,6 +1,8 @@
 //! The acceptor: promises, adopts, accepts, votes. Messages of proposers come in; promises and votes
 //! go out, each only after what it says is synced.
 
+use synod_mutant::{Mutant, planted};
+
 use crate::journal::Effect;
 use crate::message::{Lane, Message};
 use crate::output::Io;
@@ -123,7 +125,7 @@ impl Paxos {
             return;
         }
         self.election.note(ballot);
-        if ballot < self.acceptor.promised {
+        if ballot < self.acceptor.promised && !planted(Mutant::OldBallotsAreTaken) {
             self.refuse(from, ballot, &message);
             return;
         }
@@ -180,7 +182,9 @@ impl Paxos {
         assert!(ballot > self.acceptor.promised, "I1: a promise only rises");
         self.acceptor.promised = ballot;
         // A higher promise throws away what was staged for a lower one (rule L1b).
-        self.acceptor.staging = None;
+        if !planted(Mutant::StagingOutlivesAPromise) {
+            self.acceptor.staging = None;
+        }
         self.acceptor.promising = None;
         self.acceptor.promise_io = self
             .journal
@@ -500,12 +504,17 @@ impl Paxos {
             synced_last,
             ..
         } = self.acceptor;
-        if promised != accepted || synced_accepted != accepted || !accepted.is_elected() {
+        let adopted = synced_accepted == accepted || planted(Mutant::VoteBeforeAdoptionIsSynced);
+        if promised != accepted || !adopted || !accepted.is_elected() {
             return None;
+        }
+        if planted(Mutant::VoteBeforeSync) {
+            return Some(self.log.last());
         }
         let readable = self
             .faulty
             .first_after(self.log.commit())
+            .filter(|_| !planted(Mutant::VoteBeyondRot))
             .map_or(synced_last, Slot::prev);
         Some(readable.min(synced_last))
     }

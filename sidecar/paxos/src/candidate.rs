@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use synod_mutant::{Mutant, planted};
+
 use crate::message::{Lane, Message};
 use crate::output::Io;
 use crate::paxos::{Office, Paxos};
@@ -128,6 +130,12 @@ impl Candidate {
             });
         let mut logs: Vec<Choice> = std::iter::once(own).chain(others).collect();
         logs.sort_by_key(|log| std::cmp::Reverse((log.accepted, log.last)));
+        if planted(Mutant::LongestLogWins) {
+            logs.sort_by_key(|log| std::cmp::Reverse(log.last));
+        }
+        if planted(Mutant::OwnLogWins) {
+            logs.sort_by_key(|log| log.from.is_some());
+        }
         logs
     }
 }
@@ -160,7 +168,9 @@ impl Paxos {
             source: None,
             waiting_on: Some(WaitingOn::Quorum),
         };
-        let (prepare, io) = (candidate.prepare(), candidate.io);
+        let early = planted(Mutant::PrepareBeforeSync);
+        let io = if early { Io(0) } else { candidate.io };
+        let prepare = candidate.prepare();
         self.office = Office::Candidate(Box::new(candidate));
         let others: Vec<MemberId> = self.peers.keys().copied().collect();
         for to in others {
@@ -309,7 +319,9 @@ impl Paxos {
                 candidate.deadline_ns = candidate.deadline_ns.max(patient_ns);
                 self.took_part(from);
             }
-            Office::Leader(leader) if leader.ballot == ballot => {
+            Office::Leader(leader)
+                if leader.ballot == ballot && !planted(Mutant::LatePromiseIsLeftAlone) =>
+            {
                 self.promised_late(from, accepted, last, commit);
             }
             _ => self.counters.stale_messages += 1,

@@ -12,6 +12,8 @@
 //! their median. With as few as a majority heard one of them may be off, and which one nobody can
 //! tell: then what all of them vouch for counts, and what was agreed before.
 
+use synod_mutant::{Mutant, planted};
+
 use crate::paxos::Paxos;
 use crate::types::{AgreedTime, MemberId, Reading};
 
@@ -213,6 +215,9 @@ impl Paxos {
 
     /// The stamp for the next entry.
     pub(crate) fn stamp(&mut self) -> AgreedTime {
+        if planted(Mutant::OneClockDecides) {
+            return AgreedTime(self.now.wall_ns);
+        }
         self.clock.stamp(self.now.mono_ns, self.log.time())
     }
 

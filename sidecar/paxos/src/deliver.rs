@@ -1,5 +1,7 @@
 //! What is handed to apply, and what is said in order with it.
 
+use synod_mutant::{Mutant, planted};
+
 use crate::configuration::Configuration;
 use crate::output::Output;
 use crate::paxos::Paxos;
@@ -12,11 +14,12 @@ impl Paxos {
             return;
         }
         let readable = self.faulty.first().map_or(Slot(u64::MAX), Slot::prev);
-        let through = self
-            .log
-            .commit()
-            .min(self.acceptor.synced_last)
-            .min(readable);
+        let synced = if planted(Mutant::UnsyncedSlotsApply) {
+            self.log.last()
+        } else {
+            self.acceptor.synced_last
+        };
+        let through = self.log.commit().min(synced).min(readable);
         // Each stop-sign ends a piece, and is handed over once the next epoch is entered durably.
         while let Some((slot, configuration)) = self.membership.untold()
             && slot <= through

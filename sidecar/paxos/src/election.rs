@@ -1,6 +1,8 @@
 //! Who leads (rules E1-E4, after Omni-Paxos' quorum-connected election, EuroSys'23): heartbeats to
 //! all, health, take-over, step-down, hand-over, and timeouts that follow the network.
 
+use synod_mutant::{Mutant, planted};
+
 use crate::clock::Look;
 use crate::configuration::Role;
 use crate::follower::Progress;
@@ -135,7 +137,9 @@ impl Paxos {
         // Rule L4: by the entry itself, or on the word of the leader whose log this is.
         if self.log.ballot_at(commit) == Some(commit_ballot) {
             self.raise_commit(commit);
-        } else if ballot.node == from && ballot == self.acceptor.accepted {
+        } else if (ballot.node == from && ballot == self.acceptor.accepted)
+            || planted(Mutant::CommitWithoutTheEntry)
+        {
             self.raise_commit(commit.min(self.log.last()));
         }
         if voter && self.epoch() == epoch {
@@ -216,6 +220,7 @@ impl Paxos {
     /// A Prepare of anybody else must not disturb the leader that works (rule E2).
     pub(crate) fn shields(&self, from: MemberId) -> bool {
         match &self.office {
+            _ if planted(Mutant::ReturningMemberDisturbs) => false,
             Office::Leader(leader) => {
                 self.election.healthy && leader.transfer.is_none_or(|transfer| transfer.to != from)
             }

@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use synod_mutant::{Mutant, planted};
+
 use crate::error::ProposeRefused;
 use crate::message::{Lane, Message, NotTaken};
 use crate::output::Output;
@@ -315,7 +317,7 @@ impl Paxos {
         if command.kind.is_of_leader() {
             return Err(ProposeRefused::Kind(command.kind));
         }
-        if self.disk_full {
+        if self.disk_full && !planted(Mutant::FullDiskTakesMore) {
             return Err(ProposeRefused::DiskFull);
         }
         if let Some(slot) = self.beyond_repair() {

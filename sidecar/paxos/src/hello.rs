@@ -1,6 +1,8 @@
 //! The first words on each connection: same group, a protocol in common, and a peer that has kept
 //! what it acknowledged (rules M4, P8).
 
+use synod_mutant::{Mutant, planted};
+
 use crate::error::HelloRefusal;
 use crate::message::Hello;
 use crate::output::Output;
@@ -41,7 +43,8 @@ impl Paxos {
         let (min, max) = (self.settings.protocol_min, self.settings.protocol_max);
         let in_force = self.protocol();
         // (Who speaks only later ones than are in force here knows more of the log.)
-        let speaks = hello.protocol_min <= hello.protocol_max && hello.protocol_max >= in_force;
+        let knows = hello.protocol_max >= in_force || planted(Mutant::OldProgramsAreHeard);
+        let speaks = hello.protocol_min <= hello.protocol_max && knows;
         if !speaks || hello.protocol_max < min || hello.protocol_min > max {
             return Err(HelloRefusal::Protocol {
                 their_min: hello.protocol_min,
@@ -67,7 +70,7 @@ impl Paxos {
                 theirs: hello.incarnation,
             });
         }
-        if has_forgotten(&peer.remembered, hello) {
+        if has_forgotten(&peer.remembered, hello) && !planted(Mutant::ForgetfulMembersVote) {
             peer.barred = true;
             return Err(HelloRefusal::Forgetful { member });
         }

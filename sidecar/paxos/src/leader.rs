@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use synod_mutant::{Mutant, planted};
+
 use crate::follower::{Follower, Progress};
 use crate::log::Batch;
 use crate::message::{Lane, Message};
@@ -96,7 +98,8 @@ impl Paxos {
             return false;
         };
         let patient = self.now.mono_ns < leader.since_ns + self.election.timeout_ns;
-        let open = leader.transfer.is_none() && !self.is_closed();
+        let open = leader.transfer.is_none()
+            && (!self.is_closed() || planted(Mutant::ProposalsBehindAStopSign));
         open && self.clock.is_set(self.now.mono_ns, patient)
     }
 
@@ -160,7 +163,8 @@ impl Paxos {
         let Office::Leader(leader) = &mut self.office else {
             return;
         };
-        let same = (accepted == leader.adopted).then(|| last.min(leader.adopted_last));
+        let adopted = accepted == leader.adopted || planted(Mutant::TailIsKept);
+        let same = adopted.then(|| last.min(leader.adopted_last));
         // (Behind a snapshot a commit may be beyond the log that was adopted.)
         let after = same.map_or(commit, |same| same.max(commit));
         // What it knows to be chosen is in this log.
@@ -203,7 +207,11 @@ impl Paxos {
     /// The follower of `ballot`, if this member leads in it.
     fn follower(&mut self, ballot: Ballot, member: MemberId) -> Option<&mut Follower> {
         match &mut self.office {
-            Office::Leader(leader) if leader.ballot == ballot => leader.followers.get_mut(&member),
+            Office::Leader(leader)
+                if leader.ballot == ballot || planted(Mutant::VotesOfOldBallots) =>
+            {
+                leader.followers.get_mut(&member)
+            }
             _ => {
                 self.counters.stale_messages += 1;
                 None
@@ -295,7 +303,11 @@ impl Paxos {
 
     /// Counts the votes of this ballot (rule P4). The leader's own counts as far as it is synced.
     pub(crate) fn advance_commit(&mut self) {
-        let own = self.votable();
+        let own = if planted(Mutant::OwnVoteBeforeOwnSync) {
+            Some(self.log.last())
+        } else {
+            self.votable()
+        };
         let quorum = self.phase2();
         let Office::Leader(leader) = &mut self.office else {
             return;
@@ -358,7 +370,8 @@ impl Paxos {
             .is_some_and(|peer| peer.is_heard(self.now.mono_ns, 2 * self.election.timeout_ns));
         if !reachable
             || follower.loading.is_some()
-            || follower.in_flight_bytes >= self.settings.window_bytes
+            || (follower.in_flight_bytes >= self.settings.window_bytes
+                && !planted(Mutant::NoWindow))
         {
             return None;
         }

@@ -6,6 +6,8 @@
 //! lost with it, and no wrong vote follows from `accepted` staying, for the reasons that
 //! [`Paxos::handle_installed`] tells: it is a snapshot of that slot that keeps its entries.
 
+use synod_mutant::{Mutant, planted};
+
 use crate::journal::Effect;
 use crate::log::Batch;
 use crate::message::{Lane, Message};
@@ -66,7 +68,7 @@ impl Paxos {
     /// A member of an earlier epoch wants to get out of it.
     pub(crate) fn handle_learn_request(&mut self, from: MemberId, after: Slot) {
         let (next, commit) = (after.next(), self.log.commit());
-        if after >= commit {
+        if after >= commit || planted(Mutant::StragglersAreLeftAlone) {
             self.counters.stale_messages += 1;
             return;
         }

@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use synod_mutant::{Mutant, planted};
+
 use crate::types::{AgreedTime, Ballot, Entry, Slot};
 
 /// What a reader of the log gets.
@@ -262,7 +264,7 @@ impl Log {
     /// Everything up to `commit` is chosen. Never goes down.
     pub(crate) fn raise_commit(&mut self, commit: Slot) {
         assert!(commit <= self.last, "I5: commit <= last");
-        if commit <= self.commit {
+        if commit <= self.commit && !planted(Mutant::CommitGoesDown) {
             return;
         }
         let from = self.commit.next().max(self.cache_first());

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use synod_mutant::{Mutant, planted};
+
 use crate::base::Base;
 use crate::configuration::{Configuration, Member, Role};
 use crate::message::Hello;
@@ -210,7 +212,9 @@ impl Paxos {
     pub fn old_epoch_retired(&self) -> bool {
         let epoch = self.epoch();
         let chosen = self.log.ballot_at(self.log.commit());
-        epoch == self.genesis.configuration.epoch || chosen.is_some_and(|it| it.epoch == epoch)
+        epoch == self.genesis.configuration.epoch
+            || chosen.is_some_and(|it| it.epoch == epoch)
+            || planted(Mutant::OldEpochRetiresEarly)
     }
 
     /// Since which epoch this member is not in the group any more.

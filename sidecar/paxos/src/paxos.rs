@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use synod_mutant::{Mutant, planted};
+
 use crate::acceptor::Acceptor;
 use crate::base::Base;
 use crate::candidate::Candidate;
@@ -205,6 +207,13 @@ impl Paxos {
         paxos.take_place();
         if let Some(entry) = &recovered.ended_by {
             paxos.note_decided(entry);
+        }
+        let first = planted(Mutant::FirstLeaderAfterARestart) && accepted.round == 0;
+        if (planted(Mutant::LeadsOnAfterARestart) || first)
+            && paxos.acceptor.promised == accepted
+            && accepted.node == me
+        {
+            paxos.lead(accepted, &BTreeMap::new());
         }
         Ok(paxos)
     }
@@ -496,11 +505,19 @@ impl Paxos {
     }
 
     pub(crate) fn phase1(&self) -> usize {
-        self.configuration().quorums.phase1(self.voters.len())
+        let quorum = self.configuration().quorums.phase1(self.voters.len());
+        if planted(Mutant::Phase1OfTooFew) && quorum > 1 {
+            return quorum - 1;
+        }
+        quorum
     }
 
     pub(crate) fn phase2(&self) -> usize {
-        self.configuration().quorums.phase2(self.voters.len())
+        let quorum = self.configuration().quorums.phase2(self.voters.len());
+        if planted(Mutant::Phase2OfTooFew) && quorum > 1 {
+            return quorum - 1;
+        }
+        quorum
     }
 
     pub(crate) fn is_voter(&self, member: MemberId) -> bool {

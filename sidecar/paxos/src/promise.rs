@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use synod_mutant::{Mutant, planted};
+
 use crate::log::Batch;
 use crate::message::{Lane, Message};
 use crate::output::Ticket;
@@ -91,6 +93,7 @@ impl Paxos {
         }
         let own = self.acceptor.accepted;
         let after = match own.cmp(&accepted) {
+            std::cmp::Ordering::Greater if planted(Mutant::SuffixFromTheLast) => last,
             std::cmp::Ordering::Greater => commit,
             std::cmp::Ordering::Equal => last,
             std::cmp::Ordering::Less => self.log.last(),
@@ -177,7 +180,8 @@ impl Paxos {
     /// P1b): on a slow disk several promises may follow each other, and only the last is of use.
     fn continue_promise(&mut self, mut loaded: Option<Vec<Entry>>) {
         let replaced = self.installing.is_some_and(|it| it.cut);
-        if !self.journal.is_synced(self.acceptor.promise_io) || replaced {
+        let synced = self.journal.is_synced(self.acceptor.promise_io);
+        if !(synced || planted(Mutant::PromiseBeforeSync)) || replaced {
             return;
         }
         loop {
@@ -187,7 +191,10 @@ impl Paxos {
             if loaded.is_none() && promising.in_flight_bytes >= self.settings.window_bytes {
                 return;
             }
-            let last = self.log.last();
+            let rot = planted(Mutant::RotEndsTheLog)
+                .then(|| self.faulty.first_after(self.log.commit()))
+                .flatten();
+            let last = rot.map_or(self.log.last(), Slot::prev);
             let (next, after, part) = (promising.next, promising.after, promising.part);
             let ballot = promising.ballot;
             let mut suffix = Vec::new();
@@ -231,7 +238,7 @@ impl Paxos {
             promising.in_flight.push_back((reached, bytes));
             promising.in_flight_bytes += bytes;
             let to = promising.to;
-            let faulty = if part == 0 {
+            let faulty = if part == 0 && !planted(Mutant::RotEndsTheLog) {
                 self.faulty.after(after).collect()
             } else {
                 Vec::new()

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use synod_mutant::{Mutant, planted};
+
 use crate::message::{Lane, Message, ReadId};
 use crate::output::Output;
 use crate::paxos::{Office, Paxos};
@@ -79,6 +81,14 @@ impl Rounds {
         let under_way: usize = self.under_way.iter().map(|round| round.readers.len()).sum();
         self.waiting.len() + under_way
     }
+
+    /// Where a read waits that has come just now.
+    fn queue(&mut self) -> &mut Vec<Reader> {
+        match self.under_way.back_mut() {
+            Some(round) if planted(Mutant::IndexIsUsedAgain) => &mut round.readers,
+            _ => &mut self.waiting,
+        }
+    }
 }
 
 impl Paxos {
@@ -89,7 +99,7 @@ impl Paxos {
         let from = self.me;
         match &mut self.office {
             Office::Leader(leader) if alive && leader.rounds.count() < limit => {
-                leader.rounds.waiting.push(Reader { from, id });
+                leader.rounds.queue().push(Reader { from, id });
             }
             Office::Leader(_) => self.outputs.push_back(Output::ReadFailed { id }),
             _ if alive && self.reads.count() < limit => {
@@ -127,11 +137,13 @@ impl Paxos {
     }
 
     fn begin_round(&mut self) {
-        let (commit, closed) = (self.log.commit(), self.is_closed());
+        let closed = self.is_closed() && !planted(Mutant::ReadsBesideAStopSign);
+        let commit = self.log.commit();
         let Office::Leader(leader) = &mut self.office else {
             return;
         };
-        let proven = commit >= leader.first_own() && !closed;
+        let own = commit >= leader.first_own() || planted(Mutant::FreshLeaderGivesIndexes);
+        let proven = own && !closed;
         let rounds = &mut leader.rounds;
         // Rule L3: what earlier leaders committed is known only once an own entry is committed.
         if !proven || rounds.waiting.is_empty() || rounds.under_way.len() >= ROUNDS {
@@ -178,13 +190,16 @@ impl Paxos {
         }
         let confirmed = leader.rounds.confirmed.entry(from).or_default();
         *confirmed = round.max(*confirmed);
+        if planted(Mutant::AnyRoundConfirms) {
+            *confirmed = leader.rounds.last;
+        }
     }
 
     /// Answers the reads of all rounds that a quorum has confirmed: of either phase, since both meet
     /// whoever would have let a later leader commit (rule P4).
     fn finish_rounds(&mut self) {
         let quorum = self.phase1().min(self.phase2());
-        let closed = self.is_closed();
+        let closed = self.is_closed() && !planted(Mutant::ReadsBesideAStopSign);
         let Office::Leader(leader) = &mut self.office else {
             return;
         };
@@ -199,7 +214,12 @@ impl Paxos {
         }
         let mut confirmed: Vec<u64> = rounds.confirmed.values().copied().collect();
         confirmed.push(rounds.last);
-        let through = reached(&mut confirmed, quorum);
+        let needed = if planted(Mutant::IndexWithoutAProof) {
+            1
+        } else {
+            quorum
+        };
+        let through = reached(&mut confirmed, needed);
         let mut finished = Vec::new();
         while rounds
             .under_way
@@ -242,7 +262,7 @@ impl Paxos {
         match &mut self.office {
             Office::Leader(leader) if leader.rounds.count() + ids.len() <= limit => {
                 let readers = ids.into_iter().map(|id| Reader { from, id });
-                leader.rounds.waiting.extend(readers);
+                leader.rounds.queue().extend(readers);
             }
             _ => self.send(from, Lane::Heartbeat, Message::ReadRefused { ids }),
         }

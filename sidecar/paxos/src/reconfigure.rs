@@ -3,6 +3,8 @@
 //! says who the members of the next are. It takes effect when it is chosen, never when it is appended:
 //! whoever knows it to be chosen, and so holds all before it, enters the next epoch by one record.
 
+use synod_mutant::{Mutant, planted};
+
 use crate::configuration::{Configuration, Member, Role};
 use crate::error::ReconfigureRefused;
 use crate::journal::Effect;
@@ -40,7 +42,7 @@ impl Paxos {
             return Err(ReconfigureRefused::NotLeader { leader });
         }
         let current = self.epoch();
-        if expected != current {
+        if expected != current && !planted(Mutant::ChangeByForce) {
             return Err(ReconfigureRefused::Epoch { expected, current });
         }
         if self.is_closed() || !self.old_epoch_retired() {
@@ -79,14 +81,16 @@ impl Paxos {
     /// What is wrong with a change to `next`, if anything.
     fn check_change(&self, next: &Configuration) -> Result<(), ReconfigureRefused> {
         let current = self.configuration();
-        if next.epoch != current.epoch.next() {
+        if next.epoch != current.epoch.next() && !planted(Mutant::ChangeByForce) {
             let what = "its epoch must be one above the one that it was computed from";
             return Err(ReconfigureRefused::Invalid(what));
         }
         next.check().map_err(ReconfigureRefused::Invalid)?;
         let former = self.former_members();
         for member in &next.members {
-            if is_used_otherwise(&former, &current.members, member) {
+            if is_used_otherwise(&former, &current.members, member)
+                && !planted(Mutant::NumbersAreUsedAgain)
+            {
                 return Err(ReconfigureRefused::UsedBefore {
                     member: member.id,
                     incarnation: member.incarnation,
@@ -104,7 +108,7 @@ impl Paxos {
         let voters: Vec<MemberId> = next.voters().collect();
         let new = voters.iter().filter(|voter| !self.is_voter(**voter));
         let members: Vec<MemberId> = new.copied().collect();
-        if members.len() > 1 {
+        if members.len() > 1 && !planted(Mutant::SeveralNewVoters) {
             return Err(ReconfigureRefused::ManyNewVoters { members });
         }
         let needs_state = |it: MemberId| next.member(it).is_some_and(|it| runs_app(it.role));
@@ -192,7 +196,7 @@ impl Paxos {
     /// Enters the next epoch if the stop-sign of this one is held and chosen.
     pub(crate) fn enter_if_decided(&mut self) {
         if let Some((slot, configuration)) = self.stop_sign()
-            && slot <= self.log.commit()
+            && (slot <= self.log.commit() || planted(Mutant::InForceOnAppend))
         {
             self.enter_epoch(slot, configuration);
         }

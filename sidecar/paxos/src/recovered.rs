@@ -1,5 +1,7 @@
 //! What a start finds on the disk, looked at before it counts.
 
+use synod_mutant::{Mutant, planted};
+
 use crate::base::Base;
 use crate::membership::Membership;
 use crate::record::Recovered;
@@ -16,7 +18,8 @@ pub(crate) fn find_self(
     let joining = joining.iter().flat_map(|it| &it.members);
     let former = membership.former_at(base, Slot(u64::MAX));
     let mut all = current.chain(joining).chain(&former);
-    all.find(|member| member.incarnation == incarnation)
+    let is_own = |it: Incarnation| it == incarnation || planted(Mutant::StrangerTakesAPlace);
+    all.find(|member| is_own(member.incarnation))
         .map(|member| member.id)
 }
 

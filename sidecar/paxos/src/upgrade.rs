@@ -1,6 +1,8 @@
 //! Protocol versions (rule P8): the group agrees on the one in force, and it only rises. What is new
 //! in a version is used once its raise is known to be chosen; whoever speaks it understands it before.
 
+use synod_mutant::{Mutant, planted};
+
 use crate::error::UpgradeRefused;
 use crate::journal::Effect;
 use crate::output::Output;
@@ -63,7 +65,7 @@ impl Paxos {
             .iter()
             .filter(|(_, peer)| peer.protocol_max < version || peer.barred);
         let members: Vec<MemberId> = silent.map(|(member, _)| *member).collect();
-        if !members.is_empty() {
+        if !members.is_empty() && !planted(Mutant::UpgradeBeforeAllCan) {
             return Err(UpgradeRefused::Unsupported { members });
         }
         let mut waiting = self.log.after(self.log.commit());

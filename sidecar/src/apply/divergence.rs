@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use synod_mutant::{Mutant, planted};
 use synod_paxos::{MemberId, Slot};
 
 use super::digests::{Batch, Digest, NOISE, Noise, Part};
@@ -357,7 +358,7 @@ impl Comparer {
     /// The copies of a majority that agrees; nobody if none does.
     fn agreed(&self, digests: &BTreeMap<MemberId, Digest>) -> BTreeSet<MemberId> {
         let largest = self.largest(digests);
-        if largest.len() >= self.majority() {
+        if largest.len() >= self.majority() || planted(Mutant::AnyAnswerIsRight) {
             largest
         } else {
             BTreeSet::new()

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use prost::Message;
+use synod_mutant::{Mutant, planted};
 use synod_paxos::{
     AgreedTime, Boot, CommandId, CommandKind, Configuration, Entry, Member, MemberId, Slot,
 };
@@ -222,7 +223,7 @@ impl Fold {
     pub(super) fn admit(&mut self, entry: &Entry) -> Admission {
         assert_eq!(entry.slot, self.admitted.next(), "admit runs in slot order");
         let kind = entry.command.kind;
-        if !KINDS.contains(&kind) {
+        if !KINDS.contains(&kind) && !planted(Mutant::UnknownKindsArePassedOver) {
             return Admission::Unknown(kind);
         }
         self.admitted = entry.slot;
@@ -282,10 +283,11 @@ impl Fold {
             // The same bytes everywhere, so nobody executes it.
             return Admission::Settled(Outcome::Skipped);
         };
-        if self.time.0 > request.expires_ns {
+        if self.time.0 > request.expires_ns && !planted(Mutant::ExpiredRuns) {
             return Admission::Settled(Outcome::Expired);
         }
-        if request.policy_version < self.policy.classes_version {
+        if request.policy_version < self.policy.classes_version && !planted(Mutant::StaleClassesRun)
+        {
             return Admission::Settled(Outcome::Reclassify);
         }
         if let Some(idempotency) = &request.idempotency {
@@ -299,6 +301,9 @@ impl Fold {
                     let first = First { slot, answerer };
                     self.keys.note(idempotency, first, self.time);
                 }
+                KeyUse::Same(_) if planted(Mutant::RepeatRuns) => {}
+                KeyUse::OtherRequest if planted(Mutant::KeyForAnotherRequest) => {}
+                KeyUse::OtherPrincipal if planted(Mutant::KeyOfAnotherUser) => {}
                 KeyUse::Same(first) if self.skipped.contains(&first.slot) => {
                     return Admission::Settled(Outcome::Skipped);
                 }
@@ -336,7 +341,9 @@ impl Fold {
         let Ok(mut policy) = Policy::decode(entry.command.payload.clone()) else {
             return Admission::Settled(Outcome::Skipped);
         };
-        if policy.version.checked_sub(1) != Some(self.policy.version) {
+        if policy.version.checked_sub(1) != Some(self.policy.version)
+            && !planted(Mutant::PolicyByForce)
+        {
             return Admission::Settled(Outcome::Conflict);
         }
         let same_classes = policy.routes == self.policy.routes
@@ -400,7 +407,8 @@ impl Fold {
             return Admission::Nothing;
         }
         let is_free = |it: &mut Silent| {
-            it.number == done.number && (it.disagreement.is_none() || done.in_spite)
+            let agrees = it.disagreement.is_none() || planted(Mutant::DisagreementIsIgnored);
+            it.number == done.number && (agrees || done.in_spite)
         };
         let Some(silent) = self.silent.take_if(is_free) else {
             return Admission::Nothing;

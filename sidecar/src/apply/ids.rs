@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use synod_mutant::{Mutant, planted};
 use synod_paxos::{Boot, CommandId, Configuration, MemberId};
 use synod_proto::v1::tables;
 
@@ -40,7 +41,7 @@ impl Ids {
             return false;
         }
         let entrance = self.entrances.entry(id.member).or_default();
-        if id.boot < entrance.boot {
+        if id.boot < entrance.boot && !planted(Mutant::OldStartsRunAgain) {
             return false;
         }
         if id.boot > entrance.boot {
@@ -54,7 +55,9 @@ impl Ids {
             entrance.floor = floor;
             entrance.taken = entrance.taken.split_off(&floor);
         }
-        let first = id.sequence >= entrance.floor && entrance.taken.insert(id.sequence);
+        let is_above = id.sequence >= entrance.floor || planted(Mutant::FloorIsForgotten);
+        let first =
+            is_above && (entrance.taken.insert(id.sequence) || planted(Mutant::IdsRunAgain));
         assert!(
             entrance.taken.len() as u64 <= WINDOW,
             "the window bounds the set"

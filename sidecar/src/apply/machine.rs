@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use prost::Message;
+use synod_mutant::{Mutant, planted};
 use synod_paxos::{AgreedTime, CommandId, CommandKind, Entry, Incarnation, Slot};
 use synod_proto::v1::Request;
 
@@ -231,7 +232,7 @@ impl Machine {
             promises: setup
                 .promises
                 .into_iter()
-                .filter(|ask| ask.slot > base)
+                .filter(|ask| ask.slot > base && !planted(Mutant::PromisesAreForgotten))
                 .map(|ask| (ask.slot, ask))
                 .collect(),
             history: History::default(),
@@ -387,6 +388,9 @@ impl Machine {
 
     /// Part of it may have reached the app, and no complete response came.
     pub fn handle_unknown(&mut self, run: Run) {
+        if planted(Mutant::LostAnswerIsSentAgain) {
+            return self.handle_not_sent(run);
+        }
         if self.busy.as_ref().is_none_or(|busy| busy.run != run) {
             return;
         }
@@ -402,6 +406,9 @@ impl Machine {
             && busy.run == run
         {
             busy.slow = true;
+            if planted(Mutant::SlowIsLost) {
+                return self.handle_unknown(run);
+            }
             self.handle_applied_elsewhere(Slot::ZERO);
         }
     }
@@ -425,6 +432,11 @@ impl Machine {
 
     /// What to do next, if anything.
     pub fn poll_action(&mut self) -> Option<Action> {
+        if planted(Mutant::SentBeforeTheLedger)
+            && let Some(execute) = self.execute.take()
+        {
+            return Some(Action::Execute(execute));
+        }
         if self.ledger_dirty {
             self.ledger_dirty = false;
             return Some(Action::Ledger(self.record()));
@@ -478,10 +490,11 @@ impl Machine {
             && !self.stands
             && self.end().is_none()
             && !self.is_silent()
-            && self.applied >= self.target
+            && (self.applied >= self.target || planted(Mutant::ReadsDuringASecondAttempt))
             && self.fold.admitted() >= self.target
             && self.paused.is_none()
-            && self.busy.as_ref().is_none_or(|busy| busy.attempt == 1)
+            && (self.busy.as_ref().is_none_or(|busy| busy.attempt == 1)
+                || planted(Mutant::ReadsDuringASecondAttempt))
     }
 
     /// The app runs, and is given a state or executes what was chosen before it started.

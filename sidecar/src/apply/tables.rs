@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use synod_mutant::{Mutant, planted};
 use synod_paxos::{
     AgreedTime, Configuration, Epoch, Incarnation, Member, MemberId, Quorums, Role, Slot,
 };
@@ -60,6 +61,15 @@ impl Fold {
             skipped: self.skipped.iter().map(|slot| slot.0).collect(),
             checksum: Bytes::new(),
         };
+        if planted(Mutant::IdsAreNotInSnapshots) {
+            tables.entrances.clear();
+        }
+        if planted(Mutant::KeysAreNotInSnapshots) {
+            tables.keys.clear();
+        }
+        if planted(Mutant::SkipsAreNotInSnapshots) {
+            tables.skipped.clear();
+        }
         let hash = blake3::hash(&tables.encode_to_vec());
         tables.checksum = Bytes::copy_from_slice(&hash.as_bytes()[..16]);
         tables.encode_to_vec().into()

@@ -2,6 +2,7 @@
 //! copy that must be made anew begins, where the log is cut, and what is wanted of other members. Pure: the
 //! keeper looks, and does what this says.
 
+use synod_mutant::{Mutant, planted};
 use synod_paxos::Slot;
 
 use crate::app::Instance;
@@ -130,8 +131,8 @@ impl Scene<'_> {
             newest.next()
         };
         let held = |slot: Slot| self.held.is_none_or(|held| slot <= held);
-        let cuts =
-            |it: &&Kept| it.slot > self.log_base && it.slot <= self.not_needed && held(it.slot);
+        let unread = |slot: Slot| slot <= self.not_needed || planted(Mutant::LogIsCutUnderApply);
+        let cuts = |it: &&Kept| it.slot > self.log_base && unread(it.slot) && held(it.slot);
         older.filter(cuts).map(|it| it.id)
     }
 
@@ -161,6 +162,7 @@ pub fn fate(kept: &Kept, fills: bool, astray: Option<Slot>) -> Option<Fate> {
         Compared::Agrees => Some(Fate::Verified),
         Compared::Never => Some(Fate::Discarded),
         _ if is_astray => Some(Fate::Discarded),
+        Compared::Open if planted(Mutant::OpenCountsAsCompared) => Some(Fate::Verified),
         Compared::OthersAway if fills => Some(Fate::Unverified),
         Compared::OthersAway | Compared::Open => None,
     }

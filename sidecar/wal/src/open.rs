@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use synod_failpoint::{Point, check, hit};
+use synod_mutant::{Mutant, planted};
 use synod_paxos::{
     AgreedTime, Ballot, Boot, CommandKind, Entry, Epoch, Header, Identity, Record, Recovered, Slot,
 };
@@ -75,7 +76,7 @@ pub(crate) fn open(
     let outline = &recovery.state.outline;
     let superblock = Superblock {
         identity: recovery.identity.clone(),
-        boot: Boot(boot.max(outline.boot).0 + 1),
+        boot: Boot(boot.max(outline.boot).0 + u64::from(!planted(Mutant::StartIsNotCounted))),
         promised: outline.promised,
         accepted: outline.accepted,
         format: known.max(recovery.state.format()),
@@ -201,13 +202,13 @@ fn merge(state: &mut LogState, found: Option<&Superblock>) -> Result<Option<Ball
         // has them all.
         return Ok(None);
     };
-    if found.accepted > outline.accepted {
+    if found.accepted > outline.accepted && !planted(Mutant::LostAdoptionIsForgotten) {
         return Err(OpenError::lost(format!(
             "it had adopted ballot {} but says {}",
             found.accepted, outline.accepted
         )));
     }
-    if found.promised <= outline.promised {
+    if found.promised <= outline.promised || planted(Mutant::LostPromiseIsForgotten) {
         return Ok(None);
     }
     if !outline.has_genesis {

@@ -10,6 +10,7 @@
 
 use std::io;
 
+use synod_mutant::{Mutant, planted};
 use synod_paxos::{Genesis, Identity};
 
 use crate::codec::{self, Content, ENTRY_FIXED_BYTES};
@@ -383,6 +384,7 @@ impl Recovery {
         let sequence = self.segments[scan.segment].sequence;
         for item in &batch.items {
             let header = &item.header;
+            let rewrite = rewrite && !planted(Mutant::LastBatchIsTrusted);
             if item.readable && (rewrite || !item.whole) {
                 self.write_again(scan, item);
             }
@@ -553,7 +555,7 @@ impl Batch {
     /// Whatever is lost of it was never written.
     fn lost_only_unwritten(&self) -> bool {
         let mut lost = self.items.iter().filter(|item| !item.readable);
-        lost.all(|item| item.unwritten)
+        lost.all(|item| item.unwritten || planted(Mutant::RotIsCut))
     }
 }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use synod_failpoint::{Point, check, hit};
+use synod_mutant::{Mutant, planted};
 use synod_paxos::{Genesis, Identity, Incarnation, Record, Recovered};
 
 use crate::codec::{self, Content};
@@ -442,7 +443,9 @@ impl Wal {
         check(Point::WalRecordsWritten)?;
         file.write_all_at(&batch.copies, u64::from(copies_at))?;
         check(Point::WalBeforeSync)?;
-        file.sync_data()?;
+        let again = planted(Mutant::FailedSyncIsTriedAgain);
+        file.sync_data()
+            .or_else(|error| if again { file.sync_data() } else { Err(error) })?;
         hit(Point::WalAfterSync);
         Ok(())
     }

@@ -145,6 +145,7 @@ fn run(
             world.rot(member, slot)
         }
         "wreck" => world.wreck(words.member()?),
+        "unwrite" => world.unwrite(words.member()?),
         "full" => world.fill_disk(words.member()?, true),
         "room" => world.fill_disk(words.member()?, false),
         "copy-volume" => {

@@ -5,7 +5,9 @@ use synod_paxos::{
     AgreedTime, Ballot, Command, CommandKind, Configuration, Entry, Header, Message, NotTaken,
     Record, Role, Slot,
 };
-use synod_proto::v1::{Policy, Request, Revision, RevisionDone, RevisionStrategy, Skip};
+use synod_proto::v1::{
+    Policy, Request, Revision, RevisionDisagrees, RevisionDone, RevisionStrategy, Skip,
+};
 
 /// What a command asks for.
 pub(crate) fn command(command: &Command) -> String {
@@ -46,7 +48,12 @@ pub(crate) fn command(command: &Command) -> String {
         }
         CommandKind::REVISION_DONE => {
             let done = RevisionDone::decode(payload()).unwrap_or_default();
-            format!("revision {} done", done.number)
+            let anyway = if done.in_spite { " anyway" } else { "" };
+            format!("revision {} done{anyway}", done.number)
+        }
+        CommandKind::REVISION_DISAGREES => {
+            let disagrees = RevisionDisagrees::decode(payload()).unwrap_or_default();
+            format!("revision {} disagrees", disagrees.number)
         }
         other => format!("kind {}", other.0),
     }

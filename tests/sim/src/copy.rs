@@ -20,7 +20,7 @@ use crate::calendar::{Event, Life};
 use crate::client::{Attempt, Reply};
 use crate::comparison::Compared;
 use crate::coverage::Sight;
-use crate::invariants::{Violation, read_index};
+use crate::invariants::{Violation, read_index, sent};
 use crate::snapshots::Maker;
 use crate::swarm::Plant;
 use crate::world::{Host, World};
@@ -192,6 +192,7 @@ impl World {
             match action {
                 Action::Ledger(record) => self.hosts[member].ledger = Ledger::Written(record),
                 Action::Execute(execute) => {
+                    sent::sends(member, &execute, &self.checks.chosen)?;
                     let work = Work::decode(&execute.request.body);
                     self.execute(member, execute.run, execute.slot, work);
                 }

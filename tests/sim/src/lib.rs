@@ -43,6 +43,8 @@ mod wires;
 mod world;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 pub use coverage::{Coverage, Sight};
 pub use faults::{Strike, Tally};
@@ -67,6 +69,8 @@ pub struct Options {
     pub only: Option<BTreeSet<u64>>,
     /// What else is left out.
     pub without: Vec<Trouble>,
+    /// Says how many events have taken place, for whoever has no report since an assertion broke.
+    pub progress: Option<Arc<AtomicU64>>,
 }
 
 /// What a run found.

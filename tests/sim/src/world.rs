@@ -4,6 +4,8 @@
 //! lets it happen; the other modules hold what each kind of event does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use synod_paxos::{
@@ -138,6 +140,7 @@ pub(crate) struct World {
     /// A copy has gone astray.
     pub(crate) odd: Option<Odd>,
     steps: u64,
+    progress: Option<Arc<AtomicU64>>,
 }
 
 // === impl World ===
@@ -186,6 +189,7 @@ impl World {
             saves: BTreeMap::new(),
             odd: None,
             steps: 0,
+            progress: options.progress.clone(),
             turn: 0,
             bursts: vec![(0, 0); machines * machines * LANES.len()],
             swarm,
@@ -227,6 +231,9 @@ impl World {
             assert!(at_ns >= self.now_ns, "time goes forward");
             self.now_ns = at_ns;
             self.steps += 1;
+            if let Some(progress) = &self.progress {
+                progress.store(self.steps, Ordering::Relaxed);
+            }
             self.trace.mix(at_ns);
             self.dispatch(event).map_err(|violation| Violation {
                 at_ns: self.now_ns,

@@ -1,6 +1,7 @@
 //! The app's life as the machine sees it (rule A4), and how a state that belongs to a known slot
 //! comes into it again.
 
+use synod_mutant::{Mutant, planted};
 use synod_paxos::{CommandId, Slot};
 
 use super::steps::doubled;
@@ -91,7 +92,8 @@ impl Machine {
             in_flight,
             id: None,
         });
-        let exact = record.in_flight.is_none() && !record.unknown && !record.rollback;
+        let exact = record.in_flight.is_none() && !record.unknown && !record.rollback
+            || planted(Mutant::UnknownStateGoesOn);
         let usable = exact && record.applied >= self.base && self.files == Files::AsLeft;
         match (record.instance, instance) {
             (Some(known), Some(found)) if known == found => {
@@ -153,6 +155,9 @@ impl Machine {
             self.failures.clear();
         }
         match (self.state, self.files) {
+            (StateType::Ephemeral, _) if planted(Mutant::RestartedAppGoesOn) => {
+                self.go_on(instance, self.applied);
+            }
             (StateType::Ephemeral, _) if self.base == Slot::ZERO && self.fits_base() => {
                 self.begin_lineage(Slot::ZERO);
                 self.go_on(instance, Slot::ZERO);

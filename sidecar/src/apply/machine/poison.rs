@@ -1,6 +1,7 @@
 //! Slots that kill or hang the app: what this member promises about one (rule K1), and what a skip
 //! that was chosen does (rule K2).
 
+use synod_mutant::{Mutant, planted};
 use synod_paxos::{CommandId, Slot};
 
 use super::life::Files;
@@ -23,7 +24,7 @@ impl Machine {
             return None;
         }
         // Of what is in the base, which is to become this copy's state, nothing is left to promise.
-        if ask.slot <= self.executed().max(self.base) {
+        if ask.slot <= self.executed().max(self.base) && !planted(Mutant::ExecutedIsToldAsFailed) {
             return Some(Standing::Applied);
         }
         self.promises.insert(ask.slot, ask);
@@ -68,7 +69,7 @@ impl Machine {
 
     pub(super) fn waits_for_proof(&self) -> bool {
         let known = self.proven.is_some_and(|it| it <= self.fold.admitted());
-        self.gated && !known
+        self.gated && !known && !planted(Mutant::RunsBeforeTheLogIsKnown)
     }
 
     pub(super) fn history_now(&self) -> History {
@@ -125,6 +126,9 @@ impl Machine {
     /// From the slot `at` on it is known that nobody executes `slot`, which holds the command `id`.
     pub(super) fn skip(&mut self, slot: Slot, id: CommandId, at: Slot) {
         self.promises.remove(&slot);
+        if planted(Mutant::SkippedSlotsRun) {
+            return;
+        }
         self.failures.remove(&slot);
         self.revisions.skip(slot);
         if self.base >= slot {

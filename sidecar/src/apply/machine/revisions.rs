@@ -29,6 +29,7 @@
 
 use std::collections::BTreeMap;
 
+use synod_mutant::{Mutant, planted};
 use synod_paxos::{MemberId, Slot};
 
 use super::{Action, App, Barrier, Job, Machine};
@@ -196,7 +197,9 @@ impl Revisions {
 
     /// The state of the base is one that this revision may begin with.
     fn begins_with_base(&self, revision: u64) -> bool {
-        revision == self.base || self.barriers.get(&revision) == Some(&self.at)
+        revision == self.base
+            || self.barriers.get(&revision) == Some(&self.at)
+            || planted(Mutant::BeginsAnywhere)
     }
 
     /// Where the revision has ended, as far as these tables know.
@@ -219,9 +222,10 @@ impl Revisions {
     /// own.
     fn due(&self) -> u64 {
         let silent = self.under_way.map(|it| it.number);
+        let here = |barrier: Slot| barrier == self.at || planted(Mutant::BeginsAnywhere);
         let begin_here = self.barriers.iter().rev();
         let mut begin_here =
-            begin_here.filter(|(number, barrier)| **barrier == self.at && Some(**number) != silent);
+            begin_here.filter(|(number, barrier)| here(**barrier) && Some(**number) != silent);
         begin_here.next().map_or(self.base, |(number, _)| *number)
     }
 
@@ -298,6 +302,9 @@ impl Machine {
     pub fn is_silent_at(&self, slot: Slot) -> bool {
         let app = self.revisions.app;
         let through = self.revisions.silent.get(&app);
+        if planted(Mutant::SilentAnswers) {
+            return false;
+        }
         self.is_silent() || through.is_some_and(|through| slot <= *through)
     }
 }
@@ -321,6 +328,9 @@ impl Machine {
     }
 
     fn ended(&self) -> Option<End> {
+        if planted(Mutant::RunsBeyondItsEnd) {
+            return None;
+        }
         self.revisions.end(self.revisions.app, &self.fold)
     }
 

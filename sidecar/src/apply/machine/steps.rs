@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use synod_mutant::{Mutant, planted};
 use synod_paxos::{CommandId, Entry, Slot};
 use synod_proto::v1::Request;
 
@@ -34,7 +35,9 @@ impl Machine {
                     self.enqueue(entry, Arc::from(request));
                 }
             }
-            Admission::Repeat(first) if first.slot <= self.answered => {
+            Admission::Repeat(first)
+                if first.slot <= self.answered || planted(Mutant::RepeatDoesNotWait) =>
+            {
                 self.answer_repeat(id, first);
             }
             Admission::Repeat(first) => {
@@ -200,7 +203,8 @@ impl Machine {
     }
 
     fn begin(&mut self, slot: Slot) {
-        if self.promises.contains_key(&slot) || self.waits_for_proof() {
+        let promised = self.promises.contains_key(&slot) && !planted(Mutant::PromisesAreBroken);
+        if promised || self.waits_for_proof() {
             return;
         }
         let failures = self.failures.get(&slot).copied().unwrap_or(0);
@@ -214,12 +218,20 @@ impl Machine {
         let run = Run(self.runs);
         let attempt = failures + 1;
         self.sent = self.sent.max(slot);
+        if planted(Mutant::AnswerBeforeExecution) {
+            self.answer(queued.id, slot, Outcome::Executed);
+        }
+        let seed = if planted(Mutant::SeedOfTheMember) {
+            self.incarnation.0
+        } else {
+            queued.seed
+        };
         self.execute = Some(Execute {
             run,
             slot,
             attempt,
             time: queued.time,
-            seed: queued.seed,
+            seed,
             request: queued.request.clone(),
         });
         self.busy = Some(Busy {

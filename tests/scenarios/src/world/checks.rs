@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message as _;
 use synod_paxos::{Ballot, Entry, EntryHash, Record, Slot};
+use synod_proto::v1::Request;
+use synod_sidecar::apply::Execute;
 
 /// What was seen in the whole group.
 #[derive(Debug, Default)]
@@ -69,6 +72,21 @@ impl Checks {
             let known = known.clone();
             self.found(format!(
                 "the app of {member} is in state `{state}` behind slot {slot}, another in `{known}`"
+            ));
+        }
+    }
+
+    /// A2: every app is sent the same, time and random bits included: what was chosen.
+    pub(super) fn sends(&mut self, member: u32, execute: &Execute) {
+        let slot = execute.slot;
+        let is_chosen = self.chosen.get(&slot).is_some_and(|entry| {
+            let request = Request::decode(entry.command.payload.clone());
+            (execute.time, execute.seed) == (entry.time, entry.seed)
+                && request.is_ok_and(|it| it == *execute.request)
+        });
+        if !is_chosen {
+            self.found(format!(
+                "{member} sends its app something else at slot {slot} than was chosen"
             ));
         }
     }

@@ -34,7 +34,7 @@ pub(super) enum Read {
 
 impl World {
     /// A client's request comes to a member: `REQUEST [as NAME] [key KEY] [by WHOM] [expires TIME]
-    /// [classified VERSION]`.
+    /// [classified VERSION] [kind KIND]`.
     pub(crate) fn propose(&mut self, member: u32, words: &mut Words<'_>) -> Result<(), Wrong> {
         let text = words.word("a request")?.to_owned();
         let name = words.after("as")?.unwrap_or(&text).to_owned();
@@ -49,6 +49,12 @@ impl World {
             Some(words.number("a version of the policy")?)
         } else {
             None
+        };
+        let kind = if words.has("kind") {
+            let kind = words.number("a kind")?;
+            CommandKind(u16::try_from(kind).map_err(|_| "there are few kinds")?)
+        } else {
+            CommandKind::REQUEST
         };
         let now = self.hosts.get(&member).map(|_| self.now_at(member));
         let process = self.running(member)?;
@@ -70,7 +76,7 @@ impl World {
             }),
             ..Request::default()
         };
-        self.give(member, &name, CommandKind::REQUEST, request.encode_to_vec())
+        self.give(member, &name, kind, request.encode_to_vec())
     }
 
     /// A member takes a command, for whoever waits under this name.

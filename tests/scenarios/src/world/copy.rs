@@ -163,6 +163,7 @@ impl World {
     fn execute(&mut self, member: u32, execute: &Execute) {
         let request = String::from_utf8_lossy(&execute.request.body).into_owned();
         let (run, slot) = (execute.run, execute.slot);
+        self.checks.sends(member, execute);
         let Some(host) = self.hosts.get_mut(&member) else {
             return;
         };

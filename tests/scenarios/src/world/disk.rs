@@ -19,6 +19,7 @@ const MAX_BYTES: u64 = 16 << 20;
 const PAGE: usize = 512;
 const HEADER: usize = 128;
 const LENGTH_AT: usize = 8;
+const BATCH_AT: usize = 16;
 const SLOT_AT: usize = 32;
 const KIND_AT: usize = 120;
 const MARK: usize = 8;
@@ -146,11 +147,44 @@ impl World {
         }
         Ok(())
     }
+
+    /// The disk has never written the last batch, though it said so.
+    pub(crate) fn unwrite(&mut self, member: u32) -> Result<(), Wrong> {
+        let disk = &self.host(member)?.disk;
+        let segments = disk.names().into_iter();
+        let last = segments.filter(|it| it.starts_with("segment-")).max();
+        let last = last.ok_or_else(|| format!("{member} has no log"))?;
+        disk.damage(&last, |bytes| {
+            let all = records(bytes);
+            let batch = all.last().map(|it| it.batch);
+            let size = bytes.len();
+            for (index, it) in all
+                .iter()
+                .enumerate()
+                .filter(|it| Some(it.1.batch) == batch)
+            {
+                bytes[it.at..it.end].fill(0);
+                let copy = size - PAGE - (index + 1) * HEADER;
+                bytes[copy..copy + HEADER].fill(0);
+            }
+        });
+        Ok(())
+    }
 }
 
-/// Flips a byte in the body of each copy of this entry.
-fn spoil(segment: &mut [u8], slot: Slot) -> bool {
-    let mut found = false;
+/// A record on a disk.
+struct Found {
+    at: usize,
+    end: usize,
+    batch: u64,
+    slot: Slot,
+    kind: u16,
+    length: usize,
+}
+
+/// All records of a segment, in order.
+fn records(segment: &[u8]) -> Vec<Found> {
+    let mut all = Vec::new();
     let mut at = PAGE;
     while at + HEADER < segment.len() {
         let header = &segment[at..at + HEADER];
@@ -163,12 +197,26 @@ fn spoil(segment: &mut [u8], slot: Slot) -> bool {
             u64::from_le_bytes(word)
         };
         let length = number(LENGTH_AT, 4) as usize;
-        let kind = number(KIND_AT, 2) as u16;
-        if ENTRY_KINDS.contains(&kind) && number(SLOT_AT, 8) == slot.0 && length > 0 {
-            segment[at + HEADER] ^= 0xFF;
-            found = true;
-        }
-        at += HEADER + length.next_multiple_of(8) + MARK;
+        let end = at + HEADER + length.next_multiple_of(8) + MARK;
+        all.push(Found {
+            at,
+            end,
+            batch: number(BATCH_AT, 8),
+            slot: Slot(number(SLOT_AT, 8)),
+            kind: number(KIND_AT, 2) as u16,
+            length,
+        });
+        at = end;
     }
-    found
+    all
+}
+
+/// Flips a byte in the body of each copy of this entry.
+fn spoil(segment: &mut [u8], slot: Slot) -> bool {
+    let is_copy = |it: &Found| ENTRY_KINDS.contains(&it.kind) && it.slot == slot && it.length > 0;
+    let copies: Vec<Found> = records(segment).into_iter().filter(is_copy).collect();
+    for it in &copies {
+        segment[it.at + HEADER] ^= 0xFF;
+    }
+    !copies.is_empty()
 }

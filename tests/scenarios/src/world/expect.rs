@@ -68,6 +68,11 @@ impl World {
                 let protocol = self.paxos(member)?.protocol();
                 compare(Slot(protocol.into()), words)
             }
+            "revision" => {
+                let member = words.member()?;
+                let revision = self.running(member)?.machine.fold().revision();
+                compare(Slot(revision), words)
+            }
             "holds" => self.claim_holds(words),
             "answered" => self.claim_answered(words),
             "told" => self.claim_told(words),

@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 use synod_paxos::{CommandKind, Configuration, Epoch, Member, MemberId, Quorums, Role};
-use synod_proto::v1::{Revision, RevisionDone, RevisionStrategy};
+use synod_proto::v1::{Revision, RevisionDisagrees, RevisionDone, RevisionStrategy};
 
 use super::{World, member};
 use crate::print;
@@ -148,10 +148,21 @@ impl World {
         if words.has("done") {
             let done = RevisionDone {
                 number,
-                in_spite: false,
+                in_spite: words.has("anyway"),
             };
             let name = format!("revision {number} done");
             return self.give(at, &name, CommandKind::REVISION_DONE, done.encode_to_vec());
+        }
+        if words.has("disagrees") {
+            let disagrees = RevisionDisagrees {
+                number,
+                ..RevisionDisagrees::default()
+            };
+            let (name, kind) = (
+                format!("revision {number} disagrees"),
+                CommandKind::REVISION_DISAGREES,
+            );
+            return self.give(at, &name, kind, disagrees.encode_to_vec());
         }
         let mut revision = Revision {
             number,

@@ -17,6 +17,7 @@ pub(crate) mod promised;
 pub(crate) mod read_index;
 pub(crate) mod requests;
 pub(crate) mod revisions;
+pub(crate) mod sent;
 #[cfg(test)]
 mod tests;
 pub(crate) mod time;

@@ -73,6 +73,7 @@ impl Arguments {
             plant: Plant::None,
             only: self.only.clone().map(|it| it.into_iter().collect()),
             without: self.without.clone(),
+            progress: None,
         }
     }
 
