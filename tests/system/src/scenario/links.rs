@@ -191,12 +191,16 @@ async fn play(
     let lost = || -> Vec<u64> { ways.iter().map(|way| links.count(*way).lost).collect() };
     let before = lost();
     let at_ns = workload.now_ns();
-    ways.iter().for_each(|way| links.cut(*way, true));
+    for way in &ways {
+        links.cut(*way, true);
+    }
     sleep(Duration::from_millis(random.random_range(3_000..6_000))).await;
     let since = lost().into_iter().zip(before).map(|(now, then)| now - then);
     let lost = since.min().unwrap_or_default();
     let healed_ns = workload.now_ns();
-    ways.iter().for_each(|way| links.cut(*way, false));
+    for way in &ways {
+        links.cut(*way, false);
+    }
     let healed = Instant::now();
     for member in 1..=MEMBERS {
         let through = Client::new(group.address(member));
