@@ -284,9 +284,9 @@ impl Group {
         let request = crate::client::request("GET", "/metrics", "");
         let limit = Duration::from_millis(500);
         let text = self.admin(index)?.send(request, limit).await.ok()?.text();
-        let values = text.lines().filter_map(|line| line.split_once(' '));
-        let value = values.filter(|(it, _)| *it == name).map(|(_, value)| value);
-        value.last()?.parse().ok()
+        let mut values = text.lines().filter_map(|line| line.split_once(' '));
+        let (_, value) = values.find(|(it, _)| *it == name)?;
+        value.parse().ok()
     }
 
     /// Gives a command about this group, such as `synod snapshot list`, and waits for its end.
