@@ -152,9 +152,8 @@ impl Group {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, executed).await.is_err() {
-            panic!("{} of {lines}", self.lines_of(number));
-        }
+        let executed = tokio::time::timeout(PATIENCE, executed).await;
+        assert!(executed.is_ok(), "{} of {lines}", self.lines_of(number));
     }
 
     fn lines_of(&self, number: usize) -> usize {
