@@ -86,6 +86,9 @@ fn run_scripts(
         let script = Script::parse(&text).map_err(|wrong| format!("{name}: {wrong}"))?;
         scripts.push((name, text, script));
     }
+    if scripts.is_empty() {
+        return Err("there are no scripts".into());
+    }
     scripts.sort_by_key(|(_, _, script)| !is_for(script, rule));
     let passed = after.and_then(|after| scripts.iter().position(|(name, ..)| name == after));
     for (name, text, script) in scripts.drain(passed.map_or(0, |it| it + 1)..) {

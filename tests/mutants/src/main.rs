@@ -16,6 +16,9 @@ use synod_mutants::{Found, Hint, Hints, Part, Plan, carry_out, is_clean, last_li
 /// Seeds that have to be clean with nothing planted, besides those that find something.
 const BASELINE: u64 = 4;
 
+/// A process that says nothing for so long goes in circles, also on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Plants bugs of the protocol one by one, and says which script and which invariant finds each.
@@ -107,8 +110,9 @@ impl Arguments {
         let mut hints = Hints::parse(&std::fs::read_to_string(&file)?);
         let plan = Plan {
             program: std::env::current_exe()?,
+            scripts: self.scripts.clone(),
             seeds: self.seeds,
-            patience: Duration::from_secs(60),
+            patience: PATIENCE,
             limit: Duration::from_secs(self.seconds),
         };
         let mut mutants = Mutant::ALL.to_vec();

@@ -19,6 +19,8 @@ use crate::said::Said;
 pub struct Plan {
     /// This program.
     pub program: PathBuf,
+    /// Where the scripts are.
+    pub scripts: PathBuf,
     /// Seeds from 1 on that are tried, at most.
     pub seeds: u64,
     /// A process that says nothing for so long has come to no end.
@@ -49,9 +51,14 @@ pub fn look_for(mutant: Mutant, hint: Option<Hint>, plan: &Plan) -> std::io::Res
         Some(Hint::None) if found.is_killed() => return Ok(found),
         _ => None,
     };
-    let others = (1..=plan.seeds).filter(|seed| Some(*seed) != hinted);
-    let seeds = hinted.into_iter().chain(others).collect();
-    plan.run_seeds(&mut found, seeds)?;
+    if let Some(seed) = hinted {
+        plan.run_seeds(&mut found, vec![seed], None)?;
+    }
+    if found.seed.is_none() {
+        let others = (1..=plan.seeds).filter(|seed| Some(*seed) != hinted);
+        let until = Instant::now() + plan.limit;
+        plan.run_seeds(&mut found, others.collect(), Some(until))?;
+    }
     Ok(found)
 }
 
@@ -59,7 +66,7 @@ pub fn look_for(mutant: Mutant, hint: Option<Hint>, plan: &Plan) -> std::io::Res
 pub fn is_clean(seeds: &[u64], plan: &Plan) -> std::io::Result<Result<(), String>> {
     let mut found = Vec::new();
     for part in [Part::Scripts(None), Part::Seeds(seeds.to_vec())] {
-        let mut at = String::new();
+        let mut at = "the first check".to_owned();
         let end = plan.run(None, &part, None, |said| match said {
             Said::Script(name) => at = name,
             Said::Seed(seed) => at = format!("seed {seed}"),
@@ -100,13 +107,17 @@ impl Plan {
         }
     }
 
-    fn run_seeds(&self, found: &mut Found, seeds: Vec<u64>) -> std::io::Result<()> {
-        let until = Instant::now() + self.limit;
+    fn run_seeds(
+        &self,
+        found: &mut Found,
+        seeds: Vec<u64>,
+        until: Option<Instant>,
+    ) -> std::io::Result<()> {
         let mut at = String::new();
         let end = self.run(
             Some(found.mutant),
             &Part::Seeds(seeds),
-            Some(until),
+            until,
             |said| match said {
                 Said::Seed(seed) => at = seed.to_string(),
                 Said::Clean(_) => found.clean_seeds += 1,
@@ -133,6 +144,7 @@ impl Plan {
         match part {
             Part::Scripts(after) => {
                 command.arg("--run-scripts");
+                command.arg("--scripts").arg(&self.scripts);
                 command.args(after.iter().flat_map(|it| ["--after", it]));
             }
             Part::Seeds(seeds) => {
