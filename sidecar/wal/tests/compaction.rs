@@ -33,6 +33,17 @@ fn some_entry(slot: u64) -> Entry {
     entry(slot, 1, vec![slot as u8; 500])
 }
 
+/// A new log that may have so many.
+fn of_four_segments(disk: &MemDisk) -> Wal {
+    let limits = Options {
+        max_bytes: 4 * SEGMENT_BYTES,
+        ..options()
+    };
+    let (mut wal, _) = Wal::open(Arc::new(disk.clone()), &limits, identity()).unwrap();
+    write(&mut wal, &beginning());
+    wal
+}
+
 fn segments(disk: &MemDisk) -> Vec<u64> {
     let names = disk.names();
     let numbers = names
@@ -207,13 +218,7 @@ fn what_is_staged_stays_when_all_before_it_goes() {
 
 #[test]
 fn a_full_log_that_begins_behind_a_base_takes_entries_again() {
-    let disk = MemDisk::new();
-    let limits = Options {
-        max_bytes: 4 * SEGMENT_BYTES,
-        ..options()
-    };
-    let (mut wal, _) = Wal::open(Arc::new(disk.clone()), &limits, identity()).unwrap();
-    write(&mut wal, &beginning());
+    let mut wal = of_four_segments(&MemDisk::new());
     let mut slot = 0;
     for _ in 0..5 {
         let error = loop {
@@ -235,13 +240,7 @@ fn a_full_log_that_begins_behind_a_base_takes_entries_again() {
 
 #[test]
 fn a_log_as_large_as_may_be_is_adopted_beside_another_one() {
-    let disk = MemDisk::new();
-    let limits = Options {
-        max_bytes: 4 * SEGMENT_BYTES,
-        ..options()
-    };
-    let (mut wal, _) = Wal::open(Arc::new(disk.clone()), &limits, identity()).unwrap();
-    write(&mut wal, &beginning());
+    let mut wal = of_four_segments(&MemDisk::new());
     let mut last = 0;
     while wal.append(&[Record::Append(some_entry(last + 1))]).is_ok() {
         wal.sync().unwrap();
@@ -285,13 +284,8 @@ fn a_log_as_large_as_may_be_is_adopted_beside_another_one() {
 
 #[test]
 fn a_full_log_is_made_shorter_by_what_waits_behind_the_entries_that_find_no_room() {
-    let limits = Options {
-        max_bytes: 4 * SEGMENT_BYTES,
-        ..options()
-    };
     let disk = MemDisk::new();
-    let (mut wal, _) = Wal::open(Arc::new(disk.clone()), &limits, identity()).unwrap();
-    write(&mut wal, &beginning());
+    let wal = of_four_segments(&disk);
     let (sender, synced) = mpsc::channel();
     let on_synced = move |io| sender.send(io).expect("the test waits");
     let writer = LogWriter::spawn(wal, on_synced, |error| panic!("{error}")).unwrap();

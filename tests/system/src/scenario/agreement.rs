@@ -294,6 +294,19 @@ pub(super) async fn finish(workload: Workload, report: &Report) -> anyhow::Resul
     }
 }
 
+/// The same, and tells of the traffic since `begun`, which counts with `least` operations a second.
+pub(super) async fn finish_since(
+    begun: Instant,
+    least: f64,
+    workload: Workload,
+    report: &mut Report,
+) -> anyhow::Result<Recorded> {
+    let seconds = begun.elapsed().as_secs_f64();
+    let recorded = finish(workload, report).await?;
+    tell_traffic_of(least, &recorded, seconds, report);
+    Ok(recorded)
+}
+
 /// Kinds of requests: whether they are writes.
 pub(super) const ALL: &[bool] = &[true, false];
 pub(super) const READS: &[bool] = &[false];

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use self::rot::Rot;
 use super::Settings;
-use super::agreement::{ALL, READS, conclude, finish, served_again, tell_traffic_of};
+use super::agreement::{ALL, READS, conclude, finish_since, served_again};
 use super::kills::{self, BULK, State};
 use crate::client::{Client, request};
 use crate::disk::SmallDisk;
@@ -63,9 +63,7 @@ pub(super) async fn full(settings: &Settings, report: &mut Report) -> anyhow::Re
             }
         }
     }
-    let seconds = begun.elapsed().as_secs_f64();
-    let recorded = finish(workload, report).await?;
-    tell_traffic_of(LEAST_RATE, &recorded, seconds, report);
+    let recorded = finish_since(begun, LEAST_RATE, workload, report).await?;
     let kinds = [
         ("a follower", "requests", ALL),
         ("the leader", "reads", READS),
@@ -179,9 +177,7 @@ pub(super) async fn flipped(settings: &Settings, report: &mut Report) -> anyhow:
             }
         }
     }
-    let seconds = begun.elapsed().as_secs_f64();
-    let recorded = finish(workload, report).await?;
-    tell_traffic_of(LEAST_RATE, &recorded, seconds, report);
+    let recorded = finish_since(begun, LEAST_RATE, workload, report).await?;
     let noticed = rounds.iter().filter(|it| it.noticed).count();
     let anew = rounds.iter().filter(|it| it.anew).count();
     let back = rounds.iter().map(|it| it.back.as_secs_f64() * 1e3);

@@ -12,7 +12,7 @@ use synod_sidecar::config::peers::PeerTable;
 use tokio::time::sleep;
 
 use super::Settings;
-use super::agreement::{ALL, conclude, finish, served_again, tell_traffic_of};
+use super::agreement::{ALL, conclude, finish_since, served_again};
 use super::kills::BULK;
 use crate::client::{Client, request};
 use crate::group::{Group, MEMBERS, Options, Part, number_of};
@@ -136,9 +136,7 @@ pub(super) async fn cut(settings: &Settings, report: &mut Report) -> anyhow::Res
             }
         }
     }
-    let seconds = begun.elapsed().as_secs_f64();
-    let recorded = finish(workload, report).await?;
-    tell_traffic_of(LEAST_RATE, &recorded, seconds, report);
+    let recorded = finish_since(begun, LEAST_RATE, workload, report).await?;
     let mut all = Vec::new();
     for one in &made {
         let back = served_again(one.at_ns, one.serve.iter().copied(), ALL, &recorded.tries);
@@ -252,9 +250,7 @@ pub(super) async fn regions(settings: &Settings, report: &mut Report) -> anyhow:
             }
         }
     }
-    let seconds = begun.elapsed().as_secs_f64();
-    let recorded = finish(workload, report).await?;
-    tell_traffic_of(LEAST_RATE_FAR, &recorded, seconds, report);
+    let recorded = finish_since(begun, LEAST_RATE_FAR, workload, report).await?;
     let mut failovers = Vec::new();
     for (leader, at_ns) in kills {
         let others = (1..=MEMBERS).filter(|it| *it != leader);
