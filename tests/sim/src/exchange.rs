@@ -184,7 +184,7 @@ impl World {
             return;
         }
         let noise = self
-            .strays(member, slot)
+            .strays(member, slot, work)
             .then(|| self.dice.range(1, u64::MAX));
         let Host { app, exchange, .. } = &mut self.hosts[member];
         if let Some(noise) = noise {

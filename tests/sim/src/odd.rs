@@ -8,6 +8,7 @@
 
 use synod_paxos::{Role, Slot};
 
+use crate::app::{Poison, Work};
 use crate::calendar::Event;
 use crate::copy::Ledger;
 use crate::coverage::Sight;
@@ -36,9 +37,13 @@ impl World {
         self.hosts[member].app.strays = true;
     }
 
-    /// Whether the app is to execute this slot otherwise than it should.
-    pub(crate) fn strays(&mut self, member: usize, slot: Slot) -> bool {
+    /// Whether the app is to execute this slot otherwise than it should. A request that ends apps is not
+    /// chosen: where all others execute it and die before they answer, there is nothing to compare.
+    pub(crate) fn strays(&mut self, member: usize, slot: Slot, work: Work) -> bool {
         if !self.hosts[member].app.strays || self.calm || self.checks.was_executed(slot) {
+            return false;
+        }
+        if work.poison != Poison::None {
             return false;
         }
         if self.odd.is_some() || !self.majority_is_right_without(member) {
