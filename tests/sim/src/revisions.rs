@@ -55,6 +55,9 @@ impl World {
         };
         let gap = self.dice.gap(revising.every_ns);
         self.plan(gap, Event::Revise);
+        if self.is_looked_for() {
+            return Ok(());
+        }
         let Some((member, known)) = self.leader_knows() else {
             return Ok(());
         };
@@ -185,6 +188,9 @@ impl World {
     /// do, and never the last that answers.
     pub(crate) fn roll(&mut self) -> Result<(), Violation> {
         self.plan(ROLL_NS, Event::Roll);
+        if self.is_looked_for() {
+            return Ok(());
+        }
         let Some((leader, known)) = self.leader_knows() else {
             return Ok(());
         };
