@@ -16,9 +16,6 @@ use crate::types::{Ballot, MemberId, Now};
 
 /// Heartbeats in one election timeout.
 const BEATS: u64 = 5;
-/// A heartbeat that is no older than that against the last one came late, and is not of a process
-/// whose clock began anew.
-const OVERTAKEN_NS: u64 = 60_000_000_000;
 /// Round trips that must have been measured before timeouts follow them.
 const SAMPLES: u64 = 4;
 
@@ -97,7 +94,7 @@ impl Paxos {
     /// A heartbeat came (rule E1).
     pub(crate) fn handle_heartbeat(&mut self, from: MemberId, beat: Heartbeat) {
         let now = self.now;
-        let epoch = self.epoch();
+        let (epoch, timeout_ns) = (self.epoch(), self.election.timeout_ns);
         let voter = self.is_voter(from) && beat.ballot.epoch == epoch;
         let Some(peer) = self.acquaintance_mut(from) else {
             return;
@@ -106,13 +103,11 @@ impl Paxos {
             self.counters.impossible_messages += 1;
             return;
         }
-        // A heartbeat that was overtaken by a later one of the same start says nothing new.
-        if beat.mono_ns < peer.beat.mono_ns && peer.heard_at.is_some() {
-            let overtaken = peer.beat.mono_ns - beat.mono_ns < OVERTAKEN_NS;
-            if overtaken {
-                self.counters.stale_messages += 1;
-                return;
-            }
+        // A heartbeat that was overtaken by a later one says nothing new. (The later one may be the last of a
+        // machine that has been started anew, and its clock with it: that one is heard no more.)
+        if beat.mono_ns < peer.beat.mono_ns && peer.is_heard(now.mono_ns, timeout_ns) {
+            self.counters.stale_messages += 1;
+            return;
         }
         peer.heard_at = Some(now.mono_ns);
         peer.suspect = false;

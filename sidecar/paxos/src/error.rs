@@ -258,8 +258,8 @@ pub enum ReconfigureRefused {
     },
     /// Rule M2: the new voters would have to be able to decide at once.
     #[error(
-        "too few voters of the new configuration are heard here to decide anything: start those that \
-         are down"
+        "too few voters of the new configuration are heard here, and have the log, to decide anything: \
+         start those that are down, and let witnesses catch up"
     )]
     Unheard {
         /// Which are not heard, by number.

@@ -120,10 +120,13 @@ impl Paxos {
         if !members.is_empty() {
             return Err(ReconfigureRefused::FewCopies { members });
         }
-        // A new witness decides nothing until it has the log up to this epoch, and enters that.
-        let silent = voters
-            .iter()
-            .filter(|voter| **voter != self.me && !self.is_with(**voter));
+        // A witness decides nothing until it has the log up to this epoch, and enters that: one that is far
+        // behind may come to need what the others have in states only, and waits for a leader then.
+        let decides = |it: MemberId| {
+            let is_witness = next.member(it).is_some_and(|it| !runs_app(it.role));
+            it == self.me || (self.is_with(it) && (!is_witness || self.has_caught_up(it)))
+        };
+        let silent = voters.iter().filter(|voter| !decides(**voter));
         let members: Vec<MemberId> = silent.copied().collect();
         let quorums = next.quorums;
         let needed = quorums

@@ -5,7 +5,7 @@ mod common;
 use std::cell::Cell;
 
 use common::{MS, Net, id};
-use synod_paxos::{Heartbeat, MemberId, Message, Quorums, Role, Settings, Standing};
+use synod_paxos::{Heartbeat, MemberId, Message, PeerStatus, Quorums, Role, Settings, Standing};
 
 const VOTER: Role = Role::Voter;
 
@@ -473,6 +473,21 @@ fn e4_a_member_that_stood_still_for_a_while_does_not_cost_the_leader_its_place()
     assert!(patient.get(), "the leader waits longer for the others");
     assert_eq!(net.paxos(leader).promised(), ballot);
     assert_eq!(net.settled_leader(), Some(leader));
+}
+
+/// Seed 20270665 of the simulator: a machine was started anew, and the last heartbeat of the life before came
+/// behind the first words of this one.
+#[test]
+fn a_member_whose_clock_begins_anew_is_heard_though_its_last_heartbeat_came_late() {
+    let (mut net, leader) = settled(3);
+    net.run(2000);
+    let follower = others(&net, leader)[0];
+    let late = answer(&net, follower, 10, net.now_ns + 30_000 * MS);
+    net.inject(follower, leader, late);
+    net.run(3000);
+    let peers = net.paxos(leader).status().peers;
+    let heard = |it: &PeerStatus| it.member == follower && it.heard;
+    assert!(peers.iter().any(heard), "{peers:?}");
 }
 
 #[test]

@@ -552,6 +552,23 @@ fn m2_a_witness_that_has_no_log_yet_is_no_part_of_a_quorum() {
     net.change_now(&two);
 }
 
+/// Seed 20272968 of the simulator: what the witness lacked was cut off the log before it got it, and nobody
+/// could lead without it.
+#[test]
+fn m2_a_witness_that_is_far_behind_is_no_part_of_a_quorum() {
+    let members = [(1, Voter), (2, Voter), (3, Voter), (4, Witness)];
+    let mut net = led_by_1_and_one_is_far_behind(&members, id(4));
+    let two = [(1, Voter), (4, Witness)];
+    let members = vec![id(4)];
+    assert_eq!(
+        net.change(&two),
+        Err(ReconfigureRefused::Unheard { members })
+    );
+    net.heal();
+    net.run(3000);
+    net.change_now(&two);
+}
+
 #[test]
 fn w5_no_copy_that_has_the_log_gives_up_its_vote_before_enough_of_the_others_have_it() {
     let all = [(1, Voter), (2, Voter), (3, Voter), (4, Voter), (5, Witness)];

@@ -360,9 +360,11 @@ impl Judge {
     }
 
     /// Who has executed the slot that is asked about stands at a later one that nobody gets past, and can
-    /// give no state before that is decided. It may stand there for an earlier leader's ask alone.
+    /// give no state before that is decided. It may stand there for an earlier leader's ask alone. Of a slot
+    /// that is given up on a person's word no state is needed.
     fn is_overtaken(&self) -> bool {
-        let Some(slot) = self.asking.as_ref().map(|it| it.ask.slot) else {
+        let asked = self.asking.as_ref().map(|it| it.ask.slot);
+        let Some(slot) = asked.filter(|it| self.word != Some(*it)) else {
             return false;
         };
         let executors = self.executors(slot);

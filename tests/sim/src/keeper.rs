@@ -92,7 +92,10 @@ impl World {
             machine.blocked(),
             Some(synod_sidecar::apply::Blocked::Unproven(_))
         );
-        let waits = machine.run().is_some()
+        let latest = self.checks.chosen.epochs.latest();
+        // One that was removed is sent nothing any more, whether it knows that or not.
+        let waits = latest.member(id_of(member)).is_none()
+            || machine.run().is_some()
             || machine.taking_snapshot().is_some()
             || applied >= copy.through()
             || (admitted < copy.through() && !readable)

@@ -476,6 +476,7 @@ impl Machine {
         self.pause_over = Some(slot);
         self.pass_barrier();
         match self.app {
+            App::Running(instance) if self.stands_without_barrier() => self.throw_away(instance),
             App::Restoring { instance, .. } => self.restore(instance),
             App::Asking {
                 instance,

@@ -26,6 +26,8 @@
 //! - When the next one has taken over, at a slot, the old one executes what comes up to there and answers
 //!   it, and the next one answers what follows. So whose answer it is follows from the slot.
 //! - One that is taken back before that is void, and the old one goes on.
+//! - Where it has taken over and nobody has the state of its barrier any more, an old copy that has ended
+//!   beyond that barrier is made anew, and saves it on its way.
 
 use std::collections::BTreeMap;
 
@@ -38,6 +40,9 @@ use crate::apply::fold::Fold;
 
 /// Longest wait for the state of a barrier to be saved where the old copy goes on, in milliseconds.
 const SAVE_PAUSE_MS: u64 = 10_000;
+/// Longest wait for that state to come from another member where the old copy has ended beyond, in
+/// milliseconds.
+const LACK_PAUSE_MS: u64 = 30_000;
 
 /// Which revisions execute what, as far as it is known behind the base.
 #[derive(Clone, Debug)]
@@ -326,9 +331,9 @@ impl Machine {
     /// Here begins a revision that has run, or is to run, along silently, and the state of there will not
     /// come from this copy any more.
     fn lacked_barrier(&self) -> Option<Slot> {
-        let (barrier, comes) = match (self.revisions.under_way, self.ended()) {
-            (Some(it), _) => (it.barrier, it.saves && self.revisions.passed < it.barrier),
-            (None, Some(end)) => (end.next, self.applied <= end.next),
+        let (barrier, comes) = match (self.ended(), self.revisions.under_way) {
+            (Some(end), _) => (end.next, self.applied <= end.next),
+            (None, Some(it)) => (it.barrier, it.saves && self.revisions.passed < it.barrier),
             (None, None) => return None,
         };
         (self.base < barrier && !comes).then_some(barrier)
@@ -558,6 +563,19 @@ impl Machine {
             && self.barrier.is_none()
         {
             self.condemn(instance);
+        }
+    }
+
+    /// The app has ended beyond the barrier whose state the next one begins with, and nobody gives that.
+    pub(super) fn stands_without_barrier(&self) -> bool {
+        let ended = self.ended().is_some_and(|it| self.applied >= it.last);
+        self.app_runs() && ended && self.lacked_barrier().is_some()
+    }
+
+    /// That lasts for a while at most: from an older state this copy then comes by there once more.
+    pub(super) fn wait_for_barrier(&mut self) {
+        if self.paused.is_none() && self.stands_without_barrier() {
+            self.pause(self.applied, LACK_PAUSE_MS);
         }
     }
 }

@@ -191,6 +191,7 @@ impl Machine {
         }
         self.reach_barrier();
         self.hand_on();
+        self.wait_for_barrier();
         self.forget();
     }
 

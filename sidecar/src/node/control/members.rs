@@ -112,8 +112,8 @@ pub(super) fn refused(error: &ChangeRefused, status: &NodeStatus) -> Status {
         ChangeRefused::Refused(ReconfigureRefused::Unheard { members }) => {
             let names: Vec<String> = members.iter().map(|it| name(*it)).collect();
             format!(
-                "without {} there would be no quorum: bring them back, or change the members so that \
-                 they are not needed",
+                "without {} there would be no quorum: bring them back, and wait until those that are \
+                 witnesses have caught up, or change the members so that they are not needed",
                 names.join(", ")
             )
         }

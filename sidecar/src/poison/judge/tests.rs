@@ -488,3 +488,21 @@ fn k1_nor_does_it_where_only_an_earlier_leader_has_asked_about_the_later_one() {
     }
     assert_eq!(asked(&steps), [(1, later), (2, later), (3, later)]);
 }
+
+/// Seed 20271329 of the simulator: what a person had given up was asked about for ever.
+#[test]
+fn what_a_person_gives_up_is_skipped_though_others_stand_at_a_later_slot() {
+    let mut bench = Bench::new(rules());
+    bench.judge.handle_settled();
+    bench.fails(3, 2);
+    bench.poll(0);
+    assert!(bench.judge.handle_word(bench.now_ms, Slot(5)));
+    for number in [1, 2] {
+        bench.executes(number);
+        bench.answer(number, ask(1), Standing::Applied);
+        let doubts = bench.said.get_mut(&number).unwrap();
+        doubts.progress.failed = Some((Slot(6), 2));
+    }
+    bench.answer(3, ask(1), Standing::Failed);
+    assert_eq!(bench.poll(100), [skip(true)]);
+}

@@ -166,6 +166,32 @@ fn the_old_revision_executes_nothing_beyond_the_slot_where_the_next_one_takes_ov
     assert_eq!((slots, answers), (vec![5, 6, 7, 9], vec![executed(9, 9)]));
 }
 
+/// Seed 20270810 of the simulator: a person let it take over before any copy of it had begun.
+#[test]
+fn where_nobody_has_the_state_of_the_barrier_an_old_copy_comes_by_once_more() {
+    let mut bench = beginning(2);
+    bench.run();
+    bench.choose_revision_done(1);
+    bench.choose(8, &request());
+    let (_, actions) = bench.run();
+    let waits = |action: &Action| matches!(action, Action::Pause { slot, .. } if *slot == Slot(7));
+    assert!(actions.iter().any(waits), "another member may have it");
+    assert!(!stops(&actions));
+    assert_eq!(bench.machine.revision_status().wants_state, Some(Slot(4)));
+    bench.machine.handle_pause_over(Slot(7));
+    assert!(stops(&bench.step()));
+    start(&mut bench, 2, 0);
+    assert_eq!(bench.run().0, [1, 2, 3]);
+    bench.machine.handle_take_snapshot();
+    let (job, slot, tables) = taken(&bench.step()).expect("it is taken");
+    assert_eq!(slot, Slot(4));
+    assert!(bench.machine.handle_snapshot_taken(job));
+    assert!(bench.machine.handle_snapshot_available(tables));
+    bench.run();
+    begin_with(&mut bench, 3, 1, 4);
+    assert_eq!(bench.run(), (vec![5, 6, 8], vec![executed(8, 8)]));
+}
+
 #[test]
 fn no_read_sees_the_old_revision_once_it_is_known_that_it_ends() {
     let mut bench = under_way();
