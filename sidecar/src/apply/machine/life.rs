@@ -475,8 +475,9 @@ impl Machine {
         self.paused = None;
         self.pause_over = Some(slot);
         self.pass_barrier();
+        let gives_up = self.gives_barrier_up();
         match self.app {
-            App::Running(instance) if self.stands_without_barrier() => self.throw_away(instance),
+            App::Running(instance) if gives_up => self.throw_away(instance),
             App::Restoring { instance, .. } => self.restore(instance),
             App::Asking {
                 instance,

@@ -40,8 +40,7 @@ use crate::apply::fold::Fold;
 
 /// Longest wait for the state of a barrier to be saved where the old copy goes on, in milliseconds.
 const SAVE_PAUSE_MS: u64 = 10_000;
-/// Longest wait for that state to come from another member where the old copy has ended beyond, in
-/// milliseconds.
+/// Longest wait of a copy that has ended for that state to be usable, in milliseconds.
 const LACK_PAUSE_MS: u64 = 30_000;
 
 /// Which revisions execute what, as far as it is known behind the base.
@@ -60,6 +59,10 @@ pub(super) struct Revisions {
     under_way: Option<UnderWay>,
     /// At this barrier the old copy goes on: its state was saved, or could not be.
     passed: Slot,
+    /// The state of this barrier was saved.
+    saved: Slot,
+    /// What was saved there was not usable for so long that another member's is taken.
+    given_up: Slot,
     /// The tables at barriers beyond the base.
     tables: BTreeMap<Slot, Fold>,
     /// Of the app that starts next.
@@ -129,6 +132,8 @@ impl Revisions {
             silent: BTreeMap::new(),
             under_way: under_way(fold),
             passed: Slot::ZERO,
+            saved: Slot::ZERO,
+            given_up: Slot::ZERO,
             tables: BTreeMap::new(),
             offered: fold.revision(),
             app: fold.revision(),
@@ -174,6 +179,8 @@ impl Revisions {
     /// An app has started. True: it is of another revision than the one before.
     pub(super) fn begin(&mut self) -> bool {
         self.passed = Slot::ZERO;
+        self.saved = Slot::ZERO;
+        self.given_up = Slot::ZERO;
         std::mem::replace(&mut self.app, self.offered) != self.offered
     }
 
@@ -332,7 +339,10 @@ impl Machine {
     /// come from this copy any more.
     fn lacked_barrier(&self) -> Option<Slot> {
         let (barrier, comes) = match (self.ended(), self.revisions.under_way) {
-            (Some(end), _) => (end.next, self.applied <= end.next),
+            (Some(end), _) => (
+                end.next,
+                self.applied <= end.next && self.revisions.given_up < end.next,
+            ),
             (None, Some(it)) => (it.barrier, it.saves && self.revisions.passed < it.barrier),
             (None, None) => return None,
         };
@@ -566,16 +576,45 @@ impl Machine {
         }
     }
 
-    /// The app has ended beyond the barrier whose state the next one begins with, and nobody gives that.
-    pub(super) fn stands_without_barrier(&self) -> bool {
-        let ended = self.ended().is_some_and(|it| self.applied >= it.last);
-        self.app_runs() && ended && self.lacked_barrier().is_some()
+    /// It is done.
+    pub(super) fn saved_at_barrier(&mut self) {
+        if let Some((barrier, _)) = self.at_barrier() {
+            self.revisions.saved = barrier;
+        }
+        self.pass_barrier();
     }
 
-    /// That lasts for a while at most: from an older state this copy then comes by there once more.
+    /// The app has ended beyond the barrier whose state the next one begins with, has not saved that, and
+    /// nobody gives it.
+    pub(super) fn stands_beyond_barrier(&self) -> bool {
+        let beyond = self.ended().is_some_and(|end| {
+            let ended = self.applied >= end.last && self.applied > end.next;
+            ended && self.revisions.saved < end.next
+        });
+        self.app_runs() && beyond && self.lacked_barrier().is_some()
+    }
+
+    /// The barrier at which the app has ended, if it stands there.
+    fn at_its_end(&self) -> Option<Slot> {
+        let (barrier, _) = self.at_barrier()?;
+        (self.end() == Some(barrier)).then_some(barrier)
+    }
+
+    /// A copy that has ended waits for the state of the barrier, for a while at most.
     pub(super) fn wait_for_barrier(&mut self) {
-        if self.paused.is_none() && self.stands_without_barrier() {
+        let own = self.at_its_end();
+        let own = own.is_some_and(|barrier| self.revisions.given_up < barrier);
+        if self.paused.is_none() && (own || self.stands_beyond_barrier()) {
             self.pause(self.applied, LACK_PAUSE_MS);
         }
+    }
+
+    /// Who stands there takes another member's from then on, since nobody may vouch for its own any more. One
+    /// that has gone beyond comes by once more, from an older state: true.
+    pub(super) fn gives_barrier_up(&mut self) -> bool {
+        if let Some(barrier) = self.at_its_end() {
+            self.revisions.given_up = barrier;
+        }
+        self.stands_beyond_barrier()
     }
 }

@@ -62,7 +62,7 @@ impl Machine {
         };
         if on_its_way {
             self.barrier = None;
-            self.pass_barrier();
+            self.saved_at_barrier();
             self.advance();
         }
         on_its_way

@@ -102,6 +102,18 @@ fn the_state_of_the_barrier_is_saved_with_the_tables_of_the_barrier() {
     assert_eq!(bench.machine.revision_status().due, 1);
 }
 
+/// Seed 20271681 of the simulator: it had come there late, and those that could have vouched for what it saved
+/// had gone on.
+#[test]
+fn a_copy_that_stands_at_the_barrier_for_long_takes_the_state_of_another_member() {
+    let mut bench = at_the_barrier();
+    let wanted = |bench: &Bench| bench.machine.revision_status().wants_state;
+    assert_eq!(wanted(&bench), None, "it saves its own");
+    bench.machine.handle_pause_over(Slot(4));
+    assert_eq!(wanted(&bench), Some(Slot(4)));
+    assert!(bench.machine.handle_take_snapshot().is_some());
+}
+
 #[test]
 fn the_next_revision_begins_with_the_state_of_the_barrier_and_executes_what_follows() {
     let mut bench = at_the_barrier();
