@@ -100,7 +100,8 @@ impl World {
             || applied >= copy.through()
             || (admitted < copy.through() && !readable)
             || if unproven {
-                !copy.proven
+                // Or it has not got, or cannot read, what was chosen by then.
+                !copy.proven || admitted >= copy.through()
             } else {
                 machine.blocked().is_some()
             };
