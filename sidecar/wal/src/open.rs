@@ -173,9 +173,12 @@ fn make(
     new: &Identity,
 ) -> Result<(), OpenError> {
     let full_or = |doing| {
-        move |error: io::Error| match is_full(&error) {
-            true => OpenError::Full,
-            false => OpenError::io(doing)(error),
+        move |error: io::Error| {
+            if is_full(&error) {
+                OpenError::Full
+            } else {
+                OpenError::io(doing)(error)
+            }
         }
     };
     let names = disk.list().map_err(OpenError::io("listing the log"))?;

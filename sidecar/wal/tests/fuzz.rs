@@ -70,7 +70,8 @@ enum Damage {
     /// Longer or shorter by so many sectors.
     Resize {
         file: u8,
-        sectors: i8,
+        sectors: u8,
+        longer: bool,
     },
     /// As the whole file was after an earlier sync.
     Older {
@@ -135,7 +136,8 @@ fn damage() -> impl Strategy<Value = Damage> {
         1 => (file(), sector()).prop_map(|(file, sector)| Damage::Unreadable { file, sector }),
         1 => file().prop_map(|file| Damage::Remove { file }),
         1 => (file(), file()).prop_map(|(file, to)| Damage::Copy { file, to }),
-        1 => (file(), -3..4_i8).prop_map(|(file, sectors)| Damage::Resize { file, sectors }),
+        1 => (file(), sectors(), any::<bool>())
+            .prop_map(|(file, sectors, longer)| Damage::Resize { file, sectors, longer }),
         2 => (file(), any::<u8>()).prop_map(|(file, version)| Damage::Older { file, version }),
     ]
 }
@@ -205,7 +207,6 @@ impl Case {
 
 impl Damage {
     fn read(line: &str) -> Self {
-        let negative = line.contains('-');
         let (word, numbers) = words(line);
         let number = |at: usize| numbers[at] as u8;
         let file = number(0);
@@ -245,7 +246,8 @@ impl Damage {
             },
             "Resize" => Self::Resize {
                 file,
-                sectors: number(1) as i8 * if negative { -1 } else { 1 },
+                sectors: number(1),
+                longer: number(2) == 1,
             },
             "Older" => Self::Older {
                 file,
@@ -328,10 +330,19 @@ impl Damage {
                 let to = targets().nth(usize::from(to) % targets().count());
                 disk.put(to.expect("one of them"), content(file));
             }
-            Self::Resize { file, sectors } => {
+            Self::Resize {
+                file,
+                sectors,
+                longer,
+            } => {
                 let mut content = content(file);
-                let length = content.len() as isize + isize::from(sectors) * SECTOR as isize;
-                content.resize(length.max(0) as usize, 0);
+                let bytes = usize::from(sectors) * SECTOR;
+                let length = if longer {
+                    content.len() + bytes
+                } else {
+                    content.len().saturating_sub(bytes)
+                };
+                content.resize(length, 0);
                 disk.put(name(file), content);
             }
             Self::Older { file, version } => {
