@@ -122,11 +122,16 @@ fn too_few_and_too_many_members_are_refused() {
     );
     assert_eq!(
         refused("  placement: [{cluster: a, voters: 1, observers: 40}]"),
-        ["spec.placement"]
+        ["spec.placement", "spec.placement[0].observers"]
     );
     assert_eq!(
         refused("  placement: [{cluster: a, voters: 4294967295, witnesses: 4294967295}]"),
-        ["spec.placement", "spec.placement"]
+        [
+            "spec.placement",
+            "spec.placement",
+            "spec.placement[0].voters",
+            "spec.placement[0].witnesses"
+        ]
     );
 }
 
