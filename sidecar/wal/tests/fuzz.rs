@@ -73,6 +73,11 @@ enum Damage {
         sectors: u8,
         longer: bool,
     },
+    /// All that one sync wrote to segments: as if it never had, or with these bits changed.
+    Sync {
+        sync: u8,
+        bits: u8,
+    },
     /// As the whole file was after an earlier sync.
     Older {
         file: u8,
@@ -111,6 +116,8 @@ struct Harm {
     touched: BTreeSet<u32>,
     /// Syncs of which a byte is as if it had never been written.
     unwritten: BTreeSet<u32>,
+    /// Syncs of which a byte is as it was.
+    left: BTreeSet<u32>,
     /// Nothing that is there only once was damaged.
     is_mild: bool,
     /// Copies of the state that are as they were.
@@ -138,6 +145,8 @@ fn damage() -> impl Strategy<Value = Damage> {
         1 => (file(), file()).prop_map(|(file, to)| Damage::Copy { file, to }),
         1 => (file(), sectors(), any::<bool>())
             .prop_map(|(file, sectors, longer)| Damage::Resize { file, sectors, longer }),
+        2 => (any::<u8>(), prop_oneof![Just(0), any::<u8>()])
+            .prop_map(|(sync, bits)| Damage::Sync { sync, bits }),
         2 => (file(), any::<u8>()).prop_map(|(file, version)| Damage::Older { file, version }),
     ]
 }
@@ -249,6 +258,10 @@ impl Damage {
                 sectors: number(1),
                 longer: number(2) == 1,
             },
+            "Sync" => Self::Sync {
+                sync: number(0),
+                bits: number(1),
+            },
             "Older" => Self::Older {
                 file,
                 version: number(1),
@@ -257,7 +270,7 @@ impl Damage {
         }
     }
 
-    fn apply(&self, disk: &MemDisk, versions: &[Files]) {
+    fn apply(&self, disk: &MemDisk, watched: &Watched) {
         let names = disk.names();
         if names.is_empty() {
             return;
@@ -345,7 +358,21 @@ impl Damage {
                 content.resize(length, 0);
                 disk.put(name(file), content);
             }
+            Self::Sync { sync, bits } => {
+                let sync = u32::from(sync) % (watched.versions.len() as u32 + 1);
+                let segments = watched.written.iter();
+                for (name, written) in segments.filter(|(it, _)| it.starts_with("segment")) {
+                    disk.damage(name, |bytes| {
+                        let at = written
+                            .iter()
+                            .zip(bytes)
+                            .filter(|(it, _)| **it == sync && sync > 0);
+                        at.for_each(|(_, byte)| *byte = if bits == 0 { 0 } else { *byte ^ bits });
+                    });
+                }
+            }
             Self::Older { file, version } => {
+                let versions = &watched.versions;
                 let version = versions.get(usize::from(version) % versions.len().max(1));
                 if let Some(older) = version.and_then(|files| files.get(name(file))) {
                     disk.put(name(file), older.clone());
@@ -417,6 +444,7 @@ impl Watched {
         let mut harm = Harm {
             touched: BTreeSet::new(),
             unwritten: BTreeSet::new(),
+            left: BTreeSet::new(),
             is_mild: true,
             state_copies: 0,
         };
@@ -432,6 +460,8 @@ impl Watched {
                 let lost = unreadable.contains(&(name.clone(), at / SECTOR));
                 if lost || now != Some(byte) {
                     harm.touched.insert(sync);
+                } else if *byte != 0 {
+                    harm.left.insert(sync);
                 }
                 if now == Some(&0) && *byte != 0 {
                     harm.unwritten.insert(sync);
@@ -490,7 +520,7 @@ fn check(case: &Case) -> Result<(), String> {
                 unreadable.insert((name.clone(), usize::from(*sector) % sectors.max(1)));
             }
         }
-        damage.apply(&disk, &watched.versions);
+        damage.apply(&disk, &watched);
     }
     let harm = watched.harm(&sound, &disk, &unreadable, case.crash.is_some());
     if let Some((steps, seed)) = case.interrupted {
@@ -505,7 +535,7 @@ fn check(case: &Case) -> Result<(), String> {
     };
     let read = read_each(&wal.reader());
     drop(wal);
-    let state = state(&watched, &harm, &recovered, &read)?;
+    let state = state(&watched, &harm, &recovered, &read, case.damage.len())?;
     if harm.state_copies > 0 && recovered.boot <= boot {
         return Err(format!("start {} again", recovered.boot));
     }
@@ -544,6 +574,7 @@ fn state(
     harm: &Harm,
     recovered: &Recovered,
     read: &[Result<Entry, Header>],
+    damages: usize,
 ) -> Result<Model, String> {
     let faulty: Vec<Header> = read.iter().filter_map(|it| it.clone().err()).collect();
     if recovered.faulty != faulty {
@@ -620,6 +651,11 @@ fn state(
     {
         return Err(format!("{lost:?} is lost, and it was all written"));
     }
+    // Two damages hit one record and its second header, and what follows is there to tell.
+    let behind = harm.left.range(first_lost + 1..).next();
+    if let (Some(behind), [_, ..], true) = (behind, &lost[..], damages <= 2) {
+        return Err(format!("{lost:?} is lost, though {behind} is there"));
+    }
     Ok(raised(model))
 }
 
@@ -678,11 +714,11 @@ fn files_of_a_file_system_are_found_as_those_in_memory() {
         case.before
             .iter()
             .for_each(|step| watched.step(step.clone()));
-        let disk = watched.run.disk;
+        let disk = watched.run.disk.clone();
         disk.restart();
         let can_read = |it: &&Damage| !matches!(it, Damage::Unreadable { .. });
         for damage in case.damage.iter().filter(can_read) {
-            damage.apply(&disk, &watched.versions);
+            damage.apply(&disk, &watched);
         }
         let folder = tempfile::tempdir().expect("there is room");
         let real = FileDisk::new(folder.path().join("log")).expect("it has a name");
