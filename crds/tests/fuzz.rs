@@ -24,6 +24,7 @@ const ASKS_MORE: &[&str] = &[
     "spec.app.passthroughPorts[].port",
     "spec.app.port",
     "spec.divergence.ignoreJSONPointers[]",
+    "spec.leader.preferredRegions[]",
     "spec.ordering.idempotency.header",
     "spec.ordering.idempotency.keepFor",
     "spec.ordering.idempotency.maxSize",
