@@ -281,13 +281,11 @@ mod tests {
     #[test]
     fn bounds_of_the_schema_hold_here_too_and_nothing_is_said_twice() {
         let long = "a".repeat(254);
-        let text = refusal(&format!(
-            "  bootstrap: {{type: Existing}}\n  leader: {{preferredRegions: ['', {long}]}}"
-        ));
+        let text = refusal(&format!("  divergence: {{ignoreHeaders: ['', {long}]}}"));
         assert_eq!(
             text,
-            "spec.leader.preferredRegions[0]: 0 characters are out of bounds: at least 1\n\
-             spec.leader.preferredRegions[1]: 254 characters are out of bounds: at most 63"
+            "spec.divergence.ignoreHeaders[0]: 0 characters are out of bounds: at least 1\n\
+             spec.divergence.ignoreHeaders[1]: 254 characters are out of bounds: at most 64"
         );
         let text = refusal("  replicas: 11");
         assert_eq!(text.lines().count(), 1, "{text}");
