@@ -451,6 +451,8 @@ impl Watched {
         let is_sound = |name: &str| {
             damaged.get(name) == sound.get(name) && !unreadable.iter().any(|(file, _)| file == name)
         };
+        let count = |of: [&str; 2]| of.iter().filter(|name| is_sound(name)).count();
+        harm.state_copies = count(["state-a", "state-b"]);
         for (name, content) in sound.iter().filter(|(name, _)| name.starts_with("segment")) {
             let (found, written) = (damaged.get(name), self.written.get(name));
             for (at, byte) in content.iter().enumerate() {
@@ -463,13 +465,13 @@ impl Watched {
                 } else if *byte != 0 {
                     harm.left.insert(sync);
                 }
-                if now == Some(&0) && *byte != 0 {
+                // Only the copies of the state can tell that the last file is missing.
+                let is_forgotten = found.is_none() && harm.state_copies == 0;
+                if (now == Some(&0) || is_forgotten) && *byte != 0 {
                     harm.unwritten.insert(sync);
                 }
             }
         }
-        let count = |of: [&str; 2]| of.iter().filter(|name| is_sound(name)).count();
-        harm.state_copies = count(["state-a", "state-b"]);
         let segments = |files: &Files| -> Vec<String> {
             let names = files.keys().filter(|name| name.starts_with("segment"));
             names.cloned().collect()

@@ -181,6 +181,7 @@ fn agree(spec: &mut Value, choices: u8) {
         for (index, place) in places.iter_mut().enumerate() {
             place["voters"] = json!(2);
             place["witnesses"] = json!(u8::from(index == 0));
+            place["observers"] = json!(place["observers"].as_u64().unwrap_or(0) % 5);
         }
     }
     let mut risks: Vec<Value> = ["EvenVoters", "UnorderedWrites"].map(Value::from).to_vec();
