@@ -28,6 +28,12 @@ fn definitions() -> [(&'static str, Value); 2] {
     ]
 }
 
+/// The schema of a service.
+pub(crate) fn service_schema() -> Value {
+    let crd = definition(&ReplicatedService::crd(), "ReplicatedService");
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+}
+
 fn definition(crd: &impl serde::Serialize, kind: &str) -> Value {
     let mut crd = serde_json::to_value(crd).expect("a definition is JSON");
     crd["metadata"]["labels"] = json!({"app.kubernetes.io/part-of": "synod"});

@@ -1,5 +1,7 @@
 //! From a manifest's text to a checked [`Manifest`].
 
+mod bounds;
+mod json;
 mod words;
 
 use std::fmt;
@@ -58,20 +60,29 @@ impl fmt::Display for Lines<'_> {
     }
 }
 
-/// Reads the one `ReplicatedService` in a YAML or JSON text, and checks it by [`validate`].
+/// Reads the one `ReplicatedService` in a YAML or JSON text, and checks it by [`validate`] and by the
+/// bounds that the API server knows.
 /// Documents of other kinds in the same text are passed over, so that the file given to Kubernetes
 /// can be given here too.
 pub fn parse(yaml: &str) -> Result<Manifest, ManifestError> {
-    let index = find(yaml)?;
-    let document = serde_yaml::Deserializer::from_str(yaml)
+    read(yaml).map_err(ManifestError::shortened)
+}
+
+fn read(yaml: &str) -> Result<Manifest, ManifestError> {
+    let (index, document) = find(yaml)?;
+    let object = json::object(document)?;
+    let typed = serde_yaml::Deserializer::from_str(yaml)
         .nth(index)
         .expect("the document was there a moment ago");
-    let service: Manifest = serde_path_to_error::deserialize(document).map_err(|error| {
-        let path = error.path().to_string();
-        let message = error.into_inner().to_string();
-        field(&path, &message)
-    })?;
-    let problems = validate(&service.metadata.name, &service.spec);
+    // This one knows the lines. It takes numbers for text, which the next does not.
+    let _: Manifest = serde_path_to_error::deserialize(typed).map_err(field)?;
+    let service: Manifest = serde_path_to_error::deserialize(&object).map_err(field)?;
+    let mut problems = validate(&service.metadata.name, &service.spec);
+    for problem in bounds::check(&object) {
+        if !problems.iter().any(|it| it.path == problem.path) {
+            problems.push(problem);
+        }
+    }
     if problems.is_empty() {
         Ok(service)
     } else {
@@ -79,49 +90,85 @@ pub fn parse(yaml: &str) -> Result<Manifest, ManifestError> {
     }
 }
 
-fn field(path: &str, message: &str) -> ManifestError {
+fn field(error: serde_path_to_error::Error<impl fmt::Display>) -> ManifestError {
+    let path = error.path().to_string();
+    let message = error.into_inner().to_string();
     ManifestError::Field {
-        path: words::shortened(if path == "." { "manifest" } else { path }),
-        message: words::shortened(&words::plain(path, message)),
+        message: words::plain(&path, &message),
+        path: if path == "." {
+            "manifest".to_owned()
+        } else {
+            path
+        },
     }
 }
 
 fn syntax(message: String) -> ManifestError {
     match words::duplicate(&message) {
-        Some((path, message)) => ManifestError::Field {
-            path: words::shortened(&path),
-            message: words::shortened(&message),
-        },
-        None => ManifestError::Syntax(words::shortened(&message)),
+        Some((path, message)) => ManifestError::Field { path, message },
+        None => ManifestError::Syntax(message),
     }
 }
 
-/// Which document is the service.
-fn find(yaml: &str) -> Result<usize, ManifestError> {
+/// The document that is the service, and its number.
+fn find(yaml: &str) -> Result<(usize, Value), ManifestError> {
     let mut services = Vec::new();
     let mut kinds = Vec::new();
     for (index, document) in serde_yaml::Deserializer::from_str(yaml).enumerate() {
         let value = Value::deserialize(document).map_err(|error| syntax(error.to_string()))?;
         let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
         match text("kind") {
-            Some(kind) if kind == KIND => services.push((index, text("apiVersion"))),
+            Some(kind) if kind == KIND => services.push((index, value)),
             Some(kind) => kinds.push(kind),
             None => {}
         }
     }
-    match services.as_slice() {
-        [(index, Some(version))] if version == API_VERSION => Ok(*index),
-        [(_, version)] => Err(ManifestError::ApiVersion(words::shortened(
-            version.as_deref().unwrap_or_default(),
-        ))),
-        [] => Err(ManifestError::NoService {
+    match services.len() {
+        0 => Err(ManifestError::NoService {
             found: if kinds.is_empty() {
                 String::new()
             } else {
-                words::shortened(&format!(", found {}", kinds.join(", ")))
+                format!(", found {}", kinds.join(", "))
             },
         }),
-        several => Err(ManifestError::SeveralServices(several.len())),
+        1 => {
+            let (index, value) = services.remove(0);
+            match value.get("apiVersion").and_then(Value::as_str) {
+                Some(API_VERSION) => Ok((index, value)),
+                other => Err(ManifestError::ApiVersion(
+                    other.unwrap_or_default().to_owned(),
+                )),
+            }
+        }
+        several => Err(ManifestError::SeveralServices(several)),
+    }
+}
+
+// === impl ManifestError ===
+
+impl ManifestError {
+    /// It repeats what is in the manifest, which may be of any length.
+    fn shortened(self) -> Self {
+        let short = |text: String| words::shortened(&text);
+        match self {
+            Self::Syntax(text) => Self::Syntax(short(text)),
+            Self::NoService { found } => Self::NoService {
+                found: short(found),
+            },
+            Self::ApiVersion(found) => Self::ApiVersion(short(found)),
+            Self::Field { path, message } => Self::Field {
+                path: short(path),
+                message: short(message),
+            },
+            Self::Invalid(problems) => {
+                let short = |it: Problem| Problem {
+                    path: short(it.path),
+                    message: short(it.message),
+                };
+                Self::Invalid(problems.into_iter().map(short).collect())
+            }
+            Self::SeveralServices(_) => self,
+        }
     }
 }
 
@@ -186,6 +233,64 @@ mod tests {
             text.starts_with("spec.ordering.maxBodySize: ") && text.contains("16Mi"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_number_where_text_is_meant_is_refused_as_the_api_server_does() {
+        let text = refusal("  service: {labels: {tier: 1}}");
+        assert_eq!(
+            text,
+            "spec.service.labels.tier: found `1`: give text, in quotes"
+        );
+        let text = refusal("  app: {container: true}");
+        assert!(
+            text.starts_with("spec.app.container: found `true`: give text"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_json_has_no_word_for_is_refused_with_its_path() {
+        for (spec, path) in [
+            (
+                "  sidecar: {resources: {limits: &a {cpu: 1}, requests: {<<: *a}}}",
+                "spec.sidecar.resources.requests.<<: mappings are not merged",
+            ),
+            (
+                "  sidecar: {resources: {limits: !big {cpu: 1}}}",
+                "spec.sidecar.resources.limits: the tag `!big`",
+            ),
+            (
+                "  sidecar: {resources: {limits: {cpu: .inf}}}",
+                "spec.sidecar.resources.limits.cpu: found `.inf`",
+            ),
+            (
+                "  sidecar: {resources: {limits: {[a]: 1}}}",
+                "spec.sidecar.resources.limits: it has a key",
+            ),
+            (
+                "  sidecar: {resources: {limits: {1: 1, '1': 2}}}",
+                "spec.sidecar.resources.limits.1: it is given twice",
+            ),
+        ] {
+            let text = refusal(spec);
+            assert!(text.starts_with(path), "{text}");
+        }
+    }
+
+    #[test]
+    fn bounds_of_the_schema_hold_here_too_and_nothing_is_said_twice() {
+        let long = "a".repeat(254);
+        let text = refusal(&format!("  divergence: {{ignoreHeaders: ['', {long}]}}"));
+        assert_eq!(
+            text,
+            "spec.divergence.ignoreHeaders[0]: 0 characters are out of bounds: at least 1\n\
+             spec.divergence.ignoreHeaders[1]: 254 characters are out of bounds: at most 64"
+        );
+        let text = refusal("  replicas: 11");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let text = refusal(&format!("  routes: [{{name: {}}}]", "a".repeat(100_000)));
+        assert!(text.len() < 2_000, "{} bytes", text.len());
     }
 
     #[test]

@@ -18,12 +18,14 @@ pub struct Quantity {
 /// Why a text is not a [`Quantity`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not an amount of bytes: write a number with a suffix (Ki, Mi, Gi, Ti, or k, M, G, T), such as 16Mi, whole bytes and at most 8Ei"
+    "`{0}` is not an amount of bytes: write a number with a suffix (Ki, Mi, Gi, Ti, or k, M, G, T), such as 16Mi"
 )]
 pub struct QuantityError(String);
 
 /// Largest quantity that Kubernetes knows, in bytes.
 const MAX_BYTES: u128 = i64::MAX as u128;
+/// Longest text.
+const MAX_LENGTH: usize = 32;
 
 // === impl Quantity ===
 
@@ -49,6 +51,7 @@ impl Quantity {
         self.bytes
     }
 
+    /// As Kubernetes does: rounded up to whole bytes, and the largest that there is for any larger one.
     fn parse(text: &str) -> Option<u64> {
         let end = text
             .bytes()
@@ -71,22 +74,19 @@ impl Quantity {
             "E" | "e18" | "E18" => 1_000_000_000_000_000_000,
             _ => return None,
         };
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if number.len() > 24 || whole.is_empty() || fraction.len() > 9 || fraction.contains('.') {
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let is_number = |it: &str| !it.is_empty() && it.bytes().all(|it| it.is_ascii_digit());
+        if text.len() > MAX_LENGTH
+            || !is_number(whole)
+            || !is_number(fraction)
+            || fraction.len() > 9
+        {
             return None;
         }
-        let whole = whole.parse::<u128>().ok()?.checked_mul(scale)?;
-        let part = if fraction.is_empty() {
-            0
-        } else {
-            let unit = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
-            let product = fraction.parse::<u128>().ok()? * scale;
-            product.is_multiple_of(unit).then_some(product / unit)?
-        };
-        let bytes = whole.checked_add(part)?;
-        (bytes <= MAX_BYTES)
-            .then(|| u64::try_from(bytes).ok())
-            .flatten()
+        let unit = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+        let part = (fraction.parse::<u128>().ok()? * scale).div_ceil(unit);
+        let whole = whole.parse::<u128>().ok()?.saturating_mul(scale);
+        u64::try_from(whole.saturating_add(part).min(MAX_BYTES)).ok()
     }
 }
 
@@ -130,7 +130,12 @@ impl<'de> Deserialize<'de> for Quantity {
             }
 
             fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<Quantity, E> {
-                bytes.to_string().parse().map_err(E::custom)
+                // Larger numbers are none that the API server takes for whole.
+                let text = bytes.to_string();
+                if i64::try_from(bytes).is_err() {
+                    return Err(E::custom(QuantityError(text)));
+                }
+                text.parse().map_err(E::custom)
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -149,7 +154,8 @@ impl JsonSchema for Quantity {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "x-kubernetes-int-or-string": true,
-            "maxLength": 32,
+            "minimum": 0,
+            "maxLength": MAX_LENGTH,
             "pattern": "^[0-9]+(\\.[0-9]{1,9})?(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E|[eE](3|6|9|12|15|18))?$",
         })
     }
@@ -170,6 +176,12 @@ mod tests {
             ("2e3", 2_000),
             ("42", 42),
             ("1E", 1_000_000_000_000_000_000),
+            // As Kubernetes reads them.
+            ("1.5", 2),
+            ("0.1Ki", 103),
+            ("0.000000001k", 1),
+            ("8Ei", i64::MAX as u64),
+            ("999999999999999999999999999Ei", i64::MAX as u64),
         ] {
             assert_eq!(text.parse::<Quantity>().map(|it| it.bytes()), Ok(bytes));
         }
@@ -185,12 +197,12 @@ mod tests {
             "-1",
             "1..5k",
             ".5k",
-            "1.5",
-            "0.1Ki",
-            "8Ei",
+            "1.",
+            "1.Ki",
+            "0.0000000001k",
+            "999999999999999999999999999999999",
             "1 Mi",
             "m",
-            "999999999999999999999999999",
             "1٣",
         ] {
             let error = text.parse::<Quantity>().expect_err(text).to_string();

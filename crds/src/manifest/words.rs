@@ -1,7 +1,7 @@
 //! What the YAML library says, as a user who knows no Rust understands it. Comes in: a field's path
 //! and the library's message about it. Goes out: what was found, what is allowed, and the line.
 
-/// Bytes of a message, about: it repeats what is in the manifest, which may be of any length.
+/// Bytes of a message, about.
 const LENGTH: usize = 1_000;
 
 /// Its beginning and its end.
@@ -74,8 +74,11 @@ fn type_error(message: &str) -> Option<String> {
         .strip_prefix("invalid type: ")
         .or_else(|| message.strip_prefix("invalid value: "))?;
     let (found, allowed) = rest.split_once(", expected ")?;
-    let found = found_here(found);
-    Some(format!("found {found}: give {}", allowed_here(allowed)))
+    let allowed = match (found.split_once(' '), allowed) {
+        (Some(("integer" | "floating" | "boolean", _)), "a string") => "text, in quotes",
+        _ => allowed_here(allowed),
+    };
+    Some(format!("found {}: give {allowed}", found_here(found)))
 }
 
 fn found_here(found: &str) -> String {

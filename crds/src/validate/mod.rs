@@ -112,6 +112,15 @@ pub fn validate(name: &str, spec: &ReplicatedServiceSpec) -> Vec<Problem> {
         spec.leader.preferred_regions.len(),
         16,
     );
+    for (index, region) in spec.leader.preferred_regions.iter().enumerate() {
+        p.add_if(
+            region.len() > 63 || region.chars().any(char::is_control),
+            format!("spec.leader.preferredRegions[{index}]"),
+            format!(
+                "`{region}` is not a name of a region: at most 63 bytes, without control characters"
+            ),
+        );
+    }
     p.add_if(
         spec.service.port == 0,
         "spec.service.port",

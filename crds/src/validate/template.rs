@@ -50,14 +50,18 @@ pub(super) fn check(p: &mut Problems, spec: &ReplicatedServiceSpec) {
     }
 }
 
+fn own_ports(spec: &ReplicatedServiceSpec) -> [(&'static str, u16); 3] {
+    let own = spec.sidecar.ports;
+    [("http", own.http), ("peer", own.peer), ("admin", own.admin)]
+}
+
+fn taken(name: &str, port: u16) -> String {
+    format!("{port} is the sidecar's own: set spec.sidecar.ports.{name} to another")
+}
+
 fn sidecar_ports(p: &mut Problems, spec: &ReplicatedServiceSpec) {
-    let ports = spec.sidecar.ports;
     let mut seen = BTreeSet::new();
-    for (name, port) in [
-        ("http", ports.http),
-        ("peer", ports.peer),
-        ("admin", ports.admin),
-    ] {
+    for (name, port) in own_ports(spec) {
         let path = format!("spec.sidecar.ports.{name}");
         p.add_if(port == 0, &path, "0 is not a port: use 1 to 65535");
         p.add_if(
@@ -107,10 +111,11 @@ fn template_of(p: &mut Problems, spec: &ReplicatedServiceSpec, template: &RawObj
         );
         return;
     };
-    app_port(p, "spec.app.port", spec.app.port.as_ref(), app);
+    app_port(p, spec, "spec.app.port", spec.app.port.as_ref(), app);
     for (index, it) in spec.app.passthrough_ports.iter().enumerate() {
         app_port(
             p,
+            spec,
             &format!("spec.app.passthroughPorts[{index}].port"),
             Some(&it.port),
             app,
@@ -119,7 +124,13 @@ fn template_of(p: &mut Problems, spec: &ReplicatedServiceSpec, template: &RawObj
 }
 
 /// A port that is named must be one of the container's; a number stands for itself.
-fn app_port(p: &mut Problems, path: &str, port: Option<&IntOrString>, app: &Value) {
+fn app_port(
+    p: &mut Problems,
+    spec: &ReplicatedServiceSpec,
+    path: &str,
+    port: Option<&IntOrString>,
+    app: &Value,
+) {
     let names = || ports(app).filter_map(|it| text(it, "name"));
     match port {
         None => p.add_if(
@@ -127,7 +138,11 @@ fn app_port(p: &mut Problems, path: &str, port: Option<&IntOrString>, app: &Valu
             path,
             "it is missing, and the app's container declares no port: give the number on which the app listens",
         ),
-        Some(IntOrString::Int(_)) => {}
+        Some(IntOrString::Int(number)) => {
+            for (name, ours) in own_ports(spec) {
+                p.add_if(*number == i32::from(ours), path, taken(name, ours));
+            }
+        }
         Some(IntOrString::String(name)) => p.add_if(
             !names().any(|it| it == name),
             path,
@@ -144,14 +159,13 @@ fn app_port(p: &mut Problems, path: &str, port: Option<&IntOrString>, app: &Valu
 }
 
 fn collisions(p: &mut Problems, path: &str, container: &Value, spec: &ReplicatedServiceSpec) {
-    let own = spec.sidecar.ports;
     for (index, port) in ports(container).enumerate() {
         let number = port.get("containerPort").and_then(Value::as_u64);
-        for (name, ours) in [("http", own.http), ("peer", own.peer), ("admin", own.admin)] {
+        for (name, ours) in own_ports(spec) {
             p.add_if(
                 number == Some(u64::from(ours)),
                 format!("{path}.ports[{index}].containerPort"),
-                format!("{ours} is the sidecar's own: set spec.sidecar.ports.{name} to another"),
+                taken(name, ours),
             );
         }
     }

@@ -122,11 +122,16 @@ fn too_few_and_too_many_members_are_refused() {
     );
     assert_eq!(
         refused("  placement: [{cluster: a, voters: 1, observers: 40}]"),
-        ["spec.placement"]
+        ["spec.placement", "spec.placement[0].observers"]
     );
     assert_eq!(
         refused("  placement: [{cluster: a, voters: 4294967295, witnesses: 4294967295}]"),
-        ["spec.placement", "spec.placement"]
+        [
+            "spec.placement",
+            "spec.placement",
+            "spec.placement[0].voters",
+            "spec.placement[0].witnesses"
+        ]
     );
 }
 
@@ -580,4 +585,29 @@ fn state_and_bootstrap_say_the_same_in_all_fields() {
     ] {
         assert_eq!(refused(spec), [path], "{spec}");
     }
+}
+
+#[test]
+fn a_port_of_the_sidecar_is_none_of_the_apps() {
+    let ports = "  sidecar: {ports: {http: 9999, peer: 7443, admin: 7420}}";
+    assert_eq!(
+        refused(&format!("{ports}\n  app: {{port: 9999}}")),
+        ["spec.app.port"]
+    );
+    let reached = "  app: {port: http, passthroughPorts: [{port: 7420, acknowledge: ReadOnly}]}";
+    assert_eq!(refused(reached), ["spec.app.passthroughPorts[0].port"]);
+}
+
+#[test]
+fn regions_are_named_as_sidecars_take_them() {
+    let long = "\u{1f600}".repeat(16);
+    let regions =
+        format!("  leader: {{preferredRegions: [\"a\\tb\", 'Frankfurt (Main)', {long}]}}");
+    assert_eq!(
+        refused(&regions),
+        [
+            "spec.leader.preferredRegions[0]",
+            "spec.leader.preferredRegions[2]"
+        ]
+    );
 }

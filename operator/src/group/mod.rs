@@ -32,3 +32,19 @@ mod status;
 mod validate;
 
 pub use controller::run;
+
+/// The configurations of the sidecars of a group, by file; nothing if it cannot be worked on.
+#[cfg(test)]
+pub(crate) fn configurations(
+    group: &synod_api::ReplicaGroup,
+    cluster: &str,
+) -> Result<Vec<(String, String)>, validate::Stall> {
+    let valid = validate::validate(group, cluster)?;
+    let map = build::config_map(&valid).value;
+    let files = map["data"].as_object().into_iter().flatten();
+    let configurations = files.filter(|(name, _)| name.ends_with(".yaml"));
+    let text = |(name, text): (&String, &serde_json::Value)| {
+        Some((name.clone(), text.as_str()?.to_owned()))
+    };
+    Ok(configurations.filter_map(text).collect())
+}

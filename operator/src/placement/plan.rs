@@ -401,3 +401,7 @@ pub(crate) fn leader(followed: &[&str]) -> Option<String> {
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 pub(super) mod tests;
+
+#[cfg(test)]
+#[path = "configurations_tests.rs"]
+mod configurations;

@@ -14,7 +14,8 @@
 //! `Protocol`; version 3 has the kinds from `Join` on, and bases of later epochs than the first. A log
 //! is of the lowest version that has all of it; before the first record of a later one is written, the
 //! copies of the state say so, and a program that does not know it says so too, and takes nothing for
-//! damage.
+//! damage. That the copies of the state count segments needs no version: 0 says nothing, and a program that
+//! does not count leaves 0.
 //!
 //! # A segment
 //!

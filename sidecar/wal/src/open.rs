@@ -24,7 +24,7 @@ use crate::shared::Shared;
 use crate::spare::Spares;
 use crate::state::LogState;
 use crate::superblock::{Superblock, Superblocks};
-use crate::wal::{Pending, Wal};
+use crate::wal::{Pending, Wal, is_full};
 
 /// Read at once when the tail is read.
 const TAIL_READ_BYTES: u64 = 1 << 20;
@@ -68,8 +68,18 @@ pub(crate) fn open(
         .map_err(OpenError::io("writing the end of the log again"))?;
     hit(Point::RecoveryRewritten);
 
-    segment::remove(disk.as_ref(), &unneeded)
-        .map_err(OpenError::io("removing log segments that are not needed"))?;
+    let healed = start
+        .as_ref()
+        .map_or(Ok(()), |start| start.heal(disk.as_ref()));
+    match healed {
+        // Without them both copies of the beginning are needed.
+        Ok(()) => segment::remove(disk.as_ref(), &unneeded)
+            .map_err(OpenError::io("removing log segments that are not needed"))?,
+        Err(error) if is_full(&error) => {
+            tracing::warn!(%error, "no room for both copies of the log's beginning");
+        }
+        Err(error) => return Err(OpenError::io("noting where the log begins")(error)),
+    }
 
     let known = found.as_ref().map_or(VERSION_1, |found| found.format);
     let boot = found.map_or(Boot(0), |found| found.boot);
@@ -80,6 +90,7 @@ pub(crate) fn open(
         promised: outline.promised,
         accepted: outline.accepted,
         format: known.max(recovery.state.format()),
+        later_segments: recovery.segments.last().map_or(0, Segment::later),
     };
     let superblocks = Superblocks::open(disk.as_ref(), &names)
         .and_then(|superblocks| superblocks.write(&superblock).map(|()| superblocks))
@@ -125,7 +136,8 @@ fn find_state(
             ));
         }
     }
-    if numbers(names).is_empty() {
+    let last = numbers(names).last().copied();
+    if last.is_none() {
         // The state is written before the first segment is made, and the first start is counted
         // after it: until then nothing depends on this log.
         match &merged {
@@ -135,6 +147,10 @@ fn find_state(
             }
             _ => {}
         }
+    }
+    let noted = merged.as_ref().map_or(0, |merged| merged.later_segments);
+    if last.is_some_and(|last| last <= noted) {
+        return Err(OpenError::lost(format!("segment {} is missing", noted + 1)));
     }
     Ok(merged)
 }
@@ -157,9 +173,12 @@ fn make(
     new: &Identity,
 ) -> Result<(), OpenError> {
     let full_or = |doing| {
-        move |error: io::Error| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => OpenError::Full,
-            _ => OpenError::io(doing)(error),
+        move |error: io::Error| {
+            if is_full(&error) {
+                OpenError::Full
+            } else {
+                OpenError::io(doing)(error)
+            }
         }
     };
     let names = disk.list().map_err(OpenError::io("listing the log"))?;
@@ -170,6 +189,7 @@ fn make(
         promised: Ballot::default(),
         accepted: Ballot::default(),
         format: VERSION_1,
+        later_segments: 0,
     };
     Superblocks::open(disk.as_ref(), &names)
         .and_then(|superblocks| superblocks.write(&nothing))

@@ -115,13 +115,7 @@ pub(crate) fn recover(
         let size = file
             .size()
             .map_err(OpenError::io("reading a log segment"))?;
-        let Ok(bytes) = u32::try_from(size) else {
-            return Err(OpenError::lost(format!(
-                "segment {number} has a wrong size"
-            )));
-        };
-        let buffer = read_all(file.as_ref(), bytes as usize);
-        let (page, damaged_ends) = read_page(&buffer, *number)?;
+        let (page, damaged_ends) = read_page(file.as_ref(), size, *number)?;
         if page.identity.name != name {
             return Err(OpenError::OtherMember {
                 found: page.identity.name,
@@ -135,11 +129,13 @@ pub(crate) fn recover(
                 |start| Recovery::behind(start, &page, identity.clone()),
             )
         });
-        recovery.check_page(&page, *number, size)?;
+        // Before any room is made for what it holds.
+        let bytes = recovery.check_page(&page, *number, size)?;
+        let buffer = read_all(file.as_ref(), bytes as usize);
         for offset in damaged_ends {
             recovery.writes.push(Write {
                 segment: index,
-                offset: offset as u64,
+                offset,
                 bytes: page.encode().to_vec(),
             });
         }
@@ -196,19 +192,19 @@ impl Recovery {
         }
     }
 
-    /// The segment continues the log that was read so far.
-    fn check_page(&self, page: &SegmentPage, number: u64, size: u64) -> Result<(), OpenError> {
+    /// The segment continues the log that was read so far, and is of the size that is returned.
+    fn check_page(&self, page: &SegmentPage, number: u64, size: u64) -> Result<u32, OpenError> {
         let ok = page.sequence == number
             && page.bytes == size
             && page.identity == self.identity
             && page.first_batch == self.batch + 1
             && page.predecessor == self.predecessor;
-        if ok {
-            return Ok(());
+        match u32::try_from(size) {
+            Ok(size) if ok => Ok(size),
+            _ => Err(OpenError::lost(format!(
+                "segment {number} does not continue the log"
+            ))),
         }
-        Err(OpenError::lost(format!(
-            "segment {number} does not continue the log"
-        )))
     }
 
     fn scan(&mut self, scan: &Scan<'_>) -> Result<(), OpenError> {

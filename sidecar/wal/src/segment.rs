@@ -55,6 +55,11 @@ impl Segment {
         }
     }
 
+    /// Segments between the first and this one, this one counted.
+    pub(crate) fn later(&self) -> u64 {
+        self.sequence - 1
+    }
+
     /// Name of the file of a segment.
     pub(crate) fn name(sequence: u64) -> String {
         format!("{PREFIX}{sequence:016x}")

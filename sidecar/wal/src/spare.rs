@@ -5,9 +5,13 @@ use std::sync::Arc;
 
 use synod_failpoint::{Point, check, hit};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use crate::error::OpenError;
+use crate::format::is_zero;
 use crate::segment::Segment;
+
+/// Read at once when a file is looked at.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// Makes the next segment ahead of time, in any thread: zeros take a while to write.
 #[derive(Debug)]
@@ -35,6 +39,19 @@ pub(crate) struct Spares {
     /// The last try failed.
     refused: bool,
     next_number: u64,
+}
+
+/// It has this size and holds nothing but zeros. Anything else, such as a write that went astray, would
+/// later look like damage to what was written there.
+fn is_blank(file: &dyn DiskFile, bytes: u64) -> bool {
+    if file.size().ok() != Some(bytes) {
+        return false;
+    }
+    let mut buffer = vec![0; PIECE_BYTES.min(bytes) as usize];
+    (0..bytes).step_by(PIECE_BYTES as usize).all(|at| {
+        let piece = &mut buffer[..PIECE_BYTES.min(bytes - at) as usize];
+        file.read_exact_at(piece, at).is_ok() && is_zero(piece)
+    })
 }
 
 // === impl SpareMaker ===
@@ -86,11 +103,12 @@ impl Spares {
                 continue;
             };
             spares.next_number = spares.next_number.max(number.saturating_add(1));
-            let file = spares.disk.open(name);
-            let fits = file
-                .and_then(|file| file.size())
-                .is_ok_and(|size| size == bytes);
-            if fits && spares.ready.is_none() {
+            let is_good = spares.ready.is_none()
+                && spares
+                    .disk
+                    .open(name)
+                    .is_ok_and(|file| is_blank(file.as_ref(), bytes));
+            if is_good {
                 spares.ready = Some(name.clone());
             } else {
                 spares

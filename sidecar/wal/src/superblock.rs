@@ -1,6 +1,7 @@
 //! `promised`, `accepted` and `boot`, kept besides the log in two files (rule W1), each one page
 //! long with magic `SYNODSTA`: incarnation (16 bytes), boot (8), promised and accepted (epoch 8,
-//! round 8, node 4 each), name (length 2, bytes).
+//! round 8, node 4 each), name (length 2, bytes); at 344 how many segments were
+//! begun behind the first (8), which earlier programs left at 0. Nothing else tells that the last is missing.
 //!
 //! Only one of the two is written at a time, so a crash damages at most one. What counts is the
 //! caller's matter: see [`Superblock::merge`].
@@ -18,6 +19,8 @@ use crate::page::{FIELDS_AT, Page, PageError, name_at, put_name, seal, unseal};
 
 const MAGIC: [u8; 8] = *b"SYNODSTA";
 const NAMES: [&str; 2] = ["state-a", "state-b"];
+/// Behind the longest name.
+const LATER_SEGMENTS_AT: usize = 344;
 
 /// What one copy says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub(crate) struct Superblock {
     pub(crate) accepted: Ballot,
     /// Version of the format that the log needs.
     pub(crate) format: u32,
+    /// So many segments were begun behind the first, and perhaps one more.
+    pub(crate) later_segments: u64,
 }
 
 /// The two files.
@@ -57,6 +62,7 @@ impl Superblock {
             promised: a.promised.max(b.promised),
             accepted: a.accepted.max(b.accepted),
             format: a.format.max(b.format),
+            later_segments: a.later_segments.max(b.later_segments),
         })
     }
 
@@ -74,6 +80,8 @@ impl Superblock {
             put.bytes(&ballot.node.0.to_le_bytes());
         }
         put_name(&mut put, &self.identity.name);
+        put.at = LATER_SEGMENTS_AT;
+        put.bytes(&self.later_segments.to_le_bytes());
         seal(&mut page, MAGIC, self.format);
         page
     }
@@ -94,6 +102,7 @@ impl Superblock {
             promised: ballot_at(40),
             accepted: ballot_at(60),
             format,
+            later_segments: u64_at(page, LATER_SEGMENTS_AT),
         })
     }
 }
@@ -199,6 +208,7 @@ mod tests {
             promised: ballot(9),
             accepted: ballot(8),
             format: VERSION,
+            later_segments: 7,
         };
         assert_eq!(Superblock::decode(&value.encode()), Ok(value.clone()));
         for at in 0..SECTOR_BYTES {

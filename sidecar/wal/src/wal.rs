@@ -337,10 +337,12 @@ impl Wal {
         let segment = self.poison_on_error(result)?;
         hit(Point::WalSegmentBegun);
         self.segment_bytes += page.bytes;
+        self.superblock.later_segments = segment.later();
         self.current = segment.clone();
         self.shared.write().segments.push(segment);
         self.release_due = true;
-        Ok(())
+        let result = self.superblocks.write(&self.superblock);
+        self.poison_on_error(result)
     }
 
     /// Removes the segments that hold nothing that is needed. What the log begins with is told in
@@ -468,7 +470,7 @@ impl Wal {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

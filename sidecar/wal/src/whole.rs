@@ -26,27 +26,30 @@ pub(crate) fn read_all(file: &dyn DiskFile, bytes: usize) -> Vec<u8> {
     buffer
 }
 
-/// The page of a segment, and the ends at which it is damaged.
+/// The page of a segment of `size` bytes, and the ends at which it is damaged.
 pub(crate) fn read_page(
-    buffer: &[u8],
+    file: &dyn DiskFile,
+    size: u64,
     number: u64,
-) -> Result<(SegmentPage, Vec<usize>), OpenError> {
-    let (Some(front), Some(back)) = (
-        buffer.first_chunk::<SECTOR_BYTES>(),
-        buffer.last_chunk::<SECTOR_BYTES>(),
-    ) else {
+) -> Result<(SegmentPage, Vec<u64>), OpenError> {
+    let Some(back_at) = size.checked_sub(SECTOR_BYTES as u64) else {
         return Err(OpenError::lost(format!("segment {number} is cut short")));
     };
-    let decode = |page: &Page| match SegmentPage::decode(page) {
-        Ok(page) => Ok(Some(page)),
-        Err(PageError::Bad) => Ok(None),
-        Err(PageError::Version(found)) => Err(OpenError::UnknownVersion {
-            found,
-            known: VERSION,
-        }),
+    let read = |at| {
+        let mut page: Page = [0; SECTOR_BYTES];
+        if file.read_exact_at(&mut page, at).is_err() {
+            return Ok(None);
+        }
+        match SegmentPage::decode(&page) {
+            Ok(page) => Ok(Some(page)),
+            Err(PageError::Bad) => Ok(None),
+            Err(PageError::Version(found)) => Err(OpenError::UnknownVersion {
+                found,
+                known: VERSION,
+            }),
+        }
     };
-    let back_at = buffer.len() - SECTOR_BYTES;
-    match (decode(front)?, decode(back)?) {
+    match (read(0)?, read(back_at)?) {
         (Some(front), Some(back)) if front == back => Ok((front, Vec::new())),
         (Some(front), None) => Ok((front, vec![back_at])),
         (None, Some(back)) => Ok((back, vec![0])),

@@ -6,12 +6,12 @@ mod common;
 use std::sync::Arc;
 
 use common::{
-    HEADER, SECTOR, SEGMENT_BYTES, ballot, beginning, damage, entry, genesis, header, identity,
-    log_of, open, options, read_all, read_each, records, reopen, segment, write,
+    HEADER, SECTOR, SEGMENT_BYTES, ballot, base, beginning, damage, entry, genesis, header,
+    identity, log_of, open, options, read_all, read_each, records, reopen, segment, write,
 };
 use synod_paxos::{Boot, Identity, Incarnation, Record, Slot};
 use synod_wal::testing::MemDisk;
-use synod_wal::{OpenError, ReadError, Wal};
+use synod_wal::{FileDisk, OpenError, ReadError, Wal};
 
 #[test]
 fn a_tail_torn_at_any_byte_is_cut_and_only_it() {
@@ -441,7 +441,7 @@ fn missing_files_are_noticed() {
         .filter(|name| name.starts_with("segment"))
         .count() as u64;
     assert!(segments > 3);
-    for missing in 1..segments {
+    for missing in 1..=segments {
         let disk = disk.copy();
         disk.remove(&format!("segment-{missing:016x}")).unwrap();
         assert!(matches!(open(&disk), Err(OpenError::LostRecords { .. })));
@@ -451,4 +451,78 @@ fn missing_files_are_noticed() {
     }
     disk.restart();
     assert!(matches!(open(&disk), Err(OpenError::LostRecords { .. })));
+}
+
+#[test]
+fn the_last_segment_is_missed_after_a_start_too() {
+    use synod_wal::Disk as _;
+    let (disk, _) = log_of(&[&[1; 3_000], &[2; 3_000]]);
+    reopen(&disk);
+    disk.restart();
+    disk.remove("segment-0000000000000002").unwrap();
+    for damaged in ["none", "state-a"] {
+        disk.damage(damaged, |bytes| bytes[20] ^= 1);
+        assert!(matches!(open(&disk), Err(OpenError::LostRecords { .. })));
+        disk.restart();
+    }
+}
+
+#[test]
+fn a_spare_that_is_not_blank_is_not_used() {
+    for at in [0, 3_000, SEGMENT_BYTES as usize - 1] {
+        let (disk, entries) = log_of(&[b"one"]);
+        let (mut wal, _) = reopen(&disk);
+        let maker = wal.spare_wanted().unwrap();
+        wal.spare_made(maker.make());
+        drop(wal);
+        disk.damage("spare-0000000000000001", |bytes| bytes[at] = 1);
+        let (mut wal, _) = reopen(&disk);
+        let next = entry(2, 1, vec![2; 6_000]);
+        write(&mut wal, &[Record::Append(next.clone())]);
+        drop(wal);
+        let (wal, recovered) = reopen(&disk);
+        assert_eq!(recovered.faulty, []);
+        assert_eq!(read_all(&wal.reader()), [entries[0].clone(), next]);
+    }
+}
+
+#[test]
+fn both_copies_of_the_beginning_are_there_again_after_a_start() {
+    let disk = MemDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    write(&mut wal, &beginning());
+    for slot in 1..20 {
+        write(&mut wal, &[Record::Append(entry(slot, 1, vec![1; 900]))]);
+    }
+    write(&mut wal, &[Record::Commit(Slot(19))]);
+    write(&mut wal, &[Record::Compact(base(19, ballot(1)))]);
+    drop(wal);
+    for damaged in ["start-a", "start-b", "start-a"] {
+        disk.damage(damaged, |bytes| bytes[600] ^= 1);
+        let (_, recovered) = reopen(&disk);
+        assert_eq!(recovered.base, Some(base(19, ballot(1))));
+    }
+}
+
+#[test]
+fn a_segment_that_has_grown_is_refused_before_room_is_made_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let disk = FileDisk::new(folder.path().join("log")).unwrap();
+        Wal::open(Arc::new(disk), &options(), identity())
+    };
+    let (mut wal, _) = open().unwrap();
+    write(&mut wal, &beginning());
+    drop(wal);
+    let file = folder.path().join("log/segment-0000000000000001");
+    let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+    for bytes in [SEGMENT_BYTES + 512, 3 << 30, 5 << 30] {
+        file.set_len(bytes).unwrap();
+        assert!(matches!(open(), Err(OpenError::LostRecords { .. })));
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let most = most.and_then(|most| most.trim().strip_suffix(" kB"));
+    let most: u64 = most.unwrap().parse().unwrap();
+    assert!(most < 1 << 20, "{most} KiB of memory");
 }

@@ -2,9 +2,11 @@
 //! tests, and bytes as text that a person can read and write.
 //!
 //! In: a strategy and what has to hold. Out: a panic with the smallest input found that breaks it, in the
-//! words of a corpus: to be put into a file there. It calls nothing of ours.
+//! words of a corpus: to be put into a file there. It calls nothing of ours, and reads the custom resource.
 
+pub mod manifests;
 mod protobuf;
+pub mod schema;
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::disk::{Disk, DiskFile, DiskLock, LockError};
 use crate::format::SECTOR_BYTES;
 
+/// In place of what could not be read.
+const GONE: u8 = 0xDD;
+
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
 pub struct MemDisk(Arc<Mutex<State>>);
@@ -166,7 +169,7 @@ impl MemDisk {
         content.dirty.clear();
     }
 
-    /// The sector at `offset` can no longer be read (until it is written).
+    /// The sector at `offset` can no longer be read, until it is written; what it held is gone.
     pub fn make_unreadable(&self, name: &str, offset: usize) {
         let mut state = self.state();
         if let Some(file) = state.names.get(name).copied() {
@@ -439,7 +442,10 @@ impl DiskFile for MemFile {
         let range = self.range(content, bytes.len(), offset)?;
         for sector in range.start / SECTOR_BYTES..range.end.div_ceil(SECTOR_BYTES) {
             content.dirty.insert(sector);
-            content.unreadable.remove(&sector);
+            if content.unreadable.remove(&sector) {
+                let lost = content.sector(sector);
+                content.cached[lost].fill(GONE);
+            }
         }
         content.cached[range].copy_from_slice(bytes);
         step

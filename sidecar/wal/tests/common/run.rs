@@ -1,7 +1,8 @@
-//! A log, and a model of it that keeps everything in memory, which random steps are done to.
+//! A log, and a model of it that keeps everything in memory, which random steps are done to. A step is
+//! written and read as one line.
 
 use proptest::prelude::*;
-use synod_paxos::{Ballot, Base, Configuration, Entry, Epoch, Record, Slot};
+use synod_paxos::{Ballot, Base, Boot, Configuration, Entry, Epoch, Record, Recovered, Slot};
 use synod_wal::Wal;
 use synod_wal::testing::{MemDisk, Survival};
 
@@ -53,6 +54,8 @@ pub(crate) enum Step {
     Repair {
         pick: u16,
     },
+    /// A segment is made ahead of time.
+    Spare,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -77,6 +80,8 @@ pub(crate) struct Run {
     /// After the last acknowledged sync, and after each record since.
     pub(crate) possible: Vec<Model>,
     pub(crate) round: u64,
+    /// The number of the last start.
+    pub(crate) boot: Boot,
 }
 
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -95,11 +100,80 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Restart),
         2 => (0..8_u8, any::<u64>()).prop_map(|(steps, seed)| Step::Crash { steps, seed }),
         1 => any::<u16>().prop_map(|pick| Step::Repair { pick }),
+        1 => Just(Step::Spare),
     ];
     prop::collection::vec(step, 1..60)
 }
 
+/// The word of a line such as `Append { entries: 3, bytes: 100 }`, and its numbers in order.
+pub(crate) fn words(line: &str) -> (&str, Vec<u64>) {
+    let mut words = line.split(|it: char| !it.is_alphanumeric() && it != '_');
+    let word = words.next().expect("a split has a part");
+    let number = |it: &str| match it {
+        "true" => Some(1),
+        "false" => Some(0),
+        _ => it.parse().ok(),
+    };
+    (word, words.filter_map(number).collect())
+}
+
+impl Step {
+    /// The step that is written like this.
+    pub(crate) fn read(line: &str) -> Self {
+        let (word, numbers) = words(line);
+        match (word, &numbers[..]) {
+            ("Append", [entries, bytes]) => Self::Append {
+                entries: *entries as u8,
+                bytes: *bytes as u16,
+            },
+            ("Promise", []) => Self::Promise,
+            ("Adopt", [kept, entries, finish]) => Self::Adopt {
+                kept: *kept as u8,
+                entries: *entries as u8,
+                finish: *finish == 1,
+            },
+            ("Commit", [behind]) => Self::Commit {
+                behind: *behind as u8,
+            },
+            ("Compact", [behind]) => Self::Compact {
+                behind: *behind as u8,
+            },
+            ("Install", [ahead]) => Self::Install {
+                ahead: *ahead as u8,
+            },
+            ("Learn", []) => Self::Learn,
+            ("Enter", [behind]) => Self::Enter {
+                behind: *behind as u8,
+            },
+            ("Protocol", []) => Self::Protocol,
+            ("Sync", []) => Self::Sync,
+            ("Restart", []) => Self::Restart,
+            ("Crash", [steps, seed]) => Self::Crash {
+                steps: *steps as u8,
+                seed: *seed,
+            },
+            ("Repair", [pick]) => Self::Repair { pick: *pick as u16 },
+            ("Spare", []) => Self::Spare,
+            _ => panic!("no such step: {line}"),
+        }
+    }
+}
+
 impl Model {
+    /// What a start found, with these entries.
+    pub(crate) fn found(recovered: &Recovered, log: Vec<Entry>) -> Self {
+        Self {
+            promised: recovered.promised,
+            accepted: recovered.accepted,
+            commit: recovered.commit,
+            base: recovered.base.clone(),
+            kept: recovered.kept,
+            upgrades: recovered.upgrades.clone(),
+            changes: recovered.changes.clone(),
+            log,
+        }
+    }
+
     pub(crate) fn first(&self) -> u64 {
         self.base.as_ref().map_or(0, |base| base.slot.0) + 1
     }
@@ -117,6 +191,16 @@ impl Model {
     }
 }
 
+/// The machine stops and starts again; what was not synced is lost in part.
+pub(crate) fn crash(disk: &MemDisk, seed: u64) {
+    let mut dice = Dice(seed);
+    let choose = || match dice.roll(2) {
+        0 => Survival::Lost,
+        _ => Survival::Kept,
+    };
+    disk.crash(choose, |changes| changes.min(seed as usize % 4));
+}
+
 impl Run {
     pub(crate) fn new() -> Self {
         let disk = MemDisk::new();
@@ -128,6 +212,7 @@ impl Run {
             staged: Vec::new(),
             possible: vec![Model::default()],
             round: 1,
+            boot: Boot(1),
         };
         run.write(Record::Genesis(genesis()));
         run.adopt(0, 0, true);
@@ -285,16 +370,15 @@ impl Run {
                 if synced {
                     self.possible = vec![self.model.clone()];
                 }
-                let mut dice = Dice(seed);
-                let choose = || match dice.roll(2) {
-                    0 => Survival::Lost,
-                    _ => Survival::Kept,
-                };
-                self.disk
-                    .crash(choose, |changes| changes.min(seed as usize % 4));
+                crash(&self.disk, seed);
                 self.reopen();
             }
             Step::Repair { pick } => self.repair(pick),
+            Step::Spare => {
+                if let Some(maker) = self.wal.spare_wanted() {
+                    self.wal.spare_made(maker.make());
+                }
+            }
         }
     }
 
@@ -307,16 +391,7 @@ impl Run {
     /// One of the possible states is found, and the log goes on from there.
     pub(crate) fn reopen(&mut self) {
         let (wal, recovered) = open(&self.disk).unwrap();
-        let found = Model {
-            promised: recovered.promised,
-            accepted: recovered.accepted,
-            commit: recovered.commit,
-            base: recovered.base.clone(),
-            kept: recovered.kept,
-            upgrades: recovered.upgrades.clone(),
-            changes: recovered.changes.clone(),
-            log: read_all(&wal.reader()),
-        };
+        let found = Model::found(&recovered, read_all(&wal.reader()));
         assert!(
             self.possible.contains(&found),
             "found {found:?} instead of one of {:?}",
@@ -336,6 +411,8 @@ impl Run {
             }
         }
         assert_eq!(recovered.runs, runs);
+        assert!(recovered.boot > self.boot, "each start has its number");
+        self.boot = recovered.boot;
         self.wal = wal;
         self.model = found.clone();
         self.possible = vec![found];
