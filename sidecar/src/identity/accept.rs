@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use synod_paxos::GroupId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -19,6 +18,7 @@ use tonic::{Request, Status};
 
 use super::connect::tune;
 use super::{Identity, Who, words};
+use crate::net::{TcpListener, TcpStream};
 
 /// Limit on a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use socket2::TcpKeepalive;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -19,6 +18,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::{Identity, IdentityError, Names, Who};
 use crate::config::Tls;
+use crate::net::{self, TcpStream};
 
 /// Limit on one attempt, name lookup and handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -174,7 +174,7 @@ impl Connector {
             error,
         };
         let mut last = std::io::Error::other("the name has no address");
-        for place in tokio::net::lookup_host(address)
+        for place in net::lookup_host(address)
             .await
             .map_err(unreachable)?
         {
@@ -231,12 +231,10 @@ impl tower::Service<Uri> for Connector {
 /// Socket options of every connection between members, both ends.
 pub(super) fn tune(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new()
+    let asks = TcpKeepalive::new()
         .with_time(KEEPALIVE_AFTER)
         .with_interval(KEEPALIVE_EVERY);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    net::watch(stream, &asks, USER_TIMEOUT)
 }
 
 /// The authority is never looked up: the connector knows the place, the certificate the name.

@@ -10,7 +10,6 @@ use prometheus_client::registry::Registry;
 use synod_failpoint::{Point, hit};
 use synod_paxos::{Base, Boot, GroupId, Recovered, Settings, Slot};
 use synod_wal::{OpenError, Wal};
-use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -32,6 +31,7 @@ use crate::copies::{self, Comparison};
 use crate::identity::{self, Caller, Identity, IdentityError, WINDOW, Who};
 use crate::ingress::{self, Handles, Limits, Reads};
 use crate::keeper::{self, Keeper, KeeperError};
+use crate::net::TcpListener;
 use crate::node::wire::PROTOCOL;
 use crate::node::{
     self, Channels, Control, Facts, LogSource, NodeEnd, NodeHandle, PeerDoor, Running, Seat,

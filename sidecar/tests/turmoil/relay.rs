@@ -1,0 +1,179 @@
+//! A host between two others that passes on what they say, and can be told to cut connections at a byte, to
+//! hold bytes back, or to pass them on slowly. It understands nothing of what it passes on.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use synod_sidecar::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use turmoil::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+/// Where it is.
+pub(crate) const HOST: &str = "relay";
+/// Read at once.
+const PIECE: usize = 16 << 10;
+
+/// A direction on a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From who has connected.
+    There,
+    /// To who has connected.
+    Back,
+}
+
+/// Where a connection is cut: the sender of the byte behind `after` others gets a reset, the other side
+/// the end of the stream, if nothing that it has sent itself is on its way just then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    pub(crate) way: Way,
+    /// Bytes of that way which still pass.
+    pub(crate) after: u64,
+}
+
+/// One port, and where its connections go.
+pub(crate) struct Line {
+    pub(crate) port: u16,
+    target: String,
+    /// One for each of the next connections.
+    cuts: RefCell<VecDeque<Cut>>,
+    /// Those that were carried out.
+    done: RefCell<u32>,
+    /// Ends all connections that there are.
+    live: RefCell<CancellationToken>,
+    /// How each way passes bytes on.
+    flow: BTreeMap<bool, watch::Sender<Flow>>,
+    /// Bytes that have passed, each way.
+    passed: RefCell<BTreeMap<bool, u64>>,
+}
+
+/// How bytes are passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Free,
+    /// None is read.
+    Held,
+    /// So many in a second.
+    Slow(u64),
+}
+
+// === impl Line ===
+
+impl Line {
+    pub(crate) fn new(port: u16, target: String) -> Rc<Self> {
+        let ways = || [Way::There, Way::Back].into_iter().map(Way::key);
+        Rc::new(Self {
+            port,
+            target,
+            cuts: RefCell::default(),
+            done: RefCell::default(),
+            live: RefCell::default(),
+            flow: ways().map(|it| (it, watch::Sender::new(Flow::Free))).collect(),
+            passed: RefCell::new(ways().map(|it| (it, 0)).collect()),
+        })
+    }
+
+    /// How to get to it.
+    pub(crate) fn address(&self) -> String {
+        format!("{HOST}:{}", self.port)
+    }
+
+    /// The next connection is cut there.
+    pub(crate) fn cut_next(&self, cut: Cut) {
+        self.cuts.borrow_mut().push_back(cut);
+    }
+
+    /// How many were cut that way.
+    pub(crate) fn cuts(&self) -> u32 {
+        *self.done.borrow()
+    }
+
+    /// Cuts all connections that there are.
+    pub(crate) fn cut_all(&self) {
+        self.live.take().cancel();
+    }
+
+    pub(crate) fn set(&self, way: Way, flow: Flow) {
+        self.flow[&way.key()].send_replace(flow);
+    }
+
+    /// Bytes that have passed.
+    pub(crate) fn passed(&self, way: Way) -> u64 {
+        self.passed.borrow()[&way.key()]
+    }
+
+    /// Passes on for ever.
+    pub(crate) async fn serve(self: Rc<Self>) -> Infallible {
+        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.port));
+        let listener = TcpListener::bind(any).await.expect("its port is free");
+        loop {
+            let (stream, _) = listener.accept().await.expect("it listens");
+            tokio::task::spawn_local(self.clone().pass_on(stream));
+        }
+    }
+
+    async fn pass_on(self: Rc<Self>, from: TcpStream) {
+        let cut = self.cuts.borrow_mut().pop_front();
+        let live = self.live.borrow().child_token();
+        let Ok(to) = TcpStream::connect(self.target.as_str()).await else {
+            return;
+        };
+        let (mut from_read, mut from_write) = from.into_split();
+        let (mut to_read, mut to_write) = to.into_split();
+        let there = self.pump(Way::There, &mut from_read, &mut to_write, cut, &live);
+        let back = self.pump(Way::Back, &mut to_read, &mut from_write, cut, &live);
+        let both = async { tokio::join!(there, back) };
+        live.run_until_cancelled(both).await;
+        // What was sent and not read resets its sender, as long as nothing was said about an end.
+        drop((from_read, to_read));
+    }
+
+    async fn pump(
+        &self,
+        way: Way,
+        from: &mut OwnedReadHalf,
+        to: &mut OwnedWriteHalf,
+        cut: Option<Cut>,
+        live: &CancellationToken,
+    ) {
+        let mut left = cut.filter(|it| it.way == way).map(|it| it.after);
+        let mut flow = self.flow[&way.key()].subscribe();
+        let mut piece = vec![0; PIECE];
+        loop {
+            let room = left.unwrap_or(u64::MAX).min(PIECE as u64) as usize;
+            if room == 0 && matches!(from.peek(&mut [0]).await, Ok(1)) {
+                *self.done.borrow_mut() += 1;
+                return live.cancel();
+            }
+            let waits = flow.wait_for(|it| *it != Flow::Held).await;
+            let slow = *waits.expect("the line has the sender");
+            match from.read(&mut piece[..room]).await {
+                Ok(0) => return drop(to.shutdown().await),
+                Ok(read) => {
+                    left = left.map(|it| it - read as u64);
+                    if let Flow::Slow(bytes) = slow {
+                        sleep(Duration::from_secs_f64(read as f64 / bytes as f64)).await;
+                    }
+                    if to.write_all(&piece[..read]).await.is_err() {
+                        return live.cancel();
+                    }
+                    *self.passed.borrow_mut().get_mut(&way.key()).expect("both") += read as u64;
+                }
+                Err(_) => return live.cancel(),
+            }
+        }
+    }
+}
+
+impl Way {
+    fn key(self) -> bool {
+        self == Self::Back
+    }
+}
