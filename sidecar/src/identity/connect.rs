@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use super::expiry::{self, Expiring};
 use super::{Identity, IdentityError, Names, Who};
 use crate::config::Tls;
 use crate::net::{self, TcpStream};
@@ -71,6 +72,9 @@ pub enum ConnectError {
         error: String,
     },
 }
+
+/// A connection whose other side has proved its name.
+type Secure = Expiring<TlsStream<TcpStream>>;
 
 /// Makes connections to one member, each with the newest certificates and the newest address.
 #[derive(Clone)]
@@ -158,7 +162,7 @@ impl Connector {
     }
 
     /// One TCP connection with TLS, the other side's name verified.
-    pub async fn dial(&self) -> Result<TlsStream<TcpStream>, ConnectError> {
+    pub async fn dial(&self) -> Result<Secure, ConnectError> {
         let address = (self.address)()
             .ok_or_else(|| ConnectError::NoAddress(self.identity.names().of(&self.expected)))?;
         let attempt = self.attempt(&address);
@@ -168,7 +172,7 @@ impl Connector {
         }
     }
 
-    async fn attempt(&self, address: &str) -> Result<TlsStream<TcpStream>, ConnectError> {
+    async fn attempt(&self, address: &str) -> Result<Secure, ConnectError> {
         let unreachable = |error| ConnectError::Unreachable {
             address: address.to_owned(),
             error,
@@ -192,18 +196,22 @@ impl Connector {
         address: &str,
         place: SocketAddr,
         stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, ConnectError> {
+    ) -> Result<Secure, ConnectError> {
         tune(&stream).map_err(|error| ConnectError::Unreachable {
             address: address.to_owned(),
             error,
         })?;
         let tls = TlsConnector::from(self.identity.client(&self.expected));
-        tls.connect(ServerName::IpAddress(place.ip().into()), stream)
+        let stream = tls
+            .connect(ServerName::IpAddress(place.ip().into()), stream)
             .await
             .map_err(|error| ConnectError::Handshake {
                 address: address.to_owned(),
                 error,
-            })
+            })?;
+        let shown = stream.get_ref().1.peer_certificates();
+        let lasts = expiry::lasts(shown.unwrap_or_default());
+        Ok(Expiring::new(stream, lasts))
     }
 }
 
@@ -214,7 +222,7 @@ impl fmt::Debug for Connector {
 }
 
 impl tower::Service<Uri> for Connector {
-    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Response = TokioIo<Secure>;
     type Error = ConnectError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 

@@ -5,6 +5,7 @@
 
 mod accept;
 mod connect;
+mod expiry;
 mod files;
 mod verify;
 mod words;
@@ -12,6 +13,7 @@ mod words;
 pub use accept::{Caller, Secured, accept, same_group};
 pub use connect::{ConnectError, Connector, connect};
 pub(crate) use connect::{WINDOW, causes};
+pub use expiry::Expiring;
 pub use files::{Identity, IdentityError};
 
 /// Whom the certificates of one service may name.

@@ -1,11 +1,14 @@
 //! Certificates for tests: an authority and what it issues.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     SanType,
 };
+
+use rustls::pki_types::CertificateDer;
 
 use super::Names;
 use crate::config::Tls;
@@ -53,6 +56,15 @@ impl Authority {
             pem: self.pem.clone(),
             chain,
         }
+    }
+
+    /// One that is valid for so long from now on.
+    pub(crate) fn certificate(&self, lasts: Duration) -> CertificateDer<'static> {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::new(Vec::new()).expect("params");
+        params.not_after = (SystemTime::now() + lasts).into();
+        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
+        certificate.into()
     }
 
     /// Writes the files of whoever has these URIs into `folder`.

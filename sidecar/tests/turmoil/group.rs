@@ -14,7 +14,7 @@ use synod_sidecar::apply::ApplyHandle;
 use synod_sidecar::apply::handle::spool_dir;
 use synod_sidecar::config::genesis::{GenesisFile, GenesisMember, GenesisRole};
 use synod_sidecar::config::peers::{PeerAddress, PeerTable};
-use synod_sidecar::config::{self, Config, Log, Protocol, Revision, state};
+use synod_sidecar::config::{self, Config, Protocol, Revision, state};
 use synod_sidecar::node::NodeHandle;
 use synod_sidecar::run::Member;
 use tempfile::TempDir;
@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep};
 use crate::app::{self, Copy};
 use crate::authority::{self, Authority};
 use crate::client;
+use crate::log::Log;
 use crate::relay::{self, Line};
 
 pub(crate) const HTTP: u16 = 7480;
@@ -46,8 +47,21 @@ pub(crate) struct Setting {
     pub(crate) seed: u64,
     /// Members reach each other by lines of the relay.
     pub(crate) relayed: bool,
-    /// How long the certificate of the third member lasts.
+    /// How long the members' first certificates last.
+    pub(crate) all_last: Duration,
+    /// That of the third.
     pub(crate) third_lasts: Duration,
+}
+
+impl Setting {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            relayed: false,
+            all_last: LONG,
+            third_lasts: LONG,
+        }
+    }
 }
 
 /// The group; cheap to clone.
@@ -63,6 +77,7 @@ struct Inner {
     places: Vec<Rc<Place>>,
     /// From each member to each other, and from clients to each member.
     lines: Vec<Rc<Line>>,
+    log: Log,
 }
 
 /// A member's host.
@@ -84,6 +99,7 @@ pub(crate) fn run<F: Future<Output = String> + 'static>(
     scenario: impl FnOnce(Group) -> F + 'static,
 ) -> turmoil::Result<String> {
     let group = Group::new(setting);
+    let _listens = group.inner.log.listen();
     let mut network = turmoil::Builder::new()
         .rng_seed(setting.seed)
         .simulation_duration(Duration::from_secs(600))
@@ -144,11 +160,12 @@ impl Group {
                     })
                     .collect(),
                 lines: between.chain(clients).collect(),
+                log: Log::default(),
             }),
         };
         for number in 1..=3 {
-            let lasts = if number == 3 { setting.third_lasts } else { LONG };
-            group.issue(number, lasts);
+            let own = if number == 3 { setting.third_lasts } else { LONG };
+            group.issue(number, own.min(setting.all_last));
             let members = (1..=3).map(|to| PeerAddress {
                 name: name(to),
                 address: if setting.relayed && to != number {
@@ -210,7 +227,7 @@ impl Group {
                 token: None,
                 revision: Revision::default(),
             },
-            log: Log {
+            log: config::Log {
                 max_bytes: 1 << 30,
                 segment_bytes: 16 << 20,
                 scrub_seconds: 0,
@@ -270,6 +287,11 @@ impl Group {
         .await;
     }
 
+    /// What members have told so far, that a person reads.
+    pub(crate) fn log(&self) -> String {
+        self.inner.log.text()
+    }
+
     pub(crate) fn place(&self, number: usize) -> &Place {
         &self.inner.places[number - 1]
     }
@@ -285,6 +307,12 @@ impl Group {
         let MemberId(leader) = led_by(1)?;
         let same = (2..=3).all(|it| led_by(it) == Some(MemberId(leader)));
         same.then_some(leader as usize)
+    }
+
+    /// The same, once it is so.
+    pub(crate) async fn until_led(&self) -> usize {
+        self.until("all follow one", || self.leader().is_some()).await;
+        self.leader().expect("seen just now")
     }
 
     /// Members that do not lead, when one does.

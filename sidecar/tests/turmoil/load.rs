@@ -42,10 +42,18 @@ pub(crate) struct Kind {
     /// Distinguishes its lines from others'.
     pub(crate) prefix: &'static str,
     pub(crate) clients: usize,
-    /// Which of the addresses its first client begins with; the others follow.
-    pub(crate) first: usize,
     /// Bytes behind each line.
     pub(crate) pad: usize,
+}
+
+impl Kind {
+    pub(crate) fn small(prefix: &'static str, clients: usize) -> Self {
+        Self {
+            prefix,
+            clients,
+            pad: 100,
+        }
+    }
 }
 
 impl Load {
@@ -57,7 +65,7 @@ impl Load {
         for number in 0..kind.clients {
             let (addresses, tally) = (addresses.to_vec(), tally.clone());
             clients.spawn_local(async move {
-                let mut at = kind.first + number;
+                let mut at = number;
                 for line in 0.. {
                     if tally.stopped.get() {
                         return;

@@ -12,6 +12,7 @@ mod authority;
 mod client;
 mod group;
 mod load;
+mod log;
 mod relay;
 mod scenario;
 
@@ -43,7 +44,6 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let _guard = std::env::var_os("RUST_LOG").map(|_| synod_sidecar::run::init_trace());
     let is_meant = |it: &&Scenario| {
         let names = &arguments.names;
         names.is_empty() || names.iter().any(|name| it.name.starts_with(name.as_str()))

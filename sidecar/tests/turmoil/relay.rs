@@ -1,7 +1,7 @@
 //! A host between two others that passes on what they say, and can be told to cut connections at a byte, to
 //! hold bytes back, or to pass them on slowly. It understands nothing of what it passes on.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -45,7 +45,8 @@ pub(crate) struct Line {
     /// One for each of the next connections.
     cuts: RefCell<VecDeque<Cut>>,
     /// Those that were carried out.
-    done: RefCell<u32>,
+    done: Cell<u32>,
+    connections: Cell<u32>,
     /// Ends all connections that there are.
     live: RefCell<CancellationToken>,
     /// How each way passes bytes on.
@@ -73,7 +74,8 @@ impl Line {
             port,
             target,
             cuts: RefCell::default(),
-            done: RefCell::default(),
+            done: Cell::default(),
+            connections: Cell::default(),
             live: RefCell::default(),
             flow: ways().map(|it| (it, watch::Sender::new(Flow::Free))).collect(),
             passed: RefCell::new(ways().map(|it| (it, 0)).collect()),
@@ -90,9 +92,19 @@ impl Line {
         self.cuts.borrow_mut().push_back(cut);
     }
 
+    /// No connection is cut from now on that was not made yet.
+    pub(crate) fn spare(&self) {
+        self.cuts.borrow_mut().clear();
+    }
+
+    /// How many were made.
+    pub(crate) fn connections(&self) -> u32 {
+        self.connections.get()
+    }
+
     /// How many were cut that way.
     pub(crate) fn cuts(&self) -> u32 {
-        *self.done.borrow()
+        self.done.get()
     }
 
     /// Cuts all connections that there are.
@@ -125,6 +137,7 @@ impl Line {
         let Ok(to) = TcpStream::connect(self.target.as_str()).await else {
             return;
         };
+        self.connections.set(self.connections.get() + 1);
         let (mut from_read, mut from_write) = from.into_split();
         let (mut to_read, mut to_write) = to.into_split();
         let there = self.pump(Way::There, &mut from_read, &mut to_write, cut, &live);
@@ -149,7 +162,7 @@ impl Line {
         loop {
             let room = left.unwrap_or(u64::MAX).min(PIECE as u64) as usize;
             if room == 0 && matches!(from.peek(&mut [0]).await, Ok(1)) {
-                *self.done.borrow_mut() += 1;
+                self.done.set(self.done.get() + 1);
                 return live.cancel();
             }
             let waits = flow.wait_for(|it| *it != Flow::Held).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::group::{self, Group, LONG, Setting, name};
+use crate::group::{self, Group, Setting, name};
 use crate::load::{Kind, Load};
 
 /// As long as packets are lost.
@@ -16,18 +16,13 @@ const BACK: Duration = Duration::from_secs(3);
 const WAIT: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(seed: u64) -> turmoil::Result<String> {
-    let setting = Setting {
-        seed,
-        relayed: false,
-        third_lasts: LONG,
-    };
-    group::run(setting, scenario)
+    group::run(Setting::new(seed), scenario)
 }
 
 async fn scenario(group: Group) -> String {
     let mut said = Vec::new();
     for oneway in [None, Some(true), Some(false)] {
-        let leader = group.leader().expect("one leads");
+        let leader = group.until_led().await;
         let followers = group.followers();
         let (other, follower) = (followers[0], followers[1]);
         let entrances = group.entrances();
@@ -36,13 +31,8 @@ async fn scenario(group: Group) -> String {
             Some(true) => "there",
             Some(false) => "back",
         };
-        let kind = Kind {
-            prefix,
-            clients: 4,
-            first: 0,
-            pad: 100,
-        };
-        let load = Load::start(&[entrances[leader - 1].clone(), entrances[other - 1].clone()], kind);
+        let whole = [entrances[leader - 1].clone(), entrances[other - 1].clone()];
+        let load = Load::start(&whole, Kind::small(prefix, 4));
         load.more(50, Duration::from_secs(5)).await;
         load.forget_times();
         match oneway {

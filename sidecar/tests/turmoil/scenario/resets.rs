@@ -1,0 +1,176 @@
+//! Connections that end at any byte: between members, with clients, with the app.
+
+use std::time::Duration;
+
+use http::Method;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::app::Break;
+use crate::client;
+use crate::group::{self, Group, Setting, pairs};
+use crate::load::{Kind, Load};
+use crate::relay::{Cut, Way};
+
+/// Longest wait of a client of all that a scenario does to members.
+const WAIT: Duration = Duration::from_secs(3);
+/// Lanes of a link.
+const LANES: usize = 3;
+
+/// Where a dialler's bytes end: nowhere, in its first message of TLS, in what proves its name, around the
+/// beginning of HTTP/2, in its hello, and among messages.
+const FROM_DIALLER: [u64; 13] = [
+    0, 1, 120, 300, 600, 900, 1_000, 1_100, 1_200, 1_350, 1_500, 2_500, 10_000,
+];
+/// The same of a listener, which sends no messages.
+const FROM_LISTENER: [u64; 11] = [0, 1, 60, 200, 500, 800, 900, 1_000, 1_100, 1_200, 1_300];
+
+pub(crate) fn of_members(seed: u64) -> turmoil::Result<String> {
+    let setting = Setting {
+        relayed: true,
+        ..Setting::new(seed)
+    };
+    group::run(setting, move |group| members(group, seed))
+}
+
+async fn members(group: Group, seed: u64) -> String {
+    let mut random = StdRng::seed_from_u64(seed);
+    let load = Load::start(&group.entrances(), Kind::small("a", 4));
+    load.more(20, WAIT).await;
+    load.forget_times();
+    let there = FROM_DIALLER.map(|it| (Way::There, it));
+    let back = FROM_LISTENER.map(|it| (Way::Back, it));
+    let mut count = 0;
+    for (way, after) in there.into_iter().chain(back) {
+        let after = after + random.random_range(0..=after / 10);
+        // Among messages only who sends some can be cut off: the leader.
+        let leader = group.until_led().await;
+        let mut lines: Vec<_> = pairs().filter(|(from, _)| *from == leader).collect();
+        if after < 2_000 {
+            lines = pairs().collect();
+        }
+        let (from, to) = lines[random.random_range(0..lines.len())];
+        let line = group.between(from, to);
+        let before = line.cuts();
+        (0..LANES).for_each(|_| line.cut_next(Cut { way, after }));
+        line.cut_all();
+        let what = format!("{way:?} of {from} and {to} is cut after {after}");
+        group.until(&what, || line.cuts() > before).await;
+        line.spare();
+        count += line.cuts() - before;
+        let passed = line.passed(Way::There);
+        load.more(5, WAIT).await;
+        let what = format!("{from} reaches {to} again");
+        let again = group
+            .until(&what, || line.passed(Way::There) > passed + 2_000)
+            .await;
+        assert!(again < Duration::from_secs(5), "{what} after {again:?}");
+    }
+    let tally = load.finish(&group).await;
+    let (slowest, acknowledged) = (tally.slowest(), tally.acknowledged());
+    assert!(slowest < WAIT, "{slowest:?}; {:?}", tally.failures());
+    format!("{count} connections cut, {acknowledged} lines, the slowest in {slowest:?}")
+}
+
+/// Bytes behind a line of these, both ways.
+const PAD: usize = 20_000;
+/// Where a client's bytes end: nowhere, in the head, in the body.
+const FROM_CLIENT: [u64; 6] = [0, 1, 40, 300, 6_000, 19_000];
+/// Where the answer ends: while it is waited for, in the head, in the body.
+const TO_CLIENT: [u64; 6] = [0, 1, 40, 1_000, 6_000, 19_000];
+
+pub(crate) fn of_clients(seed: u64) -> turmoil::Result<String> {
+    group::run(Setting::new(seed), move |group| clients(group, seed))
+}
+
+async fn clients(group: Group, seed: u64) -> String {
+    let mut random = StdRng::seed_from_u64(seed);
+    let load = Load::start(&group.entrances(), Kind::small("a", 2));
+    let there = FROM_CLIENT.map(|it| (Way::There, it));
+    let back = TO_CLIENT.map(|it| (Way::Back, it));
+    let mut whole = Vec::new();
+    let mut parts = Vec::new();
+    for (way, after) in there.into_iter().chain(back) {
+        let after = after + random.random_range(0..=after / 10);
+        let entrance = random.random_range(1..=3);
+        let line = group.to(entrance);
+        for has_key in [false, true] {
+            let id = format!("{way:?}-{after}-{has_key}");
+            let add = || {
+                let body = format!("{id} {}", ".".repeat(PAD));
+                let mut request = client::request(Method::POST, "/lines", body);
+                let fields = request.headers_mut();
+                fields.insert("pad", PAD.into());
+                if has_key {
+                    let key = format!("\"{id}\"").parse().expect("ascii");
+                    fields.insert("idempotency-key", key);
+                }
+                request
+            };
+            let before = line.cuts();
+            line.cut_next(Cut { way, after });
+            let cut = client::send(&line.address(), add()).await;
+            assert!(cut.is_err(), "{id}: {cut:?}");
+            assert_eq!(line.cuts(), before + 1, "{id}");
+            if has_key {
+                let again = client::send(&group.to(entrance % 3 + 1).address(), add()).await;
+                let again = again.expect("answers");
+                assert!(again.status.is_success(), "{id}: {again:?}");
+                let expected = if way == Way::Back { "replayed" } else { "executed" };
+                assert_eq!(again.outcome, expected, "{id}");
+                whole.push(id);
+            } else if way == Way::There {
+                parts.push(id);
+            } else {
+                whole.push(id);
+            }
+        }
+    }
+    load.more(20, WAIT).await;
+    let tally = load.finish(&group).await;
+    assert_eq!(tally.failures(), [""; 0], "others were not served");
+    let lines = group.settled().await;
+    for id in &whole {
+        let times = lines.iter().filter(|it| *it == id).count();
+        assert_eq!(times, 1, "{id}");
+    }
+    for id in &parts {
+        assert!(!lines.contains(id), "{id} was executed, though not all of it came");
+    }
+    let cut = whole.len() + parts.len();
+    format!("{cut} requests cut, {} lines beside them", tally.acknowledged())
+}
+
+pub(crate) fn of_the_app(seed: u64) -> turmoil::Result<String> {
+    group::run(Setting::new(seed), move |group| app(group, seed))
+}
+
+async fn app(group: Group, seed: u64) -> String {
+    let mut random = StdRng::seed_from_u64(seed);
+    let load = Load::start(&group.entrances(), Kind::small("a", 4));
+    load.more(20, WAIT).await;
+    let mut broken = 0;
+    for breaks in [Break::BeforeExecution, Break::BeforeAnswer, Break::InAnswer] {
+        let first = random.random_range(0..3);
+        for number in (0..3).map(|it| (first + it) % 3 + 1) {
+            let copy = &group.place(number).copy;
+            let (starts, before) = (copy.starts.get(), copy.broken.get());
+            copy.breaks.set(Some(breaks));
+            let what = format!("{breaks:?} at copy {number}");
+            group.until(&what, || copy.broken.get() > before).await;
+            let what = format!("copy {number} is made anew after {breaks:?}");
+            group
+                .until(&what, || {
+                    copy.starts.get() > starts && group.running(number).apply.status().borrow().serving
+                })
+                .await;
+            broken += 1;
+            load.more(10, WAIT).await;
+        }
+    }
+    let tally = load.finish(&group).await;
+    let starts: u32 = (1..=3).map(|it| group.place(it).copy.starts.get()).sum();
+    assert_eq!(starts, 3 + broken, "a copy is made anew for each, and for nothing else");
+    let (slowest, acknowledged) = (tally.slowest(), tally.acknowledged());
+    format!("{broken} connections broken, {acknowledged} lines, the slowest in {slowest:?}")
+}
