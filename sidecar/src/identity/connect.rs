@@ -28,8 +28,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TCP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long sent bytes may stay unacknowledged before the kernel gives the connection up. A healed
 /// link does not revive a connection whose retransmissions have backed off.
-const USER_TIMEOUT: Duration = Duration::from_secs(4);
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(2);
+pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(4);
+/// Silence after which the other side is asked whether it is there, by the kernel and by HTTP/2.
+pub(crate) const KEEPALIVE_AFTER: Duration = Duration::from_secs(2);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why there is no connection.

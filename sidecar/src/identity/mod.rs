@@ -12,7 +12,7 @@ mod words;
 
 pub use accept::{Caller, Secured, accept, same_group};
 pub use connect::{ConnectError, Connector, connect};
-pub(crate) use connect::{WINDOW, causes};
+pub(crate) use connect::{KEEPALIVE_AFTER, USER_TIMEOUT, WINDOW, causes};
 pub use expiry::Expiring;
 pub use files::{Identity, IdentityError};
 

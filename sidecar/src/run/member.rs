@@ -28,7 +28,7 @@ use crate::config::peers::{self, PeerTable};
 use crate::config::state::{SnapshotKind, StateKind};
 use crate::config::{Config, ConfigError, Protocol, Revision, limits};
 use crate::copies::{self, Comparison};
-use crate::identity::{self, Caller, Identity, IdentityError, WINDOW, Who};
+use crate::identity::{self, Caller, Identity, IdentityError, Who};
 use crate::ingress::{self, Handles, Limits, Reads};
 use crate::keeper::{self, Keeper, KeeperError};
 use crate::net::TcpListener;
@@ -325,8 +325,11 @@ impl Member {
         };
         let handover = InterceptedService::new(ingress.handover(), only_members);
         let grpc = tonic::transport::Server::builder()
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(identity::WINDOW)
+            .initial_connection_window_size(identity::WINDOW)
+            // Of a dead connection the kernel hears nothing if something in between keeps it up.
+            .http2_keepalive_interval(Some(identity::KEEPALIVE_AFTER))
+            .http2_keepalive_timeout(Some(identity::USER_TIMEOUT))
             .add_service(door.service())
             .add_service(Control::service(
                 Arc::new(facts),

@@ -109,7 +109,10 @@ async fn serve(listener: TcpListener, copy: Rc<Copy>) -> Infallible {
         let copy = copy.clone();
         connections.spawn_local(async move {
             let service = service_fn(|request| answer(copy.clone(), request));
-            let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let served = http1::Builder::new()
+                // What the simulated sockets hold is counted in writes.
+                .max_buf_size(2 * PIECE)
+                .serve_connection(TokioIo::new(stream), service);
             // It is the other side's affair how a connection ends, or it was broken on purpose.
             let _ = served.await;
         });

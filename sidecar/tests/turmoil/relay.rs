@@ -1,5 +1,6 @@
 //! A host between two others that passes on what they say, and can be told to cut connections at a byte, to
-//! hold bytes back, or to pass them on slowly. It understands nothing of what it passes on.
+//! let them fall silent, to hold bytes back, or to pass them on slowly. Of what it passes on it understands
+//! how long records of TLS are, so as to say where it has cut one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -44,15 +45,36 @@ pub(crate) struct Line {
     target: String,
     /// One for each of the next connections.
     cuts: RefCell<VecDeque<Cut>>,
-    /// Those that were carried out.
-    done: Cell<u32>,
+    /// Those that were carried out: how many records had passed that way.
+    done: RefCell<Vec<(Way, u32)>>,
     connections: Cell<u32>,
+    /// Those that have not ended.
+    open: Cell<u32>,
     /// Ends all connections that there are.
     live: RefCell<CancellationToken>,
+    /// Shared by all connections that there are: nothing passes.
+    silent: RefCell<Rc<Cell<bool>>>,
+    /// Ends of silent connections that their owners have given up.
+    given_up: Cell<u32>,
     /// How each way passes bytes on.
     flow: BTreeMap<bool, watch::Sender<Flow>>,
     /// Bytes that have passed, each way.
     passed: RefCell<BTreeMap<bool, u64>>,
+}
+
+/// What is to become of one connection.
+struct Link {
+    cut: Option<Cut>,
+    live: CancellationToken,
+    silent: Rc<Cell<bool>>,
+}
+
+/// Records of TLS that have passed one way (RFC 8446, 5.1).
+#[derive(Default)]
+struct Records {
+    whole: u32,
+    header: Vec<u8>,
+    left: usize,
 }
 
 /// How bytes are passed on.
@@ -74,9 +96,12 @@ impl Line {
             port,
             target,
             cuts: RefCell::default(),
-            done: Cell::default(),
+            done: RefCell::default(),
             connections: Cell::default(),
+            open: Cell::default(),
             live: RefCell::default(),
+            silent: RefCell::default(),
+            given_up: Cell::default(),
             flow: ways().map(|it| (it, watch::Sender::new(Flow::Free))).collect(),
             passed: RefCell::new(ways().map(|it| (it, 0)).collect()),
         })
@@ -102,9 +127,21 @@ impl Line {
         self.connections.get()
     }
 
-    /// How many were cut that way.
-    pub(crate) fn cuts(&self) -> u32 {
-        self.done.get()
+    /// Where connections were cut: which way, and how many records of TLS had passed.
+    pub(crate) fn cuts(&self) -> Vec<(Way, u32)> {
+        self.done.borrow().clone()
+    }
+
+    /// From now on nothing passes on the connections that there are, and neither side hears of the
+    /// other's end. Says how many there are.
+    pub(crate) fn silence(&self) -> u32 {
+        self.silent.take().set(true);
+        self.open.get()
+    }
+
+    /// How many sides have given up a silent connection.
+    pub(crate) fn given_up(&self) -> u32 {
+        self.given_up.get()
     }
 
     /// Cuts all connections that there are.
@@ -132,18 +169,23 @@ impl Line {
     }
 
     async fn pass_on(self: Rc<Self>, from: TcpStream) {
-        let cut = self.cuts.borrow_mut().pop_front();
-        let live = self.live.borrow().child_token();
+        let link = Link {
+            cut: self.cuts.borrow_mut().pop_front(),
+            live: self.live.borrow().child_token(),
+            silent: self.silent.borrow().clone(),
+        };
         let Ok(to) = TcpStream::connect(self.target.as_str()).await else {
             return;
         };
         self.connections.set(self.connections.get() + 1);
         let (mut from_read, mut from_write) = from.into_split();
         let (mut to_read, mut to_write) = to.into_split();
-        let there = self.pump(Way::There, &mut from_read, &mut to_write, cut, &live);
-        let back = self.pump(Way::Back, &mut to_read, &mut from_write, cut, &live);
+        self.open.set(self.open.get() + 1);
+        let there = self.pump(Way::There, &mut from_read, &mut to_write, &link);
+        let back = self.pump(Way::Back, &mut to_read, &mut from_write, &link);
         let both = async { tokio::join!(there, back) };
-        live.run_until_cancelled(both).await;
+        link.live.run_until_cancelled(both).await;
+        self.open.set(self.open.get() - 1);
         // What was sent and not read resets its sender, as long as nothing was said about an end.
         drop((from_read, to_read));
     }
@@ -153,33 +195,59 @@ impl Line {
         way: Way,
         from: &mut OwnedReadHalf,
         to: &mut OwnedWriteHalf,
-        cut: Option<Cut>,
-        live: &CancellationToken,
+        link: &Link,
     ) {
-        let mut left = cut.filter(|it| it.way == way).map(|it| it.after);
+        let mut left = link.cut.filter(|it| it.way == way).map(|it| it.after);
+        let mut records = Records::default();
         let mut flow = self.flow[&way.key()].subscribe();
         let mut piece = vec![0; PIECE];
         loop {
             let room = left.unwrap_or(u64::MAX).min(PIECE as u64) as usize;
             if room == 0 && matches!(from.peek(&mut [0]).await, Ok(1)) {
-                self.done.set(self.done.get() + 1);
-                return live.cancel();
+                self.done.borrow_mut().push((way, records.whole));
+                return link.live.cancel();
             }
             let waits = flow.wait_for(|it| *it != Flow::Held).await;
             let slow = *waits.expect("the line has the sender");
-            match from.read(&mut piece[..room]).await {
+            let read = from.read(&mut piece[..room]).await;
+            if link.silent.get() {
+                if matches!(read, Ok(0) | Err(_)) {
+                    return self.given_up.set(self.given_up.get() + 1);
+                }
+                continue;
+            }
+            match read {
                 Ok(0) => return drop(to.shutdown().await),
                 Ok(read) => {
                     left = left.map(|it| it - read as u64);
+                    records.take(&piece[..read]);
                     if let Flow::Slow(bytes) = slow {
                         sleep(Duration::from_secs_f64(read as f64 / bytes as f64)).await;
                     }
                     if to.write_all(&piece[..read]).await.is_err() {
-                        return live.cancel();
+                        return link.live.cancel();
                     }
                     *self.passed.borrow_mut().get_mut(&way.key()).expect("both") += read as u64;
                 }
-                Err(_) => return live.cancel(),
+                Err(_) => return link.live.cancel(),
+            }
+        }
+    }
+}
+
+impl Records {
+    fn take(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if self.header.len() < 5 {
+                self.header.push(*byte);
+                self.left = usize::from(self.header[self.header.len().saturating_sub(2)]) << 8;
+                self.left += usize::from(*byte);
+                continue;
+            }
+            self.left -= 1;
+            if self.left == 0 {
+                self.whole += 1;
+                self.header.clear();
             }
         }
     }

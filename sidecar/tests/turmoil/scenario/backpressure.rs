@@ -4,12 +4,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::Method;
 use synod_sidecar::net::TcpStream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use crate::client;
 use crate::group::{self, Group, Setting};
 use crate::load::{Kind, Load};
 use crate::relay::{Flow, Way};
@@ -145,7 +143,6 @@ async fn follower(group: Group) -> String {
     let goal = applied(leader);
     let back = group.until("it catches up", || applied(deaf) >= goal).await;
     load.finish(&group).await;
-    sleep(Duration::ZERO).await;
     format!("{behind} slots behind, {} MiB more, back after {back:?}", grown >> 20)
 }
 

@@ -16,8 +16,12 @@ pub(crate) struct Scenario {
 /// All of them.
 pub(crate) const ALL: &[Scenario] = &[
     Scenario {
-        name: "half-open",
-        run: half_open::run,
+        name: "half-open/lost",
+        run: half_open::lost,
+    },
+    Scenario {
+        name: "half-open/silent",
+        run: half_open::silent,
     },
     Scenario {
         name: "resets/members",

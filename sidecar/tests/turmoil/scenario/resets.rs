@@ -1,5 +1,6 @@
 //! Connections that end at any byte: between members, with clients, with the app.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::Method;
@@ -17,13 +18,19 @@ const WAIT: Duration = Duration::from_secs(3);
 /// Lanes of a link.
 const LANES: usize = 3;
 
-/// Where a dialler's bytes end: nowhere, in its first message of TLS, in what proves its name, around the
-/// beginning of HTTP/2, in its hello, and among messages.
+/// Where a dialler's bytes end: nowhere, in its first message of TLS (219 bytes), in what proves its name
+/// (up to 820), as HTTP/2 begins (up to 930), in its call and hello (up to 1,150), and among messages.
 const FROM_DIALLER: [u64; 13] = [
-    0, 1, 120, 300, 600, 900, 1_000, 1_100, 1_200, 1_350, 1_500, 2_500, 10_000,
+    0, 1, 120, 219, 500, 819, 830, 880, 950, 1_060, 1_160, 2_500, 10_000,
 ];
-/// The same of a listener, which sends no messages.
-const FROM_LISTENER: [u64; 11] = [0, 1, 60, 200, 500, 800, 900, 1_000, 1_100, 1_200, 1_300];
+/// The same of a listener: it proves its name with up to 817 bytes, has said hello after 1,070, and sends
+/// no messages.
+const FROM_LISTENER: [u64; 10] = [0, 1, 60, 130, 400, 780, 830, 880, 930, 1_040];
+/// So many records of TLS pass before a dialler proves its name, before it begins with HTTP/2, and before
+/// it sends messages.
+const STEPS_OF_DIALLER: [u32; 3] = [1, 3, 7];
+/// And before a listener does.
+const STEPS_OF_LISTENER: [u32; 2] = [2, 3];
 
 pub(crate) fn of_members(seed: u64) -> turmoil::Result<String> {
     let setting = Setting {
@@ -40,9 +47,8 @@ async fn members(group: Group, seed: u64) -> String {
     load.forget_times();
     let there = FROM_DIALLER.map(|it| (Way::There, it));
     let back = FROM_LISTENER.map(|it| (Way::Back, it));
-    let mut count = 0;
     for (way, after) in there.into_iter().chain(back) {
-        let after = after + random.random_range(0..=after / 10);
+        let after = after + random.random_range(0..=after / 50);
         // Among messages only who sends some can be cut off: the leader.
         let leader = group.until_led().await;
         let mut lines: Vec<_> = pairs().filter(|(from, _)| *from == leader).collect();
@@ -51,13 +57,12 @@ async fn members(group: Group, seed: u64) -> String {
         }
         let (from, to) = lines[random.random_range(0..lines.len())];
         let line = group.between(from, to);
-        let before = line.cuts();
+        let before = line.cuts().len();
         (0..LANES).for_each(|_| line.cut_next(Cut { way, after }));
         line.cut_all();
         let what = format!("{way:?} of {from} and {to} is cut after {after}");
-        group.until(&what, || line.cuts() > before).await;
+        group.until(&what, || line.cuts().len() > before).await;
         line.spare();
-        count += line.cuts() - before;
         let passed = line.passed(Way::There);
         load.more(5, WAIT).await;
         let what = format!("{from} reaches {to} again");
@@ -69,6 +74,14 @@ async fn members(group: Group, seed: u64) -> String {
     let tally = load.finish(&group).await;
     let (slowest, acknowledged) = (tally.slowest(), tally.acknowledged());
     assert!(slowest < WAIT, "{slowest:?}; {:?}", tally.failures());
+    let cuts: Vec<_> = pairs().flat_map(|(from, to)| group.between(from, to).cuts()).collect();
+    for (of, steps) in [(Way::There, &STEPS_OF_DIALLER[..]), (Way::Back, &STEPS_OF_LISTENER)] {
+        let those = cuts.iter().filter(|(way, _)| *way == of);
+        let phase = |records: &u32| steps.iter().filter(|it| *it <= records).count();
+        let phases: BTreeSet<_> = those.map(|(_, records)| phase(records)).collect();
+        assert!(phases.len() > steps.len(), "not all phases were cut: {cuts:?}");
+    }
+    let count = cuts.len();
     format!("{count} connections cut, {acknowledged} lines, the slowest in {slowest:?}")
 }
 
@@ -107,11 +120,11 @@ async fn clients(group: Group, seed: u64) -> String {
                 }
                 request
             };
-            let before = line.cuts();
+            let before = line.cuts().len();
             line.cut_next(Cut { way, after });
             let cut = client::send(&line.address(), add()).await;
             assert!(cut.is_err(), "{id}: {cut:?}");
-            assert_eq!(line.cuts(), before + 1, "{id}");
+            assert_eq!(line.cuts().len(), before + 1, "{id}");
             if has_key {
                 let again = client::send(&group.to(entrance % 3 + 1).address(), add()).await;
                 let again = again.expect("answers");
