@@ -159,5 +159,4 @@ mod tests {
         assert_eq!(known.judge(inodes(&[])), None);
         assert_eq!(known.judge(inodes(&[10, 20])), instance(20));
     }
-
 }

@@ -179,10 +179,7 @@ impl Connector {
             error,
         };
         let mut last = std::io::Error::other("the name has no address");
-        for place in net::lookup_host(address)
-            .await
-            .map_err(unreachable)?
-        {
+        for place in net::lookup_host(address).await.map_err(unreachable)? {
             match timeout(TCP_TIMEOUT, TcpStream::connect(place)).await {
                 Ok(Ok(stream)) => return self.secure(address, place, stream).await,
                 Ok(Err(error)) => last = error,

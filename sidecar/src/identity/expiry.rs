@@ -117,6 +117,9 @@ mod tests {
         let odd = CertificateDer::from_slice(b"odd");
         assert_eq!(lasts(&[two.clone(), odd]), Duration::ZERO);
         assert_eq!(lasts(&[]), Duration::ZERO);
-        assert_eq!(lasts(&[authority.certificate(Duration::ZERO)]), Duration::ZERO);
+        assert_eq!(
+            lasts(&[authority.certificate(Duration::ZERO)]),
+            Duration::ZERO
+        );
     }
 }

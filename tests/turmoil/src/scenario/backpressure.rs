@@ -28,14 +28,19 @@ async fn client(group: Group) -> String {
     let entrance = &group.entrances()[0];
     let produced = || group.place(1).copy.produced.get();
     let head = format!("GET /much HTTP/1.1\r\nhost: a\r\npad: {MUCH}\r\n\r\n");
-    let mut stream = TcpStream::connect(entrance.as_str()).await.expect("listens");
+    let mut stream = TcpStream::connect(entrance.as_str())
+        .await
+        .expect("listens");
     stream.write_all(head.as_bytes()).await.expect("taken");
     load.forget_times();
     load.more(200, Duration::from_secs(20)).await;
     let stuck = produced();
     load.more(100, Duration::from_secs(20)).await;
     assert!(stuck > 0, "the app was not asked");
-    assert!(stuck < ON_ITS_WAY, "{stuck} bytes for a client that reads none");
+    assert!(
+        stuck < ON_ITS_WAY,
+        "{stuck} bytes for a client that reads none"
+    );
     assert_eq!(produced(), stuck, "it goes on");
     // It gets all of it as soon as it reads.
     let mut read = 0;
@@ -62,7 +67,9 @@ async fn app(group: Group) -> String {
     let entrance = &group.entrances()[0];
     let copy = &group.place(1).copy;
     let head = format!("POST /sink HTTP/1.1\r\nhost: a\r\ncontent-length: {MUCH}\r\n\r\n");
-    let stream = TcpStream::connect(entrance.as_str()).await.expect("listens");
+    let stream = TcpStream::connect(entrance.as_str())
+        .await
+        .expect("listens");
     let (mut answers, mut sends) = stream.into_split();
     let sent = Rc::new(Cell::new(0_u64));
     let counts = sent.clone();
@@ -81,7 +88,10 @@ async fn app(group: Group) -> String {
     let stuck = sent.get();
     load.more(100, Duration::from_secs(20)).await;
     assert!(stuck > 0, "nothing was taken");
-    assert!(stuck < ON_ITS_WAY, "{stuck} bytes for an app that reads none");
+    assert!(
+        stuck < ON_ITS_WAY,
+        "{stuck} bytes for an app that reads none"
+    );
     assert_eq!(sent.get(), stuck, "it goes on");
     copy.reads.send_replace(true);
     let sends = timeout(WAIT * 20, sending).await.expect("it is taken");
@@ -136,14 +146,23 @@ async fn follower(group: Group) -> String {
     let slowest = load.tally().slowest();
     let applied = |number| group.running(number).apply.status().borrow().applied;
     let behind = applied(leader).0 - applied(deaf).0;
-    assert!(behind as usize > LINES / 2, "it reads: only {behind} slots behind");
+    assert!(
+        behind as usize > LINES / 2,
+        "it reads: only {behind} slots behind"
+    );
     assert!(slowest < WAIT, "{slowest:?}; {:?}", load.tally().failures());
-    assert!(grown < GROWS, "{grown} bytes more for one that does not read");
+    assert!(
+        grown < GROWS,
+        "{grown} bytes more for one that does not read"
+    );
     flow(Flow::Free);
     let goal = applied(leader);
     let back = group.until("it catches up", || applied(deaf) >= goal).await;
     load.finish(&group).await;
-    format!("{behind} slots behind, {} MiB more, back after {back:?}", grown >> 20)
+    format!(
+        "{behind} slots behind, {} MiB more, back after {back:?}",
+        grown >> 20
+    )
 }
 
 /// Memory of this process, in bytes.
@@ -151,5 +170,9 @@ fn resident() -> u64 {
     let told = std::fs::read_to_string("/proc/self/status").expect("the kernel tells");
     let line = told.lines().find_map(|it| it.strip_prefix("VmRSS:"));
     let kibibytes = line.and_then(|it| it.trim().strip_suffix(" kB"));
-    kibibytes.expect("as it writes it").parse::<u64>().expect("a number") << 10
+    kibibytes
+        .expect("as it writes it")
+        .parse::<u64>()
+        .expect("a number")
+        << 10
 }

@@ -121,7 +121,9 @@ async fn serve(listener: TcpListener, copy: Rc<Copy>) -> Infallible {
 
 async fn answer(copy: Rc<Copy>, request: Request<Incoming>) -> Result<Response<Answer>, Broken> {
     let pad = request.headers().get("pad");
-    let pad = pad.and_then(|it| it.to_str().ok()?.parse().ok()).unwrap_or(0);
+    let pad = pad
+        .and_then(|it| it.to_str().ok()?.parse().ok())
+        .unwrap_or(0);
     let words = |text: String| Answer {
         head: Some(text.into()),
         left: 0,
@@ -133,7 +135,8 @@ async fn answer(copy: Rc<Copy>, request: Request<Incoming>) -> Result<Response<A
             let line = request.into_body().collect().await.map_err(|_| Broken)?;
             let line = String::from_utf8_lossy(&line.to_bytes()).into_owned();
             let breaks = copy.breaks.take();
-            copy.broken.set(copy.broken.get() + u32::from(breaks.is_some()));
+            copy.broken
+                .set(copy.broken.get() + u32::from(breaks.is_some()));
             if breaks == Some(Break::BeforeExecution) {
                 return Err(Broken);
             }
@@ -158,7 +161,9 @@ async fn answer(copy: Rc<Copy>, request: Request<Incoming>) -> Result<Response<A
             loop {
                 let may_read = reads.wait_for(|it| *it).await;
                 drop(may_read.expect("the copy has the sender"));
-                let Some(frame) = body.frame().await else { break };
+                let Some(frame) = body.frame().await else {
+                    break;
+                };
                 let data = frame.map_err(|_| Broken)?.into_data().unwrap_or_default();
                 copy.sunk.set(copy.sunk.get() + data.len() as u64);
             }

@@ -36,8 +36,12 @@ pub(crate) const ALL: &[Scenario] = &[
         run: resets::of_the_app,
     },
     Scenario {
-        name: "slow",
-        run: slow::run,
+        name: "slow/narrow",
+        run: slow::narrow,
+    },
+    Scenario {
+        name: "slow/far",
+        run: slow::far,
     },
     Scenario {
         name: "backpressure/client",

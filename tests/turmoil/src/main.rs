@@ -84,6 +84,8 @@ fn tell(Scenario { name, run }: &Scenario, seed: u64) -> bool {
         // Its words are on stderr.
         Err(_) => "a panic".to_owned(),
     };
-    println!("FAIL {name}, seed {seed} ({seconds:.1} s): {error}; again: tests/run turmoil -- {name} --seed {seed}");
+    println!(
+        "FAIL {name}, seed {seed} ({seconds:.1} s): {error}; again: tests/run turmoil -- {name} --seed {seed}"
+    );
     false
 }

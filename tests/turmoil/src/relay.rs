@@ -102,7 +102,9 @@ impl Line {
             live: RefCell::default(),
             silent: RefCell::default(),
             given_up: Cell::default(),
-            flow: ways().map(|it| (it, watch::Sender::new(Flow::Free))).collect(),
+            flow: ways()
+                .map(|it| (it, watch::Sender::new(Flow::Free)))
+                .collect(),
             passed: RefCell::new(ways().map(|it| (it, 0)).collect()),
         })
     }
@@ -190,13 +192,7 @@ impl Line {
         drop((from_read, to_read));
     }
 
-    async fn pump(
-        &self,
-        way: Way,
-        from: &mut OwnedReadHalf,
-        to: &mut OwnedWriteHalf,
-        link: &Link,
-    ) {
+    async fn pump(&self, way: Way, from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, link: &Link) {
         let mut left = link.cut.filter(|it| it.way == way).map(|it| it.after);
         let mut records = Records::default();
         let mut flow = self.flow[&way.key()].subscribe();

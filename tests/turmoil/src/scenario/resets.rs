@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use http::Method;
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::Full;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::time::sleep;
 
 use crate::app::Break;
 use crate::client;
@@ -74,12 +77,20 @@ async fn members(group: Group, seed: u64) -> String {
     let tally = load.finish(&group).await;
     let (slowest, acknowledged) = (tally.slowest(), tally.acknowledged());
     assert!(slowest < WAIT, "{slowest:?}; {:?}", tally.failures());
-    let cuts: Vec<_> = pairs().flat_map(|(from, to)| group.between(from, to).cuts()).collect();
-    for (of, steps) in [(Way::There, &STEPS_OF_DIALLER[..]), (Way::Back, &STEPS_OF_LISTENER)] {
+    let cuts: Vec<_> = pairs()
+        .flat_map(|(from, to)| group.between(from, to).cuts())
+        .collect();
+    for (of, steps) in [
+        (Way::There, &STEPS_OF_DIALLER[..]),
+        (Way::Back, &STEPS_OF_LISTENER),
+    ] {
         let those = cuts.iter().filter(|(way, _)| *way == of);
         let phase = |records: &u32| steps.iter().filter(|it| *it <= records).count();
         let phases: BTreeSet<_> = those.map(|(_, records)| phase(records)).collect();
-        assert!(phases.len() > steps.len(), "not all phases were cut: {cuts:?}");
+        assert!(
+            phases.len() > steps.len(),
+            "not all phases were cut: {cuts:?}"
+        );
     }
     let count = cuts.len();
     format!("{count} connections cut, {acknowledged} lines, the slowest in {slowest:?}")
@@ -92,6 +103,21 @@ const FROM_CLIENT: [u64; 6] = [0, 1, 40, 300, 6_000, 19_000];
 /// Where the answer ends: while it is waited for, in the head, in the body.
 const TO_CLIENT: [u64; 6] = [0, 1, 40, 1_000, 6_000, 19_000];
 
+/// How long after its first byte a request is cut off that may be under way or answered by then.
+const WAITS_MS: [u64; 5] = [2, 8, 12, 16, 20];
+
+fn request(id: &str, has_key: bool) -> Request<Full<Bytes>> {
+    let body = format!("{id} {}", ".".repeat(PAD));
+    let mut request = client::request(Method::POST, "/lines", body);
+    let fields = request.headers_mut();
+    fields.insert("pad", PAD.into());
+    if has_key {
+        let key = format!("\"{id}\"").parse().expect("ascii");
+        fields.insert("idempotency-key", key);
+    }
+    request
+}
+
 pub(crate) fn of_clients(seed: u64) -> turmoil::Result<String> {
     group::run(Setting::new(seed), move |group| clients(group, seed))
 }
@@ -101,25 +127,15 @@ async fn clients(group: Group, seed: u64) -> String {
     let load = Load::start(&group.entrances(), Kind::small("a", 2));
     let there = FROM_CLIENT.map(|it| (Way::There, it));
     let back = TO_CLIENT.map(|it| (Way::Back, it));
-    let mut whole = Vec::new();
-    let mut parts = Vec::new();
+    // Those that came whole, those that did not, and those that may or may not have.
+    let (mut whole, mut parts, mut open) = (Vec::new(), Vec::new(), Vec::new());
     for (way, after) in there.into_iter().chain(back) {
         let after = after + random.random_range(0..=after / 10);
         let entrance = random.random_range(1..=3);
         let line = group.to(entrance);
         for has_key in [false, true] {
             let id = format!("{way:?}-{after}-{has_key}");
-            let add = || {
-                let body = format!("{id} {}", ".".repeat(PAD));
-                let mut request = client::request(Method::POST, "/lines", body);
-                let fields = request.headers_mut();
-                fields.insert("pad", PAD.into());
-                if has_key {
-                    let key = format!("\"{id}\"").parse().expect("ascii");
-                    fields.insert("idempotency-key", key);
-                }
-                request
-            };
+            let add = || request(&id, has_key);
             let before = line.cuts().len();
             line.cut_next(Cut { way, after });
             let cut = client::send(&line.address(), add()).await;
@@ -129,13 +145,40 @@ async fn clients(group: Group, seed: u64) -> String {
                 let again = client::send(&group.to(entrance % 3 + 1).address(), add()).await;
                 let again = again.expect("answers");
                 assert!(again.status.is_success(), "{id}: {again:?}");
-                let expected = if way == Way::Back { "replayed" } else { "executed" };
+                let expected = if way == Way::Back {
+                    "replayed"
+                } else {
+                    "executed"
+                };
                 assert_eq!(again.outcome, expected, "{id}");
                 whole.push(id);
             } else if way == Way::There {
                 parts.push(id);
             } else {
                 whole.push(id);
+            }
+        }
+    }
+    for wait_ms in WAITS_MS {
+        let entrance = random.random_range(1..=3);
+        let line = group.to(entrance);
+        for has_key in [false, true] {
+            let id = format!("after-{wait_ms}-ms-{has_key}");
+            let address = line.address();
+            let sent = client::send(&address, request(&id, has_key));
+            let cut = async {
+                sleep(Duration::from_millis(wait_ms)).await;
+                line.cut_all();
+            };
+            let (sent, ()) = tokio::join!(sent, cut);
+            assert!(sent.is_err(), "{id}: {sent:?}");
+            if has_key {
+                let other = group.to(entrance % 3 + 1).address();
+                let again = client::send(&other, request(&id, true)).await;
+                assert!(again.is_ok_and(|it| it.status.is_success()), "{id}");
+                whole.push(id);
+            } else {
+                open.push(id);
             }
         }
     }
@@ -148,10 +191,19 @@ async fn clients(group: Group, seed: u64) -> String {
         assert_eq!(times, 1, "{id}");
     }
     for id in &parts {
-        assert!(!lines.contains(id), "{id} was executed, though not all of it came");
+        assert!(
+            !lines.contains(id),
+            "{id} was executed, though not all of it came"
+        );
     }
-    let cut = whole.len() + parts.len();
-    format!("{cut} requests cut, {} lines beside them", tally.acknowledged())
+    for id in &open {
+        assert!(lines.iter().filter(|it| *it == id).count() <= 1, "{id}");
+    }
+    let cut = whole.len() + parts.len() + open.len();
+    format!(
+        "{cut} requests cut, {} lines beside them",
+        tally.acknowledged()
+    )
 }
 
 pub(crate) fn of_the_app(seed: u64) -> turmoil::Result<String> {
@@ -174,7 +226,8 @@ async fn app(group: Group, seed: u64) -> String {
             let what = format!("copy {number} is made anew after {breaks:?}");
             group
                 .until(&what, || {
-                    copy.starts.get() > starts && group.running(number).apply.status().borrow().serving
+                    copy.starts.get() > starts
+                        && group.running(number).apply.status().borrow().serving
                 })
                 .await;
             broken += 1;
@@ -183,7 +236,13 @@ async fn app(group: Group, seed: u64) -> String {
     }
     let tally = load.finish(&group).await;
     let starts: u32 = (1..=3).map(|it| group.place(it).copy.starts.get()).sum();
-    assert_eq!(starts, 3 + broken, "a copy is made anew for each, and for nothing else");
+    assert_eq!(
+        starts,
+        3 + broken,
+        "a copy is made anew for each, and for nothing else"
+    );
+    assert_eq!(tally.failures(), [""; 0]);
     let (slowest, acknowledged) = (tally.slowest(), tally.acknowledged());
+    assert!(slowest < WAIT, "{slowest:?}");
     format!("{broken} connections broken, {acknowledged} lines, the slowest in {slowest:?}")
 }

@@ -9,7 +9,7 @@ use crate::group::{self, Group, LONG, Setting, name, pairs};
 use crate::load::{Kind, Load};
 
 /// How long a certificate lasts that is to end.
-const LASTS: Duration = Duration::from_secs(20);
+const LASTS: Duration = Duration::from_secs(12);
 /// For members to look at their files, and a little more.
 const NOTICED: Duration = Duration::from_secs(4);
 /// After which everybody has heard of what is new.
@@ -28,18 +28,33 @@ async fn expires(group: Group) -> String {
     let load = Load::start(&entrances[..2], Kind::small("a", 4));
     load.more(50, WITHIN).await;
     let applied = |number| group.running(number).apply.status().borrow().applied;
-    assert!(turmoil::sim_elapsed().expect("simulated") < LASTS, "too late");
+    assert!(
+        turmoil::sim_elapsed().expect("simulated") < LASTS,
+        "too late"
+    );
     while turmoil::sim_elapsed().expect("simulated") < LASTS + Duration::from_secs(2) {
         sleep(Duration::from_millis(100)).await;
     }
     let kept_out = applied(3);
     load.forget_times();
     load.more(200, WITHIN).await;
-    assert_eq!(applied(3), kept_out, "it is told of what comes after its certificate has ended");
+    assert_eq!(
+        applied(3),
+        kept_out,
+        "it is told of what comes after its certificate has ended"
+    );
     let words = "its certificate has expired: renew it, or set the clocks";
-    assert!(group.log().contains(words), "nobody says why:\n{}", group.log());
+    assert!(
+        group.log().contains(words),
+        "nobody says why:\n{}",
+        group.log()
+    );
     let words = "it says that our certificate has expired: renew it, or set the clocks";
-    assert!(group.log().contains(words), "it does not know why:\n{}", group.log());
+    assert!(
+        group.log().contains(words),
+        "it does not know why:\n{}",
+        group.log()
+    );
 
     group.issue(3, LONG);
     let goal = applied(1);
@@ -47,7 +62,11 @@ async fn expires(group: Group) -> String {
     assert!(back < WITHIN, "only after {back:?}");
     let tally = load.finish(&group).await;
     let slowest = tally.slowest();
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}; {:?}", tally.failures());
+    assert!(
+        slowest < Duration::from_secs(2),
+        "{slowest:?}; {:?}",
+        tally.failures()
+    );
     let lines = tally.acknowledged();
     format!("{lines} lines without it, the slowest in {slowest:?}; back after {back:?}")
 }
@@ -70,14 +89,24 @@ async fn rotates(group: Group) -> String {
         group.issue(number, LONG);
         sleep(Duration::from_secs(1)).await;
     }
-    assert!(turmoil::sim_elapsed().expect("simulated") < LASTS, "too late");
-    let connections = || -> u32 { pairs().map(|(from, to)| group.between(from, to).connections()).sum() };
+    assert!(
+        turmoil::sim_elapsed().expect("simulated") < LASTS,
+        "too late"
+    );
+    let connections = || -> u32 {
+        pairs()
+            .map(|(from, to)| group.between(from, to).connections())
+            .sum()
+    };
     let before = connections();
     while turmoil::sim_elapsed().expect("simulated") < LASTS + Duration::from_secs(2) {
         sleep(Duration::from_millis(100)).await;
     }
     let renewed = connections() - before;
-    assert!(renewed >= 18, "{renewed} connections made: not all links ended with their certificates");
+    assert!(
+        renewed >= 18,
+        "{renewed} connections made: not all links ended with their certificates"
+    );
 
     let (old, new) = (group.authority(), Authority::new());
     for (issuer, trusted) in [
@@ -98,6 +127,12 @@ async fn rotates(group: Group) -> String {
     let (slowest, lines) = (tally.slowest(), tally.acknowledged());
     assert_eq!(tally.failures(), [""; 0]);
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
-    assert!(!group.log().contains("no connection with the peer"), "{}", group.log());
-    format!("{renewed} connections renewed, {lines} lines and none failed, the slowest in {slowest:?}")
+    assert!(
+        !group.log().contains("no connection with the peer"),
+        "{}",
+        group.log()
+    );
+    format!(
+        "{renewed} connections renewed, {lines} lines and none failed, the slowest in {slowest:?}"
+    )
 }

@@ -119,7 +119,10 @@ impl Load {
         for (line, acknowledged) in &*self.tally.lines.borrow() {
             let times = copies.iter().filter(|it| *it == line).count();
             assert!(times <= 1, "{line} was executed {times} times");
-            assert!(!acknowledged || times == 1, "{line} was acknowledged, and is lost");
+            assert!(
+                !acknowledged || times == 1,
+                "{line} was acknowledged, and is lost"
+            );
         }
         self.tally
     }

@@ -71,13 +71,14 @@ pub(crate) struct Group {
 }
 
 struct Inner {
-    setting: Setting,
     folder: TempDir,
     authority: Authority,
     places: Vec<Rc<Place>>,
     /// From each member to each other, and from clients to each member.
     lines: Vec<Rc<Line>>,
     log: Log,
+    /// What is to become of packets between two members, from the next step on.
+    latencies: RefCell<Vec<(usize, usize, Duration)>>,
 }
 
 /// A member's host.
@@ -119,6 +120,7 @@ pub(crate) fn run<F: Future<Output = String> + 'static>(
             Ok(())
         }
     });
+    let watched = group.clone();
     let said = Rc::new(RefCell::new(String::new()));
     let says = said.clone();
     network.client("clients", async move {
@@ -127,6 +129,9 @@ pub(crate) fn run<F: Future<Output = String> + 'static>(
         Ok(())
     });
     while !network.step()? {
+        for (one, two, latency) in watched.inner.latencies.take() {
+            network.set_link_latency(name(one), name(two), latency);
+        }
         std::thread::sleep(PACE);
     }
     Ok(said.take())
@@ -148,7 +153,6 @@ impl Group {
         let clients = (1..=3).map(|to| Line::new(8000 + to as u16, format!("{}:{HTTP}", name(to))));
         let group = Self {
             inner: Rc::new(Inner {
-                setting,
                 folder: folder(),
                 authority: Authority::new(),
                 places: (1..=3)
@@ -161,10 +165,15 @@ impl Group {
                     .collect(),
                 lines: between.chain(clients).collect(),
                 log: Log::default(),
+                latencies: RefCell::default(),
             }),
         };
         for number in 1..=3 {
-            let own = if number == 3 { setting.third_lasts } else { LONG };
+            let own = if number == 3 {
+                setting.third_lasts
+            } else {
+                LONG
+            };
             group.issue(number, own.min(setting.all_last));
             let members = (1..=3).map(|to| PeerAddress {
                 name: name(to),
@@ -311,7 +320,8 @@ impl Group {
 
     /// The same, once it is so.
     pub(crate) async fn until_led(&self) -> usize {
-        self.until("all follow one", || self.leader().is_some()).await;
+        self.until("all follow one", || self.leader().is_some())
+            .await;
         self.leader().expect("seen just now")
     }
 
@@ -323,7 +333,9 @@ impl Group {
 
     /// The line between two members.
     pub(crate) fn between(&self, from: usize, to: usize) -> &Rc<Line> {
-        let at = pairs().position(|it| it == (from, to)).expect("two of three");
+        let at = pairs()
+            .position(|it| it == (from, to))
+            .expect("two of three");
         &self.inner.lines[at]
     }
 
@@ -337,11 +349,19 @@ impl Group {
         (1..=3).map(|it| format!("{}:{HTTP}", name(it))).collect()
     }
 
+    /// Each packet between these two takes so long.
+    pub(crate) fn set_latency(&self, one: usize, two: usize, latency: Duration) {
+        self.inner.latencies.borrow_mut().push((one, two, latency));
+    }
+
     /// Waits for something, and says how long it took.
     pub(crate) async fn until(&self, what: &str, is_so: impl Fn() -> bool) -> Duration {
         let begun = Instant::now();
         while !is_so() {
-            assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{what}: not within {PATIENCE:?}"
+            );
             sleep(LOOK).await;
         }
         begun.elapsed()
@@ -371,7 +391,11 @@ impl Group {
 
 /// All pairs of two members.
 pub(crate) fn pairs() -> impl Iterator<Item = (usize, usize)> {
-    (1..=3).flat_map(|from| (1..=3).map(move |to| (from, to)).filter(|(from, to)| from != to))
+    (1..=3).flat_map(|from| {
+        (1..=3)
+            .map(move |to| (from, to))
+            .filter(|(from, to)| from != to)
+    })
 }
 
 /// In memory where there is such a place: how long a real disk takes has nothing to do with the time here.

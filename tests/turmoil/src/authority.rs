@@ -57,7 +57,8 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        let now = turmoil::since_epoch().map_or_else(SystemTime::now, |it| SystemTime::UNIX_EPOCH + it);
+        let now =
+            turmoil::since_epoch().map_or_else(SystemTime::now, |it| SystemTime::UNIX_EPOCH + it);
         params.not_before = (now - Duration::from_secs(60)).into();
         params.not_after = (now + lasts).into();
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");

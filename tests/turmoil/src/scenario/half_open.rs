@@ -28,14 +28,13 @@ async fn loses(group: Group) -> String {
         let leader = group.until_led().await;
         let followers = group.followers();
         let (other, follower) = (followers[0], followers[1]);
-        let entrances = group.entrances();
         let prefix = match oneway {
             None => "both",
             Some(true) => "there",
             Some(false) => "back",
         };
-        let whole = [entrances[leader - 1].clone(), entrances[other - 1].clone()];
-        let load = Load::start(&whole, Kind::small(prefix, 4));
+        let entrance = group.entrances().swap_remove(leader - 1);
+        let load = Load::start(&[entrance], Kind::small(prefix, 4));
         load.more(50, Duration::from_secs(5)).await;
         load.forget_times();
         match oneway {
@@ -52,11 +51,17 @@ async fn loses(group: Group) -> String {
             })
             .await;
         assert!(back < BACK, "{prefix}: {back:?}");
+        sleep(BACK - back).await;
+        // From now on nothing goes on without it.
+        turmoil::partition(name(leader), name(other));
         load.more(50, Duration::from_secs(5)).await;
         let slowest = load.tally().slowest();
         assert!(slowest < WAIT, "{prefix}: {slowest:?}");
+        turmoil::repair(name(leader), name(other));
         load.finish(&group).await;
-        said.push(format!("{prefix}: back after {back:?}, slowest {slowest:?}"));
+        said.push(format!(
+            "{prefix}: back after {back:?}, slowest {slowest:?}"
+        ));
     }
     said.join("; ")
 }
@@ -79,7 +84,10 @@ async fn falls_silent(group: Group) -> String {
     let load = Load::start(&whole, Kind::small("a", 4));
     load.more(50, Duration::from_secs(5)).await;
     load.forget_times();
-    let lines = [group.between(leader, follower), group.between(follower, leader)];
+    let lines = [
+        group.between(leader, follower),
+        group.between(follower, leader),
+    ];
     let silent: u32 = lines.iter().map(|it| it.silence()).sum();
     assert!(silent >= 6, "only {silent} connections");
     let commit = group.running(leader).node.status().borrow().commit;
@@ -90,11 +98,15 @@ async fn falls_silent(group: Group) -> String {
         .await;
     assert!(back < BACK, "{back:?}");
     let given_up = || -> u32 { lines.iter().map(|it| it.given_up()).sum() };
-    let all = group.until("both sides give up", || given_up() == 2 * silent).await;
+    let all = group
+        .until("both sides give up", || given_up() == 2 * silent)
+        .await;
     assert!(back + all < GIVEN_UP, "{all:?}");
     let tally = load.finish(&group).await;
     let slowest = tally.slowest();
     assert!(slowest < WAIT, "{slowest:?}");
     let all = back + all;
-    format!("{silent} connections given up within {all:?}; back after {back:?}, slowest {slowest:?}")
+    format!(
+        "{silent} connections given up within {all:?}; back after {back:?}, slowest {slowest:?}"
+    )
 }
