@@ -109,12 +109,17 @@ impl Load {
         }
     }
 
-    /// Ends it, and compares with what the copies hold.
-    pub(crate) async fn finish(mut self, group: &Group) -> Rc<Tally> {
+    /// Ends it, when all that was begun is acknowledged.
+    pub(crate) async fn stop(&mut self) {
         self.tally.stopped.set(true);
         while let Some(ended) = self.clients.join_next().await {
             ended.expect("a client does not fail");
         }
+    }
+
+    /// Ends it, and compares with what the copies hold. There must be no other load.
+    pub(crate) async fn finish(mut self, group: &Group) -> Rc<Tally> {
+        self.stop().await;
         let copies = group.settled().await;
         for (line, acknowledged) in &*self.tally.lines.borrow() {
             let times = copies.iter().filter(|it| *it == line).count();

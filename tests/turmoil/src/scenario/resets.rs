@@ -104,7 +104,7 @@ const FROM_CLIENT: [u64; 6] = [0, 1, 40, 300, 6_000, 19_000];
 const TO_CLIENT: [u64; 6] = [0, 1, 40, 1_000, 6_000, 19_000];
 
 /// How long after its first byte a request is cut off that may be under way or answered by then.
-const WAITS_MS: [u64; 5] = [2, 8, 12, 16, 20];
+const WAITS_MS: [u64; 6] = [2, 4, 6, 8, 10, 12];
 
 fn request(id: &str, has_key: bool) -> Request<Full<Bytes>> {
     let body = format!("{id} {}", ".".repeat(PAD));
@@ -171,8 +171,9 @@ async fn clients(group: Group, seed: u64) -> String {
                 line.cut_all();
             };
             let (sent, ()) = tokio::join!(sent, cut);
-            assert!(sent.is_err(), "{id}: {sent:?}");
-            if has_key {
+            if sent.is_ok_and(|it| it.status.is_success()) {
+                whole.push(id);
+            } else if has_key {
                 let other = group.to(entrance % 3 + 1).address();
                 let again = client::send(&other, request(&id, true)).await;
                 assert!(again.is_ok_and(|it| it.status.is_success()), "{id}");
@@ -199,10 +200,14 @@ async fn clients(group: Group, seed: u64) -> String {
     for id in &open {
         assert!(lines.iter().filter(|it| *it == id).count() <= 1, "{id}");
     }
-    let cut = whole.len() + parts.len() + open.len();
+    assert!(
+        open.len() >= 2,
+        "too few were cut off while they were under way"
+    );
+    let (all, beside) = (whole.len() + parts.len() + open.len(), tally.acknowledged());
     format!(
-        "{cut} requests cut, {} lines beside them",
-        tally.acknowledged()
+        "{all} requests, {} of them cut while under way; {beside} lines beside them",
+        open.len()
     )
 }
 

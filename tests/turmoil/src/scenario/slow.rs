@@ -14,6 +14,8 @@ const CARRIES: u64 = 20_000;
 const LASTS: Duration = Duration::from_secs(5);
 /// After that it has caught up.
 const BACK: Duration = Duration::from_secs(8);
+/// By how much a wait differs for reasons of the machine that the test runs on, which writes the logs.
+const NOISE: Duration = Duration::from_millis(40);
 
 /// It carries less than the group is sent.
 pub(crate) fn narrow(seed: u64) -> turmoil::Result<String> {
@@ -59,7 +61,7 @@ async fn behind_a_narrow_link(group: Group) -> String {
         "the link was not slow: only {behind} slots behind"
     );
     assert!(
-        beside < before * 3 / 2 + Duration::from_millis(2),
+        beside < before * 2 + NOISE,
         "{beside:?} beside a slow member, {before:?} without"
     );
     assert!(
@@ -112,17 +114,19 @@ async fn far_away(group: Group) -> String {
     sleep(LASTS / 2).await;
     let beside = load.tally().p95();
     assert!(
-        beside < before * 3 / 2 + Duration::from_millis(2),
+        beside < before * 2 + NOISE,
         "{beside:?} beside a far member, {before:?} without"
     );
-    let there = Load::start(&entrances[far - 1..far], Kind::small("far", 2));
+    let mut there = Load::start(&entrances[far - 1..far], Kind::small("far", 2));
     there.more(10, LASTS * 2).await;
-    assert_eq!(group.leader(), Some(leader), "nobody else leads for that");
-    let there = there.finish(&group).await;
-    let far_write = there.p95();
+    let leads = group.leader();
+    assert_eq!(leads, Some(leader), "nobody else leads for that");
+    there.stop().await;
+    let far_write = there.tally().p95();
     assert!(far_write < FAR_WRITE, "{far_write:?} from far away");
     assert!(far_write > FAR * 2, "{far_write:?}: it was not far away");
     let tally = load.finish(&group).await;
+    there.finish(&group).await;
     let slowest = tally.slowest();
     assert!(
         slowest < Duration::from_secs(1),
