@@ -171,10 +171,11 @@ impl Tally {
         self.took.borrow().iter().max().copied().unwrap_or_default()
     }
 
-    /// Faster than the slowest twentieth.
-    pub(crate) fn p95(&self) -> Duration {
+    /// So many of a hundred took no longer.
+    pub(crate) fn percentile(&self, percent: usize) -> Duration {
         let mut took = self.took.borrow().clone();
         took.sort();
-        took.get(took.len() * 95 / 100).copied().unwrap_or_default()
+        let at = took.len() * percent / 100;
+        took.get(at).copied().unwrap_or_default()
     }
 }

@@ -40,7 +40,7 @@ async fn behind_a_narrow_link(group: Group) -> String {
     load.more(50, LASTS).await;
     load.forget_times();
     sleep(LASTS / 2).await;
-    let (before, lines_before) = (load.tally().p95(), load.tally().acknowledged());
+    let (before, lines_before) = (load.tally().percentile(95), load.tally().acknowledged());
     let flows = |flow| {
         for number in [leader, other] {
             for way in [Way::There, Way::Back] {
@@ -53,7 +53,10 @@ async fn behind_a_narrow_link(group: Group) -> String {
     load.forget_times();
     let sent = load.tally().acknowledged();
     sleep(LASTS).await;
-    let (beside, lines) = (load.tally().p95(), load.tally().acknowledged() - sent);
+    let (beside, lines) = (
+        load.tally().percentile(95),
+        load.tally().acknowledged() - sent,
+    );
     let applied = |number| group.running(number).apply.status().borrow().applied;
     let behind = applied(leader).0 - applied(slow).0;
     assert!(
@@ -106,13 +109,13 @@ async fn far_away(group: Group) -> String {
     load.more(50, LASTS).await;
     load.forget_times();
     sleep(LASTS / 2).await;
-    let before = load.tally().p95();
+    let before = load.tally().percentile(95);
     for number in [leader, other] {
         group.set_latency(number, far, FAR);
     }
     load.forget_times();
-    sleep(LASTS / 2).await;
-    let beside = load.tally().p95();
+    sleep(LASTS).await;
+    let beside = load.tally().percentile(95);
     assert!(
         beside < before * 2 + NOISE,
         "{beside:?} beside a far member, {before:?} without"
@@ -122,7 +125,8 @@ async fn far_away(group: Group) -> String {
     let leads = group.leader();
     assert_eq!(leads, Some(leader), "nobody else leads for that");
     there.stop().await;
-    let far_write = there.tally().p95();
+    // The first ones may find that the copy there has some catching up to do.
+    let far_write = there.tally().percentile(50);
     assert!(far_write < FAR_WRITE, "{far_write:?} from far away");
     assert!(far_write > FAR * 2, "{far_write:?}: it was not far away");
     let tally = load.finish(&group).await;
@@ -133,5 +137,5 @@ async fn far_away(group: Group) -> String {
         "{slowest:?}; {:?}",
         tally.failures()
     );
-    format!("95 % in {beside:?}, {before:?} before; {far_write:?} from far away")
+    format!("95 % in {beside:?}, {before:?} before; half in {far_write:?} from far away")
 }
