@@ -223,6 +223,8 @@ mutants! {
     ExecutedIsToldAsFailed = ("K1", "executed-is-told-as-failed"),
     /// A process knows nothing of what the one before it has promised.
     PromisesAreForgotten = ("K1", "promises-are-forgotten"),
+    /// What a copy has executed silently it keeps, though it promises not to execute it.
+    SilentStateOutlivesPromise = ("K1", "silent-state-outlives-promise"),
     /// A slot that is skipped is executed all the same.
     SkippedSlotsRun = ("K2", "skipped-slots-run"),
     /// A copy begins behind a snapshot that contains a slot which is skipped.

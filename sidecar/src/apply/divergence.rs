@@ -165,6 +165,7 @@ impl Comparer {
                 self.noise.insert(noise.clone());
             }
         }
+        let before = self.reported(member);
         if self.lineages.get(&member) != Some(&batch.lineage) {
             self.enter(member, &batch);
         }
@@ -175,8 +176,8 @@ impl Comparer {
             None => drop(self.over.remove(&member)),
         }
         self.settle_tie();
-        let before = self.reported(member);
-        let through = batch.through.max(before);
+        let from = self.reported(member);
+        let through = batch.through.max(from);
         self.through.insert(member, through);
         let mut heard: BTreeSet<Slot> = BTreeSet::new();
         for (slot, digest) in batch.digests {
@@ -187,8 +188,8 @@ impl Comparer {
                 heard.insert(slot);
             }
         }
-        // Of the others it has nothing to say.
-        let silent = self.pending.range(before.next()..);
+        // Of the others it has nothing to say, nor of what its state came to without it.
+        let silent = self.pending.range(before.min(from).next()..);
         let silent = silent.take_while(|(slot, _)| **slot <= through);
         heard.extend(silent.map(|(slot, _)| *slot));
         self.judge_each(heard);

@@ -360,13 +360,18 @@ impl Judge {
     }
 
     /// Who has executed the slot that is asked about stands at a later one that nobody gets past, and can
-    /// give no state before that is decided.
+    /// give no state before that is decided. It may stand there for an earlier leader's ask alone.
     fn is_overtaken(&self) -> bool {
-        let asked = self.asking.as_ref().map(|it| it.ask.slot);
-        asked.is_some_and(|slot| {
-            let executed = !self.executors(slot).is_empty();
-            executed && self.suspect().is_some_and(|later| later > slot)
-        })
+        let Some(slot) = self.asking.as_ref().map(|it| it.ask.slot) else {
+            return false;
+        };
+        let executors = self.executors(slot);
+        let said = executors.iter().filter_map(|it| self.fresh(*it));
+        let promised = said.flat_map(|it| &it.promises).map(|ask| ask.slot);
+        let promised = promised.filter(|it| !self.skipped.contains(it));
+        let promised = promised.filter(|it| self.executors(*it).is_empty());
+        let mut later = promised.chain(self.suspect());
+        !executors.is_empty() && later.any(|later| later > slot)
     }
 
     /// The first slot that is promised to an ask that is not this judge's present one, nor one that it

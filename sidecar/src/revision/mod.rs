@@ -1,6 +1,10 @@
 //! Has it agreed on that a revision of the app has taken over (rule V1), while this member leads: from
 //! then on it is not taken back any more, and states that it has made are saved.
 //!
+//! One that has answered from its barrier on has taken over when all copies that can be asked answer with it.
+//! A copy may fail there for ever at what another one has executed, and needs a state of that one, which is
+//! not saved before: after a while those that answer are enough.
+//!
 //! One that runs along silently takes over when it has caught up on half of the copies, or on one if none
 //! can answer any more, and when all that was chosen by then was compared and nothing went otherwise with
 //! it. If something did, that is agreed on instead, and a person decides.
@@ -30,15 +34,17 @@ use crate::poison::tellable;
 #[doc(hidden)]
 pub mod sim {
     pub use super::along::{Ready, Sided};
-    pub use super::{Copy, Said, are_most, copy, is_done};
+    pub use super::{Copy, Said, answers, copy, is_done};
 }
 
 const LOOK: Duration = Duration::from_millis(500);
 /// Longest wait for another member's word.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// For so long more than half of the copies wait for the others: nothing is saved meanwhile, and the log
-/// grows.
+/// For so long those copies that answer with it wait for the others: nothing is saved meanwhile, the log
+/// grows, and a copy that needs the state of one that answers does not get it.
 const REST: Duration = Duration::from_secs(60);
+/// The same where they are fewer than half: more is taken for a revision that may be taken back.
+const LONG_REST: Duration = Duration::from_secs(300);
 
 /// See the module's documentation.
 pub(crate) struct TakingOver {
@@ -91,8 +97,8 @@ impl TakingOver {
     pub(crate) async fn run(self) {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Since when more than half of the copies run this revision.
-        let mut most: Option<(u64, Instant)> = None;
+        // Since when this revision answers.
+        let mut answering: Option<(u64, Instant)> = None;
         let mut ready = Ready::default();
         let begun = Instant::now();
         loop {
@@ -100,9 +106,9 @@ impl TakingOver {
             let status = self.node.status().borrow().clone();
             let known = self.apply.status().borrow().revision;
             let number = known.in_force;
-            most.take_if(|(of, _)| *of != number);
+            answering.take_if(|(of, _)| *of != number);
             if status.leader != Some(status.member) || !known.is_unfinished {
-                most = None;
+                answering = None;
                 ready = Ready::default();
                 continue;
             }
@@ -114,11 +120,11 @@ impl TakingOver {
             let said = self.ask(&status).await;
             let copies = said.iter().map(|it| copy(it.as_ref(), number));
             let copies: Vec<Copy> = copies.collect();
-            if !are_most(&copies) {
-                most = None;
+            if !answers(&copies) {
+                answering = None;
                 continue;
             }
-            let (_, since) = *most.get_or_insert_with(|| (number, Instant::now()));
+            let (_, since) = *answering.get_or_insert_with(|| (number, Instant::now()));
             if is_done(&copies, since.elapsed()) {
                 self.propose_done(number);
             }
@@ -239,14 +245,18 @@ pub fn copy(said: Option<&Said>, number: u64) -> Copy {
     }
 }
 
-/// More than half of the copies answer with it.
-pub fn are_most(copies: &[Copy]) -> bool {
-    copies.iter().filter(|it| **it == Copy::Over).count() > copies.len() / 2
+/// A copy answers with it.
+pub fn answers(copies: &[Copy]) -> bool {
+    copies.contains(&Copy::Over)
 }
 
-/// All that can be asked, or more than half for a while. `most`: for how long these have run it.
-pub fn is_done(copies: &[Copy], most: Duration) -> bool {
-    are_most(copies) && (!copies.contains(&Copy::Behind) || most >= REST)
+/// All that can be asked, which are more than half; or, since none of an earlier revision can answer any more,
+/// whichever there are after a while. `answering`: for how long there have been some.
+pub fn is_done(copies: &[Copy], answering: Duration) -> bool {
+    let over = copies.iter().filter(|it| **it == Copy::Over).count();
+    let all = 2 * over > copies.len() && !copies.contains(&Copy::Behind);
+    let half = 2 * over >= copies.len();
+    all || (over > 0 && answering >= if half { REST } else { LONG_REST })
 }
 
 #[cfg(test)]
@@ -255,21 +265,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_revision_is_done_when_all_copies_run_it_or_most_of_them_for_a_while() {
-        let short = Duration::ZERO;
-        for (copies, at_once, later) in [
-            (&[Over, Over, Over][..], true, true),
-            (&[Over], true, true),
-            (&[Over, Over, Away], true, true),
-            (&[Over, Over, Behind], false, true),
-            (&[Over, Away, Away], false, false),
-            (&[Over, Behind, Behind], false, false),
-            (&[Over, Behind], false, false),
-            (&[Behind], false, false),
-            (&[], false, false),
+    fn a_revision_is_done_when_all_copies_run_it_or_some_have_for_a_while() {
+        // At once, after a while, after long.
+        for (copies, at) in [
+            (&[Over, Over, Over][..], [true, true, true]),
+            (&[Over], [true, true, true]),
+            (&[Over, Over, Away], [true, true, true]),
+            (&[Over, Over, Behind], [false, true, true]),
+            (&[Over, Behind], [false, true, true]),
+            (&[Over, Away], [false, true, true]),
+            (&[Over, Away, Away], [false, false, true]),
+            (&[Over, Behind, Behind], [false, false, true]),
+            (&[Behind], [false, false, false]),
+            (&[], [false, false, false]),
         ] {
-            assert_eq!(is_done(copies, short), at_once, "{copies:?}");
-            assert_eq!(is_done(copies, REST), later, "{copies:?}");
+            let found = [Duration::ZERO, REST, LONG_REST].map(|it| is_done(copies, it));
+            assert_eq!(found, at, "{copies:?}");
         }
     }
 

@@ -390,6 +390,10 @@ impl World {
             self.send_reply(attempt, Reply::Astray { slot: Slot::ZERO });
             return Ok(());
         };
+        let applied = host.process.as_ref().map(|it| it.copy.machine.applied());
+        let contained = host.app.state().poisonous().iter().copied();
+        let contained = contained.filter(|it| Some(*it) <= applied);
+        self.checks.shows(contained);
         self.send_reply(
             attempt,
             Reply::Read {

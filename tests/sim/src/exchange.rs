@@ -135,7 +135,7 @@ impl World {
     fn fate(&mut self, member: usize, slot: Slot, work: Work) -> Fate {
         let calm = self.calm;
         // Without snapshots nothing but a better app helps a copy past what another has executed.
-        let executed = self.checks.applied.effect(slot).is_some();
+        let executed = self.checks.was_executed(slot);
         let mended = calm && executed && self.swarm.snapshot_slots == 0;
         let mut strikes = |on: On| match on {
             On::All => !mended,
@@ -184,7 +184,7 @@ impl World {
             return;
         }
         let noise = self
-            .strays(member, slot)
+            .strays(member, slot, work)
             .then(|| self.dice.range(1, u64::MAX));
         let Host { app, exchange, .. } = &mut self.hosts[member];
         if let Some(noise) = noise {
@@ -264,6 +264,11 @@ impl World {
             has_none_of(member, skipped, host.app.state())?;
         }
         let (slot, work) = (it.slot, it.work);
+        if !silent {
+            let contained = host.app.state().poisonous().iter().copied();
+            let contained = contained.filter(|it| *it < slot);
+            self.checks.shows(contained.chain([slot]));
+        }
         let at = (slot, fold.admitted());
         self.checks
             .revisions

@@ -2,12 +2,13 @@
 //! It is one copy at a time, and most others execute that request rightly, so that there is a majority
 //! that knows better.
 //!
-//! Until it is found no process ends: the digests of that slot are in memory only, and where they are lost
-//! nobody can know (rule N2). Where no majority is heard at one time, which copies that were made anew may
+//! Until it is found no process ends, and no other revision of the app begins: the digests of that slot are
+//! in memory only, and where they are lost nobody can know (rule N2). Where no majority is heard at one time, which copies that were made anew may
 //! bring about, a person replaces the copy that is wrong.
 
 use synod_paxos::{Role, Slot};
 
+use crate::app::{Poison, Work};
 use crate::calendar::Event;
 use crate::copy::Ledger;
 use crate::coverage::Sight;
@@ -36,9 +37,13 @@ impl World {
         self.hosts[member].app.strays = true;
     }
 
-    /// Whether the app is to execute this slot otherwise than it should.
-    pub(crate) fn strays(&mut self, member: usize, slot: Slot) -> bool {
+    /// Whether the app is to execute this slot otherwise than it should. A request that ends apps is not
+    /// chosen: where all others execute it and die before they answer, there is nothing to compare.
+    pub(crate) fn strays(&mut self, member: usize, slot: Slot, work: Work) -> bool {
         if !self.hosts[member].app.strays || self.calm || self.checks.was_executed(slot) {
+            return false;
+        }
+        if work.poison != Poison::None {
             return false;
         }
         if self.odd.is_some() || !self.majority_is_right_without(member) {
@@ -55,19 +60,28 @@ impl World {
         true
     }
 
-    /// Enough copies are there without this one, and stay.
+    /// Enough copies of its revision are there without this one, and stay.
     fn majority_is_right_without(&self, member: usize) -> bool {
+        let revision = |it: usize| {
+            let process = self.hosts[it].process.as_ref()?;
+            let known = process.copy.machine.revision_status();
+            (!known.is_unfinished).then_some((known.in_force, known.running?))
+        };
         let configuration = self.checks.chosen.epochs.latest();
         let members = configuration.members.iter();
         let copies = members.filter(|it| it.role != Role::Witness);
         let copies: Vec<usize> = copies.map(|it| index_of(it.id)).collect();
         let there = |it: &&usize| {
-            let host = &self.hosts[**it];
-            **it != member && host.process.is_some() && host.app.up
+            let process = self.hosts[**it].process.as_ref();
+            let serves = process.is_some_and(|it| it.copy.machine.serving());
+            **it != member && serves && revision(**it) == revision(member)
         };
         let right = copies.iter().filter(there).count();
         let settled = self.swarm.membership.is_none() || self.is_settled(configuration);
-        copies.contains(&member) && right > copies.len() / 2 && settled
+        copies.contains(&member)
+            && revision(member).is_some()
+            && right > copies.len() / 2
+            && settled
     }
 
     /// Nobody may end a process now.

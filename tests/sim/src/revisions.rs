@@ -29,8 +29,8 @@ const BEGINS_NS: u64 = 60_000_000_000;
 #[derive(Debug, Default)]
 pub(crate) struct TakingOver {
     ready: Ready,
-    /// Since when more than half of the copies run this revision.
-    most: Option<(u64, u64)>,
+    /// Since when this revision answers.
+    answering: Option<(u64, u64)>,
 }
 
 /// What the machine must know of whatever listens before it sees it.
@@ -55,6 +55,9 @@ impl World {
         };
         let gap = self.dice.gap(revising.every_ns);
         self.plan(gap, Event::Revise);
+        if self.is_looked_for() {
+            return Ok(());
+        }
         let Some((member, known)) = self.leader_knows() else {
             return Ok(());
         };
@@ -154,20 +157,19 @@ impl World {
 
 impl World {
     /// The revision that the next app on this machine is of, as its member says; or the last one, if
-    /// nobody can tell.
+    /// nobody can tell. What may not run along is asked for once.
     pub(crate) fn due_revision(&mut self, member: usize) -> u64 {
         let host = &mut self.hosts[member];
         if let Some(process) = &host.process {
             let known = process.copy.machine.revision_status();
             if known.is_known {
-                if known.silent.is_none() {
-                    host.along = None;
-                }
                 let along = host.along.filter(|it| known.may == Some(*it));
                 host.offered = along.unwrap_or(known.due);
             }
         }
-        host.offered
+        let offered = host.offered;
+        host.along.take_if(|it| *it != offered);
+        offered
     }
 
     /// How that one behaves.
@@ -186,6 +188,9 @@ impl World {
     /// do, and never the last that answers.
     pub(crate) fn roll(&mut self) -> Result<(), Violation> {
         self.plan(ROLL_NS, Event::Roll);
+        if self.is_looked_for() {
+            return Ok(());
+        }
         let Some((leader, known)) = self.leader_knows() else {
             return Ok(());
         };
@@ -298,7 +303,7 @@ impl World {
         let taking_over = &mut term.taking_over;
         let number = known.in_force;
         if let Some((silent, _)) = known.silent {
-            taking_over.most = None;
+            taking_over.answering = None;
             if let Some(found) = found {
                 let disagrees = RevisionDisagrees {
                     number: silent,
@@ -323,14 +328,14 @@ impl World {
             return;
         }
         taking_over.ready = Ready::default();
-        taking_over.most.take_if(|(of, _)| *of != number);
+        taking_over.answering.take_if(|(of, _)| *of != number);
         let copies = said.iter().map(|it| sim::copy(it.as_ref(), number));
         let copies: Vec<sim::Copy> = copies.collect();
-        if !sim::are_most(&copies) {
-            taking_over.most = None;
+        if !sim::answers(&copies) {
+            taking_over.answering = None;
             return;
         }
-        let (_, since_ns) = *taking_over.most.get_or_insert((number, self.now_ns));
+        let (_, since_ns) = *taking_over.answering.get_or_insert((number, self.now_ns));
         if sim::is_done(&copies, Duration::from_nanos(self.now_ns - since_ns)) {
             self.propose_done(member, number, false);
         }

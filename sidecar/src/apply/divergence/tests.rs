@@ -529,6 +529,22 @@ fn digests_that_are_lost_hold_nothing_up() {
     assert_eq!(verdicts(&mut comparer), [told]);
 }
 
+/// Seed 20272044 of the simulator: the third could not get past a request, and was given a state from behind
+/// the slot where the others differ.
+#[test]
+fn where_others_differ_they_do_also_when_the_last_copy_passes_it_by_with_another_state() {
+    let mut comparer = comparer(3, OnDivergence::Quarantine);
+    says(&mut comparer, 1, 2, &usual());
+    says(&mut comparer, 2, 2, &other_body("x"));
+    says_nothing(&mut comparer, 1, 9);
+    says_nothing(&mut comparer, 2, 9);
+    assert_eq!(verdicts(&mut comparer), []);
+    rebuilt(&mut comparer, 3, 7);
+    let told = no_majority(2, 2, Part::Body, true);
+    assert_eq!(verdicts(&mut comparer), [told]);
+    assert_eq!(comparer.verified(id(2)), Slot(1));
+}
+
 #[test]
 fn a_single_copy_needs_no_other() {
     let mut comparer = comparer(1, OnDivergence::Quarantine);

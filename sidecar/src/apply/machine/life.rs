@@ -191,10 +191,10 @@ impl Machine {
             "nothing is executed from what was forgotten"
         );
         // What a copy has executed silently nobody was answered.
-        let answered = if self.is_silent_at(slot) {
-            slot.min(self.base)
-        } else {
+        let answered = if self.shows(slot) {
             slot
+        } else {
+            slot.min(self.base)
         };
         if let Some(Interrupted {
             in_flight,
@@ -203,6 +203,7 @@ impl Machine {
         }) = self.interrupted
             && self.answered < in_flight.slot
             && in_flight.slot <= answered
+            && !self.is_silent_at(in_flight.slot)
         {
             self.answer(id, in_flight.slot, Outcome::Executed);
         }

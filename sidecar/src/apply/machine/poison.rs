@@ -37,6 +37,12 @@ impl Machine {
             if let App::Running(instance) = self.app {
                 self.condemn(instance);
             }
+        } else if let App::Running(instance) = self.app
+            && ask.slot <= self.applied
+            && !planted(Mutant::SilentStateOutlivesPromise)
+        {
+            // It was executed silently (rule V1), and the state that contains it might take over.
+            self.throw_away(instance);
         }
         Some(match self.was_sent(ask.slot) {
             // Sent in this life, perhaps; but one that nothing is known of may have answered it.

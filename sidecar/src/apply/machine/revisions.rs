@@ -307,6 +307,13 @@ impl Machine {
         }
         self.is_silent() || through.is_some_and(|through| slot <= *through)
     }
+
+    /// Clients may see this copy's state of this slot: also the one with which it has just taken over, though
+    /// what that contains it has executed silently.
+    pub(super) fn shows(&self, slot: Slot) -> bool {
+        let through = self.revisions.silent.get(&self.revisions.app);
+        !self.is_silent_at(slot) || (!self.is_silent() && through == Some(&slot))
+    }
 }
 
 impl Machine {
@@ -433,8 +440,8 @@ impl Machine {
         if self.revisions.app == number {
             // No read sees what the old one has made.
             self.target = self.target.max(here);
-            if self.app_runs() && self.applied > here {
-                // An earlier life has done, and answered, more than that.
+            if self.app_runs() && self.applied >= here {
+                // An earlier life has come so far, and what it had made was seen.
                 self.answered = self.answered.max(self.applied);
                 self.answered_before = self.answered_before.max(self.applied);
             }

@@ -196,7 +196,7 @@ impl Machine {
 
     /// The state that answers contains all up to this slot, also what its revision has executed silently.
     pub(super) fn note_answered(&mut self, slot: Slot) {
-        if slot > self.answered && !self.is_silent_at(slot) {
+        if slot > self.answered && self.shows(slot) {
             self.answered = slot;
             self.answer_repeats(slot);
         }

@@ -455,3 +455,36 @@ fn k1_what_another_has_executed_does_not_hold_up_the_decision_about_a_later_slot
     assert!(steps.contains(&Step::Free { to, ask: ask(1) }), "{steps:?}");
     assert_eq!(asked(&steps), [(1, later), (2, later), (3, later)]);
 }
+
+/// Seed 20261773 of the simulator: the one copy that had executed a slot had promised another leader not to
+/// execute a later one, and had failed at nothing since its app was started again.
+#[test]
+fn k1_nor_does_it_where_only_an_earlier_leader_has_asked_about_the_later_one() {
+    let has_snapshots = true;
+    let mut bench = Bench::new(Rules {
+        has_snapshots,
+        ..rules()
+    });
+    bench.judge.handle_settled();
+    let earlier = |slot| Ask {
+        slot: Slot(slot),
+        ballot: ballot(6),
+        number: 1,
+    };
+    bench.executes(1);
+    bench.said.get_mut(&1).unwrap().promises = vec![earlier(6)];
+    bench.said.get_mut(&2).unwrap().promises = vec![earlier(5)];
+    assert_eq!(asked(&bench.poll(0)).len(), 3);
+    bench.answer(1, ask(1), Standing::Applied);
+    bench.answer(2, ask(1), Standing::Unknown);
+    bench.answer(3, ask(1), Standing::Unknown);
+    let later = Ask {
+        slot: Slot(6),
+        ..ask(2)
+    };
+    let steps = bench.poll(100);
+    for to in [2, 3].map(MemberId) {
+        assert!(steps.contains(&Step::Free { to, ask: ask(1) }), "{steps:?}");
+    }
+    assert_eq!(asked(&steps), [(1, later), (2, later), (3, later)]);
+}

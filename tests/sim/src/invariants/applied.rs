@@ -123,10 +123,10 @@ impl Applied {
         Err(Violation::new("N1", text))
     }
 
-    /// What executing this slot did, whatever skips were known.
-    pub(crate) fn effect(&self, slot: Slot) -> Option<&Effect> {
-        let mut skips = self.highest.keys().copied();
-        skips.find_map(|skips| self.effects.get(&(skips, slot)))
+    /// What executing this slot did, on copies that knew of some skips or others.
+    pub(crate) fn effects(&self, slot: Slot) -> impl Iterator<Item = &Effect> {
+        let skips = self.highest.keys();
+        skips.filter_map(move |skips| self.effects.get(&(*skips, slot)))
     }
 }
 

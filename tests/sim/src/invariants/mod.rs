@@ -64,6 +64,8 @@ pub(crate) struct Checks {
     pub(crate) once: Once,
     pub(crate) answers: Answers,
     pub(crate) revisions: Revisions,
+    /// Slots whose effects clients have seen, or may have.
+    shown: BTreeSet<Slot>,
     /// Slots that nobody executes, and whether somebody may have been told otherwise.
     skips: BTreeMap<Slot, bool>,
     /// What they hold.
@@ -103,6 +105,7 @@ impl Checks {
             once: Once::default(),
             answers: Answers::new(registers),
             revisions: Revisions::new(),
+            shown: BTreeSet::new(),
             skips: BTreeMap::new(),
             skipped_ops: BTreeSet::new(),
         }
@@ -232,9 +235,14 @@ impl Checks {
         Err(Violation::new("K1", text))
     }
 
+    /// A client was answered, or may be, out of a state that contains these slots.
+    pub(crate) fn shows(&mut self, slots: impl IntoIterator<Item = Slot>) {
+        self.shown.extend(slots);
+    }
+
     /// Some copy has executed the slot.
     pub(crate) fn was_executed(&self, slot: Slot) -> bool {
-        self.applied.effect(slot).is_some()
+        self.applied.effects(slot).next().is_some()
     }
 
     /// A client was told what a copy that has gone astray has made of its write; of a read: slot 0.
@@ -254,14 +262,13 @@ impl Checks {
             let text = format!("members disagree about the skip of slot {slot}");
             return Err(Violation::new("I6", text));
         }
-        let executed = self.applied.effect(slot).is_some();
-        if executed && !unsure {
+        if self.shown.contains(&slot) && !unsure {
             let text = format!("slot {slot} was executed, perhaps answered, and is skipped");
             return Err(Violation::new("K1", text));
         }
         self.skips.insert(slot, unsure);
         self.skipped_ops.insert(op);
-        self.answers.skipped(slot, executed);
+        self.answers.skipped(slot, unsure);
         Ok(true)
     }
 

@@ -216,6 +216,7 @@ fn copies_that_differ_are_seen_by_result_by_history_and_by_what_they_left_out() 
 fn a_skip_of_what_was_executed_or_what_is_executed_in_spite_of_it_is_seen() {
     let (none, effect) = (BTreeSet::new(), effect_of(8, 3));
     let mut checks = two_writes();
+    checks.shows([Slot(2)]);
     assert_eq!(broken(checks.skipped(Slot(2), false, 8).map(drop)), "K1");
     assert!(checks.skipped(Slot(3), false, 9).unwrap());
     assert!(!checks.skipped(Slot(3), false, 9).unwrap());

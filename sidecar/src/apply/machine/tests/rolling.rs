@@ -231,7 +231,7 @@ fn a_repeat_waits_for_a_copy_that_answers() {
         outcome: Outcome::Replayed,
         first_answerer: Some(id(7).member),
     });
-    assert_eq!(answers, [executed(10, 10), replayed]);
+    assert_eq!(answers, [replayed, executed(10, 10)]);
 }
 
 #[test]
@@ -418,6 +418,40 @@ fn who_asks_about_a_slot_that_fails_hears_nothing_of_what_was_executed_silently(
     begin_with(&mut bench, 4, 0, 4);
     assert_eq!(bench.machine.progress().failed, None);
     assert_eq!(bench.run().0, [5, 6, 7]);
+}
+
+/// Else it would take over with what is about to be skipped.
+#[test]
+fn k1_what_was_executed_silently_is_void_once_it_is_promised_not_to_be_executed() {
+    let mut bench = along();
+    bench.choose(7, &request());
+    bench.choose(8, &request());
+    bench.run();
+    assert_ne!(asked(&mut bench, 7), Some(Standing::Applied));
+    assert!(stops(&bench.step()));
+    assert_eq!(asked(&mut bench, 6), Some(Standing::Applied));
+    bench.choose_revision_done(1);
+    begin_with(&mut bench, 3, 1, 4);
+    assert_eq!(bench.run().0, [5, 6]);
+    assert!(!bench.machine.serving());
+    bench.choose_skip(7);
+    assert_eq!(bench.run().0, [8]);
+    assert!(bench.machine.serving());
+}
+
+/// From then on reads show it.
+#[test]
+fn k1_what_was_executed_silently_counts_as_executed_where_that_one_takes_over() {
+    let mut bench = along();
+    bench.choose(7, &request());
+    bench.choose(8, &request());
+    bench.run();
+    assert_eq!(bench.machine.executed(), Slot(6));
+    bench.choose_revision_done(1);
+    assert_eq!(bench.run().1, []);
+    assert!(bench.machine.serving());
+    assert_eq!(bench.machine.executed(), Slot(9));
+    assert_eq!(asked(&mut bench, 7), Some(Standing::Applied));
 }
 
 #[test]
