@@ -18,11 +18,15 @@ mod scenario;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
 use crate::scenario::{ALL, Scenario};
+
+/// In real time, of one run.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The sidecar in a simulated network.
 #[derive(Debug, Parser)]
@@ -71,9 +75,18 @@ fn main() -> ExitCode {
 }
 
 /// Runs one, and says what came of it.
-fn tell(Scenario { name, run }: &Scenario, seed: u64) -> bool {
+fn tell(&Scenario { name, run }: &Scenario, seed: u64) -> bool {
     let begun = Instant::now();
+    let (ended, has_ended) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        // A task that blocks its thread stops the simulation, and nothing in it could say so.
+        if has_ended.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{name}, seed {seed}: it stands still");
+            std::process::abort();
+        }
+    });
     let result = catch_unwind(AssertUnwindSafe(|| run(seed)));
+    drop(ended);
     let seconds = begun.elapsed().as_secs_f64();
     let error = match result {
         Ok(Ok(said)) => {
