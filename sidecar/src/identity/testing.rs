@@ -7,11 +7,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     SanType,
 };
-
 use rustls::pki_types::CertificateDer;
 
 use super::Names;
 use crate::config::Tls;
+use crate::node::clock;
 
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -62,7 +62,8 @@ impl Authority {
     pub(crate) fn certificate(&self, lasts: Duration) -> CertificateDer<'static> {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::new(Vec::new()).expect("params");
-        params.not_after = (SystemTime::now() + lasts).into();
+        let now = Duration::from_nanos(clock::now().wall_ns);
+        params.not_after = (SystemTime::UNIX_EPOCH + now + lasts).into();
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         certificate.into()
     }

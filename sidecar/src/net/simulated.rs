@@ -41,7 +41,6 @@ thread_local! {
 }
 
 /// The sockets that take connections to this address: each by a number that no other ever has.
-#[expect(clippy::unnecessary_wraps, reason = "as the system's")]
 pub(crate) fn listening(address: SocketAddr) -> io::Result<Vec<NonZeroU64>> {
     let host = Handle::current().id();
     LISTENING.with_borrow(|(_, all)| {

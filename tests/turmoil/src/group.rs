@@ -142,6 +142,16 @@ pub(crate) fn name(number: usize) -> String {
     format!("notes-{number}")
 }
 
+/// Where clients find a member.
+pub(crate) fn entrance(number: usize) -> String {
+    format!("{}:{HTTP}", name(number))
+}
+
+/// Where they find each.
+pub(crate) fn entrances() -> Vec<String> {
+    (1..=3).map(entrance).collect()
+}
+
 // === impl Group ===
 
 impl Group {
@@ -342,11 +352,6 @@ impl Group {
     /// The line from clients to a member.
     pub(crate) fn to(&self, number: usize) -> &Rc<Line> {
         &self.inner.lines[pairs().count() + number - 1]
-    }
-
-    /// Where clients find each member.
-    pub(crate) fn entrances(&self) -> Vec<String> {
-        (1..=3).map(|it| format!("{}:{HTTP}", name(it))).collect()
     }
 
     /// Each packet between these two takes so long.

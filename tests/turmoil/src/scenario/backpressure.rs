@@ -8,7 +8,7 @@ use synod_sidecar::net::TcpStream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::group::{self, Group, Setting};
+use crate::group::{self, Group, Setting, entrance, entrances};
 use crate::load::{Kind, Load};
 use crate::relay::{Flow, Way};
 
@@ -24,8 +24,8 @@ pub(crate) fn of_a_client(seed: u64) -> turmoil::Result<String> {
 }
 
 async fn client(group: Group) -> String {
-    let load = Load::start(&group.entrances(), Kind::small("a", 4));
-    let entrance = &group.entrances()[0];
+    let load = Load::start(&entrances(), Kind::small("a", 4));
+    let entrance = entrance(1);
     let produced = || group.place(1).copy.produced.get();
     let head = format!("GET /much HTTP/1.1\r\nhost: a\r\npad: {MUCH}\r\n\r\n");
     let mut stream = TcpStream::connect(entrance.as_str())
@@ -63,8 +63,8 @@ pub(crate) fn of_the_app(seed: u64) -> turmoil::Result<String> {
 }
 
 async fn app(group: Group) -> String {
-    let load = Load::start(&group.entrances(), Kind::small("a", 4));
-    let entrance = &group.entrances()[0];
+    let load = Load::start(&entrances(), Kind::small("a", 4));
+    let entrance = entrance(1);
     let copy = &group.place(1).copy;
     let head = format!("POST /sink HTTP/1.1\r\nhost: a\r\ncontent-length: {MUCH}\r\n\r\n");
     let stream = TcpStream::connect(entrance.as_str())
@@ -125,8 +125,7 @@ async fn follower(group: Group) -> String {
     let leader = group.until_led().await;
     let followers = group.followers();
     let (other, deaf) = (followers[0], followers[1]);
-    let entrances = group.entrances();
-    let fast = [entrances[leader - 1].clone(), entrances[other - 1].clone()];
+    let fast = [entrance(leader), entrance(other)];
     let kind = Kind {
         pad: LINE_BYTES,
         ..Kind::small("large", 4)

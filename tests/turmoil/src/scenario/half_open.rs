@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::group::{self, Group, Setting, name};
+use crate::group::{self, Group, Setting, entrance, name};
 use crate::load::{Kind, Load};
 
 /// As long as packets are lost.
@@ -33,8 +33,7 @@ async fn loses(group: Group) -> String {
             Some(true) => "there",
             Some(false) => "back",
         };
-        let entrance = group.entrances().swap_remove(leader - 1);
-        let load = Load::start(&[entrance], Kind::small(prefix, 4));
+        let load = Load::start(&[entrance(leader)], Kind::small(prefix, 4));
         load.more(50, Duration::from_secs(5)).await;
         load.forget_times();
         match oneway {
@@ -51,7 +50,7 @@ async fn loses(group: Group) -> String {
             })
             .await;
         assert!(back < BACK, "{prefix}: {back:?}");
-        sleep(BACK - back).await;
+        sleep(BACK.saturating_sub(back)).await;
         // From now on nothing goes on without it.
         turmoil::partition(name(leader), name(other));
         load.more(50, Duration::from_secs(5)).await;
@@ -79,8 +78,7 @@ async fn falls_silent(group: Group) -> String {
     let leader = group.until_led().await;
     let followers = group.followers();
     let (other, follower) = (followers[0], followers[1]);
-    let entrances = group.entrances();
-    let whole = [entrances[leader - 1].clone(), entrances[other - 1].clone()];
+    let whole = [entrance(leader), entrance(other)];
     let load = Load::start(&whole, Kind::small("a", 4));
     load.more(50, Duration::from_secs(5)).await;
     load.forget_times();

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::app::Break;
 use crate::client;
-use crate::group::{self, Group, Setting, pairs};
+use crate::group::{self, Group, Setting, entrances, pairs};
 use crate::load::{Kind, Load};
 use crate::relay::{Cut, Way};
 
@@ -45,7 +45,7 @@ pub(crate) fn of_members(seed: u64) -> turmoil::Result<String> {
 
 async fn members(group: Group, seed: u64) -> String {
     let mut random = StdRng::seed_from_u64(seed);
-    let load = Load::start(&group.entrances(), Kind::small("a", 4));
+    let load = Load::start(&entrances(), Kind::small("a", 4));
     load.more(20, WAIT).await;
     load.forget_times();
     let there = FROM_DIALLER.map(|it| (Way::There, it));
@@ -124,7 +124,7 @@ pub(crate) fn of_clients(seed: u64) -> turmoil::Result<String> {
 
 async fn clients(group: Group, seed: u64) -> String {
     let mut random = StdRng::seed_from_u64(seed);
-    let load = Load::start(&group.entrances(), Kind::small("a", 2));
+    let load = Load::start(&entrances(), Kind::small("a", 2));
     let there = FROM_CLIENT.map(|it| (Way::There, it));
     let back = TO_CLIENT.map(|it| (Way::Back, it));
     // Those that came whole, those that did not, and those that may or may not have.
@@ -217,7 +217,7 @@ pub(crate) fn of_the_app(seed: u64) -> turmoil::Result<String> {
 
 async fn app(group: Group, seed: u64) -> String {
     let mut random = StdRng::seed_from_u64(seed);
-    let load = Load::start(&group.entrances(), Kind::small("a", 4));
+    let load = Load::start(&entrances(), Kind::small("a", 4));
     load.more(20, WAIT).await;
     let mut broken = 0;
     for breaks in [Break::BeforeExecution, Break::BeforeAnswer, Break::InAnswer] {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::group::{self, Group, Setting};
+use crate::group::{self, Group, Setting, entrance};
 use crate::load::{Kind, Load};
 use crate::relay::{Flow, Way};
 
@@ -30,12 +30,11 @@ async fn behind_a_narrow_link(group: Group) -> String {
     let leader = group.until_led().await;
     let followers = group.followers();
     let (other, slow) = (followers[0], followers[1]);
-    let entrances = group.entrances();
     let kind = Kind {
         pad: 2_000,
         ..Kind::small("a", 8)
     };
-    let fast = [entrances[leader - 1].clone(), entrances[other - 1].clone()];
+    let fast = [entrance(leader), entrance(other)];
     let load = Load::start(&fast, kind);
     load.more(50, LASTS).await;
     load.forget_times();
@@ -103,8 +102,7 @@ async fn far_away(group: Group) -> String {
     let leader = group.until_led().await;
     let followers = group.followers();
     let (other, far) = (followers[0], followers[1]);
-    let entrances = group.entrances();
-    let near = [entrances[leader - 1].clone(), entrances[other - 1].clone()];
+    let near = [entrance(leader), entrance(other)];
     let load = Load::start(&near, Kind::small("near", 8));
     load.more(50, LASTS).await;
     load.forget_times();
@@ -120,7 +118,7 @@ async fn far_away(group: Group) -> String {
         beside < before * 2 + NOISE,
         "{beside:?} beside a far member, {before:?} without"
     );
-    let mut there = Load::start(&entrances[far - 1..far], Kind::small("far", 2));
+    let mut there = Load::start(&[entrance(far)], Kind::small("far", 2));
     there.more(10, LASTS * 2).await;
     let leads = group.leader();
     assert_eq!(leads, Some(leader), "nobody else leads for that");
