@@ -19,6 +19,7 @@ pub mod identity;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod ingress;
 pub mod keeper;
+pub mod net;
 #[expect(clippy::disallowed_methods, reason = "a shell: reads clocks")]
 pub mod node;
 pub mod poison;

@@ -14,7 +14,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Unit;
 use synod_paxos::{MemberId, Role};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +25,7 @@ use super::health::{self, AppProbe};
 use super::lifecycle::{self, Refused};
 use super::observer::{LOOK_EVERY, Observer};
 use super::status::{Bypass, Disagreement, Revision, Status, WAITING_ON, Waiting};
+use crate::net::TcpListener;
 use crate::node::{Description, NodeStatus};
 
 /// For a client to say what it wants, also between two requests.

@@ -1,10 +1,12 @@
 //! Which process is the app (rule A4): told by the sockets that listen at its address.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::net;
 
 /// One start of the app: the inode of a socket that listened when it was first seen. The kernel uses
 /// no inode of a socket twice while the machine is up.
@@ -34,11 +36,6 @@ impl fmt::Display for Instance {
     }
 }
 
-/// The kernel's tables of this network namespace, and whether they hold addresses of version 6.
-pub(super) const TABLES: [(&str, bool); 2] = [("/proc/net/tcp", false), ("/proc/net/tcp6", true)];
-/// State of a listening socket in them.
-const LISTEN: &str = "0A";
-
 // === impl Listeners ===
 
 impl Listeners {
@@ -58,7 +55,7 @@ impl Listeners {
 
     /// Who listens in this network namespace; `None`: nobody. An error says nothing about the app.
     pub(super) fn look(&self) -> io::Result<Option<Instance>> {
-        let inodes = listening(self.address)?;
+        let inodes = net::listening(self.address)?;
         Ok(self.known().judge(inodes))
     }
 
@@ -91,72 +88,6 @@ impl Known {
         self.inodes = inodes;
         self.instance
     }
-}
-
-fn listening(address: SocketAddr) -> io::Result<Vec<NonZeroU64>> {
-    let mut inodes = Vec::new();
-    for (file, v6) in TABLES {
-        match std::fs::File::open(file) {
-            Ok(file) => collect(BufReader::new(file), v6, address, &mut inodes)?,
-            // A kernel without IPv6 has no such file.
-            Err(error) if v6 && error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(inodes)
-}
-
-/// The kernel lists listening sockets first, so the many connections after them are not read.
-fn collect(
-    table: impl BufRead,
-    v6: bool,
-    address: SocketAddr,
-    inodes: &mut Vec<NonZeroU64>,
-) -> io::Result<()> {
-    for line in table.lines().skip(1) {
-        let line = line?;
-        let mut fields = line.split_ascii_whitespace();
-        let (Some(local), Some(state)) = (fields.nth(1), fields.nth(1)) else {
-            continue;
-        };
-        if state != LISTEN {
-            break;
-        }
-        let inode = fields.nth(5).and_then(|inode| inode.parse().ok());
-        if let (Some(inode), Some(local)) = (inode, parse_address(local, v6))
-            && takes(local, address)
-        {
-            inodes.push(inode);
-        }
-    }
-    Ok(())
-}
-
-/// Addresses are 32-bit words in the machine's own byte order, in hex.
-pub(super) fn parse_address(text: &str, v6: bool) -> Option<SocketAddr> {
-    let (ip, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    if ip.len() != if v6 { 32 } else { 8 } || !ip.is_ascii() {
-        return None;
-    }
-    let mut bytes = [0_u8; 16];
-    for (word, at) in (0..ip.len()).step_by(8).enumerate() {
-        let value = u32::from_str_radix(&ip[at..at + 8], 16).ok()?;
-        bytes[word * 4..word * 4 + 4].copy_from_slice(&value.to_ne_bytes());
-    }
-    let ip = if v6 {
-        IpAddr::V6(Ipv6Addr::from(bytes))
-    } else {
-        IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]))
-    };
-    Some(SocketAddr::new(ip, port))
-}
-
-/// Whether a connection to `target` may end at a socket that listens at `local`. A wildcard of
-/// either family counts: most programs listen on `::` for both.
-fn takes(local: SocketAddr, target: SocketAddr) -> bool {
-    local.port() == target.port()
-        && (local.ip().is_unspecified() || local.ip().to_canonical() == target.ip().to_canonical())
 }
 
 #[cfg(test)]
@@ -227,43 +158,5 @@ mod tests {
         known.judge(inodes(&[20]));
         assert_eq!(known.judge(inodes(&[])), None);
         assert_eq!(known.judge(inodes(&[10, 20])), instance(20));
-    }
-
-    #[test]
-    fn a_listener_on_every_address_takes_connections_to_the_loopback() {
-        for any in ["0.0.0.0:0", "[::]:0"] {
-            let listener = TcpListener::bind(any).unwrap();
-            let port = listener.local_addr().unwrap().port();
-            let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            assert_eq!(listening(loopback).unwrap().len(), 1, "{any}");
-        }
-    }
-
-    #[test]
-    fn a_listener_on_another_port_or_address_does_not_count() {
-        let target = "127.0.0.1:8080".parse().unwrap();
-        assert!(takes("127.0.0.1:8080".parse().unwrap(), target));
-        assert!(!takes("127.0.0.1:8081".parse().unwrap(), target));
-        assert!(!takes("127.0.0.2:8080".parse().unwrap(), target));
-        assert!(takes("[::ffff:127.0.0.1]:8080".parse().unwrap(), target));
-    }
-
-    #[test]
-    fn connections_are_not_listeners() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let alone = listening(address).unwrap();
-        let _client = std::net::TcpStream::connect(address).unwrap();
-        let _server = listener.accept().unwrap();
-        assert_eq!(listening(address).unwrap(), alone);
-    }
-
-    #[test]
-    fn what_cannot_be_parsed_is_passed_over() {
-        let table = "head\n0: zz:1 x 0A\n1: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 0 0 77 1\n";
-        let mut found = Vec::new();
-        let target = "127.0.0.1:8080".parse().unwrap();
-        collect(table.as_bytes(), false, target, &mut found).unwrap();
-        assert_eq!(found, inodes(&[77]));
     }
 }

@@ -1,7 +1,6 @@
 //! A TCP connection to the app that knows whether a byte has left.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::SockRef;
 use synod_failpoint::{Point, check};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+
+use crate::net::SharedStream;
 
 /// How long the loopback may take to accept; longer means that the app's backlog is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -25,16 +24,15 @@ pub(super) struct Wire {
 
 #[derive(Debug)]
 struct Shared {
-    stream: TcpStream,
+    stream: SharedStream,
     written: AtomicU64,
 }
 
 impl Wire {
     pub(super) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, SharedStream::connect(address))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
         Ok(Self {
             shared: Arc::new(Shared {
                 stream,
@@ -50,11 +48,7 @@ impl Wire {
 
     /// Nothing was received that nobody asked for, neither bytes nor the end.
     pub(super) fn quiet(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit()];
-        match SockRef::from(&self.shared.stream).peek(&mut byte) {
-            Ok(_) => false,
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-        }
+        self.shared.stream.quiet()
     }
 
     fn count(&self, written: usize) -> io::Result<usize> {
@@ -64,20 +58,6 @@ impl Wire {
         check(Point::AppBytesSent)?;
         Ok(written)
     }
-
-    fn poll_writing(
-        &self,
-        cx: &mut Context<'_>,
-        mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.shared.stream.poll_write_ready(cx))?;
-            match write(&self.shared.stream) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result.and_then(|written| self.count(written))),
-            }
-        }
-    }
 }
 
 impl AsyncRead for Wire {
@@ -86,17 +66,7 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.shared.stream.poll_read_ready(cx))?;
-            match self.shared.stream.try_read(buf.initialize_unfilled()) {
-                Ok(read) => {
-                    buf.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        self.shared.stream.poll_read(cx, buf)
     }
 }
 
@@ -106,7 +76,8 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_writing(cx, |stream| stream.try_write(bytes))
+        let written = ready!(self.shared.stream.poll_write(cx, bytes))?;
+        Poll::Ready(self.count(written))
     }
 
     fn poll_write_vectored(
@@ -114,7 +85,8 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_writing(cx, |stream| stream.try_write_vectored(bytes))
+        let written = ready!(self.shared.stream.poll_write_vectored(cx, bytes))?;
+        Poll::Ready(self.count(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -126,6 +98,6 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&self.shared.stream).shutdown(std::net::Shutdown::Write))
+        Poll::Ready(self.shared.stream.shutdown())
     }
 }

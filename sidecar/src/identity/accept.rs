@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use synod_paxos::GroupId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -18,7 +17,9 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
 use super::connect::tune;
+use super::expiry::{self, Expiring};
 use super::{Identity, Who, words};
+use crate::net::{TcpListener, TcpStream};
 
 /// Limit on a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,7 +66,7 @@ pub fn same_group(own: Option<GroupId>, asked: &[u8]) -> Result<(), Status> {
 /// A connection whose other side has proved its name.
 #[derive(Debug)]
 pub struct Secured {
-    stream: TlsStream<TcpStream>,
+    stream: Expiring<TlsStream<TcpStream>>,
     caller: Caller,
 }
 
@@ -135,8 +136,11 @@ async fn secure(
         .first()
         .and_then(|it| identity.name(it))
         .ok_or_else(|| std::io::Error::other("no certificate of this service"))?;
-    let caller = Caller { who, address };
-    Ok(Secured { stream, caller })
+    let lasts = expiry::lasts(certificates);
+    Ok(Secured {
+        stream: Expiring::new(stream, lasts),
+        caller: Caller { who, address },
+    })
 }
 
 /// One line per address and reason, not one per retry, also when several come from one address.

@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use socket2::TcpKeepalive;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use super::expiry::{self, Expiring};
 use super::{Identity, IdentityError, Names, Who};
 use crate::config::Tls;
+use crate::net::{self, TcpStream};
 
 /// Limit on one attempt, name lookup and handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -27,8 +28,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TCP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long sent bytes may stay unacknowledged before the kernel gives the connection up. A healed
 /// link does not revive a connection whose retransmissions have backed off.
-const USER_TIMEOUT: Duration = Duration::from_secs(4);
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(2);
+pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(4);
+/// Silence after which the other side is asked whether it is there, by the kernel and by HTTP/2.
+pub(crate) const KEEPALIVE_AFTER: Duration = Duration::from_secs(2);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why there is no connection.
@@ -71,6 +73,9 @@ pub enum ConnectError {
         error: String,
     },
 }
+
+/// A connection whose other side has proved its name.
+type Secure = Expiring<TlsStream<TcpStream>>;
 
 /// Makes connections to one member, each with the newest certificates and the newest address.
 #[derive(Clone)]
@@ -158,7 +163,7 @@ impl Connector {
     }
 
     /// One TCP connection with TLS, the other side's name verified.
-    pub async fn dial(&self) -> Result<TlsStream<TcpStream>, ConnectError> {
+    pub async fn dial(&self) -> Result<Secure, ConnectError> {
         let address = (self.address)()
             .ok_or_else(|| ConnectError::NoAddress(self.identity.names().of(&self.expected)))?;
         let attempt = self.attempt(&address);
@@ -168,16 +173,13 @@ impl Connector {
         }
     }
 
-    async fn attempt(&self, address: &str) -> Result<TlsStream<TcpStream>, ConnectError> {
+    async fn attempt(&self, address: &str) -> Result<Secure, ConnectError> {
         let unreachable = |error| ConnectError::Unreachable {
             address: address.to_owned(),
             error,
         };
         let mut last = std::io::Error::other("the name has no address");
-        for place in tokio::net::lookup_host(address)
-            .await
-            .map_err(unreachable)?
-        {
+        for place in net::lookup_host(address).await.map_err(unreachable)? {
             match timeout(TCP_TIMEOUT, TcpStream::connect(place)).await {
                 Ok(Ok(stream)) => return self.secure(address, place, stream).await,
                 Ok(Err(error)) => last = error,
@@ -192,18 +194,22 @@ impl Connector {
         address: &str,
         place: SocketAddr,
         stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, ConnectError> {
+    ) -> Result<Secure, ConnectError> {
         tune(&stream).map_err(|error| ConnectError::Unreachable {
             address: address.to_owned(),
             error,
         })?;
         let tls = TlsConnector::from(self.identity.client(&self.expected));
-        tls.connect(ServerName::IpAddress(place.ip().into()), stream)
+        let stream = tls
+            .connect(ServerName::IpAddress(place.ip().into()), stream)
             .await
             .map_err(|error| ConnectError::Handshake {
                 address: address.to_owned(),
                 error,
-            })
+            })?;
+        let shown = stream.get_ref().1.peer_certificates();
+        let lasts = expiry::lasts(shown.unwrap_or_default());
+        Ok(Expiring::new(stream, lasts))
     }
 }
 
@@ -214,7 +220,7 @@ impl fmt::Debug for Connector {
 }
 
 impl tower::Service<Uri> for Connector {
-    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Response = TokioIo<Secure>;
     type Error = ConnectError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -231,12 +237,10 @@ impl tower::Service<Uri> for Connector {
 /// Socket options of every connection between members, both ends.
 pub(super) fn tune(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new()
+    let asks = TcpKeepalive::new()
         .with_time(KEEPALIVE_AFTER)
         .with_interval(KEEPALIVE_EVERY);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    net::watch(stream, &asks, USER_TIMEOUT)
 }
 
 /// The authority is never looked up: the connector knows the place, the certificate the name.

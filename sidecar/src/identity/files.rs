@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::verify::{ClientOfService, ExactServer, name_of};
 use super::{Names, Who};
 use crate::config::Tls;
+use crate::node::clock;
 
 /// How often the files' content is looked at. Secret volumes swap symbolic links, which file
 /// events do not tell about.
@@ -128,7 +130,7 @@ impl Identity {
             names: self.names.clone(),
             expected: expected.clone(),
         };
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_details(provider, Arc::new(WallClock))
             .with_protocol_versions(&[&TLS13])
             .expect("the provider speaks TLS 1.3")
             .dangerous()
@@ -258,7 +260,7 @@ impl Loaded {
             chain: verifier,
             names: names.clone(),
         };
-        let mut server = ServerConfig::builder_with_provider(provider)
+        let mut server = ServerConfig::builder_with_details(provider, Arc::new(WallClock))
             .with_protocol_versions(&[&TLS13])
             .expect("the provider speaks TLS 1.3")
             .with_client_cert_verifier(Arc::new(verifier))
@@ -272,6 +274,17 @@ impl Loaded {
             key,
             server: Arc::new(server),
         })
+    }
+}
+
+/// Certificates are valid by the clock that the rest of the member goes by.
+#[derive(Debug)]
+struct WallClock;
+
+impl TimeProvider for WallClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = Duration::from_nanos(clock::now().wall_ns);
+        Some(UnixTime::since_unix_epoch(now))
     }
 }
 

@@ -5,13 +5,15 @@
 
 mod accept;
 mod connect;
+mod expiry;
 mod files;
 mod verify;
 mod words;
 
 pub use accept::{Caller, Secured, accept, same_group};
 pub use connect::{ConnectError, Connector, connect};
-pub(crate) use connect::{WINDOW, causes};
+pub(crate) use connect::{KEEPALIVE_AFTER, USER_TIMEOUT, WINDOW, causes};
+pub use expiry::Expiring;
 pub use files::{Identity, IdentityError};
 
 /// Whom the certificates of one service may name.

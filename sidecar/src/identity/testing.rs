@@ -1,14 +1,17 @@
 //! Certificates for tests: an authority and what it issues.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     SanType,
 };
+use rustls::pki_types::CertificateDer;
 
 use super::Names;
 use crate::config::Tls;
+use crate::node::clock;
 
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -53,6 +56,16 @@ impl Authority {
             pem: self.pem.clone(),
             chain,
         }
+    }
+
+    /// One that is valid for so long from now on.
+    pub(crate) fn certificate(&self, lasts: Duration) -> CertificateDer<'static> {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::new(Vec::new()).expect("params");
+        let now = Duration::from_nanos(clock::now().wall_ns);
+        params.not_after = (SystemTime::UNIX_EPOCH + now + lasts).into();
+        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
+        certificate.into()
     }
 
     /// Writes the files of whoever has these URIs into `folder`.

@@ -18,7 +18,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use synod_proto::v1::handover_server::HandoverServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +31,7 @@ use super::framing::{Framing, HeadLimits, Violation};
 use super::guard::{Guard, Patience, Refused, Returned, Watched};
 use super::handover::HandoverService;
 use super::problem::Problem;
+use crate::net::{TcpListener, TcpStream};
 
 /// The first bytes of an HTTP/2 connection (RFC 9113, 3.4).
 const HTTP_2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -14,11 +14,11 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::framing::{Framing, Violation};
+use crate::net::TcpStream;
 
 /// What the two ends of a connection's watch share.
 #[derive(Debug, Default)]

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use synod_paxos::Slot;
 
+use crate::node::clock;
+
 /// A moment on this machine's own clock, which goes on while the machine sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Moment(Duration);
@@ -32,11 +34,7 @@ struct Known {
 
 impl Moment {
     pub(super) fn now() -> Self {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        Self(Duration::new(
-            u64::try_from(now.tv_sec).unwrap_or(0),
-            u32::try_from(now.tv_nsec).unwrap_or(0),
-        ))
+        Self(Duration::from_nanos(clock::now().mono_ns))
     }
 
     /// Time that has gone by since `earlier`.

@@ -10,7 +10,6 @@ use prometheus_client::registry::Registry;
 use synod_failpoint::{Point, hit};
 use synod_paxos::{Base, Boot, GroupId, Recovered, Settings, Slot};
 use synod_wal::{OpenError, Wal};
-use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -29,9 +28,10 @@ use crate::config::peers::{self, PeerTable};
 use crate::config::state::{SnapshotKind, StateKind};
 use crate::config::{Config, ConfigError, Protocol, Revision, limits};
 use crate::copies::{self, Comparison};
-use crate::identity::{self, Caller, Identity, IdentityError, WINDOW, Who};
+use crate::identity::{self, Caller, Identity, IdentityError, Who};
 use crate::ingress::{self, Handles, Limits, Reads};
 use crate::keeper::{self, Keeper, KeeperError};
+use crate::net::TcpListener;
 use crate::node::wire::PROTOCOL;
 use crate::node::{
     self, Channels, Control, Facts, LogSource, NodeEnd, NodeHandle, PeerDoor, Running, Seat,
@@ -325,8 +325,11 @@ impl Member {
         };
         let handover = InterceptedService::new(ingress.handover(), only_members);
         let grpc = tonic::transport::Server::builder()
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(identity::WINDOW)
+            .initial_connection_window_size(identity::WINDOW)
+            // Of a dead connection the kernel hears nothing if something in between keeps it up.
+            .http2_keepalive_interval(Some(identity::KEEPALIVE_AFTER))
+            .http2_keepalive_timeout(Some(identity::USER_TIMEOUT))
             .add_service(door.service())
             .add_service(Control::service(
                 Arc::new(facts),
