@@ -42,7 +42,7 @@ pub(crate) fn configurations(
     let valid = validate::validate(group, cluster)?;
     let map = build::config_map(&valid).value;
     let files = map["data"].as_object().into_iter().flatten();
-    let configurations = files.filter(|(name, _)| name.ends_with(".yaml"));
+    let configurations = files.filter(|(name, _)| name.strip_suffix(".yaml").is_some());
     let text = |(name, text): (&String, &serde_json::Value)| {
         Some((name.clone(), text.as_str()?.to_owned()))
     };

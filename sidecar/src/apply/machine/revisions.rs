@@ -505,8 +505,10 @@ impl Machine {
             return None;
         };
         let barrier = self.saves_at()?;
+        // (What an earlier instance was sent may be in the state already.)
         let stands = self.applied == barrier
             && self.busy.is_none()
+            && self.interrupted.is_none()
             && (self.revisions.passed != barrier || self.end() == Some(barrier));
         stands.then_some((barrier, instance))
     }

@@ -125,6 +125,25 @@ fn a_copy_that_is_replayed_past_the_barrier_saves_its_state_whoever_was_to() {
     assert_eq!(bench.run().0, [5, 6]);
 }
 
+/// Seed 20281586 of the simulator.
+#[test]
+fn n1_no_state_is_saved_at_the_barrier_that_may_contain_what_was_sent_behind_it() {
+    let mut bench = beginning(2);
+    bench.state = AGAIN;
+    bench.machine.state = AGAIN;
+    for _ in 1..=3 {
+        let run = bench.sent().run;
+        bench.machine.handle_response(run);
+    }
+    let last = bench.sent();
+    assert_eq!(last.slot, Slot(5));
+    bench.machine.handle_unknown(last.run);
+    start(&mut bench, 2, 0);
+    assert_eq!(bench.machine.handle_take_snapshot(), None);
+    let again = bench.sent();
+    assert_eq!((again.slot, again.attempt), (Slot(5), 2));
+}
+
 #[test]
 fn the_old_revision_begins_with_the_state_of_the_barrier_too() {
     let mut bench = under_way();
