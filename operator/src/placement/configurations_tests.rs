@@ -15,7 +15,7 @@ use super::*;
 use crate::group::configurations;
 
 const GOOD: u32 = 300;
-const CHANGED: u32 = 1_500;
+const CHANGED: u32 = 10_000;
 
 /// The configurations of all clusters are read; how many there were.
 fn check(manifest: &serde_json::Value) -> Result<usize, String> {

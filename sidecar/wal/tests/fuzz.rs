@@ -682,6 +682,7 @@ fn go_on(
         staged: Vec::new(),
         possible: vec![state.clone()],
         model: state,
+        boot: recovered.boot,
         ..run
     };
     for step in case.after.clone() {

@@ -348,6 +348,8 @@ pub fn changed() -> impl Strategy<Value = Changed> {
         json!(10),
         json!(1.5),
         json!(65_535),
+        json!(7_480),
+        json!(7_480),
         json!(65_536),
         json!(70_000),
         json!(1_u64 << 31),
