@@ -146,12 +146,16 @@ impl Superblocks {
     pub(crate) fn open(disk: &dyn Disk, names: &[String]) -> io::Result<Self> {
         let mut files = Vec::with_capacity(NAMES.len());
         for name in NAMES {
-            let file = if names.iter().any(|found| found == name) {
-                disk.open(name)?
-            } else {
-                disk.create(name, PAGE_BYTES)?
-            };
-            files.push(file);
+            if names.iter().any(|found| found == name) {
+                let file = disk.open(name)?;
+                if file.size()? >= SECTOR_BYTES as u64 {
+                    files.push(file);
+                    continue;
+                }
+                // Cut short: it holds nothing, and has no room for it.
+                disk.remove(name)?;
+            }
+            files.push(disk.create(name, PAGE_BYTES)?);
         }
         disk.sync_dir()?;
         let [a, b] = [files.remove(0), files.remove(0)];

@@ -468,6 +468,19 @@ fn the_last_segment_is_missed_after_a_start_too() {
 }
 
 #[test]
+fn a_copy_of_the_state_that_was_cut_short_is_made_anew() {
+    for name in ["state-a", "state-b"] {
+        let (disk, entries) = log_of(&[b"one"]);
+        disk.put(name, vec![0; 100]);
+        for _ in 0..2 {
+            let (_, recovered) = reopen(&disk);
+            assert_eq!(recovered.tail, entries);
+        }
+        assert_eq!(disk.content(name).unwrap().len(), 4096);
+    }
+}
+
+#[test]
 fn a_spare_that_is_not_blank_is_not_used() {
     for at in [0, 3_000, SEGMENT_BYTES as usize - 1] {
         let (disk, entries) = log_of(&[b"one"]);
