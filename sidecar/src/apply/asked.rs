@@ -20,7 +20,8 @@ const TOLD: usize = 32;
 /// What this member knows about slots that fail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Doubts {
-    /// The state of the app that answers is that of this slot; 0: none answers here.
+    /// The state of the app that answers is that of this slot; 0: none answers here, or what it has is not
+    /// for others.
     pub applied: Slot,
     /// All slots up to here were executed by this member, in whatever life.
     pub executed: Slot,
@@ -58,9 +59,9 @@ impl Doubts {
     /// What this machine knows.
     pub fn of(machine: &Machine) -> Self {
         let applied = machine.applied();
-        let answers = !machine.is_silent_at(applied.next());
+        let gives = !machine.is_silent_at(applied.next()) && machine.astray().is_none();
         Self {
-            applied: if answers { applied } else { Slot::ZERO },
+            applied: if gives { applied } else { Slot::ZERO },
             executed: machine.executed(),
             admitted: machine.fold().admitted(),
             progress: machine.progress(),

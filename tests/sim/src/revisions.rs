@@ -65,7 +65,7 @@ impl World {
         let in_spite = self.dice.chance(revising.in_spite);
         let rolls = self.dice.chance(revising.rolling);
         // Whoever led before had not heard of that.
-        let late = self.checks.revisions.disagrees() && self.dice.chance(0.3);
+        let late = self.checks.revisions.disagrees() && self.dice.chance(0.7);
         match known.silent {
             Some((number, _)) if in_spite => self.propose_done(member, number, true),
             Some((number, _)) if late => self.propose_done(member, number, false),

@@ -39,9 +39,10 @@ impl Machine {
             }
         } else if let App::Running(instance) = self.app
             && ask.slot <= self.applied
+            && self.is_silent_at(ask.slot)
             && !planted(Mutant::SilentStateOutlivesPromise)
         {
-            // It was executed silently (rule V1), and the state that contains it might take over.
+            // (Rule V1.) The state that contains it might take over.
             self.throw_away(instance);
         }
         Some(match self.was_sent(ask.slot) {

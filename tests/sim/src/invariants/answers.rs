@@ -59,6 +59,11 @@ impl Answers {
         }
     }
 
+    /// What was perhaps executed is undone since.
+    pub(crate) fn is_undone(&self) -> bool {
+        self.undone
+    }
+
     /// An operation begins now: what it must not be older than.
     pub(crate) fn floor(&self) -> Slot {
         self.seen

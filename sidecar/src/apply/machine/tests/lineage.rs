@@ -1,6 +1,7 @@
 //! Copies that differ from the others.
 
 use super::*;
+use crate::apply::Doubts;
 use crate::apply::divergence::OnDivergence;
 
 /// Six requests, all executed by instance 1.
@@ -31,6 +32,17 @@ fn asks(actions: &[Action]) -> Job {
 
 fn stops(actions: &[Action]) -> bool {
     actions.contains(&Action::StopApp(instance(1)))
+}
+
+/// Seed 20281852 of the simulator: who had executed what another one could not was asked for its state again and
+/// again, and others that had executed it were not.
+#[test]
+fn a_copy_that_differs_has_no_state_for_those_that_cannot_get_past_a_request() {
+    let mut bench = bench();
+    assert_eq!(Doubts::of(&bench.machine).applied, Slot(6));
+    assert!(astray(&mut bench, 4, OnDivergence::Alert));
+    let doubts = Doubts::of(&bench.machine);
+    assert_eq!((doubts.applied, doubts.executed), (Slot(0), Slot(6)));
 }
 
 #[test]
