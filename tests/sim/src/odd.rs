@@ -3,8 +3,8 @@
 //! that knows better.
 //!
 //! Until it is found no process ends, and no other revision of the app begins: the digests of that slot are
-//! in memory only, and where they are lost nobody can know (rule N2). Where no majority is heard at one time, which copies that were made anew may
-//! bring about, a person replaces the copy that is wrong.
+//! in memory only, and where they are lost nobody can know (rule N2). Where no majority is heard at one time,
+//! which copies that were made anew may bring about, a person replaces the copy that is wrong.
 
 use synod_paxos::{Role, Slot};
 

@@ -604,9 +604,13 @@ impl Machine {
 
     /// A copy that has ended waits for the state of the barrier, for a while at most.
     pub(super) fn wait_for_barrier(&mut self) {
+        // (Looked at behind each slot.)
+        if self.paused.is_some() || self.ended().is_none() {
+            return;
+        }
         let own = self.at_its_end();
         let own = own.is_some_and(|barrier| self.revisions.given_up < barrier);
-        if self.paused.is_none() && (own || self.stands_beyond_barrier()) {
+        if own || self.stands_beyond_barrier() {
             self.pause(self.applied, LACK_PAUSE_MS);
         }
     }
