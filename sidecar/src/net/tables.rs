@@ -1,6 +1,7 @@
 //! Who listens and who is connected, told by the kernel's tables of this network namespace.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU64;
@@ -13,14 +14,7 @@ const LISTEN: &str = "0A";
 /// The sockets that take connections to this address: each by a number that no other ever has.
 pub(crate) fn listening(address: SocketAddr) -> io::Result<Vec<NonZeroU64>> {
     let mut inodes = Vec::new();
-    for (file, v6) in TABLES {
-        match std::fs::File::open(file) {
-            Ok(file) => collect_listening(BufReader::new(file), v6, address, &mut inodes)?,
-            // A kernel without IPv6 has no such file.
-            Err(error) if v6 && error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
+    read_each(|table, v6| collect_listening(table, v6, address, &mut inodes))?;
     Ok(inodes)
 }
 
@@ -45,6 +39,19 @@ fn collect_listening(
             && takes(local, address)
         {
             inodes.push(inode);
+        }
+    }
+    Ok(())
+}
+
+/// Hands each table to `read`, and whether it holds addresses of version 6.
+fn read_each(mut read: impl FnMut(BufReader<File>, bool) -> io::Result<()>) -> io::Result<()> {
+    for (file, v6) in TABLES {
+        match File::open(file) {
+            Ok(file) => read(BufReader::new(file), v6)?,
+            // A kernel without IPv6 has no such file.
+            Err(error) if v6 && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())
@@ -80,14 +87,7 @@ fn takes(local: SocketAddr, target: SocketAddr) -> bool {
 /// Addresses outside that have a connection to this port.
 pub(crate) fn connected(port: u16) -> io::Result<BTreeSet<IpAddr>> {
     let mut found = BTreeSet::new();
-    for (file, v6) in TABLES {
-        match std::fs::File::open(file) {
-            Ok(file) => collect_connected(BufReader::new(file), v6, port, &mut found)?,
-            // A kernel without IPv6 has no such file.
-            Err(error) if v6 && error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
+    read_each(|table, v6| collect_connected(table, v6, port, &mut found))?;
     Ok(found)
 }
 

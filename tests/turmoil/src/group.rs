@@ -62,6 +62,14 @@ impl Setting {
             third_lasts: LONG,
         }
     }
+
+    /// With a relay on each connection.
+    pub(crate) fn relayed(seed: u64) -> Self {
+        Self {
+            relayed: true,
+            ..Self::new(seed)
+        }
+    }
 }
 
 /// The group; cheap to clone.

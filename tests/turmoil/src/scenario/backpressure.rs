@@ -114,11 +114,7 @@ const LINE_BYTES: usize = 200_000;
 const GROWS: u64 = 64 << 20;
 
 pub(crate) fn of_a_follower(seed: u64) -> turmoil::Result<String> {
-    let setting = Setting {
-        relayed: true,
-        ..Setting::new(seed)
-    };
-    group::run(setting, follower)
+    group::run(Setting::relayed(seed), follower)
 }
 
 async fn follower(group: Group) -> String {

@@ -72,9 +72,8 @@ async fn expires(group: Group) -> String {
 
 pub(crate) fn rotation(seed: u64) -> turmoil::Result<String> {
     let setting = Setting {
-        relayed: true,
         all_last: LASTS,
-        ..Setting::new(seed)
+        ..Setting::relayed(seed)
     };
     group::run(setting, rotates)
 }

@@ -67,11 +67,7 @@ async fn loses(group: Group) -> String {
 
 /// Something in between forgets the connections that there are, and says so to nobody.
 pub(crate) fn silent(seed: u64) -> turmoil::Result<String> {
-    let setting = Setting {
-        relayed: true,
-        ..Setting::new(seed)
-    };
-    group::run(setting, falls_silent)
+    group::run(Setting::relayed(seed), falls_silent)
 }
 
 async fn falls_silent(group: Group) -> String {

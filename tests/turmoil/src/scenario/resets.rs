@@ -36,11 +36,7 @@ const STEPS_OF_DIALLER: [u32; 3] = [1, 3, 7];
 const STEPS_OF_LISTENER: [u32; 2] = [2, 3];
 
 pub(crate) fn of_members(seed: u64) -> turmoil::Result<String> {
-    let setting = Setting {
-        relayed: true,
-        ..Setting::new(seed)
-    };
-    group::run(setting, move |group| members(group, seed))
+    group::run(Setting::relayed(seed), move |group| members(group, seed))
 }
 
 async fn members(group: Group, seed: u64) -> String {

@@ -19,11 +19,7 @@ const NOISE: Duration = Duration::from_millis(40);
 
 /// It carries less than the group is sent.
 pub(crate) fn narrow(seed: u64) -> turmoil::Result<String> {
-    let setting = Setting {
-        relayed: true,
-        ..Setting::new(seed)
-    };
-    group::run(setting, behind_a_narrow_link)
+    group::run(Setting::relayed(seed), behind_a_narrow_link)
 }
 
 async fn behind_a_narrow_link(group: Group) -> String {
