@@ -226,8 +226,10 @@ async fn a_snapshot_is_taken_on_request_of_an_operator_only_and_said_to_be_there
     group.form().await;
     group.add(1, "a").await;
     let mut control = group.control(2).await;
-    // None is taken before the copy has executed all that was chosen at its start.
     assert_eq!(group.show(2).await, "a");
+    // None is taken before the copy has executed all that was chosen at its start; the read may have been
+    // answered by another.
+    group.until_status(2, |it| it.serving).await;
     let taken = control.take_snapshot(TakeSnapshotRequest {}).await;
     let taken = taken.expect("taken").into_inner().snapshot.expect("one");
     assert_eq!((taken.state_bytes, &*taken.standing), (1, "Uncompared"));
